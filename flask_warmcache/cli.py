@@ -1,0 +1,177 @@
+"""``flask warmcache``: how the lists are, and what can be done about it, from a shell or a script.
+
+Exit codes: 0 done; 1 a list is cold or failed, or its rebuild failed; 2 wrong usage, such as an unknown
+list; 3 another process is rebuilding the list.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+import time
+from typing import Any
+
+import click
+from flask import current_app
+from flask.cli import AppGroup
+
+from .errors import RebuildBusyError, StoreError
+from .rebuild.status import ListStatus
+from .state import AppState
+from .stats import list_section
+
+FAILED, BUSY = 1, 3
+POLL = 0.1
+
+group = AppGroup("warmcache", help="Warm lists: see how they are, rebuild, invalidate or clear them.")
+
+
+def _state() -> AppState:
+    state: AppState = current_app.extensions["warmcache"]
+    state.open()  # without a keeper: a command does what it is told and nothing else
+    return state
+
+
+def _status(name: str) -> ListStatus:
+    statuses = _state().statuses
+    if name not in statuses:
+        raise click.UsageError(f"No warm list named {name!r}. Declared: {', '.join(statuses) or 'none'}.")
+    return statuses[name]
+
+
+@group.command("status")
+@click.option("--json", "as_json", is_flag=True, help="Print what GET /api/cache/stats answers for the lists.")
+def status_command(as_json: bool) -> None:
+    """Show every list; exit code 1 when one is cold or failed."""
+    sections = {name: list_section(status) for name, status in _state().statuses.items()}
+    if as_json:
+        click.echo(json.dumps(sections, indent=2))
+    else:
+        width = max([len(name) for name in sections] + [4])
+        click.echo(f"{'LIST':{width}}  {'STATE':8}{'ITEMS':>10}  {'AGE':>8}  {'LAST BUILD':>10}  NOTE")
+        for name, section in sections.items():
+            click.echo(f"{name:{width}}  {_row(section)}")
+    if any(section["state"] in ("cold", "failed") for section in sections.values()):
+        sys.exit(FAILED)
+
+
+def _row(section: dict[str, Any]) -> str:
+    count = next((value for key, value in section.items() if key.endswith("_count")), 1)
+    age, took = section["age_seconds"], section["last_duration_seconds"]
+    note = ""
+    if section["progress"]:
+        progress = section["progress"]
+        of = f" of {progress['total']}" if progress["total"] else ""
+        note = f"rebuilding: {progress['phase']}, {progress['done']}{of}"
+    elif section["last_error"]:
+        note = f"last error: {section['last_error']}"
+    return (
+        f"{section['state']:8}{count:>10}  {'-' if age is None else f'{age:.0f} s':>8}  "
+        f"{'-' if took is None else f'{took:.2f} s':>10}  {note}"
+    )
+
+
+@group.command("rebuild")
+@click.argument("name")
+@click.option("--wait", is_flag=True, help="When another process is rebuilding the list, follow it to its end.")
+def rebuild_command(name: str, wait: bool) -> None:
+    """Rebuild the list NAME here and now, with a progress bar.
+
+    Exit code 1 when it fails, 3 when another process is rebuilding the list (see --wait).
+    """
+    status = _status(name)
+    keeper = _state().keeper
+    failure: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            keeper.rebuild_now(name)
+        except BaseException as error:
+            failure.append(error)
+
+    thread = threading.Thread(target=work, daemon=True)
+    thread.start()
+    _show_progress(status, thread.is_alive)
+    thread.join()
+    if failure and isinstance(failure[0], RebuildBusyError):
+        if not wait:
+            click.echo(f"{failure[0]} Use --wait to follow it.", err=True)
+            sys.exit(BUSY)
+        _follow(status)
+    elif failure:
+        click.echo(f"The rebuild of {name!r} failed: {type(failure[0]).__name__}: {failure[0]}", err=True)
+        sys.exit(FAILED)
+    snapshot = status.condition().snapshot
+    if snapshot is None or (status.report is not None and status.report.phase == "failed"):
+        click.echo(f"The rebuild of {name!r} failed; the log of the process that ran it says why.", err=True)
+        sys.exit(FAILED)
+    header = snapshot.header
+    click.echo(
+        f"{name}: {snapshot.count} items, {header['enriched']} enriched, {header['reused']} reused, "
+        f"{header['failed_items']} failed, in {header['duration']:.2f} s"
+    )
+
+
+def _follow(status: ListStatus) -> None:
+    """Show another process's rebuild until its lock is free."""
+
+    def goes_on() -> bool:
+        status.look()
+        return status.locked or status.store.is_locked(status.name)
+
+    _show_progress(status, goes_on)
+    status.look()
+
+
+def _show_progress(status: ListStatus, goes_on: Any) -> None:
+    with click.progressbar(length=1, label=status.name, file=sys.stderr) as bar:
+        while goes_on():
+            progress = status.progress
+            report = progress.report if progress is not None else status.report
+            if report is not None and report.running:
+                bar.label = f"{status.name}: {report.phase}"
+                if report.total:
+                    bar.length = report.total
+                    bar.update(max(0, min(report.done, report.total) - bar.pos))
+                else:
+                    bar.render_progress()
+            time.sleep(POLL)
+        if status.report is not None and status.report.phase == "finished":
+            bar.update(max(0, (bar.length or 0) - bar.pos))
+
+
+@group.command("invalidate")
+@click.argument("name")
+def invalidate_command(name: str) -> None:
+    """Say that the list NAME is out of date: a running worker rebuilds it, else the next one that starts."""
+    status = _status(name)
+    try:
+        status.store.invalidate(name)
+    except (StoreError, OSError) as error:
+        click.echo(str(error), err=True)
+        sys.exit(FAILED)
+    click.echo(f"{name} is invalidated.")
+
+
+@group.command("clear")
+@click.argument("name")
+def clear_command(name: str) -> None:
+    """Drop the list NAME: every worker answers as cold until it has been rebuilt from nothing.
+
+    Exit code 3 when a rebuild is running.
+    """
+    status = _status(name)
+    try:
+        lock = status.store.try_lock(name)
+        if lock is None:
+            click.echo(f"{name} is being rebuilt; try again when that has ended.", err=True)
+            sys.exit(BUSY)
+        try:
+            status.store.publish_cold(name)
+        finally:
+            lock.close()
+    except (StoreError, OSError) as error:
+        click.echo(str(error), err=True)
+        sys.exit(FAILED)
+    click.echo(f"{name} is cleared.")

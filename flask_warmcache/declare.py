@@ -1,0 +1,115 @@
+"""What may be declared: one list's name, functions and views, checked in the call that gives them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from .errors import DeclarationError
+
+Item = dict[str, Any]
+Kind = Literal["list", "builder", "value"]
+
+# Names become file names, URL parts and JSON keys; no dot, so that "NAME." never begins another's file.
+NAME = re.compile(r"[a-z0-9_-]{1,64}\Z")
+VIEW_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\Z")
+UNIT = re.compile(r"[a-z][a-z0-9_]{0,31}\Z")
+
+
+@dataclass(frozen=True)
+class Declaration:
+    """One list as its app declared it; immutable, so that a rebuild works with what it started with."""
+
+    name: str
+    kind: Kind
+    key: str | None
+    unit: str
+    ttl: float | None
+    source: Callable[[], Any] | None = None
+    source_list: str | None = None
+    enrich: Callable[[Item], Item] | None = None
+    fingerprint: tuple[str, ...] | Callable[[Item], object] | None = None
+    version: str = ""
+    filters: Mapping[str, Callable[[Item], object]] = field(default_factory=dict)
+    sorts: Mapping[str, Callable[[Item], Any]] = field(default_factory=dict)
+    search: tuple[str, ...] = ()
+    counts: tuple[str, ...] = ()
+    allow_all: bool = False
+    cold: Any = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not NAME.match(self.name):
+            raise DeclarationError(
+                f"{self.name!r} cannot name a list: use 1 to 64 of the characters a-z, 0-9, '_' and '-'."
+            )
+        if self.kind == "list" and self.key is None:
+            self._refuse("needs key=, the name of the field that is unique for each item, as in key='path'")
+        if self.key is not None and not (isinstance(self.key, str) and self.key):
+            self._refuse(f"has key={self.key!r}; key is the name of a field, as in key='path'")
+        if not isinstance(self.unit, str) or not UNIT.match(self.unit):
+            self._refuse(f"has unit={self.unit!r}; unit is one lower-case noun, as in unit='file'")
+        if self.ttl is not None and not _is_positive(self.ttl):
+            self._refuse(f"has ttl={self.ttl!r}; ttl is a number of seconds above 0")
+        self._check_views("filters", self.filters)
+        self._check_views("sorts", self.sorts)
+        if "all" in self.filters:
+            self._refuse("declares a filter 'all', which every list has already: it is the whole list")
+        if isinstance(self.search, str) or not all(isinstance(name, str) and name for name in self.search):
+            self._refuse(f"has search={self.search!r}; search is a tuple of field names, as in ('name',)")
+        unknown = [name for name in self.counts if name not in self.filters]
+        if isinstance(self.counts, str) or unknown:
+            self._refuse(f"counts {unknown or self.counts!r}, but its filters are {sorted(self.filters)}")
+        reserved = {"page", "per_page", "total_pages", "cache_rebuilding", "search_complete"}
+        if self.plural in reserved:
+            self._refuse(f"has unit={self.unit!r}, whose plural is a key of every answer; choose another noun")
+
+    def _check_views(self, what: str, views: Mapping[str, Callable[[Item], Any]]) -> None:
+        if not isinstance(views, Mapping):
+            self._refuse(f"has {what}={views!r}; give a dict of names and functions")
+        for name, function in views.items():
+            if not isinstance(name, str) or not VIEW_NAME.match(name):
+                self._refuse(f"has {what} with the name {name!r}; use letters, digits, '_', '-' and '.'")
+            if not callable(function):
+                self._refuse(f"has {what}[{name!r}]={function!r}, which is not a function of an item")
+
+    def _refuse(self, why: str) -> None:
+        raise DeclarationError(f"Warm list {self.name!r} {why}.")
+
+    @property
+    def plural(self) -> str:
+        """The unit's plural, as in ``files``: the JSON key of the items."""
+        if re.search(r"[^aeiou]y$", self.unit):
+            return self.unit[:-1] + "ies"
+        return self.unit + ("es" if re.search(r"(s|x|z|ch|sh)$", self.unit) else "s")
+
+    @property
+    def digest(self) -> str:
+        """What, changed, means that a snapshot was made by another declaration."""
+        parts = [self.kind, self.key or "", self.version, *sorted(self.filters), "|", *self.sorts, "|"]
+        return hashlib.blake2b("\0".join([*parts, *self.search]).encode(), digest_size=8).hexdigest()
+
+    def problem(self, declared: Iterable[str]) -> str | None:
+        """What is still missing when declarations close, or None."""
+        if self.source_list is not None and self.source_list not in declared:
+            return f"its source list {self.source_list!r} is not declared on the same WarmCache"
+        if self.source is None and self.source_list is None:
+            return f"it has no source; add one with @{self.name}.source, or give source=another_list"
+        return None
+
+    def with_functions(self, **functions: Any) -> Declaration:
+        """The same declaration, completed by a decorator."""
+        return replace(self, **functions)
+
+
+def check_function(name: str, role: str, function: object) -> None:
+    """Refuse what is not callable, in the decorator that was given it."""
+    if not callable(function):
+        raise DeclarationError(f"The {role} of warm list {name!r} must be a function, not {function!r}.")
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf

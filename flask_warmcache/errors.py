@@ -1,0 +1,53 @@
+"""What can go wrong, and what to do about it."""
+
+from __future__ import annotations
+
+
+class WarmCacheError(Exception):
+    """The root of every error that flask-warmcache raises on purpose."""
+
+
+class DeclarationError(WarmCacheError, ValueError):
+    """A list was declared wrongly; the message names it and says how to mend it."""
+
+
+class SettingError(WarmCacheError, ValueError):
+    """A ``WARMCACHE_*`` setting is unknown or has a wrong value."""
+
+
+class UnknownListError(WarmCacheError, LookupError):
+    """No list of that name was declared."""
+
+    def __init__(self, name: str, known: list[str]) -> None:
+        super().__init__(f"No warm list named {name!r}. Declared: {', '.join(known) or 'none'}.")
+        self.name = name
+        self.known = known
+
+
+class BadQueryError(WarmCacheError, ValueError):
+    """A query parameter from outside is wrong; it becomes a 400 that names what is allowed."""
+
+    def __init__(self, parameter: str, message: str, allowed: list[str] | None = None) -> None:
+        super().__init__(message)
+        self.parameter = parameter
+        self.allowed = allowed
+
+
+class StoreError(WarmCacheError, RuntimeError):
+    """The cache folder cannot be used; the message says which setting to change."""
+
+
+class SnapshotError(WarmCacheError, RuntimeError):
+    """A snapshot's files are missing, damaged or of another format."""
+
+
+class RebuildError(WarmCacheError, RuntimeError):
+    """A rebuild could not be finished; the old snapshot, if any, stays."""
+
+
+class RebuildBusyError(RebuildError):
+    """Another thread or process rebuilds this list at the moment."""
+
+
+class ViewError(RebuildError):
+    """A filter or sort function cannot be applied to the list's items."""

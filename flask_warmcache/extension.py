@@ -1,0 +1,212 @@
+"""WarmCache: declare lists, and wire them into an app."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from flask import Flask
+
+from . import cli, web
+from .declare import NAME, Declaration, Item, Kind, check_function
+from .errors import DeclarationError
+from .lists import KEY, Warm, WarmList, WarmValue
+from .settings import Settings
+from .state import AppState
+
+Section = Callable[[], Mapping[str, Any]]
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class WarmCache:
+    """Warm lists for a Flask app: each is built once in the background and served to every worker at once.
+
+    Declarations live here; what an app has at run time lives in ``app.extensions["warmcache"]``, so one
+    WarmCache can serve several apps.
+    """
+
+    def __init__(self, app: Flask | None = None, **defaults: Any) -> None:
+        """
+        :param app: initialised at once when given; else call ``init_app`` later.
+        :param defaults: settings in lower case without ``WARMCACHE_``, as ``per_page=50``; the app's
+            config wins over them.
+        :raises SettingError: with ``app``, for an unknown or wrong setting, by name.
+        """
+        self._defaults = defaults
+        self._lists: dict[str, Warm] = {}
+        self._sections: dict[str, Section] = {}
+        self._closed = False
+        if app is not None:
+            self.init_app(app)
+
+    def init_app(self, app: Flask) -> None:
+        """Wire the extension into an app; does no work: no thread, no scan, no file is touched.
+
+        :raises SettingError: for an unknown or wrong ``WARMCACHE_*`` setting, by name.
+        :raises RuntimeError: when the app has a WarmCache already.
+        """
+        if KEY in app.extensions:
+            raise RuntimeError("This app already has a WarmCache. Import and use that one.")
+        settings = Settings.from_config(app.config, **self._defaults)
+        state = AppState(app, settings, self._close)
+        app.extensions[KEY] = state
+        app.before_request(state.start)
+        app.register_blueprint(web.blueprint(self._sections), url_prefix=settings.api_prefix)
+        app.cli.add_command(cli.group)
+
+    def _close(self) -> Iterable[Declaration]:
+        self._closed = True
+        return [warm.declaration for warm in self._lists.values()]
+
+    # Declaring
+
+    def warm_list(
+        self,
+        name: str,
+        *,
+        key: str | None = None,
+        source: Callable[[], Iterable[Item]] | WarmList | None = None,
+        enrich: Callable[[Item], Item] | None = None,
+        unit: str = "item",
+        ttl: float | None = None,
+        filters: Mapping[str, Callable[[Item], object]] | None = None,
+        sorts: Mapping[str, Callable[[Item], Any]] | None = None,
+        search: Sequence[str] = (),
+        counts: Sequence[str] = (),
+        allow_all: bool = False,
+    ) -> WarmList:
+        """Declare a list; give its functions here or with the decorators of what is returned.
+
+        :param name: of the list, in files, URLs and stats: 1 to 64 of ``a-z 0-9 _ -``.
+        :param key: the field that is unique for each item; its values are text or whole numbers.
+        :param source: the cheap function that says which items exist, or another list of this WarmCache.
+        :param enrich: the expensive function that completes one item; without it the source items are the list.
+        :param unit: one noun that names the JSON keys: ``file`` gives ``files``, ``total_files``, ``file_count``.
+        :param ttl: seconds until a snapshot is stale; by default ``WARMCACHE_DEFAULT_TTL``.
+        :param filters: names and pure functions of an item: does it pass?
+        :param sorts: names and pure functions of an item: its sort key. ``-name`` reverses.
+        :param search: the fields that ``search=`` looks into.
+        :param counts: filters whose size stands in every answer, as ``unmarked_count``.
+        :param allow_all: whether ``per_page=0`` may ask for all items at once.
+        :raises DeclarationError: for anything wrong, in this very call.
+        """
+        declaration = self._declaration(
+            name, "list", key=key, unit=unit, ttl=ttl, filters=filters, sorts=sorts, search=search,
+            counts=counts, allow_all=allow_all,
+        )  # fmt: skip
+        if isinstance(source, WarmList):
+            if self._lists.get(source.name) is not source:
+                raise DeclarationError(
+                    f"Warm list {name!r} has a source list {source.name!r} that another WarmCache declared."
+                )
+            declaration = declaration.with_functions(source_list=source.name)
+        elif source is not None:
+            check_function(name, "source", source)
+            declaration = declaration.with_functions(source=source)
+        if enrich is not None:
+            check_function(name, "enrich", enrich)
+            declaration = declaration.with_functions(enrich=enrich)
+        return self._add(WarmList(declaration, self._is_closed))
+
+    def builder(
+        self,
+        name: str,
+        *,
+        ttl: float | None = None,
+        key: str | None = None,
+        unit: str = "item",
+        filters: Mapping[str, Callable[[Item], object]] | None = None,
+        sorts: Mapping[str, Callable[[Item], Any]] | None = None,
+        search: Sequence[str] = (),
+        counts: Sequence[str] = (),
+        allow_all: bool = False,
+    ) -> Callable[[Function], Function]:
+        """Declare a list made by one function, which returns or yields the finished items.
+
+        The function is returned unchanged; read the list with ``warmcache["name"]``. Parameters are those of
+        ``warm_list``; ``key`` is only needed for ``find``.
+
+        :raises DeclarationError: for anything wrong, in this very call.
+        """
+        declaration = self._declaration(
+            name, "builder", key=key, unit=unit, ttl=ttl, filters=filters, sorts=sorts, search=search,
+            counts=counts, allow_all=allow_all,
+        )  # fmt: skip
+
+        def declare(function: Function) -> Function:
+            check_function(name, "builder", function)
+            self._add(WarmList(declaration.with_functions(source=function), self._is_closed))
+            return function
+
+        return declare
+
+    def value(self, name: str, *, ttl: float | None = None, cold: Any = None) -> Callable[[Function], Function]:
+        """Declare one JSON value made by one function; read it with ``warmcache["name"].get()``.
+
+        :param cold: what is read while there is none yet.
+        :raises DeclarationError: for anything wrong, in this very call.
+        """
+        declaration = self._declaration(name, "value", ttl=ttl).with_functions(cold=cold)
+
+        def declare(function: Function) -> Function:
+            check_function(name, "value", function)
+            self._add(WarmValue(declaration.with_functions(source=function), self._is_closed))
+            return function
+
+        return declare
+
+    def stats_section(self, name: str) -> Callable[[Function], Function]:
+        """Declare a section of ``GET /api/cache/stats``: a function that returns a dict.
+
+        It runs in the request that asks, at most once a second in each worker; if it fails, the section says so.
+
+        :raises DeclarationError: for a name that is taken or cannot be one.
+        """
+        self._check_name(name)
+
+        def declare(function: Function) -> Function:
+            check_function(name, "stats section", function)
+            self._sections[name] = function
+            return function
+
+        return declare
+
+    def __getitem__(self, name: str) -> Any:
+        """The list or value of that name; the way to what ``builder`` and ``value`` declared."""
+        try:
+            return self._lists[name]
+        except KeyError:
+            raise DeclarationError(
+                f"No warm list named {name!r}. Declared: {', '.join(self._lists) or 'none'}."
+            ) from None
+
+    def _declaration(self, name: str, kind: Kind, **given: Any) -> Declaration:
+        self._check_name(name)
+        for views in ("filters", "sorts"):
+            given[views] = given.get(views) if given.get(views) is not None else {}
+        for fields in ("search", "counts"):
+            value = given.get(fields, ())
+            given[fields] = value if isinstance(value, str) else tuple(value)
+        declaration = {"key": None, "unit": "item", **given}
+        return Declaration(name=name, kind=kind, **declaration)
+
+    def _check_name(self, name: str) -> None:
+        if self._is_closed():
+            raise DeclarationError(
+                f"{name!r} is declared too late: declarations closed at the app's first request. Declare lists "
+                "where the app is made."
+            )
+        if name in self._lists or name in self._sections:
+            raise DeclarationError(f"There is a warm list or stats section named {name!r} already.")
+        if name == "cache_rebuilding" or not isinstance(name, str) or not NAME.match(name):
+            raise DeclarationError(
+                f"{name!r} cannot name a list: use 1 to 64 of the characters a-z, 0-9, '_' and '-'."
+            )
+
+    def _add(self, warm: Any) -> Any:
+        self._check_name(warm.name)
+        self._lists[warm.name] = warm
+        return warm
+
+    def _is_closed(self) -> bool:
+        return self._closed

@@ -1,0 +1,332 @@
+"""What a view may ask of a list."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar, overload
+
+from flask import Response, current_app, request
+from werkzeug.datastructures import Headers
+
+from .declare import Declaration, Item, check_function
+from .errors import BadQueryError, DeclarationError, StoreError, UnknownListError
+from .paging import Page
+from .rebuild.job import Outcome
+from .rebuild.status import Condition
+from .state import AppState
+from .store.snapshot import Snapshot
+
+KEY = "warmcache"
+RETRY_AFTER = 2  # seconds until a cold list is worth asking for again: the bundled poller's interval
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def current_state() -> AppState:
+    """The state of the app that handles this request or whose context is pushed, with its keeper running.
+
+    :raises RuntimeError: outside an app context, or for an app without the extension.
+    """
+    try:
+        state: AppState = current_app.extensions[KEY]
+    except KeyError:
+        raise RuntimeError(
+            "This app has no WarmCache. Create one with WarmCache(app), or call init_app(app)."
+        ) from None
+    state.start()
+    return state
+
+
+class Warm:
+    """One declared list or value: what both have in common."""
+
+    def __init__(self, declaration: Declaration, is_closed: Callable[[], bool]) -> None:
+        self._declaration = declaration
+        self._is_closed = is_closed
+
+    @property
+    def name(self) -> str:
+        """The list's name."""
+        return self._declaration.name
+
+    @property
+    def declaration(self) -> Declaration:
+        """What was declared so far."""
+        return self._declaration
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}>"
+
+    def _declare(self, role: str, function: object, **changes: Any) -> None:
+        check_function(self.name, role, function)
+        if self._is_closed():
+            raise DeclarationError(
+                f"The {role} of warm list {self.name!r} comes too late: declarations closed at the app's first "
+                "request. Declare lists where the app is made."
+            )
+        self._declaration = self._declaration.with_functions(**changes)
+
+    def _look(self) -> tuple[AppState, Condition]:
+        """The list as it is now; wakes the keeper when it is due."""
+        state = current_state()
+        try:
+            status = state.statuses[self.name]
+        except KeyError:
+            raise UnknownListError(self.name, sorted(state.statuses)) from None
+        condition = status.condition()
+        if condition.due:
+            if state.settings.enabled:
+                state.keeper.wake()
+            else:
+                try:
+                    state.keeper.rebuild_now(self.name)
+                except Exception:  # logged and counted by the keeper; the read goes on with what there is
+                    pass
+                condition = status.condition()
+        return state, condition
+
+    def invalidate(self) -> None:
+        """Say that the list is out of date: every worker shows it as stale at once, one rebuilds it.
+
+        A rebuild that runs at this moment is followed by another.
+
+        :raises StoreError: when the cache folder cannot be written.
+        """
+        state = current_state()
+        state.store.invalidate(self.name)
+        state.keeper.wake()
+
+    def rebuild_now(self) -> Outcome:
+        """Rebuild in the calling thread and return what was done; for scripts and tests, not for views.
+
+        :raises RebuildBusyError: when it is being rebuilt already.
+        """
+        return current_state().keeper.rebuild_now(self.name)
+
+
+class WarmList(Warm):
+    """A named, cached list of items: JSON objects with a unique key."""
+
+    # Declaring
+
+    def source(self, function: Function) -> Function:
+        """Declare the cheap function that says which items exist now: it yields or returns dicts."""
+        if self._declaration.source_list is not None:
+            raise DeclarationError(
+                f"Warm list {self.name!r} has a source already: the list {self._declaration.source_list!r}."
+            )
+        self._declare("source", function, source=function)
+        return function
+
+    @overload
+    def enrich(self, function: Function) -> Function: ...
+
+    @overload
+    def enrich(
+        self,
+        function: None = None,
+        *,
+        fingerprint: Sequence[str] | Callable[[Item], object] | None = None,
+        version: str | int = "",
+    ) -> Callable[[Function], Function]: ...
+
+    def enrich(
+        self,
+        function: Function | None = None,
+        *,
+        fingerprint: Sequence[str] | Callable[[Item], object] | None = None,
+        version: str | int = "",
+    ) -> Function | Callable[[Function], Function]:
+        """Declare the expensive function that completes one item; it is called for new and changed ones only.
+
+        :param fingerprint: what, unchanged, means that an enriched item is still good: field names of the
+            source item, or a function of it. By default the whole source item.
+        :param version: of the function itself; another version enriches every item anew.
+        """
+        if isinstance(fingerprint, str) or not (
+            fingerprint is None or callable(fingerprint) or all(isinstance(name, str) for name in fingerprint)
+        ):
+            raise DeclarationError(
+                f"fingerprint of warm list {self.name!r} is a tuple of field names or a function, "
+                f"not {fingerprint!r}."
+            )
+        fields = fingerprint if fingerprint is None or callable(fingerprint) else tuple(fingerprint)
+
+        def declare(enrich: Function) -> Function:
+            self._declare("enrich", enrich, enrich=enrich, fingerprint=fields, version=str(version))
+            return enrich
+
+        return declare if function is None else declare(function)
+
+    # Reading
+
+    def get(self) -> Items:
+        """Every item, in source order, decoded when touched; with the state it is in."""
+        return Items(self._look()[1])
+
+    def find(self, key: str | int) -> Item | None:
+        """The item with this key, or None when the newest snapshot has none."""
+        _, condition = self._look()
+        field, snapshot = self._declaration.key, condition.snapshot
+        if field is None:
+            raise DeclarationError(f"Warm list {self.name!r} has no key=, so no item can be found by it.")
+        position = None if snapshot is None else snapshot.find(key, field)
+        return None if position is None or snapshot is None else snapshot.item(position)
+
+    def page(
+        self,
+        page: int = 1,
+        per_page: int | None = None,
+        filter: str | None = None,
+        sort: str | None = None,
+        search: str = "",
+    ) -> Page:
+        """One page with decoded items, for a view that has its own shape.
+
+        :raises BadQueryError: for a value that ``response`` would answer with 400.
+        """
+        state, condition = self._look()
+        pager = state.pagers[self.name]
+        given = {"page": str(page), "search": search}
+        given |= {"per_page": str(per_page)} if per_page is not None else {}
+        query = pager.check({**given, "filter": filter or "", "sort": sort or ""})
+        return pager.page(condition, query)
+
+    def response(
+        self, *, per_page: int | None = None, filter: str | None = None, sort: str | None = None
+    ) -> Response:
+        """The answer to the current request's ``page``, ``per_page``, ``filter``, ``sort``, ``search``, ``refresh``.
+
+        It never waits, and it parses and encodes no item.  Bad parameters get a 400 that names the allowed.
+
+        :param per_page: items on a page when the request does not say.
+        :param filter: the filter when the request names none.
+        :param sort: the sort when the request names none; without it, source order.
+        """
+        state, condition = self._look()
+        pager = state.pagers[self.name]
+        raw = request.query_string
+        defaults = (per_page, filter, sort)
+        try:
+            if b"refresh" in raw and pager.parse(raw, defaults).refresh:
+                condition = self._refresh(state, condition)
+            body = pager.body(condition, raw, defaults)
+        except BadQueryError as error:
+            return _refusal(state, error)
+        return _answer(state, self.name, condition, body.data, body.etag)
+
+    def _refresh(self, state: AppState, condition: Condition) -> Condition:
+        """``?refresh=true``: ask for a rebuild, unless one is under way or the list is newer than the interval."""
+        settings = state.settings
+        if not settings.allow_refresh or condition.rebuilding or condition.due:
+            return condition
+        if condition.snapshot is None or condition.age < settings.refresh_interval:
+            return condition
+        try:
+            self.invalidate()
+        except (OSError, StoreError):
+            return condition  # the folder cannot be written: the keeper will say so, the read goes on
+        return self._look()[1]
+
+
+class WarmValue(Warm):
+    """One cached JSON value."""
+
+    def get(self) -> Any:
+        """The newest value, or what was declared as ``cold`` while there is none."""
+        return self._value(self._look()[1])
+
+    def response(self) -> Response:
+        """Answer ``{"value": ..., "cache_rebuilding": ...}`` at once."""
+        state, condition = self._look()
+        generation = 0 if condition.snapshot is None else condition.snapshot.generation
+        flag = b"true" if condition.rebuilding else b"false"
+        if condition.snapshot is None:
+            item = state.app.json.dumps({"value": self._declaration.cold}).encode()
+        else:
+            item = condition.snapshot.lines((0,)).strip()
+        # The item is an object already; the flag goes in before its last brace.
+        data = b'%b, "cache_rebuilding": %b}\n' % (item.rstrip()[:-1], flag)
+        return _answer(state, self.name, condition, data, f'"{generation:x}-{condition.state}-{flag.decode()}"')
+
+    def _value(self, condition: Condition) -> Any:
+        if condition.snapshot is None:
+            return self._declaration.cold
+        return condition.snapshot.item(0)["value"]
+
+
+class Items(Sequence[Item]):
+    """A list's items as one snapshot has them: read-only, decoded one by one when touched."""
+
+    def __init__(self, condition: Condition) -> None:
+        self._snapshot: Snapshot | None = condition.snapshot
+        self.generation = None if condition.snapshot is None else f"{condition.snapshot.generation:x}"
+        self.age = condition.age
+        self.state = condition.state
+        self.complete = condition.snapshot is not None and condition.snapshot.complete
+        self.rebuilding = condition.rebuilding
+
+    def __len__(self) -> int:
+        return 0 if self._snapshot is None else self._snapshot.count
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Item]: ...
+
+    def __getitem__(self, index: int | slice) -> Item | list[Item]:
+        places = range(len(self))[index]  # raises IndexError as a list would
+        if self._snapshot is None:
+            return []
+        if isinstance(places, range):
+            return [self._snapshot.item(position) for position in places]
+        item: Item = self._snapshot.item(places)
+        return item
+
+    def __iter__(self) -> Iterator[Item]:
+        for position in range(len(self)):
+            yield self[position]
+
+    def __repr__(self) -> str:
+        return f"<Items {len(self)}, {self.state}>"
+
+
+def _answer(state: AppState, name: str, condition: Condition, data: bytes, etag: str) -> Response:
+    """A response with everything that a browser, a proxy or the poller wants to know."""
+    snapshot = condition.snapshot
+    age = int(condition.age)
+    headers = [
+        ("Content-Type", "application/json"),
+        ("Cache-Control", state.settings.cache_control),
+        ("ETag", etag),
+    ]
+    if snapshot is None:
+        headers += [
+            ("X-Warmcache", f"{name}; gen=0; state={condition.state}"),
+            ("Cache-Status", f"warmcache; detail={condition.state}"),
+            ("Retry-After", str(RETRY_AFTER)),
+        ]
+    else:
+        # RFC 9211: ttl is what is left of the freshness, negative once it is stale.
+        left = int(state.statuses[name].ttl) - age
+        headers += [
+            ("X-Warmcache", f"{name}; gen={snapshot.generation:x}; state={condition.state}"),
+            ("Cache-Status", f"warmcache; hit; ttl={left}; detail={condition.state}"),
+            ("Age", str(age)),
+        ]
+    environ = request.environ
+    if "HTTP_IF_NONE_MATCH" in environ and request.if_none_match.contains_weak(etag.strip('"')):
+        return state.app.response_class(status=304, headers=Headers(headers[1:]))
+    return state.app.response_class(data, headers=Headers(headers))
+
+
+def _refusal(state: AppState, error: BadQueryError) -> Response:
+    answer: dict[str, Any] = {"error": str(error), "parameter": error.parameter}
+    if error.allowed is not None:
+        answer["allowed"] = error.allowed
+    response = state.app.json.response(answer)
+    response.status_code = 400
+    response.headers["Cache-Control"] = "no-store"
+    return response
+
+

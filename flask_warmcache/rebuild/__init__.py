@@ -1,0 +1,1 @@
+"""How a list becomes warm; nothing in here knows Flask."""

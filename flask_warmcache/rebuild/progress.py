@@ -1,0 +1,114 @@
+"""How far a rebuild is: done, total, rate, eta; and how the last one ended."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+# The report is rewritten at most ten times a second, and at least once: its heartbeat.
+WRITE_EVERY = 0.1
+HEARTBEAT = 1.0
+RUNNING = ("source", "enrich", "views", "publish")
+
+
+@dataclass
+class Report:
+    """What a builder writes beside the list for every process to read."""
+
+    phase: str = "source"  # one of RUNNING, else "finished" or "failed"
+    done: int = 0
+    total: int | None = None
+    rate: float | None = None  # items a second, over the whole phase
+    pid: int = 0
+    started: float = 0.0  # wall clock
+    ended: float | None = None
+    error: str | None = None  # the class name of what ended it; details are in the log
+    failures: int = 0  # rebuilds failed in a row
+    next_attempt_at: float | None = None  # wall clock; nobody starts before
+
+    @property
+    def running(self) -> bool:
+        """Whether the builder wrote this while at work; the lock tells whether it still is."""
+        return self.phase in RUNNING
+
+    @property
+    def eta(self) -> float | None:
+        """Seconds until the items are done, or None while that cannot be said."""
+        if not self.rate or self.total is None:
+            return None
+        return max(0.0, (self.total - self.done) / self.rate)
+
+    @classmethod
+    def read(cls, raw: dict[str, Any] | None) -> Report | None:
+        """A report from the file's JSON, or None when it is not one (a file of another version, say)."""
+        if raw is None:
+            return None
+        try:
+            report = cls(**raw)
+            numbers = (report.started, report.done, report.failures, report.total or 0, report.rate or 0.0)
+            times = (report.ended or 0.0, report.next_attempt_at or 0.0)
+        except TypeError:
+            return None
+        if not all(isinstance(number, (int, float)) for number in numbers + times):
+            return None
+        return report if isinstance(report.phase, str) else None
+
+
+class Progress:
+    """Keeps the report of a running rebuild up to date; the builder's thread counts, the keeper beats."""
+
+    def __init__(self, write: Callable[[dict[str, Any]], None], failures: int) -> None:
+        self._write = write
+        self._guard = threading.Lock()  # guards the order of writes: the keeper's beat and the builder's
+        self._written_at = 0.0
+        self._phase_began = time.monotonic()
+        self.report = Report(pid=os.getpid(), started=time.time(), failures=failures)
+
+    def begin(self, phase: str, total: int | None = None) -> None:
+        """Enter a phase and say so at once."""
+        self._phase_began = time.monotonic()
+        self.report.phase, self.report.done, self.report.total, self.report.rate = phase, 0, total, None
+        self._save()
+
+    def advance(self, done: int) -> None:
+        """So many items are done; costs a clock reading unless a tenth of a second has passed."""
+        self.report.done = done
+        if time.monotonic() - self._written_at >= WRITE_EVERY:
+            self._save()
+
+    def beat(self) -> None:
+        """Called by the keeper while the builder may be deep inside one item."""
+        if time.monotonic() - self._written_at >= HEARTBEAT / 2:
+            self._save()
+
+    def end(self, error: BaseException | None, next_attempt_at: float | None = None) -> None:
+        """Say how it ended."""
+        report = self.report
+        report.phase = "failed" if error else "finished"
+        report.ended = time.time()
+        report.error = type(error).__name__ if error else None
+        report.failures = report.failures + 1 if error else 0
+        report.next_attempt_at = next_attempt_at
+        self._save()
+
+    def give_up(self) -> None:
+        """Say that this rebuild ended without a result and without a failure, to be tried again soon."""
+        self.report.phase = "finished"
+        self._save()
+
+    def _save(self) -> None:
+        with self._guard:
+            report = self.report
+            elapsed = time.monotonic() - self._phase_began
+            if report.phase == "enrich" and report.done and elapsed > 0:
+                report.rate = round(report.done / elapsed, 3)
+            self._written_at = time.monotonic()
+            try:
+                self._write(asdict(report))
+            except OSError:
+                # A full disk must not end a rebuild because of its report; publishing will say so.
+                pass

@@ -1,0 +1,124 @@
+"""Orders and filters: one array of positions for each declared filter in each declared order.
+
+Filters and sorts see an item as JSON gives it back, so that a rebuild that reuses an item and one that
+enriches it anew compute the same.  A function that fails on an item puts it out of that filter, or last
+in that order, and is reported; one odd item must not sink the list.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from ..declare import Declaration, Item
+from ..errors import ViewError
+from ..store import format as fmt
+from ..store.writer import Section
+
+
+class ViewBuilder:
+    """Takes a list's items one by one, in source order, and makes the index sections of its views."""
+
+    def __init__(self, declaration: Declaration, breathe: Callable[[], None]) -> None:
+        self._filters = dict(declaration.filters)
+        self._sorts = dict(declaration.sorts)
+        self._search = declaration.search
+        self._breathe = breathe
+        self._count = 0
+        self._flags = {name: bytearray() for name in self._filters}
+        self._keys: dict[str, list[Any]] = {name: [] for name in self._sorts}
+        self._unsortable: dict[str, list[int]] = {name: [] for name in self._sorts}
+        self._text = bytearray()
+        self._text_starts = array("Q", [0])
+        self.errors: Counter[str] = Counter()  # "filter marked: KeyError" and how often
+        self.needs_items = bool(self._filters or self._sorts or self._search)
+
+    def add(self, item: Item | None) -> None:
+        """Take the next item, decoded; None will do where no view needs it."""
+        position = self._count
+        self._count += 1
+        if item is None:
+            return
+        for name, passes in self._filters.items():
+            try:
+                self._flags[name].append(1 if passes(item) else 0)
+            except Exception as error:
+                self._flags[name].append(0)
+                self.errors[f"filter {name}: {type(error).__name__}"] += 1
+        for name, key in self._sorts.items():
+            try:
+                self._keys[name].append(key(item))
+            except Exception as error:
+                self._keys[name].append(None)
+                self._unsortable[name].append(position)
+                self.errors[f"sort {name}: {type(error).__name__}"] += 1
+        if self._search:
+            self._text += fmt.fold(" ".join(_words(item.get(field)) for field in self._search)).encode(
+                "utf-8", "surrogatepass"
+            )
+            self._text += b"\n"
+            self._text_starts.append(len(self._text))
+
+    def sections(self) -> dict[str, Section]:
+        """The index sections of all views.
+
+        :raises ViewError: when a sort's keys cannot be compared with one another at all.
+        """
+        sections: dict[str, Section] = {}
+        everything = range(self._count)
+        orders: dict[str, Any] = {fmt.SOURCE_ORDER: everything}
+        for name in self._sorts:
+            orders[name] = self._order(name)
+            self._breathe()
+            rank = array("I", bytes(4 * self._count))
+            for place, position in enumerate(orders[name]):
+                rank[position] = place
+            sections[fmt.rank_section(name)] = rank
+            sections[fmt.view_section(fmt.ALL, name)] = array("I", orders[name])
+            self._breathe()
+        for filter_name, flags in self._flags.items():
+            sections[fmt.flags_section(filter_name)] = flags
+            for sort_name, order in orders.items():
+                view = array("I", (position for position in order if flags[position]))
+                sections[fmt.view_section(filter_name, sort_name)] = view
+                self._breathe()
+        if self._search:
+            sections["text"] = self._text
+            sections["text_starts"] = self._text_starts
+        return sections
+
+    def filter_counts(self) -> dict[str, int]:
+        """How many items each filter lets through."""
+        return {name: sum(flags) for name, flags in self._flags.items()}
+
+    def _order(self, name: str) -> list[int]:
+        keys = self._keys[name]
+        last = set(self._unsortable[name])
+        sortable = [position for position in range(self._count) if position not in last]
+        try:
+            return sorted(sortable, key=keys.__getitem__) + sorted(last)
+        except TypeError:
+            pass
+        # Keys of several types, such as None among numbers: the commonest type is ordered, the rest go last.
+        commonest = Counter(type(keys[position]) for position in sortable).most_common(1)[0][0]
+        fitting = [position for position in sortable if type(keys[position]) is commonest]
+        others = [position for position in sortable if type(keys[position]) is not commonest]
+        self.errors[f"sort {name}: keys that are no {commonest.__name__}"] += len(others)
+        try:
+            return sorted(fitting, key=keys.__getitem__) + sorted([*others, *last])
+        except TypeError as error:
+            raise ViewError(
+                f"Sort {name!r} gives keys that cannot be compared ({error}). "
+                "Make its function return one type, numbers or text."
+            ) from error
+
+
+def _words(value: object) -> str:
+    """A field as search reads it: text, numbers, and lists of those."""
+    if value is None:
+        return ""
+    if isinstance(value, list):
+        return " ".join(_words(one) for one in value)
+    return str(value)

@@ -1,0 +1,92 @@
+"""The ``WARMCACHE_*`` settings: what there is, what is allowed, what is the default."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
+
+from .errors import SettingError
+
+PREFIX = "WARMCACHE_"
+
+
+@dataclass(frozen=True)
+class Settings:
+    """One app's settings, read once in ``init_app``; times are seconds, sizes are bytes."""
+
+    dir: str | None = None  # the cache folder; None: see FileStore.default_folder
+    enabled: bool = True  # False: every list is built inline, in the request that needs it
+    default_ttl: float = 300.0  # age at which a snapshot becomes stale, unless the list says otherwise
+    per_page: int = 100  # items on a page when the request does not say
+    max_per_page: int = 500  # the most a request may ask for
+    max_all_bytes: int = 8_000_000  # the largest body of per_page=0 or -1, where a list allows it
+    page_cache_bytes: int = 1_000_000  # finished pages and search results kept by each worker
+    search_budget: float = 0.05  # how long one search may run before it answers what it has found
+    allow_refresh: bool = True  # whether ?refresh=true asks for a rebuild
+    refresh_interval: float = 10.0  # the least time between a snapshot and a ?refresh=true that replaces it
+    retry_min: float = 2.0  # the first pause after a failed rebuild; it doubles with each failure
+    retry_max: float = 300.0  # the longest pause after a failed rebuild
+    api_prefix: str = "/api/cache"  # where the blueprint is mounted
+    cache_control: str = "private, no-cache"  # Cache-Control of list answers
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            self._check_type(field.name, str(field.type), getattr(self, field.name))
+        for name in ("default_ttl", "search_budget", "retry_min", "retry_max"):
+            self._require(getattr(self, name) > 0, name, "a number of seconds above 0")
+        for name in ("per_page", "max_per_page", "max_all_bytes"):
+            self._require(getattr(self, name) >= 1, name, "a whole number of at least 1")
+        self._require(self.page_cache_bytes >= 0, "page_cache_bytes", "a number of bytes, 0 for none")
+        self._require(self.refresh_interval >= 0, "refresh_interval", "a number of seconds, 0 for none")
+        self._require(self.per_page <= self.max_per_page, "per_page", f"at most {PREFIX}MAX_PER_PAGE")
+        self._require(self.retry_min <= self.retry_max, "retry_min", f"at most {PREFIX}RETRY_MAX")
+        self._require(
+            self.api_prefix.startswith("/") and not self.api_prefix.endswith("/"),
+            "api_prefix",
+            "a path like '/api/cache', with a slash before it and none behind it",
+        )
+        self._require(
+            self.cache_control.isprintable(), "cache_control", "one line of text, as an HTTP header needs it"
+        )
+
+    def _check_type(self, name: str, wanted: str, value: object) -> None:
+        """Refuse a wrong type by name; ``True`` is no number, and a whole number will do as a float."""
+        kinds: dict[str, tuple[tuple[type, ...], str]] = {
+            "bool": ((bool,), "True or False"),
+            "int": ((int,), "a whole number"),
+            "float": ((int, float), "a finite number of seconds"),
+            "str": ((str,), "text"),
+            "str | None": ((str, type(None)), "a folder's path"),
+        }
+        types, meaning = kinds[wanted]
+        fits = isinstance(value, types) and (bool in types or not isinstance(value, bool))
+        if isinstance(value, float):
+            fits = fits and math.isfinite(value)
+        self._require(fits, name, meaning)
+
+    def _require(self, fits: bool, name: str, meaning: str) -> None:
+        if not fits:
+            value = getattr(self, name)
+            raise SettingError(f"{PREFIX}{name.upper()} must be {meaning}, not {value!r}.")
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any], **defaults: Any) -> Settings:
+        """Read the settings of an app; what the config says wins over ``defaults``.
+
+        :param config: a Flask config, of which only the keys with our prefix are read.
+        :param defaults: setting names in lower case without the prefix, as given to ``WarmCache``.
+        :raises SettingError: for an unknown name or a wrong value, by name.
+        """
+        given = {
+            key.removeprefix(PREFIX).lower(): value for key, value in config.items() if key.startswith(PREFIX)
+        }
+        known = {field.name for field in fields(cls)}
+        unknown = sorted((given.keys() | defaults.keys()) - known)
+        if unknown:
+            raise SettingError(
+                f"Unknown setting {PREFIX}{unknown[0].upper()}. "
+                f"Known: {', '.join(PREFIX + name.upper() for name in sorted(known))}."
+            )
+        return cls(**{**defaults, **given})

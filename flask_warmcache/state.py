@@ -1,0 +1,180 @@
+"""What one app has at run time: its store, its keeper, and the lists' status and pagers.
+
+Nothing is opened while the app loads.  Declarations close, and the rest is made, at the app's first
+request or when its server starts the keeper, whichever comes first; always in the process that serves.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from flask import Flask
+from flask.json.provider import DefaultJSONProvider
+
+from .declare import Declaration
+from .paging import PageCache, Pager
+from .rebuild import runners
+from .rebuild.keeper import Keeper
+from .rebuild.status import ListStatus
+from .settings import Settings
+from .store.files import FileStore, default_folder
+
+log = logging.getLogger("flask_warmcache")
+SERVER_STARTED = "WARMCACHE_SERVER_STARTED"  # set by our gunicorn configuration, inherited by the workers
+
+# Every state of this process: what a fork resets, and what gunicorn's hook starts.
+_states: weakref.WeakSet[AppState] = weakref.WeakSet()
+
+
+class AppState:
+    """One app's lists as they are in this process."""
+
+    def __init__(
+        self, app: Flask, settings: Settings, close: Callable[[], Iterable[Declaration]]
+    ) -> None:
+        """:param close: ends the time of declaring and returns what was declared."""
+        self.app = app
+        self.settings = settings
+        self._close = close
+        self._made = time.time_ns()
+        self._opening = threading.Lock()  # guards the one-time work of open()
+        self._opened = False
+        self._outdated_checked = False
+        self.store: FileStore
+        self.keeper: Keeper
+        self.cache: PageCache
+        self.statuses: dict[str, ListStatus] = {}
+        self.pagers: dict[str, Pager] = {}
+        _states.add(self)
+
+    def open(self) -> None:
+        """Close the declarations and make what serves them; later calls return at once."""
+        if self._opened:
+            return
+        with self._opening:
+            if self._opened:
+                return
+            declared = {declaration.name: declaration for declaration in self._close()}
+            self.store = FileStore(self._folder())
+            self.cache = PageCache(self.settings.page_cache_bytes)
+            started = server_started(self._made)
+            for name, declaration in declared.items():
+                problem = declaration.problem(declared)
+                if problem is not None:
+                    # An exception here would end the whole server while the app loads; a failed list does not.
+                    log.error(
+                        "warmcache.list_unusable: warm list %r cannot be rebuilt: %s", name, problem,
+                        extra={"warmcache_list": name},
+                    )
+                ttl = declaration.ttl or self.settings.default_ttl
+                status = ListStatus(declaration, self.store, ttl, problem, started)
+                self.statuses[name] = status
+                self.pagers[name] = Pager(status, self.settings, self.cache)
+            self.keeper = Keeper(
+                self.statuses.values(), self.store, self.settings, encoder(self.app), self.app.app_context
+            )
+            for status in self.statuses.values():
+                status.look()
+            self._opened = True
+
+    def start(self) -> None:
+        """Have a keeper running in this process; called at every request, so it costs next to nothing."""
+        if not self._opened:
+            self.open()
+        if self.settings.enabled:
+            if not self._outdated_checked:
+                self._note_outdated()
+            self.keeper.ensure()
+
+    def _note_outdated(self) -> None:
+        """What was published before this server started is served as stale and rebuilt, once.
+
+        Noted by generation and only once, so that a clock that is set back cannot make it happen again.
+        """
+        self._outdated_checked = True
+        for status in self.statuses.values():
+            snapshot = status.reader.current()
+            if snapshot is not None and snapshot.header.get("started", 0) < status.code_started:
+                status.outdated_generation = snapshot.generation
+
+    def after_fork(self) -> None:
+        """Nothing of the parent's threads and locks exists in the child."""
+        self._opening = threading.Lock()
+        if self._opened:
+            self.cache.after_fork()
+            self.keeper.after_fork()
+
+    def _folder(self) -> Path:
+        if self.settings.dir is not None:
+            return Path(self.settings.dir).absolute()
+        if self.app.testing:
+            folder = tempfile.mkdtemp(prefix="warmcache-test-")
+            atexit.register(_remove_if_ours, folder, os.getpid())
+            return Path(folder)
+        return default_folder(self.app.instance_path, self.app.name)
+
+
+def encoder(app: Flask) -> Callable[[Any], bytes]:
+    """What writes items: the app's own JSON provider, kept to one line and to numbers that JSON knows."""
+    provider = app.json
+    options: dict[str, Any] = {}
+    if isinstance(provider, DefaultJSONProvider):
+        options = {"separators": (",", ":"), "allow_nan": False}
+
+    def encode(value: Any) -> bytes:
+        encoded = provider.dumps(value, **options).encode()
+        if b"\n" in encoded or b"\t" in encoded:  # a provider that indents
+            encoded = json.dumps(json.loads(encoded), separators=(",", ":")).encode()
+        return encoded
+
+    return encode
+
+
+def server_started(process_started: int) -> int:
+    """When the server that this process belongs to started, in nanoseconds since the epoch.
+
+    A worker that is replaced belongs to the server that replaced it: its birth must not make lists stale.
+    """
+    noted = os.environ.get(SERVER_STARTED, "")
+    if noted.isdigit():
+        return int(noted)
+    if os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn"):
+        try:
+            # Field 22 of stat, counted behind the command's closing parenthesis: start in clock ticks since boot.
+            ticks = int(Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[19])
+            running = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+            return time.time_ns() - int(running * 1e9)
+        except (OSError, ValueError, IndexError, AttributeError):
+            return 0
+    return process_started
+
+
+def start_keepers() -> None:
+    """Start the keeper of every app in this process; for a server's worker hook."""
+    for state in list(_states):
+        state.start()
+
+
+def _remove_if_ours(folder: str, pid: int) -> None:
+    if os.getpid() == pid:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _after_fork() -> None:
+    runners.after_fork()
+    for state in list(_states):
+        state.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -1,0 +1,251 @@
+"""The cache folder: where it is, whether it is ours alone, its locks, and its small files.
+
+Lock order: ``NAME.lock``, then ``NAME.publish.lock``, never the reverse.  Lock files are never deleted:
+with a new file under the same name, two processes could each hold "the" lock.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import re
+import secrets
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import lock_descriptor
+
+from ..errors import RebuildError, SnapshotError, StoreError
+from .reader import Reader
+from .snapshot import OPEN_FLAGS, Snapshot
+from .writer import next_generation, publish_index, write_whole
+
+LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+SMALL_FILE_MAX = 64 * 1024
+# A publication takes milliseconds; half a minute means a stopped process or a dead disk.
+PUBLISH_LOCK_DEADLINE = 30.0
+PUBLISH_LOCK_POLL = 0.002
+
+
+class HeldLock:
+    """The rebuild lock of one list, held by this process until closed (or until it dies)."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        self.path = path
+        self.descriptor = descriptor
+
+    def still_ours(self) -> bool:
+        """Whether the file under the lock's name is still the one that is locked."""
+        try:
+            return os.path.samestat(os.stat(self.path), os.fstat(self.descriptor))
+        except FileNotFoundError:
+            return False
+
+    def close(self) -> None:
+        """Free the lock, unless a child has inherited the descriptor and goes on holding it."""
+        if self.descriptor >= 0:
+            os.close(self.descriptor)
+            self.descriptor = -1
+
+
+class FileStore:
+    """Snapshots, locks and reports of one app's lists, in one folder of one machine."""
+
+    def __init__(self, folder: Path) -> None:
+        """Only remembers the folder; it is made and checked at its first use, not while the app loads."""
+        self.folder = folder
+
+    def reader(self, name: str) -> Reader:
+        """A view of one list's snapshots."""
+        return Reader(self.folder, name)
+
+    def prepare(self) -> None:
+        """Make the folder, or check that it is a real one, ours, and closed to others.
+
+        :raises StoreError: saying which setting to change.
+        """
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            status = os.lstat(self.folder)
+        except OSError as error:
+            raise StoreError(
+                f"The cache folder cannot be made ({error.strerror}). Set WARMCACHE_DIR to a folder that "
+                "this account may write."
+            ) from error
+        if not stat.S_ISDIR(status.st_mode):
+            raise StoreError("The cache folder is a link or a file. Set WARMCACHE_DIR to a real folder.")
+        if status.st_uid != os.geteuid():
+            raise StoreError(
+                "The cache folder belongs to another account. Set WARMCACHE_DIR to a folder of this one."
+            )
+        if status.st_mode & 0o077:
+            raise StoreError(
+                "The cache folder is open to other accounts. Run 'chmod 700' on it, or set WARMCACHE_DIR to "
+                "a folder that does not exist yet."
+            )
+        if not os.access(self.folder, os.W_OK | os.X_OK):
+            raise StoreError("The cache folder is not writable. Mend its rights, or set WARMCACHE_DIR.")
+
+    # Locks
+
+    def try_lock(self, name: str) -> HeldLock | None:
+        """Take the rebuild lock without waiting; None when another process has it.
+
+        :raises StoreError: when the folder cannot be used.
+        """
+        self.prepare()
+        path = self.folder / f"{name}.lock"
+        descriptor = self._open_lock(path)
+        lock = HeldLock(path, descriptor)
+        try:
+            # Between open and flock somebody may have removed the folder: then this is nobody's lock.
+            if lock_descriptor(descriptor, blocking=False) and lock.still_ours():
+                return lock
+        except BaseException:
+            lock.close()
+            raise
+        lock.close()
+        return None
+
+    def is_locked(self, name: str) -> bool:
+        """Whether some process rebuilds this list now; never waits and never makes a file.
+
+        The probe is a shared lock: probes do not disturb one another, as exclusive ones would.
+        """
+        try:
+            descriptor = os.open(self.folder / f"{name}.lock", OPEN_FLAGS)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        finally:
+            os.close(descriptor)
+        return False
+
+    @contextmanager
+    def publishing(self, name: str) -> Iterator[None]:
+        """Hold the publish lock, for the milliseconds that a publication takes.
+
+        :raises RebuildError: when another process keeps it for half a minute.
+        """
+        descriptor = self._open_lock(self.folder / f"{name}.publish.lock")
+        try:
+            deadline = time.monotonic() + PUBLISH_LOCK_DEADLINE
+            while not lock_descriptor(descriptor, blocking=False):
+                if time.monotonic() > deadline:
+                    raise RebuildError("another process has held the publish lock for too long")
+                time.sleep(PUBLISH_LOCK_POLL)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _open_lock(self, path: Path) -> int:
+        try:
+            # Mode 0600: whoever can open a lock file can hold the lock for ever.
+            return os.open(path, LOCK_FLAGS, 0o600)
+        except OSError as error:
+            raise StoreError(
+                f"The lock file {path.name} cannot be opened ({error.strerror}). Check the rights of the "
+                "cache folder, or set WARMCACHE_DIR to another one."
+            ) from error
+
+    # Small files
+
+    def invalidate(self, name: str) -> str:
+        """Note that what is published, or being made now, is out of date; returns the note's token.
+
+        A token and not a time: a rebuild records the token it found before it called ``source``, and
+        equality cannot be fooled by a clock that jumps.
+        """
+        self.prepare()
+        token = secrets.token_hex(8)
+        write_whole(self.folder, f"{name}.invalidated", token.encode(), sync=False)
+        return token
+
+    def invalidation(self, name: str) -> str:
+        """The token of the last ``invalidate``, or an empty text."""
+        return self._read_small(f"{name}.invalidated").decode("ascii", "replace")
+
+    def write_progress(self, name: str, report: dict[str, Any]) -> None:
+        """Replace the report of the rebuild that runs or ran last; it is never the lock."""
+        write_whole(self.folder, f"{name}.progress", json.dumps(report).encode(), sync=False)
+
+    def read_progress(self, name: str) -> dict[str, Any] | None:
+        """The last report, or None when there is none that can be read."""
+        try:
+            report = json.loads(self._read_small(f"{name}.progress") or b"null")
+        except (ValueError, RecursionError):
+            return None
+        return report if isinstance(report, dict) else None
+
+    def _read_small(self, file_name: str) -> bytes:
+        try:
+            descriptor = os.open(self.folder / file_name, OPEN_FLAGS)
+        except OSError:
+            return b""
+        try:
+            return os.read(descriptor, SMALL_FILE_MAX)
+        except OSError:
+            return b""
+        finally:
+            os.close(descriptor)
+
+    def published_generation(self, name: str) -> tuple[int, ...]:
+        """The generation under the list's name at this moment, if there is one that can be read."""
+        try:
+            return (Snapshot(self.folder, name).generation,)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, SnapshotError):
+            return ()
+
+    def publish_cold(self, name: str) -> None:
+        """Publish that there is nothing, and drop the items; the caller holds the rebuild lock.
+
+        Deleting the files would not do: workers go on serving what they have mapped.
+        """
+        with self.publishing(name):
+            header = {
+                "generation": next_generation(*self.published_generation(name)),
+                "cold": True, "complete": False, "count": 0, "filters": {}, "data": None,
+                "declaration": "", "code_started": 0, "invalidation": self.invalidation(name),
+                "upstream": None, "writes": [],
+            }  # fmt: skip
+            publish_index(self.folder, name, header, {"starts": b"", "lengths": b""})
+            self.sweep(name, keep=None)
+
+    # Tidying, for the holder of the rebuild lock
+
+    def sweep(self, name: str, keep: str | None) -> None:
+        """Remove data files that no index refers to, and drafts of dead writers.
+
+        The caller holds both locks of the list, so no draft of its index or report is alive.
+        """
+        unreferenced = re.compile(rf"{name}\.\d+\.data|{name}\.(index|progress)\.\d+-[0-9a-f]+\.tmp")
+        for entry in list(os.scandir(self.folder)):
+            if entry.name != keep and unreferenced.fullmatch(entry.name):
+                try:
+                    os.unlink(entry.path)
+                except FileNotFoundError:
+                    pass
+
+
+def default_folder(instance_path: str, app_name: str) -> Path:
+    """The cache folder of an app that names none: in its instance folder, else the user's state folder.
+
+    Never a shared temporary folder, where others could plant files and cleaners delete locks.
+    """
+    safe = re.sub(r"[^A-Za-z0-9_.-]", "_", app_name).lstrip(".") or "app"
+    instance = Path(instance_path)
+    existing = instance
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if os.access(existing, os.W_OK | os.X_OK):
+        return instance / "warmcache" / safe
+    state = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
+    return Path(state) / "warmcache" / safe

@@ -1,0 +1,82 @@
+"""Which snapshot a process serves: the newest that can be opened, else the one it has."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from pathlib import Path
+
+from ..errors import SnapshotError
+from .snapshot import Snapshot, Stamp, stamp_of
+
+log = logging.getLogger("flask_warmcache")
+TRIES = 3
+
+
+class Reader:
+    """One process's view of one list; a read costs one ``stat`` while nothing new is published."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder = folder
+        self._name = name
+        self._path = os.fspath(folder / f"{name}.index")
+        self._snapshot: Snapshot | None = None
+        self._refused: Stamp | None = None  # an index that could not be opened; not tried again
+        self._exchange = threading.Lock()  # guards the exchange of _snapshot, held for one stat
+        self.missing = False  # the index is gone (or never was): a rebuild is needed
+        self.damaged = False  # the index there is cannot be served: a rebuild is needed
+
+    def after_fork(self) -> None:
+        """A lock that another thread held at the fork would stay locked for ever in the child."""
+        self._exchange = threading.Lock()
+
+    def current(self) -> Snapshot | None:
+        """The snapshot to serve now, or None when nothing was ever published."""
+        try:
+            status = os.stat(self._path)
+        except OSError:
+            self.missing = True
+            return self._snapshot
+        self.missing = False
+        snapshot = self._snapshot
+        stamp = stamp_of(status)
+        if snapshot is not None and snapshot.stamp == stamp:
+            return snapshot
+        if stamp == self._refused:
+            return snapshot
+        return self._open()
+
+    def _open(self) -> Snapshot | None:
+        """Map what is published now; on trouble keep what we have."""
+        refused: Stamp | None = None
+        why: Exception | None = None
+        for _ in range(TRIES):
+            try:
+                refused = stamp_of(os.stat(self._path))
+                opened = Snapshot(self._folder, self._name)
+            except FileNotFoundError:
+                self.missing = True
+                return self._snapshot
+            except (SnapshotError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+                # Between our two opens a publisher may have replaced the index and unlinked the old data.
+                why = error
+                continue
+            # Threads A and B both open.  A maps generation 5, is held up, B maps and sets 6.  Without
+            # this second look A would then set 5, and the next answers would go backwards.
+            with self._exchange:
+                try:
+                    if stamp_of(os.stat(self._path)) == opened.stamp:
+                        self._snapshot, self._refused, self.damaged = opened, None, False
+                        return opened
+                except OSError:
+                    self.missing = True
+                    return self._snapshot or opened
+        if why is not None:
+            self._refused = refused
+            self.damaged = True
+            log.warning(
+                "warmcache.snapshot_refused: the snapshot of %r cannot be served: %s", self._name, why,
+                extra={"warmcache_list": self._name},
+            )
+        return self._snapshot

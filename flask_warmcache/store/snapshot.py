@@ -1,0 +1,223 @@
+"""Reading one snapshot: its items, views and keys, straight from the mapped files.
+
+A snapshot never changes once opened.  Its files may be replaced or unlinked meanwhile; the maps stay
+whole, and all workers share one copy of them in the page cache.  Nothing here locks, writes or waits.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import zlib
+from bisect import bisect_left
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..errors import SnapshotError
+from . import format as fmt
+
+Stamp = tuple[int, int, int, int]
+OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+VERIFY_SLICE = 1 << 20
+
+
+def stamp_of(status: os.stat_result) -> Stamp:
+    """What tells one published file from the next: inode alone repeats at once on ext4, mtime can be set."""
+    return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+
+
+class Snapshot:
+    """One immutable, published state of a list, mapped into memory."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        """Open what is published now.
+
+        :raises FileNotFoundError: when there is no index.
+        :raises SnapshotError: when index and data are damaged or do not belong together.
+        """
+        index, self.stamp = _map(folder / f"{name}.index", None)
+        self.header, base = fmt.read_header(index, self.stamp[1])
+        header = self.header
+        if header["list"] != name:
+            raise SnapshotError(f"the index belongs to list {header['list']!r}")
+        self.generation: int = header["generation"]
+        self.published_at: float = header["generation"] / 1e9
+        self.count: int = header["count"]
+        self.complete: bool = header["complete"]
+        self.is_cold: bool = header["cold"]  # published by ``clear``: there is nothing to serve or reuse
+        self.invalidation: str = header["invalidation"]
+        self._bytes = memoryview(index)
+        self._base = base
+        self._starts = self._section("starts", "Q", self.count)
+        self._lengths = self._section("lengths", "I", self.count)
+        self._data = None if self.is_cold else self._map_data(folder)
+
+    def _map_data(self, folder: Path) -> mmap.mmap:
+        wanted = self.header["data"]
+        if os.path.basename(wanted["file"]) != wanted["file"]:
+            raise SnapshotError("the index names a data file outside the folder")
+        try:
+            data, _ = _map(folder / wanted["file"], wanted["length"])
+        except FileNotFoundError:
+            raise SnapshotError(f"the data file {wanted['file']} is missing") from None
+        first = fmt.data_first_line(wanted["id"])
+        if data[: len(first)] != first:
+            raise SnapshotError(f"the data file {wanted['file']} is another one")
+        return data
+
+    def _section(self, name: str, typecode: str, count: int | None = None) -> memoryview:
+        try:
+            offset, length, _ = self.header["sections"][name]
+        except KeyError:
+            raise SnapshotError(f"the index has no section {name}") from None
+        begin = self._base + offset
+        array = self._bytes[begin : begin + length].cast(typecode)
+        if count is not None and len(array) != count:
+            raise SnapshotError(f"section {name} of the index has {len(array)} entries, not {count}")
+        return array
+
+    # Views
+
+    def has_view(self, filter_name: str, sort_name: str) -> bool:
+        """Whether this snapshot was made with that filter and sort (an older deploy may have had others)."""
+        if (filter_name, sort_name) == (fmt.ALL, fmt.SOURCE_ORDER):
+            return True
+        return fmt.view_section(filter_name, sort_name) in self.header["sections"]
+
+    def filter_count(self, filter_name: str) -> int:
+        """How many items a filter lets through; 0 for a filter this snapshot does not know."""
+        if filter_name == fmt.ALL:
+            return self.count
+        return int(self.header["filters"].get(filter_name, 0))
+
+    def positions(
+        self, filter_name: str, sort_name: str, backwards: bool, begin: int, end: int
+    ) -> Sequence[int]:
+        """The positions of a view's items from ``begin`` to before ``end``."""
+        if (filter_name, sort_name) == (fmt.ALL, fmt.SOURCE_ORDER):
+            view: Sequence[int] = range(self.count)
+        else:
+            view = self._section(fmt.view_section(filter_name, sort_name), "I")
+        size = len(view)
+        if backwards:
+            return list(view[max(0, size - end) : size - begin])[::-1]
+        return list(view[begin:end])
+
+    def in_view(self, found: list[int], filter_name: str, sort_name: str, backwards: bool) -> list[int]:
+        """Those of the found positions that a filter lets through, in a view's order."""
+        if filter_name != fmt.ALL:
+            flags = self._section(fmt.flags_section(filter_name), "B", self.count)
+            found = [position for position in found if flags[position]]
+        if sort_name != fmt.SOURCE_ORDER:
+            found.sort(key=self._section(fmt.rank_section(sort_name), "I", self.count).__getitem__)
+        if backwards:
+            found.reverse()
+        return found
+
+    # Items
+
+    def lines(self, positions: Sequence[int]) -> bytes:
+        """The JSON of the items at these positions, joined by commas; no item is parsed.
+
+        :raises SnapshotError: when a line is not whole.
+        """
+        data, starts, lengths = self._data, self._starts, self._lengths
+        if not positions or data is None:
+            return b""
+        joined = b",".join(
+            [data[(start := starts[position]) : start + lengths[position]] for position in positions]
+        )
+        count = len(positions)
+        if (
+            joined.count(b"\n") != count
+            or joined.count(b"\n,\t") != count - 1
+            or joined[:1] != b"\t"
+            or joined[-1:] != b"\n"
+        ):
+            raise SnapshotError("an item's line in the data file is damaged")
+        return joined
+
+    def size_of(self, positions: Sequence[int]) -> int:
+        """How many bytes ``lines`` would join."""
+        lengths = self._lengths
+        return sum(lengths[position] for position in positions)
+
+    def place(self, position: int) -> tuple[int, int]:
+        """Where an item's JSON lies in the data file: the tab before it, and the length with its newline."""
+        return self._starts[position], self._lengths[position]
+
+    def line(self, position: int) -> bytes:
+        """One item's whole line: fingerprint, tab, JSON, newline."""
+        start, length = self.place(position)
+        if self._data is None:
+            raise SnapshotError("the snapshot has no data")
+        return self._data[start - fmt.FINGERPRINT_LENGTH : start + length]
+
+    def fingerprint(self, position: int) -> bytes:
+        """The fingerprint an item was enriched from."""
+        return self.line(position)[: fmt.FINGERPRINT_LENGTH]
+
+    def item(self, position: int) -> Any:
+        """One item, decoded."""
+        return json.loads(self.lines((position,)))
+
+    def find(self, key: object, field: str) -> int | None:
+        """The position of the item with this key, or None."""
+        if "key_hashes" not in self.header["sections"]:
+            return None
+        wanted = fmt.key_hash(key)
+        hashes = self._section("key_hashes", "Q", self.count)
+        by_hash = self._section("key_positions", "I", self.count)
+        index = bisect_left(hashes, wanted)
+        # Two keys can share a hash; the item itself decides.
+        while index < self.count and hashes[index] == wanted:
+            position = int(by_hash[index])
+            if self.item(position).get(field) == key:
+                return position
+            index += 1
+        return None
+
+    def search_text(self) -> tuple[memoryview, memoryview]:
+        """The folded search text, one line per item, and where each item's line begins."""
+        return self._section("text", "B"), self._section("text_starts", "Q", self.count + 1)
+
+
+def verify(folder: Path, snapshot: Snapshot, name: str) -> bool:
+    """Whether every section of the snapshot's index still has its checksum; True when it was replaced.
+
+    It reads the whole file, so it belongs off the request path.
+    """
+    try:
+        descriptor = os.open(folder / f"{name}.index", OPEN_FLAGS)
+    except FileNotFoundError:
+        return True
+    try:
+        if stamp_of(os.fstat(descriptor)) != snapshot.stamp:
+            return True
+        base = fmt.PREAMBLE_LENGTH + int(os.pread(descriptor, fmt.PREAMBLE_LENGTH, 0).split()[2])
+        for offset, length, checksum in snapshot.header["sections"].values():
+            found = 0
+            for begin in range(0, length, VERIFY_SLICE):
+                size = min(VERIFY_SLICE, length - begin)
+                found = zlib.crc32(os.pread(descriptor, size, base + offset + begin), found)
+            if found != checksum:
+                return False
+        return True
+    finally:
+        os.close(descriptor)
+
+
+def _map(path: Path, length: int | None) -> tuple[mmap.mmap, Stamp]:
+    """Map a file of ours, whole or its first ``length`` bytes, and say which file that was."""
+    descriptor = os.open(path, OPEN_FLAGS)
+    try:
+        status = os.fstat(descriptor)
+        if status.st_uid != os.geteuid():
+            raise SnapshotError(f"{path.name} belongs to another account")
+        if status.st_size == 0 or (length is not None and status.st_size < length):
+            raise SnapshotError(f"{path.name} is cut short")
+        return mmap.mmap(descriptor, length or 0, access=mmap.ACCESS_READ), stamp_of(status)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,111 @@
+"""The blueprint: how the caches are, for programs, and the bundled poller."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from flask import Blueprint, Response, current_app, send_from_directory
+
+from .lists import current_state
+from .stats import list_section
+
+log = logging.getLogger("flask_warmcache")
+# A section is the app's own function, often a query; many pollers must not multiply it.
+SECTION_EVERY = 1.0
+SCRIPT = "warmcache.js"
+
+
+def static_folder() -> Path:
+    """Where the poller lies: inside the package when installed, beside it in a checkout.
+
+    An editable install does not map the top-level folder into the package, hence the second place.
+
+    :raises RuntimeError: when neither has it.
+    """
+    package = Path(__file__).parent
+    for folder in (package / "static", package.parent / "static"):
+        if (folder / SCRIPT).is_file():
+            return folder
+    raise RuntimeError(f"{SCRIPT} is missing from this installation of flask-warmcache; install it again.")
+
+
+class Sections:
+    """The app's own stats sections, each computed at most once a second in a process."""
+
+    def __init__(self, functions: Mapping[str, Callable[[], Mapping[str, Any]]]) -> None:
+        self._functions = functions
+        self._guard = threading.Lock()  # guards _known; never held while a function runs
+        self._known: dict[str, tuple[float, Mapping[str, Any]]] = {}
+
+    def all(self) -> dict[str, Mapping[str, Any]]:
+        """Every section by name."""
+        return {name: self.one(name) for name in self._functions}
+
+    def one(self, name: str) -> Mapping[str, Any]:
+        """One section; a function that fails is logged, and its section names the error's class.
+
+        :raises KeyError: when there is none of that name.
+        """
+        function = self._functions[name]
+        now = time.monotonic()
+        with self._guard:
+            known = self._known.get(name)
+        if known is not None and now - known[0] < SECTION_EVERY:
+            return known[1]
+        try:
+            section: Mapping[str, Any] = dict(function())
+        except Exception as error:
+            log.exception("warmcache.section_failed: the stats section %r", name)
+            section = {"error": type(error).__name__}
+        with self._guard:
+            self._known[name] = (now, section)
+        return section
+
+
+def blueprint(functions: Mapping[str, Callable[[], Mapping[str, Any]]]) -> Blueprint:
+    """The routes under ``/api/cache``, for one app.
+
+    :param functions: the sections declared with ``stats_section``, which may still grow.
+    """
+    routes = Blueprint("warmcache", __name__)
+    sections = Sections(functions)
+
+    @routes.get("/stats")
+    def stats() -> Response:
+        """Every list and section, and whether any list is being rebuilt."""
+        state = current_state()
+        answer: dict[str, Any] = {name: list_section(status) for name, status in state.statuses.items()}
+        rebuilding = any(section["cache_rebuilding"] for section in answer.values())
+        return _status_answer({**answer, **sections.all(), "cache_rebuilding": rebuilding})
+
+    @routes.get("/stats/<name>")
+    def stats_of(name: str) -> Response:
+        """One section; what the poller asks."""
+        state = current_state()
+        if name in state.statuses:
+            return _status_answer(list_section(state.statuses[name]))
+        if name in functions:
+            return _status_answer(sections.one(name))
+        known = [*state.statuses, *functions]
+        response = _status_answer({"error": f"No warm list or section named {name[:64]!r}.", "allowed": known})
+        response.status_code = 404
+        return response
+
+    @routes.get(f"/static/{SCRIPT}", endpoint="script")
+    def script() -> Response:
+        """The bundled poller."""
+        return send_from_directory(static_folder(), SCRIPT, mimetype="text/javascript", max_age=0)
+
+    return routes
+
+
+def _status_answer(answer: Mapping[str, Any]) -> Response:
+    response = current_app.json.response(answer)
+    # No validator: a status that a 304 keeps alive would freeze the page that waits for it.
+    response.headers["Cache-Control"] = "no-cache, private"
+    return response
