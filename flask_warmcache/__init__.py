@@ -11,7 +11,7 @@ from .errors import UnknownListError as UnknownListError
 from .errors import ViewError as ViewError
 from .errors import WarmCacheError as WarmCacheError
 from .extension import WarmCache as WarmCache
-from .lists import Items as Items
+from .items import Items as Items
 from .lists import WarmList as WarmList
 from .lists import WarmValue as WarmValue
 from .paging import Page as Page

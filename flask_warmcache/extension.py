@@ -106,7 +106,9 @@ class WarmCache:
         if enrich is not None:
             check_function(name, "enrich", enrich)
             declaration = declaration.with_functions(enrich=enrich)
-        return self._add(WarmList(declaration, self._is_closed))
+        warm = WarmList(declaration, self._is_closed)
+        self._add(warm)
+        return warm
 
     def builder(
         self,
@@ -203,10 +205,9 @@ class WarmCache:
                 f"{name!r} cannot name a list: use 1 to 64 of the characters a-z, 0-9, '_' and '-'."
             )
 
-    def _add(self, warm: Any) -> Any:
-        self._check_name(warm.name)
+    def _add(self, warm: Warm) -> None:
+        self._check_name(warm.name)  # again: a decorator may be applied much later than it was made
         self._lists[warm.name] = warm
-        return warm
 
     def _is_closed(self) -> bool:
         return self._closed

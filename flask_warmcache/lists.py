@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, overload
 
-from flask import Response, current_app, request
-from werkzeug.datastructures import Headers
+from flask import Request, Response, current_app, request
 
 from .declare import Declaration, Item, check_function
 from .errors import BadQueryError, DeclarationError, StoreError, UnknownListError
+from .items import Items
 from .paging import Page
 from .rebuild.job import Outcome
 from .rebuild.status import Condition
 from .state import AppState
-from .store.snapshot import Snapshot
 
 KEY = "warmcache"
-RETRY_AFTER = 2  # seconds until a cold list is worth asking for again: the bundled poller's interval
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -34,6 +32,12 @@ def current_state() -> AppState:
         ) from None
     state.start()
     return state
+
+
+def _request() -> Request:
+    """The request itself: through its proxy every attribute costs a microsecond."""
+    asked: Request = request._get_current_object()  # type: ignore[attr-defined]
+    return asked
 
 
 class Warm:
@@ -194,7 +198,7 @@ class WarmList(Warm):
     def response(
         self, *, per_page: int | None = None, filter: str | None = None, sort: str | None = None
     ) -> Response:
-        """The answer to the current request's ``page``, ``per_page``, ``filter``, ``sort``, ``search``, ``refresh``.
+        """Answer the request's ``page``, ``per_page``, ``filter``, ``sort``, ``search`` and ``refresh``.
 
         It never waits, and it parses and encodes no item.  Bad parameters get a 400 that names the allowed.
 
@@ -202,17 +206,18 @@ class WarmList(Warm):
         :param filter: the filter when the request names none.
         :param sort: the sort when the request names none; without it, source order.
         """
+        asked = _request()
         state, condition = self._look()
         pager = state.pagers[self.name]
-        raw = request.query_string
+        raw = asked.query_string
         defaults = (per_page, filter, sort)
         try:
             if b"refresh" in raw and pager.parse(raw, defaults).refresh:
                 condition = self._refresh(state, condition)
-            body = pager.body(condition, raw, defaults)
+            data, etag = pager.body(condition, raw, defaults)
         except BadQueryError as error:
-            return _refusal(state, error)
-        return _answer(state, self.name, condition, body.data, body.etag)
+            return state.answers.refusal(error)
+        return state.answers.ok(asked, pager.status, condition, data, etag)
 
     def _refresh(self, state: AppState, condition: Condition) -> Condition:
         """``?refresh=true``: ask for a rebuild, unless one is under way or the list is newer than the interval."""
@@ -238,7 +243,6 @@ class WarmValue(Warm):
     def response(self) -> Response:
         """Answer ``{"value": ..., "cache_rebuilding": ...}`` at once."""
         state, condition = self._look()
-        generation = 0 if condition.snapshot is None else condition.snapshot.generation
         flag = b"true" if condition.rebuilding else b"false"
         if condition.snapshot is None:
             item = state.app.json.dumps({"value": self._declaration.cold}).encode()
@@ -246,87 +250,11 @@ class WarmValue(Warm):
             item = condition.snapshot.lines((0,)).strip()
         # The item is an object already; the flag goes in before its last brace.
         data = b'%b, "cache_rebuilding": %b}\n' % (item.rstrip()[:-1], flag)
-        return _answer(state, self.name, condition, data, f'"{generation:x}-{condition.state}-{flag.decode()}"')
+        generation = "0" if condition.snapshot is None else condition.snapshot.token
+        etag = f'"{generation}-{condition.state}-{condition.rebuilding:d}"'
+        return state.answers.ok(_request(), state.statuses[self.name], condition, data, etag)
 
     def _value(self, condition: Condition) -> Any:
         if condition.snapshot is None:
             return self._declaration.cold
         return condition.snapshot.item(0)["value"]
-
-
-class Items(Sequence[Item]):
-    """A list's items as one snapshot has them: read-only, decoded one by one when touched."""
-
-    def __init__(self, condition: Condition) -> None:
-        self._snapshot: Snapshot | None = condition.snapshot
-        self.generation = None if condition.snapshot is None else f"{condition.snapshot.generation:x}"
-        self.age = condition.age
-        self.state = condition.state
-        self.complete = condition.snapshot is not None and condition.snapshot.complete
-        self.rebuilding = condition.rebuilding
-
-    def __len__(self) -> int:
-        return 0 if self._snapshot is None else self._snapshot.count
-
-    @overload
-    def __getitem__(self, index: int) -> Item: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[Item]: ...
-
-    def __getitem__(self, index: int | slice) -> Item | list[Item]:
-        places = range(len(self))[index]  # raises IndexError as a list would
-        if self._snapshot is None:
-            return []
-        if isinstance(places, range):
-            return [self._snapshot.item(position) for position in places]
-        item: Item = self._snapshot.item(places)
-        return item
-
-    def __iter__(self) -> Iterator[Item]:
-        for position in range(len(self)):
-            yield self[position]
-
-    def __repr__(self) -> str:
-        return f"<Items {len(self)}, {self.state}>"
-
-
-def _answer(state: AppState, name: str, condition: Condition, data: bytes, etag: str) -> Response:
-    """A response with everything that a browser, a proxy or the poller wants to know."""
-    snapshot = condition.snapshot
-    age = int(condition.age)
-    headers = [
-        ("Content-Type", "application/json"),
-        ("Cache-Control", state.settings.cache_control),
-        ("ETag", etag),
-    ]
-    if snapshot is None:
-        headers += [
-            ("X-Warmcache", f"{name}; gen=0; state={condition.state}"),
-            ("Cache-Status", f"warmcache; detail={condition.state}"),
-            ("Retry-After", str(RETRY_AFTER)),
-        ]
-    else:
-        # RFC 9211: ttl is what is left of the freshness, negative once it is stale.
-        left = int(state.statuses[name].ttl) - age
-        headers += [
-            ("X-Warmcache", f"{name}; gen={snapshot.generation:x}; state={condition.state}"),
-            ("Cache-Status", f"warmcache; hit; ttl={left}; detail={condition.state}"),
-            ("Age", str(age)),
-        ]
-    environ = request.environ
-    if "HTTP_IF_NONE_MATCH" in environ and request.if_none_match.contains_weak(etag.strip('"')):
-        return state.app.response_class(status=304, headers=Headers(headers[1:]))
-    return state.app.response_class(data, headers=Headers(headers))
-
-
-def _refusal(state: AppState, error: BadQueryError) -> Response:
-    answer: dict[str, Any] = {"error": str(error), "parameter": error.parameter}
-    if error.allowed is not None:
-        answer["allowed"] = error.allowed
-    response = state.app.json.response(answer)
-    response.status_code = 400
-    response.headers["Cache-Control"] = "no-store"
-    return response
-
-

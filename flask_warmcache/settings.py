@@ -41,6 +41,7 @@ class Settings:
         self._require(self.page_cache_bytes >= 0, "page_cache_bytes", "a number of bytes, 0 for none")
         self._require(self.refresh_interval >= 0, "refresh_interval", "a number of seconds, 0 for none")
         self._require(self.per_page <= self.max_per_page, "per_page", f"at most {PREFIX}MAX_PER_PAGE")
+        self._require(self.retry_max <= 3600, "retry_max", "at most 3600 seconds, an hour")
         self._require(self.retry_min <= self.retry_max, "retry_min", f"at most {PREFIX}RETRY_MAX")
         self._require(
             self.api_prefix.startswith("/") and not self.api_prefix.endswith("/"),

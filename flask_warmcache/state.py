@@ -22,8 +22,10 @@ from typing import Any
 from flask import Flask
 from flask.json.provider import DefaultJSONProvider
 
+from .answers import Answers
 from .declare import Declaration
-from .paging import PageCache, Pager
+from .page_cache import PageCache
+from .paging import Pager
 from .rebuild import runners
 from .rebuild.keeper import Keeper
 from .rebuild.status import ListStatus
@@ -40,9 +42,7 @@ _states: weakref.WeakSet[AppState] = weakref.WeakSet()
 class AppState:
     """One app's lists as they are in this process."""
 
-    def __init__(
-        self, app: Flask, settings: Settings, close: Callable[[], Iterable[Declaration]]
-    ) -> None:
+    def __init__(self, app: Flask, settings: Settings, close: Callable[[], Iterable[Declaration]]) -> None:
         """:param close: ends the time of declaring and returns what was declared."""
         self.app = app
         self.settings = settings
@@ -54,6 +54,7 @@ class AppState:
         self.store: FileStore
         self.keeper: Keeper
         self.cache: PageCache
+        self.answers: Answers
         self.statuses: dict[str, ListStatus] = {}
         self.pagers: dict[str, Pager] = {}
         _states.add(self)
@@ -68,13 +69,16 @@ class AppState:
             declared = {declaration.name: declaration for declaration in self._close()}
             self.store = FileStore(self._folder())
             self.cache = PageCache(self.settings.page_cache_bytes)
+            self.answers = Answers(self.app, self.settings.cache_control)
             started = server_started(self._made)
             for name, declaration in declared.items():
                 problem = declaration.problem(declared)
                 if problem is not None:
                     # An exception here would end the whole server while the app loads; a failed list does not.
                     log.error(
-                        "warmcache.list_unusable: warm list %r cannot be rebuilt: %s", name, problem,
+                        "warmcache.list_unusable: warm list %r cannot be rebuilt: %s",
+                        name,
+                        problem,
                         extra={"warmcache_list": name},
                     )
                 ttl = declaration.ttl or self.settings.default_ttl
@@ -105,7 +109,9 @@ class AppState:
         self._outdated_checked = True
         for status in self.statuses.values():
             snapshot = status.reader.current()
-            if snapshot is not None and snapshot.header.get("started", 0) < status.code_started:
+            if snapshot is None or snapshot.is_cold:
+                continue
+            if snapshot.header["started"] < status.code_started:
                 status.outdated_generation = snapshot.generation
 
     def after_fork(self) -> None:

@@ -24,7 +24,7 @@ def list_section(status: ListStatus) -> dict[str, Any]:
         "cache_rebuilding": condition.rebuilding,
         "state": condition.state,
         "complete": snapshot is not None and snapshot.complete,
-        "generation": None if snapshot is None else f"{snapshot.generation:x}",
+        "generation": None if snapshot is None else snapshot.token,
         "progress": _progress(report) if report is not None and status.is_rebuilding else None,
         "last_success_at": None if snapshot is None else _iso(snapshot.published_at),
         "last_error": _last_error(status, condition),

@@ -105,7 +105,7 @@ def blueprint(functions: Mapping[str, Callable[[], Mapping[str, Any]]]) -> Bluep
 
 
 def _status_answer(answer: Mapping[str, Any]) -> Response:
-    response = current_app.json.response(answer)
+    response = current_app.make_response(dict(answer))
     # No validator: a status that a 304 keeps alive would freeze the page that waits for it.
     response.headers["Cache-Control"] = "no-cache, private"
     return response

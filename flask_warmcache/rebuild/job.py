@@ -26,8 +26,6 @@ import json
 import logging
 import time
 from array import array
-from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,25 +36,15 @@ from ..store.files import FileStore, HeldLock
 from ..store.snapshot import Snapshot
 from ..store.writer import DataWriter, next_generation, publish_index
 from .progress import Progress
+from .source import Failures, Tools, read_source
 from .views import ViewBuilder
 
 log = logging.getLogger("flask_warmcache")
 # A batch is what runs in one app context: long enough to share a database session, short enough not to
 # keep one open for a whole rebuild.
 BATCH_SECONDS = 1.0
-# Each failed item is counted; only the first few are logged with their traceback.
-LOGGED_FAILURES = 5
 # A data file is written anew once more than half of it is dead, but never for less than this.
 COMPACT_FROM = 1 << 20
-
-
-@dataclass(frozen=True)
-class Tools:
-    """What a job needs of the app, so that nothing in here must know Flask."""
-
-    encode: Callable[[Any], bytes]  # an item as JSON, without a raw newline or tab
-    context: Callable[[], AbstractContextManager[Any]]  # an app context
-    breathe: Callable[[], None]  # lets requests have the interpreter; called between small steps
 
 
 @dataclass(frozen=True)
@@ -100,8 +88,7 @@ class Job:
         self._tools = tools
         self._progress = progress
         self._code_started = code_started
-        self._failed = 0
-        self._enriched = 0
+        self._failures = Failures(declaration.name)
 
     def run(self) -> Outcome:
         """Rebuild and publish.
@@ -112,7 +99,7 @@ class Job:
         token = self._store.invalidation(self._declaration.name)
         started = next_generation(*([self._old.generation] if self._old else []))
         self._progress.begin("source")
-        items = self._read_source()
+        items = read_source(self._declaration, self._upstream, self._tools, self._progress, self._failures)
         writer = self._open_data(started)
         try:
             places = self._fill(items, writer)
@@ -124,11 +111,10 @@ class Job:
                 "code_started": self._code_started,
                 "cold": False,
                 "duration": round(time.monotonic() - began, 3),
-                "invalidation": token,
                 "upstream": self._upstream.generation if self._upstream else None,
                 "writes": [],  # the place of the write protocol's entries, which no rebuild makes
             }
-            generation = self._publish(header, sections, writer)
+            generation = self._publish(header, sections, writer, token)
         except BaseException:
             writer.close()
             if writer.is_new:
@@ -140,64 +126,11 @@ class Job:
             generation=generation,
             count=len(places.starts),
             reused=places.reused,
-            enriched=self._enriched,
-            failed=self._failed,
+            enriched=places.enriched,
+            failed=self._failures.count,
             dropped=old_count - places.kept,
             duration=time.monotonic() - began,
         )
-
-    # Step 2
-
-    def _read_source(self) -> list[Item]:
-        """Every source item, in order, the first of each key."""
-        declaration = self._declaration
-        with self._tools.context():
-            produced = self._call_source()
-            if declaration.kind == "value":
-                return [{"value": produced}]
-            items: list[Item] = []
-            seen: set[object] = set()
-            for item in produced:
-                self._tools.breathe()
-                if not isinstance(item, dict):
-                    raise RebuildError(
-                        f"source of {declaration.name!r} gave a {type(item).__name__}; items are dicts"
-                    )
-                if declaration.key is not None and not self._is_new_key(item, seen):
-                    continue
-                items.append(item)
-                self._progress.advance(len(items))
-        return items
-
-    def _call_source(self) -> Any:
-        if self._upstream is not None:
-            upstream = self._upstream
-            return (upstream.item(position) for position in range(upstream.count))
-        source = self._declaration.source
-        assert source is not None  # the keeper does not start a list whose declaration has a problem
-        produced = source()
-        if self._declaration.kind != "value" and (
-            isinstance(produced, (str, bytes, dict)) or not isinstance(produced, Iterable)
-        ):
-            raise RebuildError(
-                f"source of {self._declaration.name!r} gave a {type(produced).__name__}, not a list of items"
-            )
-        return produced
-
-    def _is_new_key(self, item: Item, seen: set[object]) -> bool:
-        field = self._declaration.key
-        try:
-            key = item[field]  # type: ignore[index]
-            fmt.key_hash(key)
-        except (KeyError, TypeError) as error:
-            self._note_failure(f"an item whose key field {field!r} is missing or unfit", error)
-            return False
-        # 1 and 1.0 and True are one key in a set, but only whole numbers and text get here.
-        if key in seen:
-            self._note_failure(f"a second item with the key {key!r}", None)
-            return False
-        seen.add(key)
-        return True
 
     # Step 3
 
@@ -235,39 +168,50 @@ class Job:
         return places
 
     def _place(self, item: Item, writer: DataWriter, places: _Places, in_place: bool) -> None:
-        declaration, old = self._declaration, self._old
+        declaration = self._declaration
         key = item.get(declaration.key) if declaration.key is not None else None
-        position = None
-        if old is not None and declaration.key is not None:
-            try:
-                position = old.find(key, declaration.key)
-            except (SnapshotError, ValueError, AttributeError):
-                old = None  # a damaged line is not reused
+        old = self._old_version(key)
+        enriched: tuple[bytes, bytes] | None = None
         try:
             fingerprint = fmt.fingerprint_of(declaration.version, self._tools.encode(self._identity(item)))
-            if old is None or position is None or old.fingerprint(position) != fingerprint:
-                enriched = item if declaration.enrich is None else declaration.enrich(item)
-                if declaration.key is not None:
-                    _check_enriched(enriched, key, declaration.key)
-                encoded = self._tools.encode(enriched)
-                places.add(writer.add(fingerprint, encoded), json.loads(encoded), key)
-                self._enriched += 1
-                places.kept += position is not None
-                return
+            if old is None or old.fingerprint != fingerprint:
+                enriched = fingerprint, self._enrich(item, key)
         except Exception as error:
-            self._note_failure(f"the item {key!r}", error)
-            if old is None or position is None:
+            self._failures.note(f"the item {key!r}", error)
+            if old is None:
                 return
             # Its old version stays, with its old fingerprint, so the next rebuild tries it again.
         else:
-            places.reused += 1
-        places.kept += 1
-        line = old.line(position)
-        json_bytes = line[fmt.FINGERPRINT_LENGTH + 1 : -1]
-        place = (
-            old.place(position) if in_place else writer.add(line[: fmt.FINGERPRINT_LENGTH], json_bytes)
-        )
-        places.add(place, json.loads(json_bytes) if places.views.needs_items else None, key)
+            places.reused += enriched is None
+        places.kept += old is not None
+        if enriched is not None:
+            places.enriched += 1
+            places.add(writer.add(*enriched), json.loads(enriched[1]), key)
+        elif old is not None:
+            place = old.place if in_place else writer.add(old.fingerprint, old.encoded)
+            places.add(place, old.item if places.views.needs_items else None, key)
+
+    def _old_version(self, key: object) -> _OldVersion | None:
+        """What the old snapshot has under the key; a damaged line is not reused."""
+        old, field = self._old, self._declaration.key
+        if old is None or field is None:
+            return None
+        try:
+            position = old.find(key, field)
+            return None if position is None else _OldVersion(old, position)
+        except (SnapshotError, ValueError, AttributeError, RecursionError):
+            return None
+
+    def _enrich(self, item: Item, key: object) -> bytes:
+        declaration = self._declaration
+        enriched = item if declaration.enrich is None else declaration.enrich(item)
+        if not isinstance(enriched, dict):
+            raise RebuildError(f"enrich returned {type(enriched).__name__} for {key!r}; return the completed dict")
+        if declaration.key is not None and enriched.get(declaration.key) != key:
+            raise RebuildError(
+                f"enrich changed the key field {declaration.key!r} of {key!r}; leave it as source gave it"
+            )
+        return self._tools.encode(enriched)
 
     def _identity(self, item: Item) -> object:
         """What, unchanged, means that the enriched item is still good."""
@@ -278,20 +222,12 @@ class Job:
             return fingerprint(item)
         return [item[field] for field in fingerprint]
 
-    def _note_failure(self, what: str, error: BaseException | None) -> None:
-        self._failed += 1
-        if self._failed <= LOGGED_FAILURES:
-            log.warning(
-                "warmcache.item_failed: %s of %r was left as it was or left out", what, self._declaration.name,
-                exc_info=error, extra={"warmcache_list": self._declaration.name},
-            )
-
     # Steps 4 and 5
 
     def _index(self, places: _Places, writer: DataWriter) -> tuple[dict[str, Any], dict[str, Any]]:
         declaration = self._declaration
         self._progress.begin("views", len(places.starts))
-        sections: dict[str, Any] = {"starts": places.starts, "lengths": places.lengths}
+        sections: dict[str, Any] = {"starts": places.starts, "ends": places.ends}
         if declaration.key is not None:
             order = sorted(range(len(places.hashes)), key=places.hashes.__getitem__)
             self._tools.breathe()
@@ -300,7 +236,10 @@ class Job:
         sections |= places.views.sections()
         for what, times in places.views.errors.items():
             log.warning(
-                "warmcache.view_failed: %s on %d items of %r", what, times, declaration.name,
+                "warmcache.view_failed: %s on %d items of %r",
+                what,
+                times,
+                declaration.name,
                 extra={"warmcache_list": declaration.name},
             )
         return {
@@ -308,14 +247,14 @@ class Job:
             "complete": True,
             "count": len(places.starts),
             "filters": places.views.filter_counts(),
-            "live_bytes": sum(places.lengths) + fmt.FINGERPRINT_LENGTH * len(places.lengths),
+            "live_bytes": sum(places.ends) - sum(places.starts) + fmt.FINGERPRINT_LENGTH * len(places.ends),
             "reused": places.reused,
-            "enriched": self._enriched,
-            "failed_items": self._failed,
+            "enriched": places.enriched,
+            "failed_items": self._failures.count,
             "view_errors": places.views.errors.total(),
         }, sections
 
-    def _publish(self, header: dict[str, Any], sections: dict[str, Any], writer: DataWriter) -> int:
+    def _publish(self, header: dict[str, Any], sections: dict[str, Any], writer: DataWriter, token: str) -> int:
         name, store = self._declaration.name, self._store
         with store.publishing(name):
             if not self._lock.still_ours():
@@ -327,6 +266,7 @@ class Job:
                 "data": {"file": writer.path.name, "id": writer.data_id, "length": writer.end},
             }
             publish_index(store.folder, name, header, sections)
+            store.mark_if_invalidated(name, token)
             store.sweep(name, keep=writer.path.name)
         return generation
 
@@ -336,23 +276,31 @@ class _Places:
 
     def __init__(self, declaration: Declaration, views: ViewBuilder) -> None:
         self.starts = array("Q")
-        self.lengths = array("I")
+        self.ends = array("Q")
         self.hashes = array("Q")
         self.views = views
+        self.enriched = 0
         self.reused = 0
         self.kept = 0  # items that the old snapshot had, too
         self._has_key = declaration.key is not None
 
     def add(self, place: tuple[int, int], item: Any, key: object) -> None:
         self.starts.append(place[0])
-        self.lengths.append(place[1])
+        self.ends.append(place[1])
         if self._has_key:
             self.hashes.append(fmt.key_hash(key))
         self.views.add(item)
 
 
-def _check_enriched(enriched: object, key: object, field: str) -> None:
-    if not isinstance(enriched, dict):
-        raise RebuildError(f"enrich returned {type(enriched).__name__} for {key!r}; return the completed dict")
-    if enriched.get(field) != key:
-        raise RebuildError(f"enrich changed the key field {field!r} of {key!r}; leave it as source gave it")
+class _OldVersion:
+    """An item as the old snapshot has it."""
+
+    def __init__(self, snapshot: Snapshot, position: int) -> None:
+        line = snapshot.line(position)
+        self.fingerprint = line[: fmt.FINGERPRINT_LENGTH]
+        self.encoded = line[fmt.FINGERPRINT_LENGTH + 1 : -1]
+        self.place = snapshot.place(position)
+
+    @property
+    def item(self) -> Any:
+        return json.loads(self.encoded)

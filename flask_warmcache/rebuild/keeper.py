@@ -15,9 +15,10 @@ from ..errors import RebuildBusyError, RebuildError
 from ..settings import Settings
 from ..store.files import FileStore, HeldLock
 from ..store.snapshot import Snapshot, verify
-from .job import Job, Outcome, Tools
+from .job import Job, Outcome
 from .progress import Progress
 from .runners import polite, run_in_thread
+from .source import Tools
 from .status import LOOK_EVERY, ListStatus
 
 log = logging.getLogger("flask_warmcache")
@@ -199,11 +200,15 @@ class Keeper:
             self._fail(status, error, progress)
             raise
         else:
-            status.upstream_changed = False
             progress.end(None)
             log.info(
                 "warmcache.rebuild_finished: %r has %d items, %d enriched, %d reused, %d failed, in %.3f s",
-                status.name, outcome.count, outcome.enriched, outcome.reused, outcome.failed, outcome.duration,
+                status.name,
+                outcome.count,
+                outcome.enriched,
+                outcome.reused,
+                outcome.failed,
+                outcome.duration,
                 extra={"warmcache_list": status.name},
             )
             return outcome
@@ -217,7 +222,7 @@ class Keeper:
         if source_list is None:
             return None
         upstream = self._by_name[source_list]
-        invalidated = status.token() != (old.invalidation if old else "")
+        invalidated = old.is_invalidated if old else bool(self._store.invalidation(status.name))
         lock = self._take_lock(upstream, wanted=wanted or invalidated)
         if lock is not None:
             self._rebuild(upstream, lock, wanted=wanted)
@@ -236,8 +241,12 @@ class Keeper:
         pause *= random.uniform(0.75, 1.25)
         log.error(
             "warmcache.rebuild_failed: the rebuild of %r failed (%d in a row); the old snapshot stays, the next "
-            "attempt is in %.1f s", status.name, failures + 1, pause,
-            exc_info=error, extra={"warmcache_list": status.name},
+            "attempt is in %.1f s",
+            status.name,
+            failures + 1,
+            pause,
+            exc_info=error,
+            extra={"warmcache_list": status.name},
         )
         progress.end(error, next_attempt_at=time.time() + pause)
         status.report = progress.report
@@ -251,11 +260,8 @@ class Keeper:
         if source_list is None or snapshot is None or snapshot.is_cold:
             return
         upstream = self._by_name[source_list].reader.current()
-        status.upstream_changed = (
-            upstream is not None
-            and not upstream.is_cold
-            and upstream.generation != snapshot.header["upstream"]
-        )
+        if upstream is not None and not upstream.is_cold and upstream.generation != snapshot.header["upstream"]:
+            status.outdated_generation = snapshot.generation
 
     def _verify(self, status: ListStatus) -> None:
         """Check a newly published index once, off the request path; a damaged one is rebuilt from nothing."""
@@ -264,8 +270,9 @@ class Keeper:
             return
         self._verified[status.name] = snapshot.generation
         if not verify(self._store.folder, snapshot, status.name):
-            status.damaged_generation = snapshot.generation
+            status.note_damage(snapshot)
             log.error(
-                "warmcache.snapshot_damaged: the index of %r fails its checksums; it is rebuilt", status.name,
+                "warmcache.snapshot_damaged: the index of %r fails its checksums; it is rebuilt",
+                status.name,
                 extra={"warmcache_list": status.name},
             )

@@ -11,8 +11,9 @@ from ..store.files import FileStore
 from ..store.snapshot import Snapshot, Stamp, stamp_of
 from .progress import Progress, Report
 
-# A builder's report is believed for this long when its lock could not be looked at meanwhile.
+# How often the keeper looks at each list's report and lock, in seconds.
 LOOK_EVERY = 0.2
+LONGEST_PAUSE = 3600.0
 
 
 class Condition(NamedTuple):
@@ -51,79 +52,69 @@ class ListStatus:
         self.report: Report | None = None
         self.progress: Progress | None = None  # of the rebuild that runs in this process
         self.locked = False  # another process was rebuilding at the last look
-        self.upstream_changed = False
-        self.damaged_generation: int | None = None  # its sections failed their checksums
-        self.outdated_generation: int | None = None  # published before this server started
-        self._invalidated_path = os.fspath(store.folder / f"{self.name}.invalidated")
-        self._invalidated_stamp: Stamp | None = None
-        self._token = ""
+        self.outdated_generation: int | None = None  # found to need replacing for another reason than its age
+        self.damaged_generation: int | None = None  # nor may its items be reused
+        self._examined: Snapshot | None = None
+        self._outdated = False  # what _examine found of that snapshot
+        self._from_newer_code = False
         self._progress_path = os.fspath(store.folder / f"{self.name}.progress")
         self._progress_stamp: Stamp | None = None
 
     def condition(self) -> Condition:
-        """How the list is now: three or four system calls, none of which waits."""
+        """How the list is now: one system call and a few comparisons."""
         snapshot = self.reader.current()
-        now = time.time()
-        if snapshot is not None and snapshot.is_cold:
-            snapshot = None
-        report = self.report
-        failed = self.problem is not None or (report is not None and report.phase == "failed")
-        if snapshot is None:
-            age, stale = 0.0, True
-        else:
-            age = max(0.0, now - snapshot.published_at)
-            stale = age > self.ttl or self._is_outdated(snapshot)
-        due = stale and self.problem is None and not self._is_newer_code(snapshot)
-        if due and failed and report is not None and report.next_attempt_at is not None:
-            # A time far ahead is from before the clock was set back; it would pause for ever.
-            due = not 0 < report.next_attempt_at - now < 3600
-        if snapshot is None:
-            state = "failed" if failed else "cold"
-            # A first list is owed: even between two attempts an empty answer must not pass for the truth.
-            rebuilding = self.problem is None
-        else:
-            if failed:
-                state = "failed"
-            elif not snapshot.complete:
-                state = "partial"
-            else:
-                state = "stale" if stale else "fresh"
-            rebuilding = due or self.is_rebuilding
-        return Condition(snapshot, state, rebuilding, age, due)
-
-    def _is_outdated(self, snapshot: Snapshot) -> bool:
-        """Whether something other than age makes the snapshot stale."""
-        return (
-            self.token() != snapshot.invalidation
-            or self.upstream_changed
-            or self.reader.missing
-            or self.reader.damaged
-            or snapshot.generation in (self.damaged_generation, self.outdated_generation)
-            or not snapshot.complete
-            or snapshot.header["declaration"] != self._digest
+        if snapshot is None or snapshot.is_cold:
+            return self._condition_without_snapshot()
+        if snapshot is not self._examined:
+            self._examine(snapshot)
+        age = time.time() - snapshot.published_at
+        if age < 0.0:
+            age = 0.0
+        stale = (
+            age > self.ttl
+            or self._outdated
+            or snapshot.generation == self.outdated_generation
+            or self.reader.is_unusable
         )
+        failed = self._has_failed()
+        due = stale and not self._from_newer_code and not (failed and self._is_pausing())
+        if failed:
+            state = "failed"
+        elif not snapshot.complete:
+            state = "partial"
+        else:
+            state = "stale" if stale else "fresh"
+        return Condition(snapshot, state, due or self.is_rebuilding, age, due)
 
-    def _is_newer_code(self, snapshot: Snapshot | None) -> bool:
-        """Whether a later deploy with other declarations made the snapshot; its own workers keep it warm.
+    def _condition_without_snapshot(self) -> Condition:
+        failed = self._has_failed()
+        # A first list is owed: even between two attempts an empty answer must not pass for the truth.
+        owed = self.problem is None
+        return Condition(None, "failed" if failed else "cold", owed, 0.0, owed and not self._is_pausing())
 
-        Without this, old and new workers of a rolling deploy would replace each other's snapshots for ever.
-        """
-        return (
-            snapshot is not None
-            and snapshot.header["declaration"] != self._digest
-            and snapshot.header["code_started"] > self.code_started
-        )
+    def _examine(self, snapshot: Snapshot) -> None:
+        """What can be said of a snapshot once and for all, when this process first sees it."""
+        mismatch = snapshot.header["declaration"] != self._digest
+        self._outdated = mismatch or snapshot.is_invalidated or not snapshot.complete
+        # Without this, old and new workers of a rolling deploy would replace each other's snapshots for ever.
+        self._from_newer_code = mismatch and snapshot.header["code_started"] > self.code_started
+        self._examined = snapshot
 
-    def token(self) -> str:
-        """The token of the last ``invalidate`` in any process; costs one ``stat`` while it is the same."""
-        try:
-            stamp = stamp_of(os.stat(self._invalidated_path))
-        except OSError:
-            stamp = None
-        if stamp != self._invalidated_stamp:
-            self._token = self.store.invalidation(self.name)
-            self._invalidated_stamp = stamp
-        return self._token
+    def note_damage(self, snapshot: Snapshot) -> None:
+        """The snapshot's files are not what was written: it is to be replaced, from nothing."""
+        self.outdated_generation = self.damaged_generation = snapshot.generation
+
+    def _has_failed(self) -> bool:
+        return self.problem is not None or (self.report is not None and self.report.phase == "failed")
+
+    def _is_pausing(self) -> bool:
+        """Whether the pause after a failure still lasts."""
+        if self.problem is not None:
+            return True
+        if self.report is None or self.report.next_attempt_at is None:
+            return False
+        # A time far ahead is from before the clock was set back; it would pause for ever.
+        return 0 < self.report.next_attempt_at - time.time() < LONGEST_PAUSE
 
     @property
     def is_rebuilding(self) -> bool:

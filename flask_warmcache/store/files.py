@@ -22,7 +22,7 @@ from filelock import lock_descriptor
 
 from ..errors import RebuildError, SnapshotError, StoreError
 from .reader import Reader
-from .snapshot import OPEN_FLAGS, Snapshot
+from .snapshot import INVALIDATED_MTIME, OPEN_FLAGS, Snapshot
 from .writer import next_generation, publish_index, write_whole
 
 LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -158,20 +158,36 @@ class FileStore:
 
     # Small files
 
-    def invalidate(self, name: str) -> str:
-        """Note that what is published, or being made now, is out of date; returns the note's token.
+    def invalidate(self, name: str) -> None:
+        """Mark what is published, and what is being made at this moment, as out of date.
 
-        A token and not a time: a rebuild records the token it found before it called ``source``, and
-        equality cannot be fooled by a clock that jumps.
+        First a token for a rebuild that runs: it compares the token it found before it called ``source`` with
+        the one after its rename (see ``mark_if_invalidated``).  Then the published index, by its time of
+        modification, which every read sees in the ``stat`` that it makes anyway.  Whichever way the two
+        writers interleave, either the rebuild sees the new token or we mark its index.
         """
         self.prepare()
-        token = secrets.token_hex(8)
-        write_whole(self.folder, f"{name}.invalidated", token.encode(), sync=False)
-        return token
+        write_whole(self.folder, f"{name}.invalidated", secrets.token_hex(8).encode(), sync=False)
+        self._mark(name)
 
     def invalidation(self, name: str) -> str:
         """The token of the last ``invalidate``, or an empty text."""
         return self._read_small(f"{name}.invalidated").decode("ascii", "replace")
+
+    def mark_if_invalidated(self, name: str, token: str) -> None:
+        """After a rename: mark the new index when somebody invalidated the list since ``token`` was read."""
+        if self.invalidation(name) != token:
+            self._mark(name)
+
+    def _mark(self, name: str) -> None:
+        try:
+            os.utime(
+                self.folder / f"{name}.index",
+                ns=(INVALIDATED_MTIME, INVALIDATED_MTIME),
+                follow_symlinks=False,
+            )
+        except FileNotFoundError:
+            pass  # nothing is published, so nothing is out of date
 
     def write_progress(self, name: str, report: dict[str, Any]) -> None:
         """Replace the report of the rebuild that runs or ran last; it is never the lock."""
@@ -213,10 +229,9 @@ class FileStore:
             header = {
                 "generation": next_generation(*self.published_generation(name)),
                 "cold": True, "complete": False, "count": 0, "filters": {}, "data": None,
-                "declaration": "", "code_started": 0, "invalidation": self.invalidation(name),
-                "upstream": None, "writes": [],
+                "declaration": "", "code_started": 0, "upstream": None, "writes": [],
             }  # fmt: skip
-            publish_index(self.folder, name, header, {"starts": b"", "lengths": b""})
+            publish_index(self.folder, name, header, {"starts": b"", "ends": b""})
             self.sweep(name, keep=None)
 
     # Tidying, for the holder of the rebuild lock

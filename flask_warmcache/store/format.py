@@ -11,9 +11,9 @@ A data file is text: one line that says what it is, then one line per item,
 
     <fingerprint, 32 hex digits> TAB <JSON> NEWLINE
 
-A section ``starts`` points at the tab and ``lengths`` reaches to the newline, both included.  JSON
+The sections ``starts`` and ``ends`` enclose an item's JSON with its tab and its newline.  JSON
 allows that white space between items, and neither byte can stand inside JSON text, so a page is the
-slices joined by commas, and counting newlines in it shows that no slice was cut wrongly.
+slices joined by commas, and a look at both ends of a slice shows whether it was cut where an item is.
 """
 
 from __future__ import annotations
@@ -69,9 +69,13 @@ def key_hash(key: object) -> int:
 
 def fingerprint_of(version: str, encoded: bytes) -> bytes:
     """The fingerprint of one source item, as it stands in a data line."""
-    return hashlib.blake2b(
-        version.encode("utf-8", "surrogatepass") + b"\0" + encoded, digest_size=FINGERPRINT_LENGTH // 2
-    ).hexdigest().encode()
+    return (
+        hashlib.blake2b(
+            version.encode("utf-8", "surrogatepass") + b"\0" + encoded, digest_size=FINGERPRINT_LENGTH // 2
+        )
+        .hexdigest()
+        .encode()
+    )
 
 
 def fold(words: str) -> str:

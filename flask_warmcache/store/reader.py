@@ -24,8 +24,7 @@ class Reader:
         self._snapshot: Snapshot | None = None
         self._refused: Stamp | None = None  # an index that could not be opened; not tried again
         self._exchange = threading.Lock()  # guards the exchange of _snapshot, held for one stat
-        self.missing = False  # the index is gone (or never was): a rebuild is needed
-        self.damaged = False  # the index there is cannot be served: a rebuild is needed
+        self.is_unusable = False  # the index under the name is gone or damaged: a rebuild is needed
 
     def after_fork(self) -> None:
         """A lock that another thread held at the fork would stay locked for ever in the child."""
@@ -36,14 +35,15 @@ class Reader:
         try:
             status = os.stat(self._path)
         except OSError:
-            self.missing = True
+            self.is_unusable = True
             return self._snapshot
-        self.missing = False
         snapshot = self._snapshot
         stamp = stamp_of(status)
         if snapshot is not None and snapshot.stamp == stamp:
+            self.is_unusable = False
             return snapshot
         if stamp == self._refused:
+            self.is_unusable = True
             return snapshot
         return self._open()
 
@@ -56,7 +56,7 @@ class Reader:
                 refused = stamp_of(os.stat(self._path))
                 opened = Snapshot(self._folder, self._name)
             except FileNotFoundError:
-                self.missing = True
+                self.is_unusable = True
                 return self._snapshot
             except (SnapshotError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
                 # Between our two opens a publisher may have replaced the index and unlinked the old data.
@@ -67,16 +67,18 @@ class Reader:
             with self._exchange:
                 try:
                     if stamp_of(os.stat(self._path)) == opened.stamp:
-                        self._snapshot, self._refused, self.damaged = opened, None, False
+                        self._snapshot, self._refused, self.is_unusable = opened, None, False
                         return opened
                 except OSError:
-                    self.missing = True
+                    self.is_unusable = True
                     return self._snapshot or opened
         if why is not None:
             self._refused = refused
-            self.damaged = True
+            self.is_unusable = True
             log.warning(
-                "warmcache.snapshot_refused: the snapshot of %r cannot be served: %s", self._name, why,
+                "warmcache.snapshot_refused: the snapshot of %r cannot be served: %s",
+                self._name,
+                why,
                 extra={"warmcache_list": self._name},
             )
         return self._snapshot

@@ -13,7 +13,7 @@ import zlib
 from bisect import bisect_left
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import SnapshotError
 from . import format as fmt
@@ -21,6 +21,9 @@ from . import format as fmt
 Stamp = tuple[int, int, int, int]
 OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 VERIFY_SLICE = 1 << 20
+# A published index has its generation as its time of modification; ``invalidate`` sets this one.
+INVALIDATED_MTIME = 0
+TAB, NEWLINE = ord("\t"), ord("\n")
 
 
 def stamp_of(status: os.stat_result) -> Stamp:
@@ -43,15 +46,17 @@ class Snapshot:
         if header["list"] != name:
             raise SnapshotError(f"the index belongs to list {header['list']!r}")
         self.generation: int = header["generation"]
+        self.token = f"{self.generation:x}"  # the generation as it is shown: opaque, compared for equality
         self.published_at: float = header["generation"] / 1e9
         self.count: int = header["count"]
         self.complete: bool = header["complete"]
         self.is_cold: bool = header["cold"]  # published by ``clear``: there is nothing to serve or reuse
-        self.invalidation: str = header["invalidation"]
+        self.is_invalidated = self.stamp[2] == INVALIDATED_MTIME
         self._bytes = memoryview(index)
         self._base = base
+        self._arrays: dict[str, memoryview[int]] = {}
         self._starts = self._section("starts", "Q", self.count)
-        self._lengths = self._section("lengths", "I", self.count)
+        self._ends = self._section("ends", "Q", self.count)
         self._data = None if self.is_cold else self._map_data(folder)
 
     def _map_data(self, folder: Path) -> mmap.mmap:
@@ -67,15 +72,19 @@ class Snapshot:
             raise SnapshotError(f"the data file {wanted['file']} is another one")
         return data
 
-    def _section(self, name: str, typecode: str, count: int | None = None) -> memoryview:
+    def _section(self, name: str, typecode: Literal["B", "I", "Q"], count: int | None = None) -> memoryview[int]:
+        known = self._arrays.get(name)
+        if known is not None:
+            return known
         try:
             offset, length, _ = self.header["sections"][name]
         except KeyError:
             raise SnapshotError(f"the index has no section {name}") from None
         begin = self._base + offset
-        array = self._bytes[begin : begin + length].cast(typecode)
+        array: memoryview[int] = self._bytes[begin : begin + length].cast(typecode)
         if count is not None and len(array) != count:
             raise SnapshotError(f"section {name} of the index has {len(array)} entries, not {count}")
+        self._arrays[name] = array
         return array
 
     # Views
@@ -92,18 +101,16 @@ class Snapshot:
             return self.count
         return int(self.header["filters"].get(filter_name, 0))
 
-    def positions(
-        self, filter_name: str, sort_name: str, backwards: bool, begin: int, end: int
-    ) -> Sequence[int]:
+    def positions(self, filter_name: str, sort_name: str, backwards: bool, begin: int, end: int) -> Sequence[int]:
         """The positions of a view's items from ``begin`` to before ``end``."""
-        if (filter_name, sort_name) == (fmt.ALL, fmt.SOURCE_ORDER):
-            view: Sequence[int] = range(self.count)
-        else:
-            view = self._section(fmt.view_section(filter_name, sort_name), "I")
-        size = len(view)
+        if filter_name == fmt.ALL and sort_name == fmt.SOURCE_ORDER:
+            places = range(self.count)[begin:end]
+            return places if not backwards else range(self.count)[::-1][begin:end]
+        view = self._section(fmt.view_section(filter_name, sort_name), "I")
         if backwards:
-            return list(view[max(0, size - end) : size - begin])[::-1]
-        return list(view[begin:end])
+            size = len(view)
+            return view[max(0, size - end) : size - begin].tolist()[::-1]
+        return view[begin:end].tolist()
 
     def in_view(self, found: list[int], filter_name: str, sort_name: str, backwards: bool) -> list[int]:
         """Those of the found positions that a filter lets through, in a view's order."""
@@ -123,37 +130,29 @@ class Snapshot:
 
         :raises SnapshotError: when a line is not whole.
         """
-        data, starts, lengths = self._data, self._starts, self._lengths
-        if not positions or data is None:
+        data, starts, ends = self._data, self._starts, self._ends
+        if data is None:
             return b""
-        joined = b",".join(
-            [data[(start := starts[position]) : start + lengths[position]] for position in positions]
-        )
-        count = len(positions)
-        if (
-            joined.count(b"\n") != count
-            or joined.count(b"\n,\t") != count - 1
-            or joined[:1] != b"\t"
-            or joined[-1:] != b"\n"
-        ):
-            raise SnapshotError("an item's line in the data file is damaged")
-        return joined
+        slices = [data[starts[position] : ends[position]] for position in positions]
+        for one in slices:
+            if not one or one[0] != TAB or one[-1] != NEWLINE:
+                raise SnapshotError("an item's line in the data file is damaged")
+        return b",".join(slices)
 
     def size_of(self, positions: Sequence[int]) -> int:
         """How many bytes ``lines`` would join."""
-        lengths = self._lengths
-        return sum(lengths[position] for position in positions)
+        return sum(self._ends[position] - self._starts[position] for position in positions)
 
     def place(self, position: int) -> tuple[int, int]:
-        """Where an item's JSON lies in the data file: the tab before it, and the length with its newline."""
-        return self._starts[position], self._lengths[position]
+        """Where an item's JSON lies in the data file: from the tab before it to behind its newline."""
+        return self._starts[position], self._ends[position]
 
     def line(self, position: int) -> bytes:
         """One item's whole line: fingerprint, tab, JSON, newline."""
-        start, length = self.place(position)
+        start, end = self.place(position)
         if self._data is None:
             raise SnapshotError("the snapshot has no data")
-        return self._data[start - fmt.FINGERPRINT_LENGTH : start + length]
+        return self._data[start - fmt.FINGERPRINT_LENGTH : end]
 
     def fingerprint(self, position: int) -> bytes:
         """The fingerprint an item was enriched from."""
@@ -179,7 +178,7 @@ class Snapshot:
             index += 1
         return None
 
-    def search_text(self) -> tuple[memoryview, memoryview]:
+    def search_text(self) -> tuple[memoryview[int], memoryview[int]]:
         """The folded search text, one line per item, and where each item's line begins."""
         return self._section("text", "B"), self._section("text_starts", "Q", self.count + 1)
 

@@ -26,7 +26,7 @@ APPEND_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 Section = array | bytes | bytearray  # type: ignore[type-arg]
 
 
-def write_all(descriptor: int, data: bytes | memoryview) -> None:
+def write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
     """Write every byte; ``os.write`` may write fewer without an error, at a size limit for instance."""
     view = memoryview(data).cast("B")
     while view:
@@ -86,7 +86,7 @@ class DataWriter:
         """Append one item; returns what ``Snapshot.place`` will say of it."""
         start = self.end + fmt.FINGERPRINT_LENGTH
         self._append(b"%b\t%b\n" % (fingerprint, encoded))
-        return start, len(encoded) + 2
+        return start, self.end
 
     def _append(self, data: bytes) -> None:
         self._pending += data
@@ -129,9 +129,7 @@ def next_generation(*seen: int) -> int:
     return max(time.time_ns(), *(generation + 1 for generation in seen), 1)
 
 
-def publish_index(
-    folder: Path, name: str, header: Mapping[str, Any], sections: Mapping[str, Section]
-) -> None:
+def publish_index(folder: Path, name: str, header: Mapping[str, Any], sections: Mapping[str, Section]) -> None:
     """Put a snapshot's index in place; the caller holds the publish lock and has synced the data.
 
     :param header: all of the header but the section table; ``generation`` becomes the file's mtime.

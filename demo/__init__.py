@@ -1,0 +1,1 @@
+"""A comic library: the app that shows what flask-warmcache is for."""

@@ -1,0 +1,100 @@
+"""The two warm lists of the comic library: the files that exist, and what is in them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from flask import current_app
+
+from demo import comics
+from demo.markers import Markers, MarkerStore
+from flask_warmcache import WarmCache
+
+EXTENSION = "comic_library"
+
+
+@dataclass(frozen=True)
+class Library:
+    """Where one app's comics are, and what the demo keeps about them."""
+
+    root: Path
+    data: Path
+    markers: MarkerStore
+
+    @property
+    def shown_root(self) -> str:
+        """What stands for the folder in a comic's path: its name, since where it lies is nobody's business."""
+        return self.root.name or "comics"
+
+    def cover(self, cover_id: str) -> Path:
+        """Return the file of a cover."""
+        return self.data / "covers" / cover_id[:2] / f"{cover_id}.webp"
+
+
+def library() -> Library:
+    """Return the current app's library."""
+    return cast(Library, current_app.extensions[EXTENSION])
+
+
+warmcache = WarmCache()
+file_list = warmcache.warm_list("file_list_cache", key="path", unit="file", ttl=300)
+files = warmcache.warm_list(
+    "enriched_file_cache",
+    source=file_list,
+    key="path",
+    unit="file",
+    ttl=300,
+    filters={
+        "marked": lambda file: file["processed"],
+        "unmarked": lambda file: not file["processed"],
+        "duplicates": lambda file: file["duplicate"],
+    },
+    sorts={
+        "name": lambda file: file["name"].casefold(),
+        "date": lambda file: -file["modified"],
+        "size": lambda file: -file["size"],
+    },
+    search=("name", "relative_path", "series", "title"),
+    counts=("marked", "unmarked", "duplicates"),
+)
+
+
+@file_list.source
+def scan() -> Iterator[dict[str, Any]]:
+    """Yield every comic with its markers, so that a changed marker is a changed comic."""
+    here = library()
+    markers = here.markers.all()
+    for file in comics.walk(here.root):
+        yield {
+            "path": f"{here.shown_root}/{file.relative_path}",
+            "name": file.relative_path.rpartition("/")[2],
+            **file._asdict(),
+            **markers.get(file.relative_path, Markers())._asdict(),
+        }
+
+
+@files.enrich
+def read_tags(file: dict[str, Any]) -> dict[str, Any]:
+    """Open one comic: its tags, its number of pages, and a small cover, made once for each state of the file."""
+    here = library()
+    state = f"{file['relative_path']}\0{file['size']}\0{file['modified']}"
+    cover_id = hashlib.sha256(state.encode()).hexdigest()[:32]
+    told = comics.read(here.root / file["relative_path"], here.cover(cover_id))
+    return file | told | {"cover": None if told["error"] else f"/covers/{cover_id}.webp"}
+
+
+@warmcache.stats_section("markers")
+def marker_stats() -> dict[str, Any]:
+    """Count the markers, for ``/api/cache/stats``."""
+    markers = library().markers
+    counts = markers.counts()
+    return {
+        "processed_files": counts.processed,
+        "duplicate_files": counts.duplicate,
+        "web_modified_files": counts.web_modified,
+        "storage_location": markers.path.name,
+    }

@@ -1,0 +1,90 @@
+"""What people have said about the comics: processed, duplicate."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import NamedTuple
+
+_TABLE = """
+create table if not exists markers (
+    relative_path text primary key,
+    processed integer not null default 0,
+    duplicate integer not null default 0,
+    web_modified integer not null default 0
+) without rowid
+"""
+_SET = """
+insert into markers values (?1, coalesce(?2, 0), coalesce(?3, 0), ?4)
+on conflict (relative_path) do update set
+    processed = coalesce(?2, processed),
+    duplicate = coalesce(?3, duplicate),
+    web_modified = max(web_modified, ?4)
+"""
+
+
+class Markers(NamedTuple):
+    """The markers of one comic."""
+
+    processed: bool = False
+    duplicate: bool = False
+    web_modified: bool = False
+
+
+class Counts(NamedTuple):
+    """How many comics have each marker."""
+
+    processed: int
+    duplicate: int
+    web_modified: int
+
+
+class MarkerStore:
+    """Markers by relative path, in a SQLite file that several processes may use at once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with self._connect() as connection:
+            # Workers that start together may all try; the mode stays in the file, so one success is enough.
+            with suppress(sqlite3.OperationalError):
+                connection.execute("pragma journal_mode = wal")
+            connection.execute(_TABLE)
+
+    def all(self) -> dict[str, Markers]:
+        """Return the markers of every comic that ever got one."""
+        with self._connect() as connection:
+            rows = connection.execute("select relative_path, processed, duplicate, web_modified from markers")
+            return {path: Markers(*map(bool, flags)) for path, *flags in rows}
+
+    def counts(self) -> Counts:
+        """Return how many comics have each marker."""
+        with self._connect() as connection:
+            row = connection.execute("select total(processed), total(duplicate), total(web_modified) from markers")
+            return Counts(*map(int, row.fetchone()))
+
+    def set_markers(
+        self,
+        paths: Iterable[str],
+        *,
+        processed: bool | None = None,
+        duplicate: bool | None = None,
+        by_web: bool = True,
+    ) -> dict[str, Markers]:
+        """Change the given markers of all these comics or of none, and return all their markers."""
+        paths = list(paths)
+        with self._connect() as connection:
+            connection.execute("begin immediate")
+            connection.executemany(_SET, [(path, processed, duplicate, by_web) for path in paths])
+            select = "select processed, duplicate, web_modified from markers where relative_path = ?"
+            rows = {path: connection.execute(select, (path,)).fetchone() for path in paths}
+            connection.execute("commit")
+        return {path: Markers(*map(bool, row)) for path, row in rows.items()}
+
+    @contextmanager
+    def _connect(self) -> Iterator[sqlite3.Connection]:
+        # One per operation: a connection belongs to one thread and must not cross a fork.
+        with closing(sqlite3.connect(self.path, timeout=10, isolation_level=None)) as connection:
+            yield connection

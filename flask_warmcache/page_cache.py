@@ -1,0 +1,38 @@
+"""A worker's own layer: the finished bytes and search results it made last, bounded in bytes."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+from cachetools import LRUCache
+
+# What an entry costs besides its bytes, roughly: key, tuple, linked list, object headers.
+ENTRY_OVERHEAD = 600
+
+
+class PageCache:
+    """Finished bytes and search results of one process, the least recently used dropped first."""
+
+    def __init__(self, size: int) -> None:
+        """:param size: the most it may hold, in bytes; 0 for nothing."""
+        self._size = size
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """A child starts empty, with a lock that nobody holds."""
+        self._guard = threading.Lock()  # guards _entries, held for a look-up and never while computing
+        self._entries: LRUCache[Any, tuple[Any, int]] = LRUCache(self._size, getsizeof=lambda entry: entry[1])
+
+    def get(self, key: Any) -> Any:
+        """What was put under the key, or None."""
+        with self._guard:
+            entry = self._entries.get(key)
+        return None if entry is None else entry[0]
+
+    def put(self, key: Any, value: Any, size: int) -> None:
+        """Keep a value of so many bytes, unless it would push out most of the others."""
+        size += ENTRY_OVERHEAD
+        if size <= self._size // 4:
+            with self._guard:
+                self._entries[key] = (value, size)

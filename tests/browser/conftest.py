@@ -1,0 +1,106 @@
+"""A real Chromium from the system, driven by Playwright; each test has a fresh profile."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from .world import World, serve
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+# Runs in every page before anything else; unlike an inline script it is not subject to the CSP.
+RECORDER = """
+for (const type of ["state", "progress", "ready", "refreshed", "blocked", "error"]) {
+  addEventListener("warmcache:" + type, (event) => {
+    if (type === "blocked") window.proceed = event.detail.proceed;
+    heard([type, JSON.parse(JSON.stringify(event.detail))]);
+  });
+}
+addEventListener("securitypolicyviolation", (event) => {
+  heard(["violation", { directive: event.violatedDirective }]);
+});
+"""
+
+
+class Ear:
+    """The events that a page fired, in order."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict[str, Any]]] = []
+
+    def types(self) -> list[str]:
+        return [kind for kind, _ in self.events if kind not in ("progress", "state")]
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        return [detail for heard, detail in self.events if heard == kind]
+
+    def wait_for(self, page: Page, kind: str, within: float = 5.0) -> dict[str, Any]:
+        """The first event of a kind; lets the browser speak until it comes."""
+        for _ in range(int(within / 0.02)):
+            if found := self.of(kind):
+                return found[0]
+            page.wait_for_timeout(20)  # not a guess: Playwright delivers events only while it waits
+        raise AssertionError(f"no {kind} in {within} s, only {self.events}")
+
+
+def missing(what: str) -> None:
+    if os.environ.get("CI") == "true":
+        pytest.fail(what)
+    pytest.skip(what)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        missing("Playwright is not installed: pip install playwright (without its own browsers).")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        missing("Chromium is not installed (Debian: apt-get install --no-install-recommends chromium).")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    with serve(World()) as world:
+        yield world
+
+
+@pytest.fixture
+def ear() -> Ear:
+    return Ear()
+
+
+@pytest.fixture
+def page(browser: Browser, ear: Ear) -> Iterator[Page]:
+    context = browser.new_context()
+    page = context.new_page()
+    page.set_default_timeout(5000)
+    errors: list[str] = []
+    page.on("pageerror", lambda error: errors.append(str(error)))
+    page.expose_function("heard", lambda event: ear.events.append((event[0], event[1])))
+    page.add_init_script(RECORDER)
+    yield page
+    context.close()
+    assert not errors

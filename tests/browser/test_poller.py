@@ -1,0 +1,289 @@
+"""What a user sees: a real page, real requests, a list that is rebuilt behind it."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .conftest import Ear
+from .world import World
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytestmark = pytest.mark.browser
+
+STATUS = "/api/cache/stats/files"
+ROWS = "#files li"
+STRICT = (
+    "default-src 'none'; script-src 'self'; connect-src 'self'; base-uri 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
+)
+
+
+def shows(page: Page, *rows: str) -> None:
+    """Wait until the region shows exactly these rows."""
+    from playwright.sync_api import expect
+
+    expect(page.locator(ROWS)).to_have_text(list(rows))
+
+
+def attribute(page: Page, name: str) -> str | None:
+    return page.locator("#files").get_attribute(name)
+
+
+def test_a_cold_region_is_filled_without_a_reload(world: World, page: Page, ear: Ear) -> None:
+    world.become("cold", None, [], rebuilding=True)
+    page.goto(f"{world.url}/page")
+    assert attribute(page, "aria-busy") == "true"
+    page.evaluate("Warmcache.scan()")  # the script did so by itself; twice does no harm
+    world.wait_for_hits(STATUS, 2)
+    world.become("fresh", "g2", ["one", "two"])
+    started = time.monotonic()
+    shows(page, "one", "two")
+    assert time.monotonic() - started < 2.5
+    ear.wait_for(page, "refreshed")
+    assert ear.types() == ["ready", "refreshed"]
+    assert ear.of("ready")[0]["generation"] == "g2"
+    assert ear.of("progress")[0]["ratio"] == 0.25
+    assert attribute(page, "data-warmcache-state") == "fresh"
+    assert attribute(page, "data-warmcache-generation") == "g2"
+    assert attribute(page, "aria-busy") is None
+    assert page.evaluate("performance.getEntriesByType('navigation').length") == 1
+    assert world.count("/page") == 2  # the document, and the swap
+
+
+def test_a_cold_region_fills_up_as_the_first_build_goes(world: World, page: Page, ear: Ear) -> None:
+    world.become("cold", None, [], rebuilding=True)
+    page.goto(f"{world.url}/page")
+    world.become("partial", "p1", ["one"], rebuilding=True)
+    shows(page, "one")
+    world.become("partial", "p2", ["one", "two"], rebuilding=True)
+    shows(page, "one", "two")
+    seen = world.count(STATUS)
+    world.wait_for_hits(STATUS, seen + 3)
+    assert world.count("/page") == 3  # the document, and one swap for each generation
+    assert "ready" not in ear.types()
+    world.become("fresh", "g3", ["one", "two", "three"])
+    shows(page, "one", "two", "three")
+    ear.wait_for(page, "ready")
+    assert world.count("/page") == 4
+
+
+def test_a_fresh_page_asks_nothing(world: World, page: Page) -> None:
+    page.clock.install()
+    page.goto(f"{world.url}/page")
+    page.clock.run_for(60_000)
+    page.evaluate("fetch('/end')")
+    world.wait_for_hits("/end", 1)
+    asked = [path for path in world.hits if path != "/favicon.ico"]
+    assert asked == ["/page", "/warmcache.js", "/end"]
+
+
+def test_a_stale_region_is_swapped_from_its_own_source(world: World, page: Page, ear: Ear) -> None:
+    world.source = "/rows"
+    world.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{world.url}/page")
+    world.wait_for_hits(STATUS, 2)
+    assert world.count("/rows") == 0
+    world.become("fresh", "g2", ["new"])
+    shows(page, "new")
+    ear.wait_for(page, "refreshed")
+    assert (world.count("/page"), world.count("/rows")) == (1, 1)
+    assert attribute(page, "data-warmcache-rebuilding") == "false"
+
+
+def test_focus_and_scroll_survive_a_swap(world: World, page: Page, ear: Ear) -> None:
+    world.inside = '<button id="more" type="button">More</button>'
+    world.become("stale", "g1", [f"row {i}" for i in range(200)], rebuilding=True)
+    page.goto(f"{world.url}/page")
+    page.focus("#more")
+    page.evaluate("scrollTo(0, 1500)")
+    world.become("fresh", "g2", [f"new {i}" for i in range(200)])
+    ear.wait_for(page, "refreshed")
+    assert page.locator(ROWS).first.text_content() == "new 0"
+    assert page.evaluate("document.activeElement.id") == "more"
+    assert page.evaluate("scrollY") == 1500
+
+
+def test_json_calls_on_data_twice(world: World, page: Page) -> None:
+    world.page_state = "fresh"  # only the script is wanted of the page
+    page.goto(f"{world.url}/page")
+    world.become("stale", "g1", ["old"], rebuilding=True)
+    page.evaluate(
+        """() => {
+          window.given = [];
+          const onData = (data, info) => given.push([data.files, info.rebuilding]);
+          window.job = Warmcache.json("/api/files", onData);
+        }"""
+    )
+    world.wait_for_hits(STATUS, 2)
+    world.become("fresh", "g2", ["new"])
+    assert page.evaluate("job.done.then((data) => data.files)") == ["new"]
+    assert page.evaluate("given") == [[["old"], True], [["new"], False]]
+    assert world.count("/api/files") == 2
+
+
+def test_what_the_user_typed_is_not_lost(world: World, page: Page, ear: Ear) -> None:
+    world.inside = '<input id="note" name="note">'
+    world.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{world.url}/page")
+    page.fill("#note", "half a wo")
+    page.evaluate("document.activeElement.blur()")
+    world.become("fresh", "g2", ["new"])
+    blocked = ear.wait_for(page, "blocked")
+    assert (blocked["name"], blocked["reason"]) == ("files", "editing")
+    shows(page, "old")
+    assert page.input_value("#note") == "half a wo"
+    assert world.count("/page") == 1
+
+    page.evaluate("proceed()")
+    shows(page, "new")
+    assert page.input_value("#note") == ""
+    ear.wait_for(page, "refreshed")
+
+
+def test_a_focused_field_is_left_alone(world: World, page: Page, ear: Ear) -> None:
+    world.inside = '<input id="note" name="note">'
+    world.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{world.url}/page")
+    page.focus("#note")
+    world.become("fresh", "g2", ["new"])
+    ear.wait_for(page, "blocked")
+    shows(page, "old")
+
+
+def test_fields_that_nobody_touched_do_not_block(world: World, page: Page, ear: Ear) -> None:
+    world.inside = """
+      <input value="a"><input type="checkbox" checked><input type="range"><input type="color">
+      <input type="number" value="7"><input type="submit"><input type="hidden" value="t">
+      <select><option disabled>choose</option><option>a</option></select>
+      <select multiple><option>a</option></select><select size="3"><option>a</option></select>
+      <select><option>a</option><option selected>b</option></select><textarea>
+      text</textarea>"""
+    world.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{world.url}/page")
+    world.become("fresh", "g2", ["new"])
+    shows(page, "new")
+    ear.wait_for(page, "refreshed")
+    assert ear.of("blocked") == []
+
+
+def test_nothing_violates_a_strict_policy(world: World, page: Page, ear: Ear) -> None:
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    world.csp = STRICT
+    world.become("cold", None, [], rebuilding=True)
+    page.goto(f"{world.url}/page")
+    world.wait_for_hits(STATUS, 1)
+    world.become("fresh", "g2", ["new"])
+    shows(page, "new")
+    ear.wait_for(page, "refreshed")
+    assert ear.of("violation") == []
+    assert [text for text in complaints if "favicon" not in text and "404" not in text] == []
+
+
+def test_scripts_in_swapped_content_do_not_run(world: World, page: Page, ear: Ear) -> None:
+    world.become("cold", None, [], rebuilding=True)
+    page.goto(f"{world.url}/page")
+    world.inside = "<script>window.ran = true</script>"
+    world.become("fresh", "g2", ["new"])
+    ear.wait_for(page, "refreshed")
+    assert page.evaluate("window.ran") is None
+
+
+def test_a_server_that_hangs_is_reported_and_recovered_from(world: World, page: Page, ear: Ear) -> None:
+    world.timeout = 150
+    world.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{world.url}/page")
+    world.wait_for_hits(STATUS, 1)
+    world.gate.clear()
+    error = ear.wait_for(page, "error")
+    assert (error["code"], error["fatal"], error["failures"]) == ("timeout", False, 2)
+    shows(page, "old")
+    world.become("fresh", "g2", ["new"])
+    world.gate.set()
+    shows(page, "new")
+    changes = [(change["from"], change["to"]) for change in ear.of("state")]
+    assert changes == [("idle", "stale"), ("stale", "error"), ("error", "fresh")] or changes == [
+        ("stale", "error"),
+        ("error", "fresh"),
+    ]
+
+
+def test_the_end_of_a_session_is_the_end_of_polling(world: World, page: Page, ear: Ear) -> None:
+    world.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{world.url}/page")
+    world.wait_for_hits(STATUS, 1)
+    world.login = True
+    error = ear.wait_for(page, "error")
+    assert (error["code"], error["fatal"]) == ("auth", True)
+    shows(page, "old")
+    assert page.locator("#files").get_attribute("data-warmcache-rebuilding") == "false"
+
+
+def test_a_region_is_reloaded_once(world: World, page: Page, ear: Ear) -> None:
+    world.refresh = "reload"
+    world.become("cold", None, [], rebuilding=True)
+    page.goto(f"{world.url}/page")
+    world.wait_for_hits(STATUS, 1)
+    world.become("fresh", "g2", ["new"])
+    shows(page, "new")
+    assert ear.of("blocked") == []
+    assert world.count("/page") == 2
+
+
+def test_a_reload_never_loops(world: World, page: Page, ear: Ear) -> None:
+    world.refresh = "reload"
+    world.page_state = "cold"  # whatever the status says
+    page.goto(f"{world.url}/page")
+    blocked = ear.wait_for(page, "blocked")
+    assert blocked["reason"] == "loop"
+    assert world.count("/page") == 2
+    assert len(ear.of("ready")) == 2  # one in each document
+
+
+def test_a_swap_never_loops(world: World, page: Page, ear: Ear) -> None:
+    world.page_state = "cold"
+    page.goto(f"{world.url}/page")
+    ear.wait_for(page, "refreshed")
+    world.wait_for_hits(STATUS, 2)  # the swapped region still says cold: one more look
+    page.wait_for_function("document.getElementById('files').dataset.warmcacheRebuilding === 'false'")
+    assert world.count("/page") == 2
+    assert len(ear.of("ready")) == 1
+
+
+def test_a_hidden_tab_asks_nothing_and_asks_at_once_when_shown(world: World, page: Page) -> None:
+    def show(state: str) -> None:
+        page.evaluate(
+            """(state) => {
+              Object.defineProperty(document, "visibilityState", { value: state, configurable: true });
+              document.dispatchEvent(new Event("visibilitychange"));
+            }""",
+            state,
+        )
+
+    world.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{world.url}/page")
+    world.wait_for_hits(STATUS, 2)
+    show("hidden")
+    page.evaluate("fetch('/hidden')")
+    world.wait_for_hits("/hidden", 1)  # whatever was sent before has arrived by now
+    hidden = world.count(STATUS)
+    page.evaluate("new Promise((resolve) => setTimeout(resolve, 500))")  # five intervals
+    assert world.count(STATUS) == hidden
+    show("visible")
+    world.wait_for_hits(STATUS, hidden + 1, within=1.0)
+
+
+def test_a_listener_can_take_over(world: World, page: Page, ear: Ear) -> None:
+    world.become("cold", None, [], rebuilding=True)
+    page.goto(f"{world.url}/page")
+    page.evaluate("addEventListener('warmcache:ready', (event) => event.preventDefault())")
+    world.become("fresh", "g2", ["new"])
+    ear.wait_for(page, "ready")
+    page.wait_for_function("document.getElementById('files').dataset.warmcacheRebuilding === 'false'")
+    assert page.locator(ROWS).count() == 0
+    assert world.count("/page") == 1

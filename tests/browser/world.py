@@ -1,0 +1,151 @@
+"""A small server whose state a test may change while a real browser looks at it."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from werkzeug.serving import make_server
+from werkzeug.wrappers import Request, Response
+
+SCRIPT = Path(__file__).parents[2] / "static" / "warmcache.js"
+
+PAGE = """<!doctype html>
+<html lang="en"><head><title>Files</title>
+<script defer src="/warmcache.js" data-interval="100" data-timeout="{timeout}"></script></head>
+<body><h1>Files</h1>{above}{region}</body></html>
+"""
+
+
+@dataclass
+class World:
+    """What the server says. The routes read it, the tests write it."""
+
+    state: str = "fresh"
+    generation: str | None = "g1"
+    rebuilding: bool = False
+    items: list[str] = field(default_factory=lambda: ["one"])
+    refresh: str = "auto"  # the region's strategy
+    source: str = ""  # its data-warmcache-src
+    inside: str = ""  # markup within the region
+    above: str = ""  # markup before it
+    csp: str = ""
+    timeout: int = 10000  # the poller's deadline
+    page_state: str | None = None  # a page that disagrees with the status for ever
+    login: bool = False  # the session has ended: the status redirects
+    url: str = ""
+    hits: list[str] = field(default_factory=list)
+    gate: threading.Event = field(default_factory=threading.Event)  # cleared: the status hangs
+
+    def __post_init__(self) -> None:
+        self.gate.set()
+        self._changed = threading.Condition()  # guards hits
+
+    def become(self, state: str, generation: str | None, items: list[str], rebuilding: bool = False) -> None:
+        self.items = items
+        self.state, self.generation, self.rebuilding = state, generation, rebuilding
+
+    def count(self, path: str) -> int:
+        return self.hits.count(path)
+
+    def wait_for_hits(self, path: str, number: int, within: float = 5.0) -> None:
+        """Wait until the server has seen so many requests for a path."""
+        self._wait(lambda: self.count(path) >= number, f"{number} requests for {path}", within)
+
+    def _wait(self, condition: Callable[[], bool], what: str, within: float) -> None:
+        deadline = time.monotonic() + within
+        with self._changed:
+            while not condition():
+                left = deadline - time.monotonic()
+                assert left > 0, f"no {what} in {within} s, only {self.hits}"
+                self._changed.wait(left)
+
+    # -- the routes
+
+    def __call__(self, environ: dict[str, object], start_response: object) -> object:
+        request = Request(environ)
+        with self._changed:
+            self.hits.append(request.path)
+            self._changed.notify_all()
+        response = self._answer(request.path)
+        response.headers.setdefault("Cache-Control", "no-cache, private")
+        return response(environ, start_response)  # type: ignore[arg-type]
+
+    def _answer(self, path: str) -> Response:
+        if path == "/warmcache.js":
+            return Response(SCRIPT.read_bytes(), mimetype="text/javascript")
+        if path == "/api/cache/stats/files":
+            self.gate.wait(30)
+            if self.login:
+                return Response(status=302, headers={"Location": "/login"})
+            return self._json(self._status())
+        if path == "/api/files":
+            state = f"files; gen={self.generation}; state={self.state}"
+            body = {"files": self.items, "cache_rebuilding": self.rebuilding}
+            return self._json(body, {"X-Warmcache": state})
+        if path == "/page":
+            page = PAGE.format(timeout=self.timeout, above=self.above, region=self._region())
+            headers = {"Content-Security-Policy": self.csp} if self.csp else {}
+            return Response(page, mimetype="text/html", headers=headers)
+        if path == "/rows":
+            return Response(self._region(), mimetype="text/html")
+        if path == "/login":
+            return Response("<h1>Log in</h1>", mimetype="text/html")
+        return Response(status=404)
+
+    def _status(self) -> dict[str, object]:
+        progress = {"phase": "enrich", "done": 1, "total": 4, "rate": 1.0, "eta_seconds": 3.0}
+        return {
+            "file_count": len(self.items),
+            "age_seconds": 1.0,
+            "is_populated": self.generation is not None,
+            "rebuild_in_progress": self.rebuilding,
+            "state": self.state,
+            "generation": self.generation,
+            "progress": progress if self.rebuilding else None,
+            "last_error": None,
+            "cache_rebuilding": self.rebuilding,
+        }
+
+    def _region(self) -> str:
+        rows = "".join(f"<li>{item}</li>" for item in self.items)
+        attributes = {
+            "data-warmcache": "files",
+            "data-warmcache-state": self.page_state or self.state,
+            "data-warmcache-generation": self.generation or "",
+            "data-warmcache-rebuilding": str(self.rebuilding).lower(),
+            "data-warmcache-refresh": self.refresh,
+        }
+        if self.page_state:
+            attributes["data-warmcache-generation"] = "another"
+        if self.source:
+            attributes["data-warmcache-src"] = self.source
+        if self.state == "cold":
+            attributes["aria-busy"] = "true"
+        text = " ".join(f'{name}="{value}"' for name, value in attributes.items())
+        return f'<section id="files" {text}><ul>{rows}</ul>{self.inside}</section>'
+
+    @staticmethod
+    def _json(body: object, headers: dict[str, str] | None = None) -> Response:
+        return Response(json.dumps(body), mimetype="application/json", headers=headers)
+
+
+@contextmanager
+def serve(world: World) -> Iterator[World]:
+    server = make_server("127.0.0.1", 0, world, threaded=True)  # type: ignore[arg-type]
+    server.daemon_threads = True  # type: ignore[attr-defined]
+    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+    thread.start()
+    world.url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        yield world
+    finally:
+        world.gate.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()

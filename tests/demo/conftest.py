@@ -1,0 +1,170 @@
+"""The demo as people start it: a library of real files, gunicorn with two workers, a browser."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import requests
+
+CHECKOUT = Path(__file__).parents[2]
+sys.path.insert(0, str(CHECKOUT))  # the demo is not installed, and this folder bears its name
+
+from demo import library  # noqa: E402
+from demo.markers import Counts, MarkerStore  # noqa: E402
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext
+
+COUNT = 120  # comics: three pages of 48, twelve broken ones and twelve doubles
+_CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
+_SWITCHES = [
+    "--no-sandbox",  # tests may run as root
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running demo."""
+
+    url: str
+    root: Path
+    data: Path
+    log: Path
+
+    def get(self, path: str, **query: str | int) -> requests.Response:
+        """Ask as a program does."""
+        return requests.get(self.url + path, params=query, timeout=20)
+
+    def mark(self, body: object, **headers: str) -> requests.Response:
+        """Send markers as a program does."""
+        return requests.post(self.url + "/api/files/mark", json=body, headers=headers, timeout=20)
+
+    def settle(self) -> None:
+        """Wait until no list is being rebuilt."""
+        settled = until(lambda: self.get("/api/files", per_page=1).json()["cache_rebuilding"] is False)
+        assert settled, f"the list is not made:\n{self.log.read_text()}"
+
+    def marker_counts(self) -> Counts:
+        """What the store holds: the stats may be a second old."""
+        return MarkerStore(self.data / "markers.sqlite3").counts()
+
+
+def until(condition: Callable[[], bool], seconds: float = 30) -> bool:
+    """Ask again and again until it holds, or say that it did not."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.05)  # between two questions; the answer decides
+    return False
+
+
+@pytest.fixture(scope="session")
+def planned() -> list[library.Series]:
+    """The comics of ``small_library``."""
+    return library.plan(COUNT)
+
+
+@pytest.fixture(scope="session")
+def small_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with comics and the markers they start with; copy it before changing it."""
+    folder = tmp_path_factory.mktemp("library")
+    planned = library.make(folder / "library", COUNT, processes=2)
+    processed, doubles = library.first_markers(planned)
+    store = MarkerStore(folder / "markers.sqlite3")
+    store.set_markers(processed, processed=True, by_web=False)
+    store.set_markers(doubles, duplicate=True, by_web=False)
+    return folder
+
+
+@contextmanager
+def serving(folder: Path, **environment: str) -> Iterator[Server]:
+    """Run the demo on ``folder`` until the block ends."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    address = f"127.0.0.1:{port}"
+    log = folder / "gunicorn.log"
+    command = [sys.executable, "-m", "gunicorn", "-c", "python:flask_warmcache.gunicorn_conf"]
+    command += ["--worker-class", "gthread", "--workers", "2", "--threads", "4", "--bind", address]
+    given = {"WATCHED_DIR": str(folder / "library"), "DEMO_DATA": str(folder)} | environment
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [*command, "demo.app:app"], cwd=CHECKOUT, env=os.environ | given, stdout=output, stderr=output
+        )
+    try:
+        server = Server(f"http://{address}", folder / "library", folder, log)
+        assert until(lambda: _answers(server, process)), f"the demo does not answer:\n{log.read_text()}"
+        yield server
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _answers(server: Server, process: subprocess.Popen[bytes]) -> bool:
+    if process.poll() is not None:
+        pytest.fail(f"the demo ended:\n{server.log.read_text()}")
+    try:
+        return server.get("/").ok
+    except requests.ConnectionError:
+        return False
+
+
+@pytest.fixture
+def cold_server(small_library: Path, tmp_path: Path) -> Iterator[Server]:
+    """A demo of this test's own that has just been started and has read nothing yet."""
+    with serving(Path(shutil.copytree(small_library, tmp_path / "demo"))) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def server(small_library: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """A demo that has read its comics; the tests of a module share it and the marks they make."""
+    with serving(shutil.copytree(small_library, tmp_path_factory.mktemp("shared") / "demo")) as running:
+        running.settle()
+        yield running
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Debian's Chromium; without one the tests are skipped, but fail where CI says that they count."""
+    api = pytest.importorskip("playwright.sync_api") if os.environ.get("CI") != "true" else None
+    if api is None:
+        import playwright.sync_api as api
+    found = next(filter(None, map(shutil.which, _CHROMIUM)), None)
+    if found is None:
+        say: Any = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+        say("no Chromium on PATH. On Debian: apt-get install chromium")
+    with api.sync_playwright() as playwright:
+        running = playwright.chromium.launch(executable_path=found, args=_SWITCHES)
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """A window with nothing remembered."""
+    with browser.new_context(locale="en-GB", viewport={"width": 1280, "height": 900}) as fresh:
+        fresh.set_default_timeout(20_000)
+        yield fresh

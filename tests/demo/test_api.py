@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import requests
+
+if TYPE_CHECKING:
+    from conftest import Server
+
+KEYS = {"path", "name", "relative_path", "size", "modified", "processed", "duplicate"}
+MORE = {"web_modified", "series", "number", "title", "year", "pages", "width", "height", "cover", "error"}
+
+
+@pytest.fixture
+def comic(server: Server) -> dict[str, Any]:
+    """The first comic with a cover."""
+    return next(one for one in server.get("/api/files").json()["files"] if one["cover"])
+
+
+def test_the_list_has_the_documented_keys_and_no_more(server: Server) -> None:
+    answer = server.get("/api/files", page=2, per_page=10).json()
+    names = {"files", "page", "per_page", "total_files", "total_pages", "cache_rebuilding"}
+    assert set(answer) == names | {"marked_count", "unmarked_count", "duplicates_count"}
+    assert (answer["page"], answer["per_page"], answer["total_files"], answer["total_pages"]) == (2, 10, 120, 12)
+    assert (answer["marked_count"] + answer["unmarked_count"], answer["duplicates_count"]) == (120, 12)
+    assert all(set(one) == KEYS | MORE for one in answer["files"])
+
+
+def test_no_answer_names_a_folder_of_the_server(server: Server) -> None:
+    for path in ("/api/files?per_page=120", "/api/cache/stats", "/api/files?page=x", "/api/files/mark"):
+        assert str(server.data) not in server.get(path).text
+
+
+def test_broken_comics_are_listed_with_their_error_and_no_cover(server: Server) -> None:
+    files = server.get("/api/files", per_page=120).json()["files"]
+    broken = [one for one in files if one["error"]]
+    assert len(broken) == 12
+    assert not any(one["cover"] for one in broken)
+
+
+def test_the_stats_have_the_sections_of_the_example(server: Server) -> None:
+    stats = server.get("/api/cache/stats").json()
+    assert set(stats) == {"enriched_file_cache", "file_list_cache", "markers", "cache_rebuilding"}
+    assert set(stats["markers"]) == {
+        "processed_files", "duplicate_files", "web_modified_files", "storage_location",
+    }  # fmt: skip
+    assert stats["markers"]["storage_location"] == "markers.sqlite3"
+    for name in ("enriched_file_cache", "file_list_cache"):
+        assert stats[name]["file_count"] == 120
+        assert {"age_seconds", "is_populated", "rebuild_in_progress"} <= set(stats[name])
+
+
+def test_a_cover_is_a_small_webp_kept_for_ever(server: Server, comic: dict[str, Any]) -> None:
+    answer = server.get(comic["cover"])
+    assert (answer.status_code, answer.headers["Content-Type"]) == (200, "image/webp")
+    assert answer.content[8:12] == b"WEBP"
+    assert {"immutable", "max-age=31536000"} <= set(answer.headers["Cache-Control"].split(", "))
+
+
+@pytest.mark.parametrize("name", ["0" * 32, "..%2f..%2fmarkers.sqlite3", "A" * 32, "0", "%00"])
+def test_other_covers_are_not_found(server: Server, name: str) -> None:
+    assert server.get(f"/covers/{name}.webp").status_code == 404
+
+
+def test_every_answer_restricts_the_page_to_its_own_origin(server: Server) -> None:
+    for path in ("/", "/api/files", "/static/demo.css", "/nowhere"):
+        headers = server.get(path).headers
+        assert headers["Content-Security-Policy"].startswith("default-src 'self'")
+        assert headers["X-Content-Type-Options"] == "nosniff"
+
+
+def test_a_mark_is_answered_stored_and_soon_listed(server: Server, comic: dict[str, Any]) -> None:
+    path, wanted = comic["path"], not comic["processed"]
+    before = server.marker_counts()
+    answer = server.mark({"paths": [path], "processed": wanted})
+    assert answer.status_code == 200
+    marker = {"processed": wanted, "duplicate": comic["duplicate"], "web_modified": True}
+    assert answer.json() == {"files": {path: marker}}
+    assert server.marker_counts().web_modified == before.web_modified + 1
+    server.settle()
+    listed = server.get("/api/files", search=comic["name"]).json()["files"]
+    assert [one for one in listed if one["path"] == path] == [comic | marker]
+
+
+def test_a_mark_rereads_only_the_marked_comic(server: Server, comic: dict[str, Any]) -> None:
+    server.mark({"paths": [comic["path"]], "duplicate": not comic["duplicate"]})
+    server.settle()
+    assert server.get("/api/cache/stats/enriched_file_cache").json()["enriched_items"] == 1
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        ([], "JSON object"),
+        ({}, "paths"),
+        ({"paths": "a.cbz", "processed": True}, "list of texts"),
+        ({"paths": [1], "processed": True}, "list of texts"),
+        ({"paths": [], "processed": True}, "1 to 500"),
+        ({"paths": ["a.cbz"] * 501, "processed": True}, "1 to 500"),
+        ({"paths": ["a.cbz"]}, "processed"),
+        ({"paths": ["a.cbz"], "processed": 1}, "true or false"),
+        ({"paths": ["a.cbz"], "duplicate": None}, "true or false"),
+    ],
+)
+def test_a_wrong_mark_is_refused_in_words(server: Server, body: object, says: str) -> None:
+    answer = server.mark(body)
+    assert answer.status_code == 400
+    assert says in answer.json()["error"]
+
+
+@pytest.mark.parametrize("path", ["library/gone.cbz", "library/../markers.sqlite3", "/etc/passwd", "library/", "x"])
+def test_only_comics_of_the_library_can_be_marked(server: Server, comic: dict[str, Any], path: str) -> None:
+    before = server.marker_counts()
+    answer = server.mark({"paths": [comic["path"], path], "processed": not comic["processed"]})
+    assert answer.status_code == 404
+    assert "No comic" in answer.json()["error"]
+    assert server.marker_counts() == before, "one of the paths was marked"
+
+
+def test_a_mark_must_be_json(server: Server) -> None:
+    url = server.url + "/api/files/mark"
+    form = requests.post(url, data={"paths": "a.cbz"}, timeout=20)
+    assert (form.status_code, "error" in form.json()) == (415, True)
+    broken = requests.post(url, data="{", headers={"Content-Type": "application/json"}, timeout=20)
+    assert (broken.status_code, "error" in broken.json()) == (400, True)
+    assert server.get("/api/files/mark").status_code == 405
+    long = requests.post(url, data=b" " * 2_100_000, headers={"Content-Type": "application/json"}, timeout=20)
+    assert (long.status_code, "error" in long.json()) == (413, True)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({"Origin": "https://evil.example"}, 403),
+        ({"Origin": "null"}, 403),
+        ({"Sec-Fetch-Site": "cross-site"}, 403),
+        ({"Sec-Fetch-Site": "same-site"}, 403),
+        ({"Sec-Fetch-Site": "same-origin"}, 400),
+        ({}, 400),
+    ],
+)
+def test_other_sites_cannot_mark(server: Server, headers: dict[str, str], status: int) -> None:
+    assert server.mark({}, **headers).status_code == status

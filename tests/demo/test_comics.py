@@ -1,0 +1,264 @@
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from demo import comics
+
+Make = Callable[..., dict[str, Any]]
+
+
+def picture(size: tuple[int, int] = (40, 60), kind: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", size, "#246").save(buffer, kind)
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def read(tmp_path: Path) -> Make:
+    """Write an archive with this content, or these bytes instead of one, and read it."""
+
+    def read(
+        content: dict[str, bytes] | bytes, name: str = "Some Series 007 (1999).cbz", method: int = zipfile.ZIP_STORED
+    ) -> dict[str, Any]:
+        path = tmp_path / name
+        if isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            with zipfile.ZipFile(path, "w", method) as archive:
+                for inner, data in content.items():
+                    archive.writestr(inner, data)
+        return comics.read(path, tmp_path / "covers" / "cover.webp")
+
+    return read
+
+
+@pytest.fixture
+def cover(tmp_path: Path) -> Path:
+    return tmp_path / "covers" / "cover.webp"
+
+
+def info(**tags: str) -> bytes:
+    return f"<ComicInfo>{''.join(f'<{tag}>{text}</{tag}>' for tag, text in tags.items())}</ComicInfo>".encode()
+
+
+# Reading one comic
+
+
+def test_tags_win_over_the_name(read: Make) -> None:
+    told = read({"ComicInfo.xml": info(Series="Owls", Number="12.5", Title="Night", Year="2001"), "1.png": picture()})
+    assert (told["series"], told["number"], told["title"], told["year"]) == ("Owls", "12.5", "Night", 2001)
+    assert told["error"] is None
+
+
+def test_without_tags_the_name_tells(read: Make) -> None:
+    told = read({"1.png": picture()})
+    assert (told["series"], told["number"], told["year"], told["title"]) == ("Some Series", "7", 1999, None)
+
+
+def test_a_name_without_a_number_is_the_series(read: Make) -> None:
+    assert read({"1.png": picture()}, "Annual.cbz")["series"] == "Annual"
+
+
+def test_pages_are_counted_and_the_first_is_the_cover(read: Make, cover: Path) -> None:
+    told = read({"p10.png": picture((10, 10)), "p2.jpg": picture((400, 600), "JPEG"), "notes.txt": b"no page"})
+    assert (told["pages"], told["width"], told["height"]) == (2, 400, 600)
+    with Image.open(cover) as small:
+        assert (small.format, small.size) == ("WEBP", (200, 300))
+
+
+def test_a_cover_that_exists_is_not_made_again(read: Make, cover: Path) -> None:
+    cover.parent.mkdir()
+    cover.write_bytes(b"kept")
+    told = read({"1.png": picture((30, 50))})
+    assert (told["width"], told["error"], cover.read_bytes()) == (30, None, b"kept")
+
+
+def test_no_draft_of_a_cover_is_left(read: Make, cover: Path) -> None:
+    read({"1.png": picture()})
+    assert list(cover.parent.iterdir()) == [cover]
+
+
+def test_leftovers_of_other_systems_are_no_pages(read: Make) -> None:
+    assert read({"__MACOSX/1.png": picture(), ".1.png": picture(), "2.png": picture()})["pages"] == 1
+
+
+# Broken and hostile comics
+
+
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (b"", "empty file"),
+        (b"not a comic", "not a zip file"),
+        ({}, "no pages inside"),
+        ({"a.txt": b""}, "no pages inside"),
+        ({"1.png": b"\x89PNG\r\n\x1a\n" + bytes(50)}, "cover is damaged"),
+        ({"1.png": b""}, "cover is damaged"),
+        ({"1.jpg": picture(kind="JPEG")[:200]}, "cover is damaged"),
+        ({"1.png": picture(kind="TIFF")}, "cover is damaged"),
+    ],
+)
+def test_a_broken_comic_says_why(read: Make, cover: Path, content: bytes, error: str) -> None:
+    assert read(content)["error"] == error
+    assert not cover.exists()
+
+
+def test_a_cut_off_archive_is_not_a_zip_file(read: Make, tmp_path: Path) -> None:
+    read({"1.png": picture()}, "whole.cbz")
+    whole = (tmp_path / "whole.cbz").read_bytes()
+    for end in range(1, len(whole) - 1, 37):
+        assert read(whole[:end])["error"]
+
+
+def test_a_file_that_is_gone_is_an_answer_too(tmp_path: Path, cover: Path) -> None:
+    assert comics.read(tmp_path / "gone.cbz", cover)["error"] == "No such file or directory"
+
+
+def test_flipped_bytes_never_raise(read: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    read({"ComicInfo.xml": info(Series="Owls"), "1.jpg": picture(kind="JPEG")}, "whole.cbz", zipfile.ZIP_DEFLATED)
+    whole = (tmp_path / "whole.cbz").read_bytes()
+    for place in range(0, len(whole), 5):
+        told = read(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        assert told["error"] is None or isinstance(told["error"], str)
+
+
+def test_an_image_with_too_many_pixels_is_refused_unread(read: Make, cover: Path) -> None:
+    bomb = io.BytesIO()
+    Image.new("1", (30_000, 30_000)).save(bomb, "PNG")
+    told = read({"1.png": bomb.getvalue()})
+    assert told["error"] == "cover is too large"
+    assert not cover.exists()
+
+
+def test_a_compression_bomb_is_read_to_its_limit_only(read: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comics, "_MOST_IMAGE", 1_000_000)
+    assert read({"1.png": bytes(5_000_000)}, method=zipfile.ZIP_DEFLATED)["error"] == "1.png is too large"
+
+
+@pytest.mark.parametrize(
+    "xml",
+    [
+        b"<ComicInfo><Series>",
+        b"\xff\xfe broken",
+        b'<!DOCTYPE x [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]><ComicInfo><Series>&b;</Series></ComicInfo>',
+        b'<!DOCTYPE x [<!ENTITY f SYSTEM "file:///etc/hostname">]><ComicInfo><Series>&f;</Series></ComicInfo>',
+    ],
+)
+def test_bad_or_hostile_tags_leave_the_name(read: Make, xml: bytes) -> None:
+    told = read({"ComicInfo.xml": xml, "1.png": picture()})
+    assert (told["series"], told["error"]) == ("Some Series", None)
+
+
+def test_tags_are_cut_to_a_length(read: Make) -> None:
+    told = read({"ComicInfo.xml": info(Series="x" * 5000, Year="no"), "1.png": picture()})
+    assert len(told["series"]) == 200
+    assert told["year"] == 1999
+
+
+def test_paths_inside_an_archive_lead_nowhere(read: Make, tmp_path: Path) -> None:
+    told = read({"../../1.png": picture(), "/etc/2.png": picture()})
+    assert told["pages"] == 2
+    assert {path.name for path in tmp_path.rglob("*.png")} == set()
+
+
+# Walking the folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for name in ("b/2.cbz", "a/deep/1.CBZ", "3.epub", "4.zip", "a/notes.txt", ".hidden/5.cbz", "a/.6.cbz"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"12345")
+    return tmp_path
+
+
+def paths(root: Path) -> set[str]:
+    return {file.relative_path for file in comics.walk(root)}
+
+
+FOUND = {"b/2.cbz", "a/deep/1.CBZ", "3.epub", "4.zip"}
+
+
+def test_comics_are_found_in_all_folders_but_hidden_ones(folder: Path) -> None:
+    assert paths(folder) == FOUND
+    assert {file.size for file in comics.walk(folder)} == {5}
+
+
+def test_links_are_not_followed(folder: Path) -> None:
+    (folder / "a" / "loop").symlink_to(folder)
+    (folder / "7.cbz").symlink_to("/etc/hostname")
+    assert paths(folder) == FOUND
+
+
+def test_what_only_looks_like_a_comic_is_left_out(folder: Path) -> None:
+    os.mkfifo(folder / "8.cbz")
+    (folder / "9.cbz").mkdir()
+    assert paths(folder) == FOUND
+
+
+def test_a_folder_that_cannot_be_read_is_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scandir = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if str(path).endswith("/b"):
+            raise PermissionError(13, "Permission denied")
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)  # root may read everything, so chmod would not do
+    assert paths(folder) == FOUND - {"b/2.cbz"}
+
+
+def test_a_missing_root_is_an_error_and_not_an_empty_library(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        paths(tmp_path / "unmounted")
+
+
+def test_a_name_that_is_not_text_is_left_out(folder: Path) -> None:
+    with open(os.fsencode(folder) + b"/\xff.cbz", "wb"):
+        pass
+    assert paths(folder) == FOUND
+
+
+# Which paths a browser may name
+
+
+@pytest.mark.parametrize("path", sorted(FOUND))
+def test_a_comic_that_walk_finds_is_contained(folder: Path, path: str) -> None:
+    assert comics.contains(folder, path)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/",
+        "../x.cbz",
+        "a/../3.epub",
+        "./3.epub",
+        "a//deep/1.CBZ",
+        "a/notes.txt",
+        "a",
+        "gone.cbz",
+        ".hidden/5.cbz",
+        "a/.6.cbz",
+        "a\\deep\\1.CBZ",
+        "3.epub\0.cbz",
+        "\ud800.cbz",
+        "x" * 5000 + ".cbz",
+    ],
+)
+def test_other_paths_are_not_contained(folder: Path, path: str) -> None:
+    assert not comics.contains(folder, path)
+
+
+def test_a_path_through_a_link_is_not_contained(folder: Path) -> None:
+    (folder / "link").symlink_to(folder / "b")
+    assert not comics.contains(folder, "link/2.cbz")

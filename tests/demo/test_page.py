@@ -1,0 +1,316 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from conftest import Server
+    from playwright.sync_api import BrowserContext, Locator, Page
+
+pytestmark = pytest.mark.browser
+
+
+class Trouble(list[str]):
+    """What a page complained about: uncaught errors, the console's errors and warnings, the policy's refusals."""
+
+    def listen(self, page: Page) -> None:
+        page.on("pageerror", lambda error: self.append(f"uncaught: {error}"))
+        page.on("console", lambda line: self.append(line.text) if line.type in ("error", "warning") else None)
+        page.add_init_script(
+            "addEventListener('securitypolicyviolation',"
+            " (event) => console.error(`policy: ${event.violatedDirective} ${event.blockedURI}`))"
+        )
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Iterator[Page]:
+    """A tab that must not complain about anything."""
+    trouble = Trouble()
+    tab = context.new_page()
+    trouble.listen(tab)
+    yield tab
+    assert trouble == []
+
+
+def comics(page: Page) -> Locator:
+    return page.locator(".comic")
+
+
+def names(page: Page) -> list[str]:
+    return page.locator(".comic .name").all_inner_texts()
+
+
+def wait_for_total(page: Page, text: str) -> None:
+    page.locator("#total", has_text=re.compile(f"^{text}$")).wait_for()
+
+
+def wait_until_quiet(page: Page) -> None:
+    page.locator("#rebuild").wait_for(state="hidden")
+
+
+def count_of(page: Page, name: str) -> int:
+    return int(page.locator(f"[data-filter={name}] .count").inner_text().replace(",", ""))
+
+
+# A page that is not ready yet
+
+
+def test_a_cold_page_fills_itself_without_a_reload(cold_server: Server, page: Page) -> None:
+    page.goto(cold_server.url)
+    page.evaluate("window.sameDocument = true")
+    wait_for_total(page, "120 comics")
+    wait_until_quiet(page)
+    assert comics(page).count() == 48
+    assert page.locator(".skeleton").count() == 0
+    assert page.evaluate("window.sameDocument")
+    page.wait_for_function("[...document.images].some((image) => image.src.includes('/covers/') && image.naturalWidth)")
+
+
+def test_while_there_is_nothing_the_page_shows_where_comics_will_be(server: Server, page: Page) -> None:
+    cold = {"files": [], "page": 1, "per_page": 48, "total_files": 0, "total_pages": 1, "marked_count": 0}
+    cold |= {"unmarked_count": 0, "duplicates_count": 0, "cache_rebuilding": True}
+    progress = {"phase": "enrich", "done": 3214, "total": 10_300, "rate": 600.0, "eta_seconds": 12.0}
+    status = {"state": "cold", "generation": None, "cache_rebuilding": True, "progress": progress}
+    page.route("**/api/files?**", lambda route: route.fulfill(json=cold))
+    page.route("**/api/cache/stats/*", lambda route: route.fulfill(json=status))
+    page.goto(server.url)
+    page.locator("#doing", has_text="Reading 3,214 of 10,300 comics, about 12 s left").wait_for()
+    assert page.get_by_role("status").inner_text() == "Reading 3,214 of 10,300 comics, about 12 s left"
+    assert page.locator(".skeleton").count() == 24
+    assert page.locator("#comics").get_attribute("aria-busy") == "true"
+    assert page.locator("#progress").evaluate("(bar) => Math.round(bar.value * 100)") == 31
+    assert page.locator("#total").inner_text() == ""
+
+
+def test_a_failed_fetch_is_told_and_can_be_tried_again(server: Server, context: BrowserContext) -> None:
+    page = context.new_page()  # its console will complain
+    page.route("**/api/files?**", lambda route: route.abort())
+    page.goto(server.url)
+    alert = page.get_by_role("alert")
+    alert.get_by_text("The list could not be fetched").wait_for()
+    page.unroute("**/api/files?**")
+    page.get_by_role("button", name="Try again").click()
+    wait_for_total(page, "120 comics")
+    alert.wait_for(state="hidden")
+
+
+# Marking
+
+
+def test_a_mark_shows_at_once_and_stays_after_the_rebuild(server: Server, page: Page) -> None:
+    page.goto(f"{server.url}/?filter=unmarked")
+    comics(page).first.wait_for()
+    wait_until_quiet(page)
+    marked, unmarked = count_of(page, "marked"), count_of(page, "unmarked")
+    path = comics(page).first.get_attribute("data-path")
+    page.locator(f'[data-path="{path}"] [data-mark=processed]').click()
+    page.locator(f'[data-path="{path}"]').wait_for(state="detached")  # the list has followed: it is not unmarked
+    page.locator("[data-filter=marked] .count", has_text=str(marked + 1)).wait_for()
+    assert count_of(page, "unmarked") == unmarked - 1
+    wait_until_quiet(page)
+    item = next(one for one in server.get("/api/files", per_page=120).json()["files"] if one["path"] == path)
+    assert (item["processed"], item["web_modified"]) == (True, True)
+
+
+def test_a_mark_is_pressed_before_the_server_answers(server: Server, page: Page) -> None:
+    page.goto(server.url)
+    button = comics(page).first.locator("[data-mark=duplicate]")
+    was = button.get_attribute("aria-pressed")
+    now = "false" if was == "true" else "true"
+    page.route("**/api/files/mark", lambda route: None)  # never answered
+    button.click()
+    page.wait_for_function(
+        "([button, now]) => button.getAttribute('aria-pressed') === now", arg=[button.element_handle(), now]
+    )
+    page.unroute_all(behavior="ignoreErrors")
+
+
+def test_a_refused_mark_is_taken_back_and_told(server: Server, context: BrowserContext) -> None:
+    page = context.new_page()  # its console will complain
+    page.route("**/api/files/mark", lambda route: route.fulfill(status=403, json={"error": "Not today."}))
+    page.goto(server.url)
+    button = comics(page).first.locator("[data-mark=duplicate]")
+    was = button.get_attribute("aria-pressed")
+    button.click()
+    page.get_by_role("alert").get_by_text("Not marked: Not today.").wait_for()
+    assert button.get_attribute("aria-pressed") == was
+
+
+# Finding
+
+
+def test_search_narrows_the_list_and_the_address_keeps_it(server: Server, page: Page) -> None:
+    page.goto(f"{server.url}/?view=table")
+    wait_for_total(page, "120 comics")
+    word = names(page)[0].split()[1]
+    page.get_by_role("searchbox").fill(word)
+    page.locator("#total", has_text="found").wait_for()
+    assert all(word.lower() in text.lower() for text in page.locator(".comic").all_inner_texts())
+    found = page.locator("#total").inner_text()
+    assert f"search={word}" in page.url
+    page.reload()
+    wait_for_total(page, found)
+    assert page.get_by_role("searchbox").input_value() == word
+
+
+def test_a_search_that_finds_nothing_offers_the_way_back(server: Server, page: Page) -> None:
+    page.goto(f"{server.url}/?search=no+such+comic")
+    page.get_by_text("No comic fits.").wait_for()
+    page.get_by_role("button", name="Show all comics").click()
+    wait_for_total(page, "120 comics")
+    assert page.get_by_role("searchbox").input_value() == ""
+
+
+def test_filters_show_as_many_comics_as_they_count(server: Server, page: Page) -> None:
+    page.goto(server.url)
+    wait_for_total(page, "120 comics")
+    for name in ("marked", "unmarked", "duplicates"):
+        chip = page.locator(f"[data-filter={name}]")
+        chip.click()
+        wait_for_total(page, f"{count_of(page, name)} comics")
+        assert chip.get_attribute("aria-pressed") == "true"
+    assert count_of(page, "marked") + count_of(page, "unmarked") == 120
+
+
+def test_the_order_can_be_chosen_and_turned_round(server: Server, page: Page) -> None:
+    page.goto(f"{server.url}/?view=table")
+    comics(page).first.wait_for()
+    page.locator("#sort").select_option("name")
+    page.locator("th[aria-sort=ascending][data-sort=name]").wait_for()
+    page.wait_for_function(_SORTED)
+    first = names(page)[0]
+    page.get_by_role("button", name="A to Z").click()
+    page.locator(".comic .name", has_text=first).wait_for(state="detached")
+    assert names(page) == sorted(names(page), key=str.casefold, reverse=True)
+    page.locator("th[data-sort=size] button").click()
+    page.locator("th[data-sort=size][aria-sort=descending]").wait_for()
+    assert page.locator("#direction").inner_text() == "Largest first"
+
+
+_SORTED = """() => {
+    const names = [...document.querySelectorAll(".comic .name")].map((name) => name.textContent.toLowerCase());
+    return names.length > 0 && names.every((name, place) => !place || names[place - 1] <= name);
+}"""
+
+
+def test_pages_follow_each_other_and_the_back_button(server: Server, page: Page) -> None:
+    page.goto(server.url)
+    comics(page).first.wait_for()
+    first = comics(page).first.get_attribute("data-path")
+    page.get_by_role("link", name="Next").click()
+    page.locator('.pages [aria-current=page]:text-is("2")').wait_for()
+    page.locator(f'[data-path="{first}"]').wait_for(state="detached")
+    page.get_by_role("link", name="Page 3").click()
+    page.locator('.pages [aria-current=page]:text-is("3")').wait_for()
+    assert comics(page).count() == 120 - 2 * 48
+    page.go_back()
+    page.go_back()
+    page.locator(f'[data-path="{first}"]').wait_for()
+    page.locator("#per-page").select_option("192")
+    page.wait_for_function("document.querySelectorAll('.comic').length === 120")
+
+
+def test_a_page_beyond_the_last_becomes_the_last(server: Server, page: Page) -> None:
+    page.goto(f"{server.url}/?page=999")
+    page.locator('.pages [aria-current=page]:text-is("3")').wait_for()
+
+
+def test_refresh_asks_once_for_a_rebuild(cold_server: Server, page: Page) -> None:
+    cold_server.settle()
+    page.goto(cold_server.url)
+    wait_for_total(page, "120 comics")
+    asked = []
+    page.on("request", lambda request: asked.append(request.url) if "refresh=true" in request.url else None)
+    with page.expect_response(re.compile("refresh=true")) as answer:
+        page.get_by_role("button", name="Refresh").click()
+    assert answer.value.ok
+    wait_until_quiet(page)
+    wait_for_total(page, "120 comics")
+    assert len(asked) == 1
+
+
+# For everybody
+
+
+def test_everything_works_from_the_keyboard(server: Server, page: Page) -> None:
+    page.goto(server.url)
+    comics(page).first.wait_for()
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.id") == "search"
+    page.keyboard.type("zzz")
+    page.get_by_text("No comic fits.").wait_for()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Shift+Tab")
+    assert page.evaluate("document.activeElement.id") == "search"
+    page.get_by_role("button", name="Show all comics").press("Enter")
+    wait_for_total(page, "120 comics")
+    page.get_by_role("button", name="Table").press("Space")
+    page.locator("tr.comic").first.wait_for()
+    button = page.locator("tr.comic").first.locator("[data-mark=duplicate]")
+    was = button.get_attribute("aria-pressed")
+    with page.expect_response("**/api/files/mark"):
+        button.press("Enter")
+    wait_until_quiet(page)
+    assert button.get_attribute("aria-pressed") != was
+    assert button.evaluate("(button) => button === document.activeElement"), "the rebuild took the focus away"
+
+
+def test_a_comic_that_leaves_the_list_passes_the_focus_on(server: Server, page: Page) -> None:
+    page.goto(f"{server.url}/?filter=duplicates")
+    comics(page).nth(1).wait_for()
+    gone, next_one = (comics(page).nth(place).get_attribute("data-path") for place in (0, 1))
+    comics(page).first.locator("[data-mark=duplicate]").press("Enter")
+    page.locator(f'[data-path="{gone}"]').wait_for(state="detached")
+    focused = "document.activeElement.closest('.comic')?.dataset.path"
+    page.wait_for_function(f"(path) => {focused} === path", arg=next_one)
+
+
+@pytest.mark.parametrize("view", ["grid", "table"])
+@pytest.mark.parametrize("width", [320, 390, 700, 1280])
+def test_no_window_is_too_narrow(server: Server, page: Page, width: int, view: str) -> None:
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto(f"{server.url}/?view={view}")
+    comics(page).first.wait_for()
+    assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+
+
+def test_dark_follows_the_system_until_chosen(server: Server, page: Page) -> None:
+    ground = "getComputedStyle(document.body).backgroundColor"
+    page.emulate_media(color_scheme="dark")
+    page.goto(server.url)
+    dark = page.evaluate(ground)
+    page.get_by_role("button", name="Dark colours").click()
+    light = page.evaluate(ground)
+    assert light != dark
+    page.reload()
+    assert page.evaluate(ground) == light
+    page.get_by_role("button", name="Dark colours").click()
+    assert page.evaluate(ground) == dark
+
+
+def test_covers_take_their_place_before_they_arrive(server: Server, page: Page) -> None:
+    page.route("**/covers/**", lambda route: None)  # they never arrive
+    tops = "[...document.querySelectorAll('.comic')].slice(0, 12).map((comic) => comic.getBoundingClientRect().top)"
+    page.goto(f"{server.url}/?filter=marked")
+    comics(page).nth(12).wait_for()
+    without = page.evaluate(tops)
+    page.unroute_all(behavior="ignoreErrors")
+    page.reload()
+    comics(page).nth(12).wait_for()
+    page.wait_for_function("[...document.images].some((image) => image.naturalWidth)")
+    assert page.evaluate(tops) == without
+
+
+def test_names_from_files_are_text_and_never_markup(server: Server, page: Page) -> None:
+    evil = '<img src=x onerror="window.owned = true">'
+    item = server.get("/api/files").json()["files"][0]
+    item |= {"series": evil, "title": evil, "name": evil, "relative_path": evil, "error": evil, "path": evil}
+    answer = server.get("/api/files").json() | {"files": [item], "cache_rebuilding": False}
+    page.route("**/api/files?**", lambda route: route.fulfill(json=answer))
+    for view in ("grid", "table"):
+        page.goto(f"{server.url}/?view={view}")
+        assert evil in comics(page).first.inner_text()
+    assert not page.evaluate("'owned' in window")

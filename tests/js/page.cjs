@@ -1,0 +1,202 @@
+/* A page made by hand for the poller: document, clock, network. No browser, no waiting.
+ *
+ * The script runs in a context of its own (vm), so that each test has a fresh one and so that
+ * document, fetch and the timers are what the test says they are.
+ */
+"use strict";
+
+const fs = require("node:fs");
+const path = require("node:path");
+const vm = require("node:vm");
+
+const FILE = path.join(__dirname, "..", "..", "static", "warmcache.js");
+const SOURCE = fs.readFileSync(FILE, "utf8");
+
+/** Let everything that waits for a promise go on. */
+const settle = () => new Promise((resolve) => setImmediate(resolve));
+
+/** Timers that run out only when the test says so. */
+class Clock {
+  constructor() {
+    this.now = 0;
+    this.timers = new Map();
+    this.last = 0;
+  }
+
+  setTimeout(call, delay) {
+    this.last += 1;
+    this.timers.set(this.last, { at: this.now + delay, call });
+    return this.last;
+  }
+
+  clearTimeout(id) {
+    this.timers.delete(id);
+  }
+
+  async advance(duration) {
+    const end = this.now + duration;
+    await settle();
+    for (;;) {
+      const due = [...this.timers].filter(([, timer]) => timer.at <= end);
+      if (!due.length) break;
+      const [id, timer] = due.reduce((a, b) => (b[1].at < a[1].at ? b : a));
+      this.timers.delete(id);
+      this.now = timer.at;
+      timer.call();
+      await settle();
+    }
+    this.now = end;
+  }
+}
+
+/** An element, or the document: as much of one as the poller touches. Remembers its events. */
+class Node extends EventTarget {
+  constructor(attributes = {}) {
+    super();
+    this.id = "";
+    this.dataset = {};
+    this.isConnected = true;
+    this.fields = [];
+    this.events = [];
+    Object.assign(this, attributes);
+  }
+
+  dispatchEvent(event) {
+    if (event.type.startsWith("warmcache:")) this.events.push([event.type.slice(10), event.detail]);
+    return super.dispatchEvent(event);
+  }
+
+  /** The details of the events of one type. */
+  heard(type) {
+    return this.events.filter((event) => event[0] === type).map((event) => event[1]);
+  }
+
+  querySelectorAll(selector) {
+    return selector === "[data-warmcache]" ? this.regions || [] : this.fields;
+  }
+
+  contains(node) {
+    return Boolean(node) && this.fields.includes(node);
+  }
+
+  matches() {
+    return true;
+  }
+}
+
+/** What the page's storage does unless a test breaks it. */
+class Storage {
+  constructor() {
+    this.items = new Map();
+  }
+
+  getItem(key) {
+    return this.items.has(key) ? this.items.get(key) : null;
+  }
+
+  setItem(key, value) {
+    this.items.set(key, value);
+  }
+}
+
+const status = (more = {}) => ({
+  file_count: 3,
+  age_seconds: 1,
+  is_populated: true,
+  rebuild_in_progress: true,
+  state: "stale",
+  generation: "g1",
+  progress: null,
+  last_error: null,
+  cache_rebuilding: true,
+  ...more,
+});
+
+const fresh = (generation = "g2", more = {}) =>
+  status({ state: "fresh", generation, cache_rebuilding: false, rebuild_in_progress: false, ...more });
+
+/** An answer of the server: a Response that can also say that it was redirected. */
+function answer(body, { code = 200, headers = {}, redirected = false } = {}) {
+  const text = typeof body === "string" ? body : JSON.stringify(body);
+  const type = typeof body === "string" ? "text/html" : "application/json";
+  const response = new Response(text, { status: code, headers: { "Content-Type": type, ...headers } });
+  Object.defineProperty(response, "redirected", { value: redirected });
+  return response;
+}
+
+/**
+ * Load the script into a fresh page. Options: attributes (of the script tag, as a dataset),
+ * regions, random (a number), visibility, readyState, storage. page.world answers every request:
+ * a function of (url, request) that returns a body, a Response, an Error, or a promise of one.
+ */
+function open(options = {}) {
+  const clock = new Clock();
+  const page = { clock, requests: [], warnings: [], errors: [], navigations: 0, world: () => status() };
+  page.document = new Node({
+    currentScript: { dataset: options.attributes || {} },
+    body: new Node(),
+    activeElement: null,
+    visibilityState: options.visibility || "visible",
+    readyState: options.readyState || "complete",
+    regions: options.regions || [],
+    matches: undefined,
+  });
+  page.body = page.document.body;
+
+  const window = new EventTarget();
+  const said = (list) => (...words) => list.push(words.map(String).join(" "));
+  Object.assign(window, {
+    document: page.document,
+    location: { pathname: "/files", search: "", href: "http://host/files" },
+    console: { warn: said(page.warnings), error: said(page.errors) },
+    sessionStorage: options.storage || new Storage(),
+    AbortController,
+    CustomEvent,
+  });
+  if (options.before) window.Warmcache = options.before;
+  page.window = window;
+
+  vm.createContext(window);
+  // An EventTarget's own methods want the real object, not the context that stands for it.
+  for (const name of ["addEventListener", "removeEventListener", "dispatchEvent"]) {
+    window[name] = EventTarget.prototype[name].bind(window);
+  }
+  const env = {
+    now: () => clock.now,
+    random: () => (options.random === undefined ? 0.5 : options.random), // 0.5 is no jitter
+    setTimeout: (call, delay) => clock.setTimeout(call, delay),
+    clearTimeout: (id) => clock.clearTimeout(id),
+    navigate: () => (page.navigations += 1),
+    fetch: async (url, request) => {
+      page.requests.push({ url, at: clock.now, ...request });
+      const aborted = new Promise((resolve, reject) => {
+        const abort = () => reject(new DOMException("aborted", "AbortError"));
+        request.signal.addEventListener("abort", abort);
+      });
+      const given = await Promise.race([page.world(url, request), aborted]);
+      if (given instanceof Error) throw given;
+      return given instanceof Response ? given : answer(given);
+    },
+  };
+  // The regions of the first scan start timers at once, so the clock has to be there before.
+  window.performance = { now: env.now };
+  window.setTimeout = env.setTimeout;
+  window.clearTimeout = env.clearTimeout;
+  window.fetch = env.fetch;
+  vm.runInContext("Math", window).random = env.random;
+  vm.runInContext(SOURCE, window, { filename: FILE });
+  page.Warmcache = window.Warmcache;
+  if (!options.before) Object.assign(page.Warmcache.env, env);
+
+  page.times = () => page.requests.map((request) => Math.round(request.at));
+  page.show = (visibility) => {
+    page.document.visibilityState = visibility;
+    page.document.dispatchEvent(new Event("visibilitychange"));
+  };
+  return page;
+}
+
+/** A request that nobody answers. */
+const hang = () => new Promise(() => {});
+
+module.exports = { FILE, Node, Storage, answer, fresh, hang, open, settle, status };
