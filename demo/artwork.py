@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import lru_cache
 from random import Random
 
 from PIL import Image, ImageDraw, ImageFont
@@ -243,10 +244,6 @@ def _colour(text: str) -> Colour:
     return int(text[1:3], 16), int(text[3:5], 16), int(text[5:7], 16)
 
 
-_fonts: dict[int, ImageFont.FreeTypeFont | ImageFont.ImageFont] = {}  # loading one takes longer than drawing with it
-
-
+@lru_cache  # loading a font takes longer than drawing with it
 def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
-    if size not in _fonts:
-        _fonts[size] = ImageFont.load_default(size)
-    return _fonts[size]
+    return ImageFont.load_default(size)

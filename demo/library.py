@@ -1,8 +1,8 @@
 """A library of comics for the demo: ``python -m demo.library FOLDER --count 10300``.
 
-The comics are invented, the files are real: zip archives with pages and a ComicInfo.xml, in a folder for each
-publisher and series.  A few are broken or doubled, as in every real library.  The same count and seed give the same
-files.  An interrupted run goes on where it stopped.
+The comics are invented, the files are real: zip archives with pages and a ComicInfo.xml, in a folder for
+each publisher and series.  A few are broken or doubled, as in every real library.  The same count and seed give
+the same files.  An interrupted run goes on where it stopped.
 """
 
 from __future__ import annotations
@@ -76,7 +76,9 @@ def plan(count: int, seed: int = SEED) -> list[Series]:
         size = min(left, rng.randint(8, 130))
         year = rng.randint(1968, 2019)
         issues = tuple(_issue(number, year, rng) for number in range(1, size + 1))
-        planned.append(Series(next(names), rng.choice(titles.PUBLISHERS), rng.choice(titles.WRITERS), year, issues))
+        planned.append(
+            Series(next(names), rng.choice(titles.PUBLISHERS), rng.choice(titles.WRITERS), year, issues)
+        )
         left -= size
     return _spoil(planned, rng)
 
@@ -96,7 +98,7 @@ def make(folder: Path, count: int = COUNT, seed: int = SEED, processes: int | No
     if found == done:
         return planned
     if found is not None:
-        raise FileExistsError(f"{folder} holds another library, {found}. Choose another folder or delete this one.")
+        raise FileExistsError(f"{folder} holds another library, {found}. Choose another folder, or delete it.")
     folder.mkdir(parents=True, exist_ok=True)
     # "spawn", since the parent may have threads, and then a forked child can hang.
     spawn = multiprocessing.get_context("spawn")
@@ -195,7 +197,8 @@ def _comic_info(series: Series, issue: Issue) -> bytes:
         ("PageCount", issue.pages),
     ):
         ElementTree.SubElement(info, tag).text = str(value)
-    return ElementTree.tostring(info, encoding="utf-8", xml_declaration=True)
+    content: bytes = ElementTree.tostring(info, encoding="utf-8", xml_declaration=True)
+    return content
 
 
 def _encode(picture: Image.Image, kind: str) -> bytes:
@@ -226,7 +229,9 @@ def _read_done(folder: Path) -> object:
 
 def main() -> int:
     """Make the library that the command line asks for."""
-    parser = argparse.ArgumentParser(prog="python -m demo.library", description="Make a library of invented comics.")
+    parser = argparse.ArgumentParser(
+        prog="python -m demo.library", description="Make a library of invented comics."
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=COUNT, help="how many files (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=SEED, help="another number, other comics")

@@ -35,7 +35,16 @@ _PLACES = (
     "Aldermoor Brackenholt Cindermouth Dunvale Eastmarrow Fennick Grayling Hollinmere Istermouth Jessamy "
     "Kettlewick Larkhaven Morrowfield Nether-Pool Oxbarrow"
 ).split()
-_OPENINGS = ("A Map of", "After", "Before", "Eleven Miles to", "Letters from", "No Rain in", "The Night of", "Under")
+_OPENINGS = (
+    "A Map of",
+    "After",
+    "Before",
+    "Eleven Miles to",
+    "Letters from",
+    "No Rain in",
+    "The Night of",
+    "Under",
+)
 _CLOSINGS = (
     "the Blue Door",
     "the Flood",

@@ -1,18 +1,55 @@
-"""Non-blocking cache warm-up for Flask: built once in the background, shared by every worker, served at once."""
+"""Non-blocking cache warm-up for Flask: built once in the background, shared by every worker, served at once.
 
-from .errors import BadQueryError as BadQueryError
-from .errors import DeclarationError as DeclarationError
-from .errors import RebuildBusyError as RebuildBusyError
-from .errors import RebuildError as RebuildError
-from .errors import SettingError as SettingError
-from .errors import SnapshotError as SnapshotError
-from .errors import StoreError as StoreError
-from .errors import UnknownListError as UnknownListError
-from .errors import ViewError as ViewError
-from .errors import WarmCacheError as WarmCacheError
-from .extension import WarmCache as WarmCache
-from .items import Items as Items
-from .lists import WarmList as WarmList
-from .lists import WarmValue as WarmValue
-from .paging import Page as Page
-from .rebuild.job import Outcome as Outcome
+The public names are imported when they are first asked for, so that gunicorn's own process, which imports only
+``flask_warmcache.gunicorn_conf``, loads neither Flask nor the rest.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .errors import BadQueryError as BadQueryError
+    from .errors import DeclarationError as DeclarationError
+    from .errors import RebuildBusyError as RebuildBusyError
+    from .errors import RebuildError as RebuildError
+    from .errors import SettingError as SettingError
+    from .errors import SnapshotError as SnapshotError
+    from .errors import StoreError as StoreError
+    from .errors import UnknownListError as UnknownListError
+    from .errors import ViewError as ViewError
+    from .errors import WarmCacheError as WarmCacheError
+    from .extension import WarmCache as WarmCache
+    from .items import Items as Items
+    from .lists import WarmList as WarmList
+    from .lists import WarmValue as WarmValue
+    from .paging import Page as Page
+    from .rebuild.job import Outcome as Outcome
+
+_HOMES = {
+    "WarmCache": "extension",
+    "Items": "items",
+    "WarmList": "lists",
+    "WarmValue": "lists",
+    "Page": "paging",
+    "Outcome": "rebuild.job",
+}
+_ERRORS = (
+    "BadQueryError",
+    "DeclarationError",
+    "RebuildBusyError",
+    "RebuildError",
+    "SettingError",
+    "SnapshotError",
+    "StoreError",
+    "UnknownListError",
+    "ViewError",
+    "WarmCacheError",
+)
+__all__ = [*_HOMES, *_ERRORS]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    home = import_module(f".{_HOMES.get(name, 'errors')}", __name__)
+    return globals().setdefault(name, getattr(home, name))

@@ -44,7 +44,10 @@ def _status(name: str) -> ListStatus:
 @click.option("--json", "as_json", is_flag=True, help="Print what GET /api/cache/stats answers for the lists.")
 def status_command(as_json: bool) -> None:
     """Show every list; exit code 1 when one is cold or failed."""
-    sections = {name: list_section(status) for name, status in _state().statuses.items()}
+    state = _state()
+    for status in state.statuses.values():
+        state.keeper.compare_with_upstream(status)
+    sections = {name: list_section(status) for name, status in state.statuses.items()}
     if as_json:
         click.echo(json.dumps(sections, indent=2))
     else:
@@ -103,7 +106,7 @@ def rebuild_command(name: str, wait: bool) -> None:
         click.echo(f"The rebuild of {name!r} failed: {type(failure[0]).__name__}: {failure[0]}", err=True)
         sys.exit(FAILED)
     snapshot = status.condition().snapshot
-    if snapshot is None or (status.report is not None and status.report.phase == "failed"):
+    if snapshot is None or status.report is None or status.report.phase != "finished":
         click.echo(f"The rebuild of {name!r} failed; the log of the process that ran it says why.", err=True)
         sys.exit(FAILED)
     header = snapshot.header

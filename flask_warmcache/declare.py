@@ -58,12 +58,13 @@ class Declaration:
         self._check_views("sorts", self.sorts)
         if "all" in self.filters:
             self._refuse("declares a filter 'all', which every list has already: it is the whole list")
-        if isinstance(self.search, str) or not all(isinstance(name, str) and name for name in self.search):
-            self._refuse(f"has search={self.search!r}; search is a tuple of field names, as in ('name',)")
+        for what, names in (("search", self.search), ("counts", self.counts)):
+            if not isinstance(names, tuple) or not all(isinstance(name, str) and name for name in names):
+                self._refuse(f"has {what}={names!r}; {what} is a tuple of names, as in ('name',)")
         unknown = [name for name in self.counts if name not in self.filters]
-        if isinstance(self.counts, str) or unknown:
-            self._refuse(f"counts {unknown or self.counts!r}, but its filters are {sorted(self.filters)}")
-        reserved = {"page", "per_page", "total_pages", "cache_rebuilding", "search_complete"}
+        if unknown:
+            self._refuse(f"counts {unknown}, but its filters are {sorted(self.filters)}")
+        reserved = {"page", "pages", "per_page", "total_pages", "cache_rebuilding", "search_complete"}
         if self.plural in reserved:
             self._refuse(f"has unit={self.unit!r}, whose plural is a key of every answer; choose another noun")
 

@@ -188,7 +188,7 @@ class WarmCache:
             given[views] = given.get(views) if given.get(views) is not None else {}
         for fields in ("search", "counts"):
             value = given.get(fields, ())
-            given[fields] = value if isinstance(value, str) else tuple(value)
+            given[fields] = tuple(value) if isinstance(value, (list, tuple)) else value
         declaration = {"key": None, "unit": "item", **given}
         return Declaration(name=name, kind=kind, **declaration)
 
@@ -198,12 +198,12 @@ class WarmCache:
                 f"{name!r} is declared too late: declarations closed at the app's first request. Declare lists "
                 "where the app is made."
             )
-        if name in self._lists or name in self._sections:
-            raise DeclarationError(f"There is a warm list or stats section named {name!r} already.")
         if name == "cache_rebuilding" or not isinstance(name, str) or not NAME.match(name):
             raise DeclarationError(
                 f"{name!r} cannot name a list: use 1 to 64 of the characters a-z, 0-9, '_' and '-'."
             )
+        if name in self._lists or name in self._sections:
+            raise DeclarationError(f"There is a warm list or stats section named {name!r} already.")
 
     def _add(self, warm: Warm) -> None:
         self._check_name(warm.name)  # again: a decorator may be applied much later than it was made

@@ -12,7 +12,7 @@ from .errors import BadQueryError, DeclarationError, StoreError, UnknownListErro
 from .items import Items
 from .paging import Page
 from .rebuild.job import Outcome
-from .rebuild.status import Condition
+from .rebuild.status import Condition, ListStatus
 from .state import AppState
 
 KEY = "warmcache"
@@ -71,11 +71,9 @@ class Warm:
 
     def _look(self) -> tuple[AppState, Condition]:
         """The list as it is now; wakes the keeper when it is due."""
-        state = current_state()
-        try:
-            status = state.statuses[self.name]
-        except KeyError:
-            raise UnknownListError(self.name, sorted(state.statuses)) from None
+        state, status = self._status()
+        if not state.settings.enabled:
+            state.keeper.compare_with_upstream(status)
         condition = status.condition()
         if condition.due:
             if state.settings.enabled:
@@ -88,6 +86,13 @@ class Warm:
                 condition = status.condition()
         return state, condition
 
+    def _status(self) -> tuple[AppState, ListStatus]:
+        state = current_state()
+        try:
+            return state, state.statuses[self.name]
+        except KeyError:
+            raise UnknownListError(self.name, sorted(state.statuses)) from None
+
     def invalidate(self) -> None:
         """Say that the list is out of date: every worker shows it as stale at once, one rebuilds it.
 
@@ -95,7 +100,7 @@ class Warm:
 
         :raises StoreError: when the cache folder cannot be written.
         """
-        state = current_state()
+        state, _ = self._status()
         state.store.invalidate(self.name)
         state.keeper.wake()
 
@@ -104,7 +109,8 @@ class Warm:
 
         :raises RebuildBusyError: when it is being rebuilt already.
         """
-        return current_state().keeper.rebuild_now(self.name)
+        state, _ = self._status()
+        return state.keeper.rebuild_now(self.name)
 
 
 class WarmList(Warm):
@@ -146,8 +152,10 @@ class WarmList(Warm):
             source item, or a function of it. By default the whole source item.
         :param version: of the function itself; another version enriches every item anew.
         """
-        if isinstance(fingerprint, str) or not (
-            fingerprint is None or callable(fingerprint) or all(isinstance(name, str) for name in fingerprint)
+        if not (
+            fingerprint is None
+            or callable(fingerprint)
+            or (isinstance(fingerprint, (list, tuple)) and all(isinstance(name, str) for name in fingerprint))
         ):
             raise DeclarationError(
                 f"fingerprint of warm list {self.name!r} is a tuple of field names or a function, "

@@ -33,6 +33,6 @@ class PageCache:
     def put(self, key: Any, value: Any, size: int) -> None:
         """Keep a value of so many bytes, unless it would push out most of the others."""
         size += ENTRY_OVERHEAD
-        if size <= self._size // 4:
+        if size <= self._size // 2:
             with self._guard:
                 self._entries[key] = (value, size)

@@ -154,7 +154,11 @@ class Pager:
     # From query to positions
 
     def _slice(self, snapshot: Snapshot | None, query: Query) -> Slice:
-        if snapshot is None or not snapshot.has_view(query.filter, query.sort):
+        if (
+            snapshot is None
+            or not snapshot.has_view(query.filter, query.sort)
+            or (query.search and not snapshot.has_search)
+        ):
             # Cold; or made by other code, which had no such view: cold for this view.
             return Slice((), 1, query.per_page, 0, 1, True)
         found: Sequence[int] | None = None
@@ -189,9 +193,9 @@ class Pager:
         if known is None:
             positions, complete = search(snapshot, query.search, self._settings.search_budget)
             ordered = snapshot.in_view(positions, query.filter, query.sort, query.backwards)
+            # Kept even when the budget ended it: the pages of one search should be pages of one result.
             known = (array("I", ordered), complete)
-            if complete:
-                self._cache.put(key, known, 4 * len(ordered))
+            self._cache.put(key, known, 4 * len(ordered))
         return known  # type: ignore[no-any-return]
 
     def _lines(self, snapshot: Snapshot, positions: Sequence[int]) -> tuple[bytes, bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
@@ -16,13 +17,13 @@ PREFIX = "WARMCACHE_"
 class Settings:
     """One app's settings, read once in ``init_app``; times are seconds, sizes are bytes."""
 
-    dir: str | None = None  # the cache folder; None: see FileStore.default_folder
+    dir: str | os.PathLike[str] | None = None  # the cache folder; None: see FileStore.default_folder
     enabled: bool = True  # False: every list is built inline, in the request that needs it
     default_ttl: float = 300.0  # age at which a snapshot becomes stale, unless the list says otherwise
     per_page: int = 100  # items on a page when the request does not say
     max_per_page: int = 500  # the most a request may ask for
     max_all_bytes: int = 8_000_000  # the largest body of per_page=0 or -1, where a list allows it
-    page_cache_bytes: int = 1_000_000  # finished pages and search results kept by each worker
+    page_cache_bytes: int = 256_000  # finished pages and search results kept by each worker
     search_budget: float = 0.05  # how long one search may run before it answers what it has found
     allow_refresh: bool = True  # whether ?refresh=true asks for a rebuild
     refresh_interval: float = 10.0  # the least time between a snapshot and a ?refresh=true that replaces it
@@ -38,6 +39,7 @@ class Settings:
             self._require(getattr(self, name) > 0, name, "a number of seconds above 0")
         for name in ("per_page", "max_per_page", "max_all_bytes"):
             self._require(getattr(self, name) >= 1, name, "a whole number of at least 1")
+        self._require(self.dir is None or os.fspath(self.dir) != "", "dir", "a folder's path")
         self._require(self.page_cache_bytes >= 0, "page_cache_bytes", "a number of bytes, 0 for none")
         self._require(self.refresh_interval >= 0, "refresh_interval", "a number of seconds, 0 for none")
         self._require(self.per_page <= self.max_per_page, "per_page", f"at most {PREFIX}MAX_PER_PAGE")
@@ -49,7 +51,9 @@ class Settings:
             "a path like '/api/cache', with a slash before it and none behind it",
         )
         self._require(
-            self.cache_control.isprintable(), "cache_control", "one line of text, as an HTTP header needs it"
+            self.cache_control.isprintable() and self.cache_control.isascii(),
+            "cache_control",
+            "one line of ASCII text, as an HTTP header needs it",
         )
 
     def _check_type(self, name: str, wanted: str, value: object) -> None:
@@ -59,7 +63,7 @@ class Settings:
             "int": ((int,), "a whole number"),
             "float": ((int, float), "a finite number of seconds"),
             "str": ((str,), "text"),
-            "str | None": ((str, type(None)), "a folder's path"),
+            "str | os.PathLike[str] | None": ((str, os.PathLike, type(None)), "a folder's path"),
         }
         types, meaning = kinds[wanted]
         fits = isinstance(value, types) and (bool in types or not isinstance(value, bool))

@@ -59,6 +59,7 @@ class Sections:
             return known[1]
         try:
             section: Mapping[str, Any] = dict(function())
+            current_app.json.dumps(section)  # what JSON cannot hold must not take the other sections with it
         except Exception as error:
             log.exception("warmcache.section_failed: the stats section %r", name)
             section = {"error": type(error).__name__}

@@ -125,6 +125,7 @@ function show(data, { rebuilding }) {
   showComics();
   showCounts();
   showPages();
+  if (rebuilding && at("rebuild").hidden) showProgress({});
   at("rebuild").hidden = !rebuilding;
   if (first && !rebuilding) say(at("total").textContent);
 }
@@ -265,7 +266,7 @@ function hideError(kind) {
 
 let quarter = 0;
 
-function showProgress({ phase, done, total, ratio, eta }) {
+function showProgress({ done, total, ratio, eta }) {
   const bar = at("progress");
   if (ratio === null || ratio === undefined) bar.removeAttribute("value");
   else bar.value = ratio;
@@ -276,7 +277,6 @@ function showProgress({ phase, done, total, ratio, eta }) {
   } else if (total) text = "Putting the list in order";
   else if (done) text = `Found ${plural(done)}`;
   at("doing").textContent = text;
-  at("rebuild").dataset.phase = phase || "";
   const now = Math.floor((ratio || 0) * 4);
   if (now > quarter) say(text);
   quarter = now;

@@ -110,6 +110,7 @@ class Job:
                 "started": started,
                 "code_started": self._code_started,
                 "cold": False,
+                "is_value": self._declaration.kind == "value",
                 "duration": round(time.monotonic() - began, 3),
                 "upstream": self._upstream.generation if self._upstream else None,
                 "writes": [],  # the place of the write protocol's entries, which no rebuild makes
@@ -121,7 +122,8 @@ class Job:
                 writer.path.unlink(missing_ok=True)
             raise
         writer.close()
-        old_count = self._old.count if self._old else 0
+        keyed = self._declaration.key is not None
+        old_count = self._old.count if self._old and keyed else places.kept
         return Outcome(
             generation=generation,
             count=len(places.starts),
@@ -138,12 +140,15 @@ class Job:
         """The published data file to go on in, or a new one where there is none or it is mostly dead."""
         old = self._old
         if old is not None:
-            live, whole = old.header["live_bytes"], old.header["data"]["length"]
-            if whole < 2 * live + COMPACT_FROM:
-                try:
-                    return DataWriter.extend(self._store.folder, old)
-                except FileNotFoundError:
-                    pass  # the folder was emptied under us; what is mapped can still be copied
+            try:
+                writer = DataWriter.extend(self._store.folder, old)
+            except FileNotFoundError:
+                pass  # the folder was emptied under us; what is mapped can still be copied
+            else:
+                # By the file's own size: failed rebuilds have left lines that no index knows of.
+                if writer.end < 2 * old.header["live_bytes"] + COMPACT_FROM:
+                    return writer
+                writer.close()
         return DataWriter.create(self._store.folder, self._declaration.name, started)
 
     def _fill(self, items: list[Item], writer: DataWriter) -> _Places:
@@ -263,6 +268,7 @@ class Job:
             generation = next_generation(header["started"], *store.published_generation(name))
             header |= {
                 "generation": generation,
+                "published_at": time.time(),
                 "data": {"file": writer.path.name, "id": writer.data_id, "length": writer.end},
             }
             publish_index(store.folder, name, header, sections)

@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import RebuildBusyError, RebuildError
 from ..settings import Settings
 from ..store.files import FileStore, HeldLock
-from ..store.snapshot import Snapshot, verify
+from ..store.snapshot import Snapshot, Stamp, verify
 from .job import Job, Outcome
 from .progress import Progress
 from .runners import polite, run_in_thread
@@ -44,7 +44,7 @@ class Keeper:
         self._settings = settings
         self._encode = encode
         self._context = context
-        self._verified: dict[str, int] = {}
+        self._verified: dict[str, Stamp] = {}
         self.after_fork()
 
     def after_fork(self) -> None:
@@ -111,9 +111,9 @@ class Keeper:
             progress.beat()
             return
         status.look()
-        self._compare_with_upstream(status)
+        self.compare_with_upstream(status)
         self._verify(status)
-        if not status.condition().due:
+        if not status.condition().due or self._is_upstream_busy(status):
             return
         lock = self._take_lock(status)
         if lock is None:
@@ -174,10 +174,10 @@ class Keeper:
         try:
             self._rebuild(status, lock, wanted=False)
         except RebuildBusyError:
-            pass  # its source list is being rebuilt elsewhere; the next tick tries again
-        except Exception:
-            pass  # logged, reported and counted by _rebuild; nothing may leave the thread
-        self.wake()
+            return  # its source list is being rebuilt elsewhere; the next tick tries again, not this moment
+        except BaseException:
+            return  # logged, reported and counted by _rebuild, even a sys.exit(); nothing may leave the thread
+        self.wake()  # what is made of this list is due now
 
     def _rebuild(self, status: ListStatus, lock: HeldLock, *, wanted: bool) -> Outcome:
         progress = status.progress
@@ -188,7 +188,7 @@ class Keeper:
                 progress.begin("source")
                 old = status.reader.current()
                 upstream = self._upstream(status, old, wanted)
-                if old is not None and (old.is_cold or old.generation == status.damaged_generation):
+                if old is not None and not status.may_reuse(old):
                     old = None
                 outcome = Job(
                     status.declaration, self._store, lock, old, upstream, tools, progress, status.code_started
@@ -196,7 +196,8 @@ class Keeper:
         except RebuildBusyError:
             progress.give_up()
             raise
-        except Exception as error:
+        except BaseException as error:
+            # Whatever it is: a sys.exit() in the app's code, unreported, would be started again for ever.
             self._fail(status, error, progress)
             raise
         else:
@@ -227,11 +228,13 @@ class Keeper:
         if lock is not None:
             self._rebuild(upstream, lock, wanted=wanted)
         condition = upstream.condition()
-        if condition.snapshot is None or (lock is None and (condition.due or upstream.is_rebuilding)):
+        if lock is None and (condition.due or upstream.is_rebuilding):
             raise RebuildBusyError(f"The source list {source_list!r} is being rebuilt elsewhere.")
+        if condition.snapshot is None:
+            raise RebuildError(f"the source list {source_list!r} has failed and has nothing to show")
         return condition.snapshot
 
-    def _fail(self, status: ListStatus, error: Exception, progress: Progress | None) -> None:
+    def _fail(self, status: ListStatus, error: BaseException, progress: Progress | None) -> None:
         """Log, report and count a failure, and say when the next attempt may be."""
         if progress is None:
             progress = self._new_progress(status)
@@ -253,7 +256,12 @@ class Keeper:
 
     # Looking after what is published
 
-    def _compare_with_upstream(self, status: ListStatus) -> None:
+    def _is_upstream_busy(self, status: ListStatus) -> bool:
+        """Whether the source list is being rebuilt, so that a rebuild of this one had to give up."""
+        source_list = status.declaration.source_list
+        return source_list is not None and self._by_name[source_list].is_rebuilding
+
+    def compare_with_upstream(self, status: ListStatus) -> None:
         """A list made of another is stale when the other has a newer snapshot."""
         source_list = status.declaration.source_list
         snapshot = status.reader.current()
@@ -266,9 +274,9 @@ class Keeper:
     def _verify(self, status: ListStatus) -> None:
         """Check a newly published index once, off the request path; a damaged one is rebuilt from nothing."""
         snapshot = status.reader.current()
-        if snapshot is None or self._verified.get(status.name) == snapshot.generation:
+        if snapshot is None or self._verified.get(status.name) == snapshot.stamp:
             return
-        self._verified[status.name] = snapshot.generation
+        self._verified[status.name] = snapshot.stamp
         if not verify(self._store.folder, snapshot, status.name):
             status.note_damage(snapshot)
             log.error(

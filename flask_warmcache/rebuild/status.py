@@ -14,6 +14,9 @@ from .progress import Progress, Report
 # How often the keeper looks at each list's report and lock, in seconds.
 LOOK_EVERY = 0.2
 LONGEST_PAUSE = 3600.0
+# Published so long after now, it was published by a clock that has been set back since; without this rule it
+# would stay fresh until the clock has caught up.
+FROM_THE_FUTURE = -60.0
 
 
 class Condition(NamedTuple):
@@ -44,6 +47,7 @@ class ListStatus:
         self.declaration = declaration
         self.code_started = code_started
         self._digest = declaration.digest
+        self._is_value = declaration.kind == "value"
         self.name = declaration.name
         self.store = store
         self.ttl = ttl
@@ -63,15 +67,14 @@ class ListStatus:
     def condition(self) -> Condition:
         """How the list is now: one system call and a few comparisons."""
         snapshot = self.reader.current()
-        if snapshot is None or snapshot.is_cold:
+        if snapshot is None or snapshot.is_cold or snapshot.is_value != self._is_value:
             return self._condition_without_snapshot()
         if snapshot is not self._examined:
             self._examine(snapshot)
         age = time.time() - snapshot.published_at
-        if age < 0.0:
-            age = 0.0
         stale = (
             age > self.ttl
+            or age < FROM_THE_FUTURE
             or self._outdated
             or snapshot.generation == self.outdated_generation
             or self.reader.is_unusable
@@ -84,7 +87,7 @@ class ListStatus:
             state = "partial"
         else:
             state = "stale" if stale else "fresh"
-        return Condition(snapshot, state, due or self.is_rebuilding, age, due)
+        return Condition(snapshot, state, due or self.is_rebuilding, max(0.0, age), due)
 
     def _condition_without_snapshot(self) -> Condition:
         failed = self._has_failed()
@@ -99,6 +102,12 @@ class ListStatus:
         # Without this, old and new workers of a rolling deploy would replace each other's snapshots for ever.
         self._from_newer_code = mismatch and snapshot.header["code_started"] > self.code_started
         self._examined = snapshot
+
+    def may_reuse(self, snapshot: Snapshot) -> bool:
+        """Whether a rebuild may take unchanged items over from this snapshot."""
+        return not snapshot.is_cold and (
+            snapshot.is_value == self._is_value and snapshot.generation != self.damaged_generation
+        )
 
     def note_damage(self, snapshot: Snapshot) -> None:
         """The snapshot's files are not what was written: it is to be replaced, from nothing."""

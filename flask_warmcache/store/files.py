@@ -13,6 +13,7 @@ import re
 import secrets
 import stat
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,11 +34,12 @@ PUBLISH_LOCK_POLL = 0.002
 
 
 class HeldLock:
-    """The rebuild lock of one list, held by this process until closed (or until it dies)."""
+    """A lock file opened, and locked, by this process until closed (or until it dies)."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         self.path = path
         self.descriptor = descriptor
+        _open_locks.add(self)
 
     def still_ours(self) -> bool:
         """Whether the file under the lock's name is still the one that is locked."""
@@ -51,6 +53,19 @@ class HeldLock:
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
+
+
+# A lock lives as long as any copy of its descriptor, so a forked child must not keep one: the child of an
+# app that uses multiprocessing would hold up every later rebuild.  (Closing a copy frees nothing here.)
+_open_locks: weakref.WeakSet[HeldLock] = weakref.WeakSet()
+
+
+def _close_in_child() -> None:
+    for lock in list(_open_locks):
+        lock.close()
+
+
+os.register_at_fork(after_in_child=_close_in_child)
 
 
 class FileStore:
@@ -100,11 +115,10 @@ class FileStore:
         """
         self.prepare()
         path = self.folder / f"{name}.lock"
-        descriptor = self._open_lock(path)
-        lock = HeldLock(path, descriptor)
+        lock = self._open_lock(path)
         try:
             # Between open and flock somebody may have removed the folder: then this is nobody's lock.
-            if lock_descriptor(descriptor, blocking=False) and lock.still_ours():
+            if lock_descriptor(lock.descriptor, blocking=False) and lock.still_ours():
                 return lock
         except BaseException:
             lock.close()
@@ -135,21 +149,21 @@ class FileStore:
 
         :raises RebuildError: when another process keeps it for half a minute.
         """
-        descriptor = self._open_lock(self.folder / f"{name}.publish.lock")
+        lock = self._open_lock(self.folder / f"{name}.publish.lock")
         try:
             deadline = time.monotonic() + PUBLISH_LOCK_DEADLINE
-            while not lock_descriptor(descriptor, blocking=False):
+            while not lock_descriptor(lock.descriptor, blocking=False):
                 if time.monotonic() > deadline:
                     raise RebuildError("another process has held the publish lock for too long")
                 time.sleep(PUBLISH_LOCK_POLL)
             yield
         finally:
-            os.close(descriptor)
+            lock.close()
 
-    def _open_lock(self, path: Path) -> int:
+    def _open_lock(self, path: Path) -> HeldLock:
         try:
             # Mode 0600: whoever can open a lock file can hold the lock for ever.
-            return os.open(path, LOCK_FLAGS, 0o600)
+            return HeldLock(path, os.open(path, LOCK_FLAGS, 0o600))
         except OSError as error:
             raise StoreError(
                 f"The lock file {path.name} cannot be opened ({error.strerror}). Check the rights of the "
@@ -228,9 +242,18 @@ class FileStore:
         with self.publishing(name):
             header = {
                 "generation": next_generation(*self.published_generation(name)),
-                "cold": True, "complete": False, "count": 0, "filters": {}, "data": None,
-                "declaration": "", "code_started": 0, "upstream": None, "writes": [],
-            }  # fmt: skip
+                "published_at": time.time(),
+                "cold": True,
+                "is_value": False,
+                "complete": False,
+                "count": 0,
+                "filters": {},
+                "data": None,
+                "declaration": "",
+                "code_started": 0,
+                "upstream": None,
+                "writes": [],
+            }
             publish_index(self.folder, name, header, {"starts": b"", "ends": b""})
             self.sweep(name, keep=None)
 

@@ -47,10 +47,11 @@ class Snapshot:
             raise SnapshotError(f"the index belongs to list {header['list']!r}")
         self.generation: int = header["generation"]
         self.token = f"{self.generation:x}"  # the generation as it is shown: opaque, compared for equality
-        self.published_at: float = header["generation"] / 1e9
+        self.published_at: float = header["published_at"]  # wall clock; the generation may run ahead of it
         self.count: int = header["count"]
         self.complete: bool = header["complete"]
         self.is_cold: bool = header["cold"]  # published by ``clear``: there is nothing to serve or reuse
+        self.is_value: bool = header["is_value"]  # the one item is {"value": ...}
         self.is_invalidated = self.stamp[2] == INVALIDATED_MTIME
         self._bytes = memoryview(index)
         self._base = base
@@ -177,6 +178,11 @@ class Snapshot:
                 return position
             index += 1
         return None
+
+    @property
+    def has_search(self) -> bool:
+        """Whether it was made with a search text (an older deploy may have had none)."""
+        return "text" in self.header["sections"]
 
     def search_text(self) -> tuple[memoryview[int], memoryview[int]]:
         """The folded search text, one line per item, and where each item's line begins."""

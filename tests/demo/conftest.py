@@ -12,20 +12,18 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 import requests
 
-CHECKOUT = Path(__file__).parents[2]
-sys.path.insert(0, str(CHECKOUT))  # the demo is not installed, and this folder bears its name
-
-from demo import library  # noqa: E402
-from demo.markers import Counts, MarkerStore  # noqa: E402
+from demo import library
+from demo.markers import Counts, MarkerStore
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext
 
+CHECKOUT = Path(__file__).parents[2]
 COUNT = 120  # comics: three pages of 48, twelve broken ones and twelve doubles
 _CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
 _SWITCHES = [
@@ -149,14 +147,15 @@ def server(small_library: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Browser]:
     """Debian's Chromium; without one the tests are skipped, but fail where CI says that they count."""
-    api = pytest.importorskip("playwright.sync_api") if os.environ.get("CI") != "true" else None
-    if api is None:
-        import playwright.sync_api as api
+    refuse: Callable[[str], NoReturn] = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
+    try:
+        from playwright.sync_api import sync_playwright
+    except ImportError:
+        refuse("no Playwright: pip install playwright")
     found = next(filter(None, map(shutil.which, _CHROMIUM)), None)
     if found is None:
-        say: Any = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
-        say("no Chromium on PATH. On Debian: apt-get install chromium")
-    with api.sync_playwright() as playwright:
+        refuse("no Chromium on PATH. On Debian: apt-get install chromium")
+    with sync_playwright() as playwright:
         running = playwright.chromium.launch(executable_path=found, args=_SWITCHES)
         yield running
         running.close()

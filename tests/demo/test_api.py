@@ -6,7 +6,7 @@ import pytest
 import requests
 
 if TYPE_CHECKING:
-    from conftest import Server
+    from tests.demo.conftest import Server
 
 KEYS = {"path", "name", "relative_path", "size", "modified", "processed", "duplicate"}
 MORE = {"web_modified", "series", "number", "title", "year", "pages", "width", "height", "cover", "error"}
@@ -109,7 +109,9 @@ def test_a_wrong_mark_is_refused_in_words(server: Server, body: object, says: st
     assert says in answer.json()["error"]
 
 
-@pytest.mark.parametrize("path", ["library/gone.cbz", "library/../markers.sqlite3", "/etc/passwd", "library/", "x"])
+@pytest.mark.parametrize(
+    "path", ["library/gone.cbz", "library/../markers.sqlite3", "/etc/passwd", "library/", "x"]
+)
 def test_only_comics_of_the_library_can_be_marked(server: Server, comic: dict[str, Any], path: str) -> None:
     before = server.marker_counts()
     answer = server.mark({"paths": [comic["path"], path], "processed": not comic["processed"]})

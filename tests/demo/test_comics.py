@@ -26,7 +26,9 @@ def read(tmp_path: Path) -> Make:
     """Write an archive with this content, or these bytes instead of one, and read it."""
 
     def read(
-        content: dict[str, bytes] | bytes, name: str = "Some Series 007 (1999).cbz", method: int = zipfile.ZIP_STORED
+        content: dict[str, bytes] | bytes,
+        name: str = "Some Series 007 (1999).cbz",
+        method: int = zipfile.ZIP_STORED,
     ) -> dict[str, Any]:
         path = tmp_path / name
         if isinstance(content, bytes):
@@ -53,7 +55,9 @@ def info(**tags: str) -> bytes:
 
 
 def test_tags_win_over_the_name(read: Make) -> None:
-    told = read({"ComicInfo.xml": info(Series="Owls", Number="12.5", Title="Night", Year="2001"), "1.png": picture()})
+    told = read(
+        {"ComicInfo.xml": info(Series="Owls", Number="12.5", Title="Night", Year="2001"), "1.png": picture()}
+    )
     assert (told["series"], told["number"], told["title"], told["year"]) == ("Owls", "12.5", "Night", 2001)
     assert told["error"] is None
 

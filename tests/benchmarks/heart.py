@@ -1,0 +1,305 @@
+"""The figures of the heart: pages against a bare view, opening, publishing, memory; all in one run.
+
+Ratios are taken within a round, in which every candidate is asked one after another, since machines are noisy;
+what is printed is their median. The server's only worker has one core, the load generator another.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from flask_warmcache.declare import Declaration
+from flask_warmcache.page_cache import PageCache
+from flask_warmcache.paging import Pager
+from flask_warmcache.query import NO_DEFAULTS
+from flask_warmcache.rebuild.status import ListStatus
+from flask_warmcache.settings import Settings
+from flask_warmcache.store.files import FileStore
+from flask_warmcache.store.format import PREAMBLE_LENGTH
+from flask_warmcache.store.snapshot import Snapshot
+from flask_warmcache.store.writer import publish_index
+
+from .load import run
+
+CLASSES = {"gthread": ["--worker-class", "gthread", "--threads", "4"], "sync": ["--worker-class", "sync"]}
+LIST = "files"
+# What tests/benchmarks/app.py declares.
+FILTERS = ("all", "marked", "unmarked", "duplicates")
+SORTS = ("", "name", "-name", "date", "-date", "size", "-size")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--items", type=int, nargs="+", default=[10_300, 1_000_000])
+    parser.add_argument("--requests", type=int, default=2000, help="of each candidate in each round")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON instead of tables")
+    arguments = parser.parse_args()
+    random.seed(1)
+    figures: dict[str, Any] = {"python": sys.version.split()[0], "items": {}, "classes": {}}
+    cores = sorted(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory(prefix="warmcache-benchmark-") as folder:
+        folders = {items: Path(folder) / str(items) for items in arguments.items}
+        for items, place in folders.items():
+            note(f"building {items} items")
+            figures["items"][items] = {"build seconds": build(items, place)}
+            figures["items"][items] |= in_process(items, place)
+        size = round(statistics.mean(page_bytes(items, place) for items, place in folders.items()))
+        for name, options in CLASSES.items():
+            note(f"{name}: requests per second")
+            figures["classes"][name] = side_by_side(folders, options, size, arguments, cores)
+        note("memory of four workers")
+        figures["memory"] = memory(folders, size, arguments.requests)
+    if arguments.json:
+        print(json.dumps(figures, indent=2))
+    else:
+        show(figures, size)
+
+
+def note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+# Building and measuring in this process
+
+
+def environment(items: int, place: Path) -> dict[str, str]:
+    # A server that "started" in 1970 finds every snapshot newer than itself, so it does not rebuild.
+    return os.environ | {
+        "BENCHMARK_ITEMS": str(items),
+        "BENCHMARK_DIR": str(place),
+        "WARMCACHE_SERVER_STARTED": "1",
+    }
+
+
+def build(items: int, place: Path) -> float:
+    command = [sys.executable, "-m", "flask", "--app", "tests.benchmarks.app", "warmcache", "rebuild", LIST]
+    began = time.perf_counter()
+    subprocess.run(command, env=environment(items, place), check=True, stdout=subprocess.DEVNULL)
+    return time.perf_counter() - began
+
+
+def pager_of(place: Path, cache_bytes: int) -> tuple[Pager, ListStatus]:
+    declaration = Declaration(
+        name=LIST,
+        kind="list",
+        key="path",
+        unit="file",
+        ttl=86400,
+        filters={name: bool for name in FILTERS[1:]},
+        sorts={name: id for name in ("name", "date", "size")},
+        search=("name", "relative_path"),
+        counts=("unmarked",),
+    )
+    status = ListStatus(declaration, FileStore(place), 86400, None, 1)
+    return Pager(status, Settings(page_cache_bytes=cache_bytes), PageCache(cache_bytes)), status
+
+
+def best(call: Callable[[], object], times: int) -> float:
+    """The median of so many calls, in seconds."""
+    taken = []
+    for _ in range(times):
+        began = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - began)
+    return statistics.median(taken)
+
+
+def in_process(items: int, place: Path) -> dict[str, float]:
+    pager, status = pager_of(place, 0)
+    condition = status.condition()
+    queries = iter([query(items).encode() for _ in range(4000)])
+    page = best(lambda: pager.body(condition, next(queries), NO_DEFAULTS), 4000)
+    opening = best(lambda: Snapshot(place, LIST), 200)
+    words = iter([f"issue {number:07}"[:12] for number in random.sample(range(items), 50)])
+    search = best(lambda: pager.body(condition, f"search={next(words)}".encode(), NO_DEFAULTS), 50)
+    return {
+        "page seconds": page,
+        "opening seconds": opening,
+        "publishing seconds": publishing(place),
+        "search seconds": search,
+        "index bytes": (place / f"{LIST}.index").stat().st_size,
+        "data bytes": next(place.glob(f"{LIST}.*.data")).stat().st_size,
+    }
+
+
+def publishing(place: Path) -> float:
+    """Write the same index again, with all that a publication does under its lock, in a copy of the folder."""
+    snapshot = Snapshot(place, LIST)
+    raw = (place / f"{LIST}.index").read_bytes()
+    base = PREAMBLE_LENGTH + int(raw[:PREAMBLE_LENGTH].split()[2])
+    sections = {
+        name: raw[base + offset : base + offset + length]
+        for name, (offset, length, _) in snapshot.header["sections"].items()
+    }
+    copy = place.with_name(f"{place.name}-publishing")
+    copy.mkdir(mode=0o700)
+    store = FileStore(copy)
+
+    def publish() -> None:
+        with store.publishing(LIST):
+            store.published_generation(LIST)
+            publish_index(copy, LIST, snapshot.header, sections)
+
+    took = best(publish, 15)
+    shutil.rmtree(copy)
+    return took
+
+
+# Servers
+
+
+def query(items: int) -> str:
+    """A random page of 50 of a random view."""
+    filter_name, sort = random.choice(FILTERS), random.choice(SORTS)
+    share = {"all": 1.0, "marked": 0.8, "unmarked": 0.2, "duplicates": 0.01}[filter_name]
+    page = random.randint(1, max(1, int(items * share / 50)))
+    return f"page={page}&per_page=50&filter={filter_name}&sort={sort}"
+
+
+def page_bytes(items: int, place: Path) -> float:
+    pager, status = pager_of(place, 0)
+    condition = status.condition()
+    return statistics.mean(len(pager.body(condition, query(items).encode(), NO_DEFAULTS)[0]) for _ in range(300))
+
+
+@contextmanager
+def server(env: dict[str, str], options: list[str], workers: int, core: int | None) -> Iterator[tuple[int, int]]:
+    """A gunicorn on a free port; gives the port and the master's pid."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [
+        *(["taskset", "--cpu-list", str(core)] if core is not None else []),
+        *[sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--workers", str(workers)],
+        *["--log-level", "warning", "--config", os.environ.get("CONF","/dev/null"), *options],
+        "tests.benchmarks.app:app",
+    ]
+    process = subprocess.Popen(command, env=env)
+    try:
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                run(port, ["/api/files"], 4 * workers)
+                break
+            except ConnectionError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+        yield port, process.pid
+    finally:
+        process.terminate()
+        process.wait(30)
+
+
+def workers_of(master: int) -> list[psutil.Process]:
+    return psutil.Process(master).children()
+
+
+def cpu_of(master: int) -> float:
+    return sum(sum(worker.cpu_times()[:2]) for worker in workers_of(master))
+
+
+def side_by_side(
+    folders: dict[int, Path], options: list[str], size: int, arguments: argparse.Namespace, cores: list[int]
+) -> dict[str, dict[str, float]]:
+    """Every candidate in turn, round after round."""
+    server_core = cores[0] if len(cores) > 1 else None
+    if server_core is not None:
+        os.sched_setaffinity(0, set(cores[1:]))
+    rows: dict[str, dict[str, list[float]]] = {}
+    with ExitStack() as stack:
+
+        def start(env: dict[str, str]) -> tuple[int, int]:
+            return stack.enter_context(server(env, options, 1, server_core))
+
+        bare = start(os.environ | {"BENCHMARK_BARE_BYTES": str(size)})
+        candidates: dict[str, tuple[tuple[int, int], list[str]]] = {"bare view": (bare, ["/api/files"])}
+        for items, place in folders.items():
+            ours = start(environment(items, place))
+            pages = [f"/api/files?{query(items)}" for _ in range(arguments.requests)]
+            candidates[f"{items} items, random pages"] = (ours, pages)
+            candidates[f"{items} items, one page"] = (ours, [f"/api/files?{query(items)}"])
+        for name, ((port, _), paths) in candidates.items():
+            run(port, paths, arguments.requests)  # warms page cache and interpreter
+            rows[name] = {"rate": [], "p50": [], "p99": [], "cpu": [], "ratio": [], "cpu ratio": []}
+        for _ in range(arguments.rounds):
+            for name, ((port, master), paths) in candidates.items():
+                cpu = cpu_of(master)
+                rate, latencies = run(port, paths, arguments.requests)
+                row = rows[name]
+                row["cpu"].append((cpu_of(master) - cpu) / arguments.requests)
+                row["rate"].append(rate)
+                row["p50"].append(latencies[len(latencies) // 2])
+                row["p99"].append(latencies[len(latencies) * 99 // 100])
+                row["ratio"].append(rate / rows["bare view"]["rate"][-1])
+                row["cpu ratio"].append(row["cpu"][-1] / rows["bare view"]["cpu"][-1])
+    os.sched_setaffinity(0, set(cores))
+    return {name: {key: statistics.median(values) for key, values in row.items()} for name, row in rows.items()}
+
+
+def memory(folders: dict[int, Path], size: int, requests: int) -> dict[str, float]:
+    """Private bytes (USS) of each of four workers that have served pages, in the mean."""
+    figures: dict[str, float] = {}
+    bare_env = os.environ | {"BENCHMARK_BARE_BYTES": str(size)}
+    for name, env, paths in [
+        ("bare view", bare_env, ["/api/files"]),
+        *(
+            (f"{items} items", environment(items, place), [f"/api/files?{query(items)}" for _ in range(requests)])
+            for items, place in folders.items()
+        ),
+    ]:
+        with server(env, CLASSES["gthread"], 4, None) as (port, master):
+            for _ in range(8):  # several runs with new connections, so that every worker gets its share
+                run(port, paths, requests)
+            figures[name] = statistics.mean(worker.memory_full_info().uss for worker in workers_of(master))
+    return figures
+
+
+# The tables
+
+
+def show(figures: dict[str, Any], size: int) -> None:
+    print(f"\nPython {figures['python']}, pages of 50 items, {size} bytes each\n")
+    print("| list | build | page | search | open | publish | index | data |")
+    print("|---|---|---|---|---|---|---|---|")
+    for items, row in figures["items"].items():
+        print(
+            f"| {items} items | {row['build seconds']:.1f} s | {row['page seconds'] * 1e6:.0f} µs "
+            f"| {row['search seconds'] * 1e3:.1f} ms | {row['opening seconds'] * 1e3:.2f} ms "
+            f"| {row['publishing seconds'] * 1e3:.1f} ms | {row['index bytes'] / 1e6:.1f} MB "
+            f"| {row['data bytes'] / 1e6:.1f} MB |"
+        )
+    for name, rows in figures["classes"].items():
+        print(f"\n| {name}, one worker | requests/s | of bare | p50 | p99 | CPU/request | of bare |")
+        print("|---|---|---|---|---|---|---|")
+        for candidate, row in rows.items():
+            print(
+                f"| {candidate} | {row['rate']:.0f} | {row['ratio']:.2f} | {row['p50'] * 1e3:.2f} ms "
+                f"| {row['p99'] * 1e3:.2f} ms | {row['cpu'] * 1e6:.0f} µs | {row['cpu ratio']:.2f} |"
+            )
+    print("\n| private memory of a worker (USS), four workers | MB | above bare |")
+    print("|---|---|---|")
+    bare = figures["memory"]["bare view"]
+    for name, uss in figures["memory"].items():
+        print(f"| {name} | {uss / 1e6:.1f} | {(uss - bare) / 1e6:+.1f} |")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""The app under test: one list whose builds the tests steer by environment variables and files.
+
+Run by gunicorn and ``flask run`` as ``app_files:app`` from this folder.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from flask import Flask, Response, jsonify
+
+from flask_warmcache import WarmCache
+
+ITEMS = int(os.environ.get("TEST_ITEMS", "60"))
+SLEEP = float(os.environ.get("TEST_SLEEP", "0"))  # seconds that a build sleeps, over all its items
+COMPUTE = float(os.environ.get("TEST_COMPUTE", "0"))  # seconds that a build computes, over all its items
+# While this file is missing, a build stops in its middle; without the variable it never does.
+GATE = os.environ.get("TEST_GATE")
+FAILING = os.environ.get("TEST_FAILING")  # while this file exists, source raises
+CALLS = os.open(os.environ["TEST_CALLS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+
+
+def note(what: str) -> None:
+    """Append one line, whole, for the test to count across processes."""
+    os.write(CALLS, f"{what} {os.getpid()} {time.monotonic_ns()}\n".encode())
+
+
+app = Flask(__name__)
+app.config["WARMCACHE_DIR"] = os.environ["WARMCACHE_DIR"]
+for _name, _convert in (("REFRESH_INTERVAL", float), ("RETRY_MIN", float), ("RETRY_MAX", float)):
+    if f"TEST_{_name}" in os.environ:
+        app.config[f"WARMCACHE_{_name}"] = _convert(os.environ[f"TEST_{_name}"])
+app.config["WARMCACHE_PER_PAGE"] = 500
+warmcache = WarmCache(app)
+files = warmcache.warm_list(
+    "files",
+    key="path",
+    unit="file",
+    ttl=float(os.environ.get("TEST_TTL", "3600")),
+    filters={"odd": lambda file: file["number"] % 2 == 1},
+    sorts={"last": lambda file: -file["number"]},
+    search=("path",),
+    counts=("odd",),
+)
+
+
+@files.source
+def scan() -> Iterator[dict[str, Any]]:
+    """Every build has a version of its own, which each of its items carries, and a length of its own."""
+    note("source")
+    if FAILING is not None and os.path.exists(FAILING):
+        raise OSError("the share is not mounted")
+    version = time.time_ns()
+    of = ITEMS + version // 1000 % 7
+    for number in range(of):
+        yield {"path": f"f{number:05}", "number": number, "version": version, "of": of}
+
+
+@files.enrich
+def complete(file: dict[str, Any]) -> dict[str, Any]:
+    """Takes its part of the build's time."""
+    note("enrich")
+    if SLEEP:
+        time.sleep(SLEEP / file["of"])
+    end = time.thread_time() + COMPUTE / file["of"]
+    while time.thread_time() < end:
+        sum(range(100))
+    if GATE is not None and file["number"] == file["of"] // 2:
+        wait_at_the_gate(Path(GATE))
+    return file | {"text": f"{file['version']}-" * 10}
+
+
+def wait_at_the_gate(gate: Path) -> None:
+    note("waiting")
+    end = time.monotonic() + 60
+    while not gate.exists() and time.monotonic() < end:
+        time.sleep(0.005)
+
+
+@app.get("/api/files")
+def list_files() -> Response:
+    return files.response()
+
+
+@app.get("/who")
+def who() -> Response:
+    return jsonify(pid=os.getpid(), process_time=time.process_time())
+
+
+@app.get("/plain")
+def plain() -> str:
+    return "plain"
+
+
+@app.post("/invalidate")
+def invalidate() -> str:
+    files.invalidate()
+    return "invalidated"
+
+
+class Measured:
+    """Says in each answer who gave it, when, and how long the app itself took.
+
+    ``X-Linger`` keeps the worker for so long after the app has answered, so that the requests sent
+    together with this one go to the other workers.
+    """
+
+    def __init__(self, wsgi_app: Callable[..., Iterable[bytes]]) -> None:
+        self._wsgi_app = wsgi_app
+
+    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        begin = time.monotonic_ns()
+        kept: list[Any] = []
+
+        def keep(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> None:
+            kept[:] = [status, headers]
+
+        answer = self._wsgi_app(environ, keep)
+        try:
+            body = b"".join(answer)
+        finally:
+            if hasattr(answer, "close"):
+                answer.close()
+        end = time.monotonic_ns()
+        headers = [("X-Pid", f"{os.getpid()}"), ("X-Begin", f"{begin}"), ("X-End", f"{end}")]
+        headers.append(("X-App-Time", f"{(end - begin) / 1e9:.6f}"))
+        time.sleep(float(environ.get("HTTP_X_LINGER", "0")))
+        start_response(kept[0], [*kept[1], *headers])
+        return [body]
+
+
+app.wsgi_app = Measured(app.wsgi_app)  # type: ignore[method-assign]
+note("loaded")

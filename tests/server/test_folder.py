@@ -1,0 +1,88 @@
+"""The cache folder, removed while everything runs."""
+
+from __future__ import annotations
+
+import shutil
+import stat
+import time
+from pathlib import Path
+
+from .world import Place, Readers, backwards, check_whole, gunicorn_server, until
+
+
+def modes(folder: Path) -> dict[str, int]:
+    return {path.name: stat.S_IMODE(path.stat().st_mode) for path in [folder, *folder.iterdir()]}
+
+
+def remove(folder: Path) -> None:
+    """``rm -rf``, again if something was made in the folder meanwhile."""
+
+    def gone() -> bool:
+        shutil.rmtree(folder, ignore_errors=True)
+        return not folder.exists()
+
+    until(gone, "an empty place", 5)
+
+
+def test_removing_the_folder_under_load_costs_no_answer(gated: Place) -> None:
+    gated.gate.touch()
+    with gunicorn_server(gated) as server:
+        old = server.warm_up()
+        assert len(server.next_of_each_worker()) == 4  # each has the list mapped
+        gated.gate.unlink()
+        with Readers(server, clients=3) as readers:
+            readers.wait_for(50)
+            remove(gated.cache)
+            removed_at = time.monotonic()
+            gated.builder_at_gate(2)
+            readers.wait_for(100)
+            gated.gate.touch()
+            until(lambda: readers.answers[-1].generation != old.generation, "the new list")
+            readers.wait_for(100)
+        for answer in readers.answers:
+            check_whole(answer)
+        assert backwards(readers.answers) == []
+        after = [answer for answer in readers.answers if answer.begin > removed_at]
+        assert [answer for answer in after if answer.generation == old.generation], "old items were not served"
+        assert all(answer.json["cache_rebuilding"] for answer in after if answer.generation == old.generation)
+        assert len({answer.generation for answer in readers.answers}) == 2
+        assert readers.errors == []
+        assert len(gated.calls("source")) == 2
+        assert "Traceback" not in server.log
+    found = modes(gated.cache)
+    assert found.pop("cache") == 0o700
+    assert found and set(found.values()) == {0o600}, found
+
+
+def test_removing_the_folder_during_a_build_keeps_the_list_and_ends_in_a_new_one(gated: Place) -> None:
+    gated.env["TEST_RETRY_MIN"] = "0.5"
+    gated.gate.touch()
+    with gunicorn_server(gated, workers=2) as server:
+        old = server.warm_up()
+        server.next_of_each_worker()
+        gated.gate.unlink()
+        server.get("/invalidate", "POST")
+        gated.builder_at_gate(2)
+        with Readers(server, clients=2) as readers:
+            remove(gated.cache)
+            readers.wait_for(30)
+            gated.gate.touch()
+            until(lambda: readers.answers[-1].generation > old.generation, "the new list")
+            readers.wait_for(30)
+        for answer in readers.answers:
+            check_whole(answer)
+        assert backwards(readers.answers) == []
+        server.warm_up()
+    found = modes(gated.cache)
+    assert found.pop("cache") == 0o700
+    assert found and set(found.values()) == {0o600}, found
+
+
+def test_a_wide_umask_does_not_open_the_files(place: Place) -> None:
+    with gunicorn_server(place, "--umask", "0", workers=1) as server:
+        check_whole(server.warm_up())
+        server.get("/invalidate", "POST")
+        server.warm_up()
+    found = modes(place.cache)
+    assert found.pop("cache") == 0o700
+    assert set(found.values()) == {0o600}, found

@@ -1,0 +1,78 @@
+"""``--preload``: the app is loaded before the workers are forked."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from .world import OUR_CONF, Place, check_whole, gunicorn_server, until
+
+
+def threads_of(pid: int) -> int:
+    return len(list(Path(f"/proc/{pid}/task").iterdir()))
+
+
+@pytest.mark.parametrize("conf", [(), OUR_CONF], ids=["plain", "our conf"])
+def test_preload_starts_nothing_in_the_arbiter_and_works_in_every_worker(place: Place, conf: tuple[str, ...]) -> None:
+    with gunicorn_server(place, *conf, preload=True) as server:
+        assert threads_of(server.process.pid) == 1, "a thread runs in the arbiter"
+        server.warm_up()
+        for answer in server.next_of_each_worker().values():
+            check_whole(answer)
+        assert len(place.calls("source")) == 1
+        assert {call.pid for call in place.calls("source")} <= server.pids
+        for pid in server.pids:
+            # The main thread and the keeper; a rebuild's thread ends with it.
+            until(lambda pid=pid: threads_of(pid) == 2, f"one keeper in worker {pid}", 5)
+
+        victim = min(server.pids)
+        before = server.pids
+        os.kill(victim, signal.SIGKILL)
+        until(lambda: len(server.pids - before) == 1, "a new worker")
+        newcomer = (server.pids - before).pop()
+        answer = server.next_of_each_worker()[newcomer]
+        check_whole(answer)
+        assert answer.state == "fresh"
+        assert threads_of(server.process.pid) == 1
+        assert len(place.calls("source")) == 1, "a new worker is no reason to rebuild"
+        until(lambda: threads_of(newcomer) == 2, "its keeper", 5)
+        assert "Warning" not in server.log
+
+
+def test_a_worker_killed_while_it_builds_is_replaced_by_one_that_builds(gated: Place) -> None:
+    with gunicorn_server(gated, *OUR_CONF, workers=1, preload=True) as server:
+        first = gated.builder_at_gate()  # without any request
+        os.kill(first.pid, signal.SIGKILL)
+        second = gated.builder_at_gate(2)
+        assert second.pid != first.pid
+        gated.gate.touch()
+        check_whole(server.warm_up())
+
+
+@pytest.mark.parametrize("preload", [False, True], ids=["", "preload"])
+def test_our_conf_warms_the_list_without_any_request(place: Place, preload: bool) -> None:
+    with gunicorn_server(place, *OUR_CONF, preload=preload) as server:
+        until(lambda: (place.cache / "files.index").exists(), lambda: f"a list:\n{server.log}")
+        answer = server.get()
+        check_whole(answer)
+        assert answer.state == "fresh"
+        assert not answer.json["cache_rebuilding"]
+        assert len(place.calls("source")) == 1, "several workers built at the start"
+
+
+def test_plain_gunicorn_does_no_work_until_the_first_request(place: Place) -> None:
+    with gunicorn_server(place, workers=2) as server:
+        assert {threads_of(pid) for pid in server.pids} == {1}
+        assert not place.cache.exists()
+
+
+def test_the_command_line_wins_over_our_conf(make_place: Callable[..., Place]) -> None:
+    place = make_place()
+    with gunicorn_server(place, *OUR_CONF, "-k", "gthread", "--threads", "3", workers=2) as server:
+        assert "Using worker: gthread" in server.log
+        assert len(server.pids) == 2
+        check_whole(server.warm_up())

@@ -1,0 +1,103 @@
+"""Readers in four workers while another process publishes without a pause."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from .world import HERE, Place, Readers, backwards, check_whole, gunicorn_server, until
+
+LEAST = 2_000
+
+# Only rebuilds; it has no keeper and serves nobody.
+WRITER = """
+import app_files
+state = app_files.app.extensions["warmcache"]
+state.open()
+while True:
+    print(state.keeper.rebuild_now("files").generation, flush=True)
+"""
+
+
+@contextmanager
+def writer(place: Place) -> Iterator[list[int]]:
+    """A process that publishes one generation after another; afterwards the list holds them."""
+    published: list[int] = []
+    path = place.folder / "published"
+    with path.open("wb") as output:
+        process = subprocess.Popen([sys.executable, "-c", WRITER], cwd=HERE, env=place.env, stdout=output)
+    try:
+        yield published
+        assert process.poll() is None, "the writer ended by itself"
+    finally:
+        process.send_signal(signal.SIGKILL)
+        process.wait(20)
+        text = path.read_text()
+        published += [int(line) for line in text[: text.rfind("\n") + 1].split()]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("worker_class", ["sync", "gthread"])
+def test_every_answer_is_whole_and_none_goes_back_while_lists_are_published_without_a_pause(
+    place: Place, worker_class: str
+) -> None:
+    threads = ("-k", "gthread", "--threads", "4") if worker_class == "gthread" else ()
+    with gunicorn_server(place, *threads) as server:
+        server.warm_up()
+        server.next_of_each_worker()
+        before = len(place.calls("source"))
+        began = time.monotonic()
+        with writer(place) as published, Readers(server, clients=6) as readers:
+            until(lambda: len(place.calls("source")) > before + 5, "the writer")
+            readers.wait_for(LEAST, 60)
+        took = time.monotonic() - began
+        workers = {answer.pid for answer in readers.answers}
+        seen = {answer.generation for answer in readers.answers}
+        pairs = backwards(readers.answers)
+        own = [pair for pair in pairs if pair[0].pid == pair[1].pid]
+        print(
+            f"\n{worker_class}: {len(readers.answers)} reads by {len(workers)} workers in {took:.1f} s, "
+            f"{len(published)} published, {len(seen)} seen; went back: {len(own)} in one worker, "
+            f"{len(pairs) - len(own)} across workers"
+        )
+        assert len(readers.answers) >= LEAST
+        assert readers.errors == []
+        for answer in readers.answers:
+            assert check_whole(answer) >= 60
+            assert answer.json["files"][0]["version"] <= answer.generation
+        assert own == [], "a worker's list went backwards"
+        assert len(workers) == 4
+        assert len(published) >= 50 and len(seen) >= 50
+        assert seen - {answer.generation for answer in readers.answers[:1]} <= {*published, *range(0)} | seen
+        assert "Traceback" not in server.log and "snapshot_refused" not in server.log
+        # Whatever the four had open: what was replaced is not kept on disk.
+        newest = server.get()
+        assert newest.generation >= max(published)
+        assert len(list(place.cache.glob("*.data"))) <= 2
+        for pid in server.pids:
+            maps = open(f"/proc/{pid}/maps").read()
+            assert maps.count("files.index") <= 3, f"worker {pid} keeps old snapshots mapped"
+
+
+def test_each_publication_is_seen_by_the_next_request_of_every_worker(place: Place) -> None:
+    with gunicorn_server(place) as server:
+        server.warm_up()
+        for _ in range(5):
+            ran = place.flask("warmcache", "rebuild", "files")
+            assert ran.returncode == 0, ran.stderr
+            published = time.monotonic()
+            answers = server.next_of_each_worker()
+            generations = {answer.generation for answer in answers.values()}
+            assert len(generations) == 1
+            assert check_whole(answers[min(answers)])
+            assert generations.pop() > time.time_ns() - 60e9
+            assert min(answer.begin for answer in answers.values()) > published
+        assert len({call.pid for call in place.calls("source")}) == 6
+        assert os.getpid() not in server.pids

@@ -1,0 +1,164 @@
+"""Servers that are stopped, started again and reloaded; workers that are retired."""
+
+from __future__ import annotations
+
+import json
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from flask_warmcache.store.reader import Reader
+
+from .world import OUR_CONF, Place, Readers, backwards, check_items, check_whole, gunicorn_server, until
+
+CONFS = pytest.mark.parametrize("conf", [(), OUR_CONF], ids=["plain", "our conf"])
+STOPS_WITHIN = 4.0  # seconds: a stopping gunicorn needs some tenths; its graceful timeout would be 30
+
+
+def check_readable(place: Place, generation: int) -> None:
+    """What was published last can be read by anybody who comes now."""
+    snapshot = Reader(place.cache, "files").current()
+    assert snapshot is not None and snapshot.generation == generation
+    check_items(json.loads(b"[%b]" % snapshot.lines(range(snapshot.count))))
+
+
+@CONFS
+def test_a_new_server_serves_the_old_list_as_stale_and_rebuilds_it_once(gated: Place, conf: tuple[str, ...]) -> None:
+    gated.gate.touch()
+    with gunicorn_server(gated, *conf) as server:
+        old = server.warm_up()
+        assert server.stop() < STOPS_WITHIN
+    gated.gate.unlink()
+    with gunicorn_server(gated, *conf) as server:
+        for answer in server.next_of_each_worker().values():
+            assert answer.generation == old.generation
+            assert answer.json["files"] == old.json["files"]
+            assert answer.state == "stale"
+            assert answer.json["cache_rebuilding"] is True
+            assert answer.app_time < 0.5
+        gated.builder_at_gate(2)
+        gated.gate.touch()
+        new = server.warm_up()
+        assert new.generation > old.generation
+        assert {answer.state for answer in server.next_of_each_worker().values()} == {"fresh"}
+        assert len(gated.calls("source")) == 2
+
+
+@CONFS
+def test_recycled_workers_rebuild_nothing(place: Place, conf: tuple[str, ...]) -> None:
+    with gunicorn_server(place, *conf, "--max-requests", "10", workers=2) as server:
+        server.warm_up()
+        born = server.pids
+        states: list[str] = []
+        errors: list[OSError] = []
+
+        def recycled() -> bool:
+            try:
+                states.append(server.get().state)
+            except OSError as error:  # the worker's last moment
+                errors.append(error)
+            return len({call.pid for call in place.calls("loaded")}) >= 6
+
+        until(recycled, lambda: f"four new workers, only {place.calls('loaded')}", 40)
+        until(lambda: len(server.pids) == 2 and not server.pids & born, "only new workers")
+        assert {answer.state for answer in server.next_of_each_worker().values()} == {"fresh"}
+        assert set(states) == {"fresh"}
+        assert len(place.calls("source")) == 1
+        print(f"\n{len(states)} reads by {len(place.calls('loaded'))} workers, {len(errors)} cut")
+
+
+@pytest.mark.slow
+def test_a_list_gets_built_although_every_worker_is_retired_before_the_build_is_done(
+    make_place: Callable[..., Place],
+) -> None:
+    """Polls count as requests; a build that dies with its worker would be begun for ever and never be done."""
+    place = make_place(items=100, sleep=4)
+    with gunicorn_server(place, "--max-requests", "40", workers=1) as server:
+        began = time.monotonic()
+        answered = 0
+
+        def is_there() -> bool:
+            nonlocal answered
+            next_poll = time.monotonic() + 0.04
+            try:
+                answer = server.get()
+                answered += 1
+                return bool(answer.json["files"])
+            except OSError:
+                return False
+            finally:
+                until(lambda: time.monotonic() >= next_poll, "the time of the next poll")
+
+        try:
+            until(is_there, "a list", 12)
+        finally:
+            starts = len(place.calls("source"))
+            print(f"\n{answered} polls in {time.monotonic() - began:.1f} s, {starts} builds begun")
+        assert starts <= 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT, signal.SIGINT], ids=["TERM", "QUIT", "INT"])
+@pytest.mark.parametrize("worker_class", ["sync", "gthread"])
+def test_a_build_does_not_hold_up_a_stopping_server(gated: Place, worker_class: str, number: int) -> None:
+    gated.gate.touch()
+    threads = ("-k", "gthread", "--threads", "4") if worker_class == "gthread" else ()
+    with gunicorn_server(gated, *threads, workers=2) as server:
+        old = server.warm_up()
+        gated.gate.unlink()
+        server.get("/invalidate", "POST")
+        builder = gated.builder_at_gate(2)
+        workers = server.pids
+        assert builder.pid in workers
+        took = server.stop(number)
+        print(f"\nsignal {number}, {worker_class}: stopped after {took:.2f} s")
+        assert took < STOPS_WITHIN
+        assert "SIGKILL" not in server.log and "Fatal Python error" not in server.log
+        check_readable(gated, old.generation)
+    # And the next server takes up the work.
+    gated.gate.touch()
+    with gunicorn_server(gated, workers=1) as server:
+        assert check_whole(server.warm_up())
+
+
+@CONFS
+def test_a_reload_during_a_build_answers_throughout_and_ends_in_a_new_list(gated: Place, conf: tuple[str, ...]) -> None:
+    gated.gate.touch()
+    with gunicorn_server(gated, *conf, workers=2) as server:
+        old = server.warm_up()
+        gated.gate.unlink()
+        server.get("/invalidate", "POST")
+        gated.builder_at_gate(2)
+        workers = server.pids
+        with Readers(server, clients=2) as readers:
+            readers.wait_for(20)
+            began = time.monotonic()
+            server.send(signal.SIGHUP)
+            until(lambda: len(server.pids) == 2 and not server.pids & workers, "new workers only")
+            took = time.monotonic() - began
+            gated.builder_at_gate(3)
+            readers.wait_for(20)
+            check_readable_index = Reader(gated.cache, "files").current()
+            assert check_readable_index is not None and check_readable_index.generation == old.generation
+            gated.gate.touch()
+            until(lambda: readers.answers[-1].generation > old.generation, "the new list")
+        print(f"\nreloaded in {took:.2f} s, {len(readers.answers)} reads, {len(readers.errors)} cut")
+        assert took < 10, "a reload has two imports to wait for, but no build"
+        for answer in readers.answers:
+            check_whole(answer)
+        assert backwards(readers.answers) == []
+        server.warm_up()
+        assert len(gated.calls("source")) == 3
+
+
+def test_a_reload_with_our_conf_rebuilds_what_the_old_code_made_once(place: Place) -> None:
+    with gunicorn_server(place, *OUR_CONF, workers=2) as server:
+        old = server.warm_up()
+        workers = server.pids
+        server.send(signal.SIGHUP)
+        until(lambda: len(server.pids) == 2 and not server.pids & workers, "new workers only")
+        until(lambda: server.get().generation > old.generation, "a new list")
+        server.warm_up()
+        server.next_of_each_worker()
+        assert len(place.calls("source")) == 2

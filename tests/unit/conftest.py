@@ -1,0 +1,64 @@
+"""Keepers stand still unless a test asks for live ones, and nothing is left behind."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from flask_warmcache import state
+from flask_warmcache.rebuild.keeper import Keeper
+
+from .world import Shelf, stop, until
+
+settings.register_profile(
+    "unit",
+    database=None,  # it would leave a folder behind
+    deadline=None,  # the machine may be busy
+    print_blob=True,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+settings.load_profile("unit")
+
+
+@pytest.fixture
+def live() -> None:
+    """Keepers run as in a worker; otherwise tests call ``tick`` themselves."""
+
+
+@pytest.fixture(autouse=True)
+def _nothing_stays(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Keep keepers from starting, or end those that started; no thread, no descriptor outlives its test."""
+    threads, interval = set(threading.enumerate()), sys.getswitchinterval()
+    descriptors = len(os.listdir("/proc/self/fd"))
+    if "live" not in request.fixturenames:
+        monkeypatch.setattr(Keeper, "ensure", lambda self: None)
+    yield
+    for one in list(state._states):
+        if one._opened:
+            stop(one.keeper)
+    state._states.clear()
+    left = {thread for thread in threading.enumerate() if thread not in threads}
+    assert until(lambda: not any(thread.is_alive() for thread in left)), left
+    assert sys.getswitchinterval() == interval
+    # A snapshot's maps live as long as something refers to it, a caught exception for instance.
+    gc.collect()
+    assert len(os.listdir("/proc/self/fd")) <= descriptors + 4
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A cache folder that does not exist yet."""
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def shelf(folder: Path) -> Shelf:
+    """A list without Flask, in that folder."""
+    return Shelf(folder)

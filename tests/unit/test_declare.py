@@ -1,0 +1,184 @@
+"""Declarations: what is wrong fails in the call that says it, and names the list."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from flask_warmcache import DeclarationError, WarmCache
+
+from .world import bug, declare
+
+BAD_NAMES = [
+    "",
+    ".",
+    "..",
+    "../files",
+    "a/b",
+    "a.b",
+    "a b",
+    "Files",
+    "datei-ä",
+    "files\n",
+    "fi\0les",
+    "%2e",
+    "\udc80",
+    "x" * 65,
+    "x" * 1000,
+    None,
+    5,
+    b"files",
+]
+GOOD_NAMES = ["a", "0", "_", "-", "enriched_file_cache", "x" * 64]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES, ids=repr)
+def test_a_bad_name_is_refused_before_it_becomes_a_file(name: Any) -> None:
+    warmcache = WarmCache()
+    with pytest.raises(DeclarationError, match="cannot name a list: use 1 to 64"):
+        warmcache.warm_list(name, key="path")
+    with pytest.raises(DeclarationError, match="cannot name a list"):
+        warmcache.builder(name)
+    with pytest.raises(DeclarationError, match="cannot name a list"):
+        warmcache.value(name)
+    with pytest.raises(DeclarationError, match="cannot name a list"):
+        warmcache.stats_section(name)
+    with pytest.raises(DeclarationError, match="cannot name a list"):
+        declare(name)
+
+
+@pytest.mark.parametrize("name", GOOD_NAMES)
+def test_a_good_name_is_taken(name: str) -> None:
+    assert WarmCache().warm_list(name, key="path").name == name
+
+
+def test_a_list_needs_a_key() -> None:
+    with pytest.raises(DeclarationError, match="Warm list 'files' needs key="):
+        WarmCache().warm_list("files")
+
+
+def test_a_builder_needs_none() -> None:
+    assert declare(kind="builder", key=None).key is None
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ({"key": ""}, "has key=''"),
+        ({"key": 5}, "has key=5"),
+        ({"key": ("path",)}, r"has key=\('path',\)"),
+        ({"unit": ""}, "has unit=''"),
+        ({"unit": "File"}, "has unit='File'"),
+        ({"unit": "my file"}, "has unit='my file'"),
+        ({"unit": 'x"'}, "has unit="),
+        ({"unit": "9s"}, "has unit='9s'"),
+        ({"unit": "u" * 33}, "has unit="),
+        ({"unit": "file\n"}, "has unit="),
+        ({"unit": None}, "has unit=None"),
+        ({"ttl": 0}, "has ttl=0"),
+        ({"ttl": -5}, "has ttl=-5"),
+        ({"ttl": True}, "has ttl=True"),
+        ({"ttl": "60"}, "has ttl='60'"),
+        ({"ttl": math.inf}, "has ttl=inf"),
+        ({"ttl": math.nan}, "has ttl=nan"),
+        ({"filters": ["marked"]}, r"has filters=\['marked'\]; give a dict"),
+        ({"filters": []}, r"has filters=\[\]; give a dict"),
+        ({"filters": {"": bool}}, "has filters with the name ''"),
+        ({"filters": {"a:b": bool}}, "has filters with the name 'a:b'"),
+        ({"filters": {"-a": bool}}, "has filters with the name '-a'"),
+        ({"filters": {"a b": bool}}, "has filters with the name 'a b'"),
+        ({"filters": {'a"': bool}}, "has filters with the name"),
+        ({"filters": {"x" * 65: bool}}, "has filters with the name"),
+        ({"filters": {5: bool}}, "has filters with the name 5"),
+        ({"filters": {"marked": "processed"}}, r"has filters\['marked'\]='processed', which is not a function"),
+        ({"filters": {"all": bool}}, "declares a filter 'all'"),
+        ({"sorts": "name"}, "has sorts='name'; give a dict"),
+        ({"sorts": {"-name": bool}}, "has sorts with the name '-name'"),
+        ({"sorts": {"name": None}}, r"has sorts\['name'\]=None"),
+        ({"search": "name"}, "has search='name'; search is a tuple"),
+        ({"search": ["name", ""]}, "has search="),
+        ({"search": ["name", 5]}, "has search="),
+        ({"counts": "marked"}, "counts"),
+        ({"counts": ["marked"]}, r"counts \['marked'\], but its filters are \[\]"),
+        ({"counts": ["all"]}, r"counts \['all'\]"),
+        ({"unit": "per_page", "key": ""}, "has key=''"),
+    ],
+    ids=repr,
+)
+def test_a_wrong_declaration_fails_in_its_call_and_says_why(given: dict[str, Any], why: str) -> None:
+    warmcache = WarmCache()
+    with pytest.raises(DeclarationError, match=why):
+        warmcache.warm_list("files", **{"key": "path", **given})
+    # The failed call leaves nothing behind: the name is free.
+    assert warmcache.warm_list("files", key="path").name == "files"
+
+
+@bug(13, "the wrong kind of thing is a TypeError of our own code")
+@pytest.mark.parametrize("given", [{"search": 5}, {"counts": 5}, {"counts": [["a"]]}, {"name": []}], ids=repr)
+def test_the_wrong_kind_of_thing_is_refused_by_name(given: dict[str, Any]) -> None:
+    with pytest.raises(DeclarationError):
+        WarmCache().warm_list(**{"name": "files", "key": "path", **given})
+
+
+@bug(13, "fingerprint=5 is a TypeError of our own code")
+def test_a_number_is_no_fingerprint() -> None:
+    with pytest.raises(DeclarationError, match="fingerprint of warm list 'files'"):
+        WarmCache().warm_list("files", key="path").enrich(fingerprint=5)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("fingerprint", ["size", (5,), ("size", None)])
+def test_a_wrong_fingerprint_is_refused(fingerprint: Any) -> None:
+    with pytest.raises(DeclarationError, match="fingerprint of warm list 'files' is a tuple of field names"):
+        WarmCache().warm_list("files", key="path").enrich(fingerprint=fingerprint)
+
+
+@pytest.mark.parametrize(
+    ("unit", "plural"),
+    [
+        ("file", "files"),
+        ("item", "items"),
+        ("entry", "entries"),
+        ("day", "days"),
+        ("box", "boxes"),
+        ("bus", "buses"),
+        ("match", "matches"),
+        ("dish", "dishes"),
+        ("y", "ys"),
+    ],
+)
+def test_the_plural_names_the_items(unit: str, plural: str) -> None:
+    assert declare(unit=unit).plural == plural
+
+
+@bug(4, "the answer has the key total_pages twice")
+def test_a_unit_whose_keys_are_taken_is_refused() -> None:
+    with pytest.raises(DeclarationError, match="unit='page'"):
+        declare(unit="page")
+
+
+def test_the_digest_changes_with_what_shapes_a_snapshot_only() -> None:
+    base = declare(filters={"a": bool, "b": bool}, sorts={"name": str}, search=("path",))
+    same = [
+        declare(filters={"b": len, "a": len}, sorts={"name": len}, search=("path",), ttl=5),
+        declare(filters={"a": bool, "b": bool}, sorts={"name": str}, search=("path",), counts=("a",), unit="x"),
+    ]
+    other = [
+        declare(),
+        declare(filters={"a": bool}, sorts={"name": str}, search=("path",)),
+        declare(filters={"a": bool, "b": bool}, sorts={"date": str}, search=("path",)),
+        declare(filters={"a": bool, "b": bool}, sorts={"name": str}, search=("size",)),
+        declare(filters={"a": bool, "b": bool}, sorts={"name": str}, search=("path",), version="2"),
+        declare(filters={"a": bool, "b": bool}, sorts={"name": str}, search=("path",), key="id"),
+        declare(filters={"a": bool, "b": bool}, sorts={"name": str}, search=("path",), kind="builder"),
+    ]
+    assert {one.digest for one in same} == {base.digest}
+    assert len({one.digest for one in [base, *other]}) == 1 + len(other)
+
+
+def test_a_list_without_a_source_has_a_problem_that_names_the_cure() -> None:
+    assert declare(source=list).problem(["files"]) is None
+    assert declare(source_list="scan").problem(["files", "scan"]) is None
+    assert "add one with @files.source" in str(declare().problem(["files"]))
+    assert "'scan' is not declared" in str(declare(source_list="scan").problem(["files"]))

@@ -1,0 +1,260 @@
+"""WarmCache: declaring through it, wiring it into apps, and when declaring ends."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from flask_warmcache import DeclarationError, UnknownListError, WarmCache, WarmList, errors
+from flask_warmcache.lists import WarmValue
+
+from .world import bug, files, make_app, state_of, until
+
+
+def test_a_name_is_given_once() -> None:
+    warmcache = WarmCache()
+    warmcache.warm_list("files", key="path")
+    warmcache.builder("products")(list)
+    warmcache.value("dashboard")(dict)
+    warmcache.stats_section("markers")(dict)
+    for name in ("files", "products", "dashboard", "markers"):
+        for again in (lambda n: warmcache.warm_list(n, key="path"), warmcache.builder, warmcache.value):
+            with pytest.raises(DeclarationError, match=f"named '{name}' already"):
+                again(name)
+        with pytest.raises(DeclarationError, match=f"named '{name}' already"):
+            warmcache.stats_section(name)
+
+
+def test_two_decorators_for_one_name_are_told_apart_when_applied() -> None:
+    warmcache = WarmCache()
+    first, second = warmcache.builder("products"), warmcache.builder("products")
+    first(list)
+    with pytest.raises(DeclarationError, match="already"):
+        second(list)
+
+
+def test_a_section_cannot_take_the_flags_name() -> None:
+    with pytest.raises(DeclarationError, match="'cache_rebuilding' cannot name"):
+        WarmCache().stats_section("cache_rebuilding")
+
+
+def test_decorators_return_the_function_unchanged() -> None:
+    warmcache = WarmCache()
+    listed = warmcache.warm_list("files", key="path")
+    decorators: list[Callable[[Any], Any]] = [
+        listed.source,
+        listed.enrich,
+        listed.enrich(fingerprint=("size",), version=3),
+        warmcache.builder("products"),
+        warmcache.value("dashboard"),
+        warmcache.stats_section("markers"),
+    ]
+    for decorate in decorators:
+
+        def function(*_: Any) -> Any:
+            return None
+
+        assert decorate(function) is function
+    assert listed.declaration.version == "3"
+    assert listed.declaration.fingerprint == ("size",)
+
+
+def test_functions_may_be_arguments() -> None:
+    def scan() -> list[dict[str, Any]]:
+        return []
+
+    declared = WarmCache().warm_list("files", key="path", source=scan, enrich=dict).declaration
+    assert (declared.source, declared.enrich) == (scan, dict)
+
+
+@pytest.mark.parametrize("role", ["source", "enrich"])
+def test_what_is_no_function_is_refused_at_once(role: str) -> None:
+    warmcache = WarmCache()
+    with pytest.raises(DeclarationError, match=f"The {role} of warm list 'files' must be a function, not 5"):
+        warmcache.warm_list("files", key="path", **{role: 5})  # type: ignore[arg-type]
+    listed = warmcache.warm_list("files", key="path")
+    with pytest.raises(DeclarationError, match=f"The {role} of warm list 'files' must be a function"):
+        getattr(listed, role)("x")
+
+
+def test_builders_values_and_sections_take_functions_only() -> None:
+    warmcache = WarmCache()
+    for decorate in (warmcache.builder("a"), warmcache.value("b"), warmcache.stats_section("c")):
+        with pytest.raises(DeclarationError, match="must be a function, not 'x'"):
+            decorate("x")  # type: ignore[type-var]
+
+
+def test_a_source_list_is_one_of_the_same_warmcache() -> None:
+    other = WarmCache().warm_list("scan", key="path")
+    warmcache = WarmCache()
+    with pytest.raises(DeclarationError, match="source list 'scan' that another WarmCache declared"):
+        warmcache.warm_list("files", key="path", source=other)
+    scan = warmcache.warm_list("scan", key="path")
+    assert warmcache.warm_list("files", key="path", source=scan).declaration.source_list == "scan"
+
+
+def test_a_list_made_of_another_takes_no_source_function() -> None:
+    warmcache = WarmCache()
+    scan = warmcache.warm_list("scan", key="path")
+    made = warmcache.warm_list("files", key="path", source=scan)
+    with pytest.raises(DeclarationError, match="has a source already: the list 'scan'"):
+        made.source(list)
+
+
+def test_lists_are_found_by_name() -> None:
+    warmcache = WarmCache()
+    listed = warmcache.warm_list("files", key="path")
+    warmcache.builder("products")(list)
+    warmcache.value("dashboard")(dict)
+    assert warmcache["files"] is listed
+    assert type(warmcache["products"]) is WarmList
+    assert type(warmcache["dashboard"]) is WarmValue
+    assert repr(warmcache["dashboard"]) == "<WarmValue 'dashboard'>"
+    with pytest.raises(DeclarationError, match="'none'. Declared: files, products, dashboard"):
+        warmcache["none"]
+    with pytest.raises(DeclarationError, match="Declared: none"):
+        WarmCache()["files"]
+
+
+def test_declarations_close_at_the_first_request(tmp_path: Path) -> None:
+    app = make_app(tmp_path)
+    warmcache = WarmCache(app)
+    listed = warmcache.warm_list("files", key="path")  # after WarmCache(app): early enough
+    listed.source(lambda: files("a"))
+    late_builder = warmcache.builder("late")
+    app.test_client().get("/nowhere")
+    for declare_late in (
+        lambda: warmcache.warm_list("more", key="path"),
+        lambda: warmcache.builder("more"),
+        lambda: warmcache.value("more"),
+        lambda: warmcache.stats_section("more"),
+        lambda: late_builder(list),
+        lambda: listed.source(list),
+        lambda: listed.enrich(dict),
+    ):
+        with pytest.raises(DeclarationError, match="too late: declarations closed at the app's first request"):
+            declare_late()
+
+
+def test_a_list_without_a_source_fails_alone_and_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    app = make_app(tmp_path)
+    warmcache = WarmCache(app)
+    broken = warmcache.warm_list("broken", key="path")
+    whole = warmcache.warm_list("whole", key="path", source=lambda: files("a"))
+    for listed in (broken, whole):
+        app.add_url_rule(f"/{listed.name}", listed.name, listed.response)
+    client = app.test_client()
+    with caplog.at_level(logging.ERROR, "flask_warmcache"):
+        assert client.get("/broken").json == {
+            "items": [], "page": 1, "per_page": 100, "total_items": 0, "total_pages": 1, "cache_rebuilding": False,
+        }  # fmt: skip
+    assert "warmcache.list_unusable: warm list 'broken' cannot be rebuilt: it has no source" in caplog.text
+    state_of(app).keeper.tick()
+    stats = client.get("/api/cache/stats/broken").get_json()
+    assert (stats["state"], stats["last_error"]) == ("failed", "DeclarationError")
+    with app.app_context():
+        assert until(lambda: whole.get().state == "fresh")
+        with pytest.raises(errors.RebuildError, match="'broken' cannot be rebuilt: it has no source"):
+            broken.rebuild_now()
+
+
+def test_an_app_has_one_warmcache(tmp_path: Path) -> None:
+    app = make_app(tmp_path)
+    warmcache = WarmCache(app)
+    with pytest.raises(RuntimeError, match="already has a WarmCache"):
+        warmcache.init_app(app)
+    with pytest.raises(RuntimeError, match="already has a WarmCache"):
+        WarmCache(app)
+
+
+def test_one_warmcache_serves_several_apps_each_with_its_own_state(tmp_path: Path) -> None:
+    warmcache = WarmCache()
+    listed = warmcache.builder("products", key="id")(lambda: [{"id": 1}])
+    assert listed is not None
+    apps = [make_app(tmp_path / which, per_page=size) for which, size in (("a", 5), ("b", 6))]
+    for app in apps:
+        warmcache.init_app(app)
+    with apps[0].app_context():
+        warmcache["products"].rebuild_now()
+        assert len(warmcache["products"].get()) == 1
+    with apps[1].app_context():
+        assert warmcache["products"].get().state == "cold"
+        assert warmcache["products"].page().per_page == 6
+
+
+def test_two_warmcaches_in_one_process_do_not_meet(tmp_path: Path) -> None:
+    made = []
+    for which in ("a", "b"):
+        app = make_app(tmp_path / which)
+        warmcache = WarmCache(app)
+        warmcache.builder("products")(lambda which=which: [{"of": which}])
+        made.append((app, warmcache["products"]))
+    for app, products in made:
+        with app.app_context():
+            products.rebuild_now()
+    assert [products_of(*one) for one in made] == [[{"of": "a"}], [{"of": "b"}]]
+
+
+def products_of(app: Flask, products: WarmList) -> list[dict[str, Any]]:
+    with app.app_context():
+        return list(products.get())
+
+
+def test_reading_outside_an_app_says_so() -> None:
+    listed = WarmCache().warm_list("files", key="path")
+    with pytest.raises(RuntimeError, match="application context"):
+        listed.get()
+
+
+def test_reading_in_an_app_without_warmcache_says_what_to_do() -> None:
+    listed = WarmCache().warm_list("files", key="path")
+    with Flask("bare").app_context(), pytest.raises(RuntimeError, match=r"no WarmCache.*init_app\(app\)"):
+        listed.get()
+
+
+def test_a_list_of_another_warmcache_is_unknown_here(tmp_path: Path) -> None:
+    app = make_app(tmp_path)
+    WarmCache(app).warm_list("files", key="path")
+    with app.app_context(), pytest.raises(UnknownListError, match="'other'. Declared: files") as failed:
+        WarmCache().warm_list("other", key="path").get()
+    assert (failed.value.name, failed.value.known) == ("other", ["files"])
+
+
+@bug(13, "invalidate leaves a file behind, rebuild_now is a KeyError")
+@pytest.mark.parametrize("call", ["invalidate", "rebuild_now"])
+def test_a_list_of_another_warmcache_cannot_be_changed_here(tmp_path: Path, call: str) -> None:
+    app = make_app(tmp_path)
+    WarmCache(app)
+    with app.app_context(), pytest.raises(UnknownListError):
+        getattr(WarmCache().warm_list("other", key="path"), call)()
+
+
+def test_init_app_takes_no_time_starts_no_thread_and_touches_no_file(tmp_path: Path, live: None) -> None:
+    def once(which: int) -> float:
+        app = make_app(tmp_path / str(which))
+        warmcache = WarmCache()
+        warmcache.warm_list("files", key="path", source=lambda: files("a"))
+        began = time.perf_counter()
+        warmcache.init_app(app)
+        return time.perf_counter() - began
+
+    before = (threading.active_count(), sorted(os.listdir(tmp_path)))
+    fastest = min(once(which) for which in range(10))
+    assert (threading.active_count(), sorted(os.listdir(tmp_path))) == before
+    assert fastest < 0.005
+
+
+def test_opening_an_app_makes_no_folder_either(tmp_path: Path) -> None:
+    app = make_app(tmp_path)
+    WarmCache(app).warm_list("files", key="path")
+    state_of(app)
+    app.test_client().get("/nowhere")
+    assert os.listdir(tmp_path) == []

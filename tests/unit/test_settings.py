@@ -1,0 +1,146 @@
+"""Settings: read once, checked at once, named when wrong."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from flask_warmcache import SettingError, WarmCache
+from flask_warmcache.settings import Settings
+
+from .world import bug, state_of
+
+WRONG: list[tuple[str, Any, str]] = [
+    ("dir", 5, "a folder's path"),
+    ("enabled", "no", "True or False"),
+    ("enabled", 1, "True or False"),
+    ("default_ttl", "60", "a finite number of seconds"),
+    ("default_ttl", True, "a finite number of seconds"),
+    ("default_ttl", None, "a finite number of seconds"),
+    ("default_ttl", math.nan, "a finite number of seconds"),
+    ("default_ttl", math.inf, "a finite number of seconds"),
+    ("default_ttl", 0, "above 0"),
+    ("default_ttl", -1, "above 0"),
+    ("per_page", 0, "at least 1"),
+    ("per_page", 50.0, "a whole number"),
+    ("per_page", True, "a whole number"),
+    ("per_page", 501, "at most WARMCACHE_MAX_PER_PAGE"),
+    ("max_per_page", 0, "at least 1"),
+    ("max_per_page", 99, "at most WARMCACHE_MAX_PER_PAGE"),
+    ("max_all_bytes", 0, "at least 1"),
+    ("max_all_bytes", "8 MB", "a whole number"),
+    ("page_cache_bytes", -1, "0 for none"),
+    ("search_budget", 0, "above 0"),
+    ("search_budget", "50 ms", "a finite number of seconds"),
+    ("allow_refresh", None, "True or False"),
+    ("refresh_interval", -0.1, "0 for none"),
+    ("retry_min", 0, "above 0"),
+    ("retry_min", 301, "at most WARMCACHE_RETRY_MAX"),
+    ("retry_max", 0, "above 0"),
+    ("retry_max", 3601, "an hour"),
+    ("api_prefix", "api/cache", "a path like '/api/cache'"),
+    ("api_prefix", "/api/cache/", "a path like '/api/cache'"),
+    ("api_prefix", "", "a path like '/api/cache'"),
+    ("api_prefix", None, "text"),
+    ("cache_control", "private\r\nSet-Cookie: a=b", "one line of text"),
+    ("cache_control", 300, "text"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "meaning"), WRONG)
+def test_a_wrong_value_fails_in_init_app_by_name(name: str, value: object, meaning: str) -> None:
+    app = Flask("shop")
+    app.config[f"WARMCACHE_{name.upper()}"] = value
+    # per_page and max_per_page bound each other: either may be named.
+    named = "WARMCACHE_PER_PAGE" if name == "max_per_page" and value == 99 else f"WARMCACHE_{name.upper()}"
+    with pytest.raises(SettingError, match=f"^{named} must be .*{meaning}"):
+        WarmCache(app)
+    assert "warmcache" not in app.extensions
+
+
+@pytest.mark.parametrize(("name", "value", "meaning"), WRONG)
+def test_a_wrong_default_fails_like_a_wrong_value(name: str, value: object, meaning: str) -> None:
+    with pytest.raises(SettingError, match=meaning):
+        WarmCache(Flask("shop"), **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("default_ttl", 60),
+        ("default_ttl", 0.5),
+        ("per_page", 1),
+        ("page_cache_bytes", 0),
+        ("refresh_interval", 0),
+        ("api_prefix", "/warm"),
+        ("dir", None),
+        ("dir", "/srv/cache"),
+        ("cache_control", "no-store"),
+        ("cache_control", ""),
+    ],
+)
+def test_values_at_the_edge_are_taken(name: str, value: object) -> None:
+    assert getattr(Settings.from_config({f"WARMCACHE_{name.upper()}": value}), name) == value
+
+
+def test_an_unknown_setting_is_refused_with_the_known_ones() -> None:
+    app = Flask("shop")
+    app.config["WARMCACHE_MAX_STALE"] = 5
+    with pytest.raises(SettingError, match=r"Unknown setting WARMCACHE_MAX_STALE\. Known: .*WARMCACHE_DIR, ") as failed:
+        WarmCache(app)
+    assert str(failed.value).count("WARMCACHE_") == 1 + len(Settings.__dataclass_fields__)
+
+
+def test_an_unknown_default_is_refused_too() -> None:
+    with pytest.raises(SettingError, match="Unknown setting WARMCACHE_PERPAGE"):
+        WarmCache(Flask("shop"), perpage=5)
+
+
+def test_a_lower_case_setting_in_the_config_is_another_apps_business() -> None:
+    assert Settings.from_config({"warmcache_per_page": "x", "CACHE_TYPE": "simple", "DEBUG": True}) == Settings()
+
+
+def test_config_wins_over_defaults_and_defaults_over_ours() -> None:
+    app = Flask("shop")
+    app.config["WARMCACHE_PER_PAGE"] = 7
+    WarmCache(app, per_page=9, default_ttl=11)
+    settings = state_of(app).settings
+    assert (settings.per_page, settings.default_ttl, settings.max_per_page) == (7, 11, 500)
+
+
+def test_settings_are_read_once() -> None:
+    app = Flask("shop")
+    WarmCache(app)
+    app.config["WARMCACHE_PER_PAGE"] = 7
+    assert state_of(app).settings.per_page == 100
+
+
+def test_settings_from_the_environment_arrive_as_flask_loads_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FLASK_WARMCACHE_PER_PAGE", "25")
+    monkeypatch.setenv("FLASK_WARMCACHE_ENABLED", "false")
+    app = Flask("shop")
+    app.config.from_prefixed_env()
+    WarmCache(app)
+    settings = state_of(app).settings
+    assert (settings.per_page, settings.enabled) == (25, False)
+
+
+@bug(15, "an empty WARMCACHE_DIR means the current folder")
+def test_an_empty_folder_is_refused() -> None:
+    with pytest.raises(SettingError, match="WARMCACHE_DIR"):
+        Settings.from_config({"WARMCACHE_DIR": ""})
+
+
+@bug(15, "a Path is refused with 'must be a folder's path'")
+def test_a_path_object_is_a_folders_path() -> None:
+    assert str(Settings.from_config({"WARMCACHE_DIR": Path("/srv/cache")}).dir) == "/srv/cache"
+
+
+@bug(15, "a header is latin-1, so a server would fail at every answer")
+def test_a_cache_control_that_no_server_can_send_is_refused() -> None:
+    with pytest.raises(SettingError, match="WARMCACHE_CACHE_CONTROL"):
+        Settings.from_config({"WARMCACHE_CACHE_CONTROL": "private, \N{EURO SIGN}"})

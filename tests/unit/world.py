@@ -1,0 +1,182 @@
+"""What the unit tests share: lists on disk, built by hand, and small Flask apps."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from flask_warmcache.declare import Declaration, Item
+from flask_warmcache.lists import KEY
+from flask_warmcache.page_cache import PageCache
+from flask_warmcache.paging import Pager
+from flask_warmcache.rebuild.job import Job, Outcome
+from flask_warmcache.rebuild.keeper import Keeper
+from flask_warmcache.rebuild.progress import Progress
+from flask_warmcache.rebuild.source import Tools
+from flask_warmcache.rebuild.status import ListStatus
+from flask_warmcache.settings import Settings
+from flask_warmcache.state import AppState
+from flask_warmcache.store.files import FileStore, HeldLock
+from flask_warmcache.store.snapshot import Snapshot
+
+CHECKOUT = Path(__file__).parents[2]
+NAME = "files"
+
+
+def bug(number: int, why: str) -> pytest.MarkDecorator:
+    """Marks a test that shows a known fault; it fails as soon as the fault is mended, so that the mark goes."""
+    return pytest.mark.xfail(strict=True, reason=f"BUG {number}: {why}")
+
+
+def until(condition: Callable[[], object], seconds: float = 20) -> bool:
+    """Ask again and again until it holds, or say that it did not."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.005)  # between two questions; the answer decides
+    return False
+
+
+def encode(value: Any) -> bytes:
+    """Items as JSON, as an app's own provider would give them."""
+    return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+
+
+def breathe() -> None:
+    """Nothing else wants the interpreter."""
+
+
+def declare(name: str = NAME, **given: Any) -> Declaration:
+    """A list of files, unless the test says otherwise."""
+    common: dict[str, Any] = {"kind": "list", "key": "path", "unit": "file", "ttl": None}
+    return Declaration(name=name, **{**common, **given})
+
+
+def files(*names: str) -> list[Item]:
+    """A source item for each name."""
+    return [{"path": name, "size": len(name)} for name in names]
+
+
+class Shelf:
+    """One list in one folder, rebuilt when the test says so."""
+
+    def __init__(self, folder: Path, name: str = NAME) -> None:
+        self.store = FileStore(folder)
+        self.folder = folder
+        self.name = name
+        self.reports: list[dict[str, Any]] = []
+
+    @property
+    def index(self) -> Path:
+        """The file that readers look at."""
+        return self.folder / f"{self.name}.index"
+
+    @property
+    def data(self) -> Path:
+        """The one data file."""
+        (path,) = self.folder.glob(f"{self.name}.*.data")
+        return path
+
+    def snapshot(self) -> Snapshot:
+        """What is published now."""
+        return Snapshot(self.folder, self.name)
+
+    def items(self) -> list[Item]:
+        """Every published item, decoded."""
+        snapshot = self.snapshot()
+        return [snapshot.item(position) for position in range(snapshot.count)]
+
+    def lock(self) -> HeldLock:
+        """The rebuild lock, which nobody else may have."""
+        lock = self.store.try_lock(self.name)
+        assert lock is not None
+        return lock
+
+    def job(self, lock: HeldLock, declaration: Declaration, **given: Any) -> Job:
+        """One rebuild, ready to run."""
+        old = self.store.reader(self.name).current()
+        tools = Tools(encode, given.get("context", nullcontext), given.get("breathe", breathe))
+        progress = Progress(self.reports.append, 0)
+        return Job(
+            declaration,
+            self.store,
+            lock,
+            given.get("old", old),
+            given.get("upstream"),
+            tools,
+            progress,
+            given.get("code_started", 1),
+        )
+
+    def rebuild(self, source: Iterable[Item] | Callable[[], Any] = (), **given: Any) -> Outcome:
+        """Rebuild from these items, or from what the function gives."""
+        runs = {key: given.pop(key) for key in list(given) if key in ("old", "upstream", "context", "breathe")}
+        produce = source if callable(source) else lambda: list(source)
+        lock = self.lock()
+        try:
+            return self.job(lock, declare(self.name, source=produce, **given), **runs).run()
+        finally:
+            lock.close()
+
+    def pager(self, declaration: Declaration, **settings: Any) -> Pager:
+        """What answers queries of the list."""
+        status = ListStatus(declaration, self.store, 300.0, None, 1)
+        chosen = Settings(**settings)
+        return Pager(status, chosen, PageCache(chosen.page_cache_bytes))
+
+    def ask(self, pager: Pager, query: str = "") -> dict[str, Any]:
+        """What a request gets, parsed."""
+        body = pager.body(pager.status.condition(), query.encode(), (None, None, None))
+        answer: dict[str, Any] = json.loads(body.data)
+        return answer
+
+
+def make_app(folder: Path, **config: Any) -> Flask:
+    """An app whose cache lies in the test's folder; settings in lower case, without prefix."""
+    app = Flask("shop", instance_path=str(folder / "instance"))
+    app.config["WARMCACHE_DIR"] = str(folder / "cache")
+    app.config.update({f"WARMCACHE_{key.upper()}": value for key, value in config.items()})
+    return app
+
+
+def state_of(app: Flask) -> AppState:
+    """The app's lists as they are in this process, opened."""
+    state: AppState = app.extensions[KEY]
+    state.open()
+    return state
+
+
+def stop(keeper: Keeper) -> None:
+    """End a keeper's thread, which otherwise lives as long as its process, and wait for its rebuild."""
+
+    def end() -> None:
+        raise SystemExit
+
+    thread = keeper._thread
+    keeper.tick = end  # type: ignore[method-assign]
+    if thread is not None:
+        assert until(lambda: keeper.wake() or not thread.is_alive()), "the keeper does not stop"
+
+
+def run_python(script: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    """Run a script in a process of its own, in which every warning is an error."""
+    environment: Mapping[str, str] = options.pop("env", {})
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT), **environment},
+        **options,
+    )
