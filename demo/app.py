@@ -51,7 +51,7 @@ def index() -> str:
 
 def list_files() -> ResponseReturnValue:
     """Answer one page of the list, as the query asks."""
-    return files.response(sort="name", per_page=48)
+    return files.response(sort="name")
 
 
 def mark() -> ResponseReturnValue:

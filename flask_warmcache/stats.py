@@ -25,7 +25,7 @@ def list_section(status: ListStatus) -> dict[str, Any]:
         "state": condition.state,
         "complete": snapshot is not None and snapshot.complete,
         "generation": None if snapshot is None else snapshot.token,
-        "progress": _progress(report) if report is not None and status.is_rebuilding else None,
+        "progress": _progress(report) if report and report.running and status.is_rebuilding else None,
         "last_success_at": None if snapshot is None else _iso(snapshot.published_at),
         "last_error": _last_error(status, condition),
         "last_duration_seconds": None if snapshot is None else snapshot.header["duration"],

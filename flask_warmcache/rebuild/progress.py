@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 # The report is rewritten at most ten times a second, and at least once: its heartbeat.
 WRITE_EVERY = 0.1
 HEARTBEAT = 1.0
+# Rate and eta speak of so many seconds.
+RATE_WINDOW = 10.0
 RUNNING = ("source", "enrich", "views", "publish")
 
 
@@ -22,7 +25,7 @@ class Report:
     phase: str = "source"  # one of RUNNING, else "finished" or "failed"
     done: int = 0
     total: int | None = None
-    rate: float | None = None  # items a second, over the whole phase
+    rate: float | None = None  # items a second, lately
     pid: int = 0
     started: float = 0.0  # wall clock
     ended: float | None = None
@@ -65,12 +68,12 @@ class Progress:
         self._write = write
         self._guard = threading.Lock()  # guards the order of writes: the keeper's beat and the builder's
         self._written_at = 0.0
-        self._phase_began = time.monotonic()
+        self._marks: deque[tuple[float, int]] = deque()  # when how many were done, the last seconds of it
         self.report = Report(pid=os.getpid(), started=time.time(), failures=failures)
 
     def begin(self, phase: str, total: int | None = None) -> None:
         """Enter a phase and say so at once."""
-        self._phase_began = time.monotonic()
+        self._marks = deque([(time.monotonic(), 0)])
         self.report.phase, self.report.done, self.report.total, self.report.rate = phase, 0, total, None
         self._save()
 
@@ -102,13 +105,22 @@ class Progress:
 
     def _save(self) -> None:
         with self._guard:
-            report = self.report
-            elapsed = time.monotonic() - self._phase_began
-            if report.phase == "enrich" and report.done and elapsed > 0:
-                report.rate = round(report.done / elapsed, 3)
             self._written_at = time.monotonic()
+            self._measure_rate(self._written_at)
             try:
-                self._write(asdict(report))
+                self._write(asdict(self.report))
             except OSError:
                 # A full disk must not end a rebuild because of its report; publishing will say so.
                 pass
+
+    def _measure_rate(self, now: float) -> None:
+        """Over the last seconds and not since the start: reused items pass in no time, enriched ones do not."""
+        report, marks = self.report, self._marks
+        if report.phase != "enrich":
+            return
+        while len(marks) > 1 and now - marks[1][0] > RATE_WINDOW:
+            marks.popleft()
+        elapsed, done = now - marks[0][0], report.done - marks[0][1]
+        if elapsed > 0 and done > 0:
+            report.rate = round(done / elapsed, 3)
+        marks.append((now, report.done))

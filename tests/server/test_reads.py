@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -75,14 +75,14 @@ def test_every_answer_is_whole_and_none_goes_back_while_lists_are_published_with
         assert own == [], "a worker's list went backwards"
         assert len(workers) == 4
         assert len(published) >= 50 and len(seen) >= 50
-        assert seen - {answer.generation for answer in readers.answers[:1]} <= {*published, *range(0)} | seen
+        assert len(seen - {*published}) <= 2, "generations that nobody published"
         assert "Traceback" not in server.log and "snapshot_refused" not in server.log
         # Whatever the four had open: what was replaced is not kept on disk.
         newest = server.get()
         assert newest.generation >= max(published)
         assert len(list(place.cache.glob("*.data"))) <= 2
         for pid in server.pids:
-            maps = open(f"/proc/{pid}/maps").read()
+            maps = Path(f"/proc/{pid}/maps").read_text()
             assert maps.count("files.index") <= 3, f"worker {pid} keeps old snapshots mapped"
 
 
@@ -100,4 +100,3 @@ def test_each_publication_is_seen_by_the_next_request_of_every_worker(place: Pla
             assert generations.pop() > time.time_ns() - 60e9
             assert min(answer.begin for answer in answers.values()) > published
         assert len({call.pid for call in place.calls("source")}) == 6
-        assert os.getpid() not in server.pids

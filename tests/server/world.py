@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -112,7 +113,7 @@ class Place:
         self.env = {
             **{name: value for name, value in os.environ.items() if not name.startswith("WARMCACHE_")},
             "PYTHONPATH": f"{CHECKOUT}{os.pathsep}{HERE}",
-            "PYTHONWARNINGS": "error",
+            "PYTHONWARNINGS": "always",
             "PYTHONUNBUFFERED": "1",
             "WARMCACHE_DIR": os.fspath(self.cache),
             "TEST_CALLS": os.fspath(self._calls),
@@ -283,6 +284,8 @@ def running(server: Server) -> Iterator[Server]:
     """End the server whatever happens; a failure tells its log."""
     try:
         yield server
+        ours = re.search(r"flask_warmcache/\S+: \w*Warning.*", server.log)
+        assert ours is None, f"a warning of our own: {ours}"
     except BaseException as error:
         error.args = (f"{error}\n--- log of the server ---\n{server.log[-6000:]}",)
         raise

@@ -47,9 +47,9 @@ def _nothing_stays(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     left = {thread for thread in threading.enumerate() if thread not in threads}
     assert until(lambda: not any(thread.is_alive() for thread in left)), left
     assert sys.getswitchinterval() == interval
-    # A snapshot's maps live as long as something refers to it, a caught exception for instance.
-    gc.collect()
-    assert len(os.listdir("/proc/self/fd")) <= descriptors + 4
+    if len(os.listdir("/proc/self/fd")) > descriptors + 4:
+        gc.collect()  # a snapshot's maps live as long as something refers to it, a caught exception for instance
+        assert len(os.listdir("/proc/self/fd")) <= descriptors + 4
 
 
 @pytest.fixture

@@ -144,7 +144,9 @@ def test_declarations_close_at_the_first_request(tmp_path: Path) -> None:
             declare_late()
 
 
-def test_a_list_without_a_source_fails_alone_and_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_list_without_a_source_fails_alone_and_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     app = make_app(tmp_path)
     warmcache = WarmCache(app)
     broken = warmcache.warm_list("broken", key="path")

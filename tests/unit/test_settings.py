@@ -90,7 +90,9 @@ def test_values_at_the_edge_are_taken(name: str, value: object) -> None:
 def test_an_unknown_setting_is_refused_with_the_known_ones() -> None:
     app = Flask("shop")
     app.config["WARMCACHE_MAX_STALE"] = 5
-    with pytest.raises(SettingError, match=r"Unknown setting WARMCACHE_MAX_STALE\. Known: .*WARMCACHE_DIR, ") as failed:
+    with pytest.raises(
+        SettingError, match=r"Unknown setting WARMCACHE_MAX_STALE\. Known: .*WARMCACHE_DIR, "
+    ) as failed:
         WarmCache(app)
     assert str(failed.value).count("WARMCACHE_") == 1 + len(Settings.__dataclass_fields__)
 

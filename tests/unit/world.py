@@ -166,7 +166,9 @@ def stop(keeper: Keeper) -> None:
     thread = keeper._thread
     keeper.tick = end  # type: ignore[method-assign]
     if thread is not None:
-        assert until(lambda: keeper.wake() or not thread.is_alive()), "the keeper does not stop"
+        keeper.wake()
+        thread.join(20)
+        assert not thread.is_alive(), "the keeper does not stop"
 
 
 def run_python(script: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:

@@ -1,0 +1,226 @@
+"""Stale, invalidated, asked for, failed: what every worker of a server says of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+
+from .world import OUR_CONF, Place, Readers, backwards, check_whole, gunicorn_server, until
+
+
+def test_a_list_is_rebuilt_when_its_ttl_is_over_without_any_request(make_place: Callable[..., Place]) -> None:
+    place = make_place(ttl=0.6)
+    with gunicorn_server(place) as server:
+        first = server.get()  # one worker has a keeper now
+        assert first.state == "cold"
+        began = time.monotonic()
+        until(lambda: len(place.calls("source")) >= 4, "three rebuilds", 15)
+        took = time.monotonic() - began
+        builds = [call.at for call in place.calls("source")]
+        pauses = [after - before for before, after in zip(builds, builds[1:], strict=False)]
+        print(f"\nttl 0.6 s: builds {[round(pause, 2) for pause in pauses]} s apart")
+        assert min(pauses) > 0.55 and took < 8
+        check_whole(server.get())
+
+
+def test_an_invalidation_in_one_worker_is_seen_by_the_next_request_of_every_other(gated: Place) -> None:
+    gated.gate.touch()
+    with gunicorn_server(gated) as server:
+        server.warm_up()
+        server.next_of_each_worker()
+        for nth in range(2, 5):
+            gated.gate.unlink()
+            invalidated = server.get("/invalidate", "POST")
+            answers = server.next_of_each_worker()
+            assert len(answers) == 4
+            for pid, answer in answers.items():
+                assert answer.begin > invalidated.end
+                assert answer.state == "stale", f"worker {pid} is not the one that invalidated, {invalidated.pid}"
+                assert answer.json["cache_rebuilding"] is True
+                check_whole(answer)
+            gated.builder_at_gate(nth)
+            gated.gate.touch()
+            server.warm_up()
+            assert len(gated.calls("source")) == nth
+
+
+def test_an_invalidation_during_a_build_is_followed_by_another_build(gated: Place) -> None:
+    gated.gate.touch()
+    with gunicorn_server(gated) as server:
+        server.warm_up()
+        gated.gate.unlink()
+        server.get("/invalidate", "POST")
+        gated.builder_at_gate(2)
+        server.get("/invalidate", "POST")  # what changed now may be behind what the build has read
+        gated.gate.touch()
+        until(lambda: len(gated.calls("source")) == 3, "the build that follows")
+        server.warm_up()
+        server.next_of_each_worker()
+        assert len(gated.calls("source")) == 3
+
+
+@pytest.mark.parametrize("worker_class", ["sync", "gthread"])
+def test_many_clients_that_refresh_at_once_cause_one_rebuild(
+    make_place: Callable[..., Place], worker_class: str
+) -> None:
+    place = make_place(refresh_interval=0, sleep=0.3).with_gate()
+    place.gate.touch()
+    threads = ("-k", "gthread", "--threads", "4") if worker_class == "gthread" else ()
+    with gunicorn_server(place, *threads) as server:
+        server.warm_up()
+        server.next_of_each_worker()
+        counts = []
+        for _ in range(6):
+            before = len(place.calls("source"))
+            place.gate.unlink()
+            answers = server.ask_at_once("/api/files?refresh=true", 32)
+            assert len({answer.pid for answer in answers}) >= 2
+            for answer in answers:
+                check_whole(answer)
+                assert answer.json["cache_rebuilding"] is True
+            until(lambda before=before: len(place.calls("source")) > before, "the rebuild")
+            place.gate.touch()
+            server.warm_up()
+            server.warm_up()
+            counts.append(len(place.calls("source")) - before)
+        print(f"\n{worker_class}: rebuilds for 32 refreshing clients, six times: {counts}")
+        assert counts == [1] * 6
+
+
+def test_a_refresh_of_a_list_newer_than_the_interval_rebuilds_nothing(place: Place) -> None:
+    with gunicorn_server(place) as server:
+        server.warm_up()
+        for answer in server.ask_at_once("/api/files?refresh=true", 16):
+            assert answer.state == "fresh" and answer.json["cache_rebuilding"] is False
+        server.next_of_each_worker()
+        assert len(place.calls("source")) == 1
+
+
+def test_a_failing_source_leaves_the_old_list_and_is_tried_by_one_worker_at_a_time(
+    make_place: Callable[..., Place],
+) -> None:
+    place = make_place(retry_min=0.5, retry_max=60).with_failing()
+    with gunicorn_server(place, *OUR_CONF) as server:
+        old = server.warm_up()
+        server.next_of_each_worker()
+        place.failing.touch()
+        server.get("/invalidate", "POST")
+        until(lambda: len(place.calls("source")) >= 2, "the first failure")
+
+        def all_know() -> bool:
+            return {stats["state"] for stats in server.stats().values()} == {"failed"}
+
+        until(all_know, lambda: f"failed in every worker, only {server.stats()}", 5)
+        for stats in server.stats().values():
+            assert stats["last_error"] == "OSError"
+            assert stats["is_populated"] is True
+            assert stats["next_attempt_at"] is not None
+        with Readers(server, clients=2) as readers:
+            until(lambda: len(place.calls("source")) >= 5, "four failures", 20)
+            readers.wait_for(50)
+        tries = [call.at for call in place.calls("source")][1:]
+        pauses = [after - before for before, after in zip(tries, tries[1:], strict=False)]
+        workers = {call.pid for call in place.calls("source")}
+        print(f"\ntried again after {[round(pause, 2) for pause in pauses]} s, by {len(workers)} workers")
+        for nth, pause in enumerate(pauses):
+            assert pause >= 0.5 * 2**nth * 0.75 - 0.01, "tried sooner than planned"
+        for answer in readers.answers:
+            assert answer.generation == old.generation
+            check_whole(answer)
+            assert answer.state == "failed"
+
+        place.failing.unlink()
+        until(lambda: server.get().generation > old.generation, "a list after the trouble", 20)
+        answers = server.next_of_each_worker()
+        until(lambda: {one["state"] for one in server.stats().values()} == {"fresh"}, "fresh in every worker", 5)
+        assert {answer.generation for answer in answers.values()} != {old.generation}
+        assert {stats["last_error"] for stats in server.stats().values()} == {None}
+
+
+def test_a_failing_first_build_answers_as_failed_and_goes_on_trying(make_place: Callable[..., Place]) -> None:
+    place = make_place(retry_min=0.3).with_failing()
+    place.failing.touch()
+    with gunicorn_server(place) as server:
+        server.get()
+        until(lambda: server.get().state == "failed", "failed")
+        for answer in server.next_of_each_worker().values():
+            assert answer.status == 200
+            assert answer.json["files"] == []
+            assert answer.json["cache_rebuilding"] is True
+        place.failing.unlink()
+        check_whole(server.warm_up())
+
+
+def test_every_worker_says_that_one_of_them_is_rebuilding(gated: Place) -> None:
+    gated.gate.touch()
+    with gunicorn_server(gated) as server:
+        server.warm_up()
+        assert {stats["rebuild_in_progress"] for stats in server.stats().values()} == {False}
+        gated.gate.unlink()
+        server.get("/invalidate", "POST")
+        gated.builder_at_gate(2)
+        sections = server.stats()
+        assert len(sections) == 4
+        for pid, stats in sections.items():
+            assert stats["rebuild_in_progress"] is True, f"worker {pid} does not know"
+            assert stats["progress"]["phase"] == "enrich"
+            assert 0 < stats["progress"]["done"] < stats["progress"]["total"]
+            assert stats["state"] == "stale"
+        until(
+            lambda: gated.cache.joinpath("files.progress").stat().st_mtime > time.time() - 1,
+            "a heartbeat while one item takes long",
+            5,
+        )
+        gated.gate.touch()
+        server.warm_up()
+        for stats in server.stats().values():
+            assert stats["rebuild_in_progress"] is False
+            assert stats["state"] == "fresh" and stats["progress"] is None
+
+
+def test_a_killed_builder_is_not_taken_for_one_at_work(gated: Place) -> None:
+    with gunicorn_server(gated, workers=1) as server:
+        server.get()
+        builder = gated.builder_at_gate()
+        assert server.stats()[builder.pid]["rebuild_in_progress"] is True
+        os.kill(builder.pid, signal.SIGKILL)
+        killed_at = time.monotonic()
+        # The new worker has no keeper before its first request: nobody rebuilds, and this process only reads.
+        ran = gated.flask("warmcache", "status", "--json")
+        took = time.monotonic() - killed_at
+        assert ran.returncode == 1  # cold
+        stats = json.loads(ran.stdout)["files"]
+        report = json.loads((gated.cache / "files.progress").read_text())
+        assert report["phase"] == "enrich", "the dead builder's report was to mislead"
+        assert stats["rebuild_in_progress"] is False and stats["progress"] is None
+        assert len(gated.calls("source")) == 1
+        print(f"\nsaid {took:.2f} s after the kill")
+
+
+def test_the_flag_never_turns_false_before_the_new_list_is_there(gated: Place) -> None:
+    gated.gate.touch()
+    with gunicorn_server(gated) as server:
+        server.warm_up()
+        server.next_of_each_worker()
+        with Readers(server, clients=4) as readers:
+            for nth in range(2, 8):
+                gated.gate.unlink()
+                invalidated = server.get("/invalidate", "POST").end
+                old = server.get().generation
+                gated.builder_at_gate(nth)
+                readers.wait_for(20)
+                gated.gate.touch()
+                until(lambda old=old: readers.answers[-1].generation > old, "the new list")
+                for answer in list(readers.answers):
+                    if answer.begin > invalidated and answer.generation == old:
+                        assert answer.json["cache_rebuilding"] is True
+        assert backwards(readers.answers) == []
+        flagged = [answer for answer in readers.answers if answer.state == "fresh" and answer.json["cache_rebuilding"]]
+        print(f"\n{len(readers.answers)} reads, {len(flagged)} fresh ones with the flag still up")
+        # It may stay up for as long as a worker takes to look again, a fifth of a second.
+        until(lambda: not any(one.json["cache_rebuilding"] for one in server.next_of_each_worker().values()), "rest")

@@ -1,0 +1,116 @@
+"""What is built and installed is whole: a wheel, a source archive, an editable install."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+from .world import CHECKOUT
+
+pytestmark = pytest.mark.slow
+SERVED = """
+import importlib.metadata, pathlib, flask, flask_warmcache
+app = flask.Flask("shop")
+flask_warmcache.WarmCache(app)
+answer = app.test_client().get("/api/cache/static/warmcache.js")
+print(flask_warmcache.__file__)
+print(answer.status_code, answer.mimetype, len(answer.data))
+print(importlib.metadata.version("flask-warmcache"))
+print((pathlib.Path(flask_warmcache.__file__).parent / "py.typed").exists())
+"""
+SCRIPT = CHECKOUT / "static" / "warmcache.js"
+
+
+def run(*command: object, cwd: Path) -> str:
+    """Run to the end, far from the checkout; a failure tells what was said."""
+    env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    ran = subprocess.run(
+        [str(word) for word in command], cwd=cwd, env={**env, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}, text=True,
+        capture_output=True, timeout=300,
+    )  # fmt: skip
+    assert ran.returncode == 0, f"{command}:\n{ran.stdout[-3000:]}\n{ran.stderr[-3000:]}"
+    return ran.stdout
+
+
+@pytest.fixture(scope="module")
+def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkout as git would give it, so that building leaves nothing in ours."""
+    target = tmp_path_factory.mktemp("packaging") / "copy"
+    left_out = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "build", "dist", "tests", "node_modules")
+    shutil.copytree(CHECKOUT, target, ignore=left_out)
+    return target
+
+
+@pytest.fixture(scope="module")
+def built(copy: Path) -> Path:
+    """The folder with the wheel, made from the source archive as a release is, and that archive."""
+    run(sys.executable, "-m", "build", copy, cwd=copy.parent)
+    return copy / "dist"
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A new virtual environment's Python."""
+    folder = tmp_path_factory.mktemp("fresh")
+    run(sys.executable, "-m", "venv", folder / "venv", cwd=folder)
+    return folder / "venv" / "bin" / "python"
+
+
+def package_files() -> set[str]:
+    sources = {path.relative_to(CHECKOUT).as_posix() for path in (CHECKOUT / "flask_warmcache").rglob("*.py")}
+    return sources | {"flask_warmcache/py.typed", "flask_warmcache/static/warmcache.js"}
+
+
+def test_the_wheel_holds_every_module_and_the_script_and_nothing_else(built: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if ".dist-info/" not in name}
+        assert names == package_files()
+        assert archive.read("flask_warmcache/static/warmcache.js") == SCRIPT.read_bytes()
+        (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        said = Parser().parsestr(archive.read(metadata).decode())
+        assert any("LICENSE" in name for name in archive.namelist())
+    needed = {re.split(r"[<>=~!;\[ ]", need)[0].lower() for need in said.get_all("Requires-Dist", []) if "extra" not in need}
+    assert needed == {"flask", "gunicorn", "filelock", "cachetools"}
+    assert re.search(r"-py3-none-any\.whl$", wheel.name)
+
+
+def test_the_source_archive_holds_what_the_wheel_is_made_of(built: Path) -> None:
+    (archive_path,) = built.glob("*.tar.gz")
+    with tarfile.open(archive_path) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    expected = {name.replace("flask_warmcache/static/", "static/") for name in package_files()}
+    assert expected <= names, expected - names
+    assert {"setup.cfg", "pyproject.toml", "LICENSE"} <= names
+
+
+def test_an_installed_wheel_serves_the_script(built: Path, fresh: Path) -> None:
+    (wheel,) = built.glob("*.whl")
+    run(fresh, "-m", "pip", "install", "-q", wheel, cwd=fresh.parent)
+    where, answer, version, typed = run(fresh, "-c", SERVED, cwd=fresh.parent).splitlines()
+    assert "site-packages" in where
+    assert answer == f"200 text/javascript {SCRIPT.stat().st_size}"
+    assert version and typed == "True"
+    # The server's part and the command, as installed.
+    check = f"{fresh} -m gunicorn --check-config -c python:flask_warmcache.gunicorn_conf flask:Flask"
+    run(*check.split(), cwd=fresh.parent)
+    run(fresh, "-m", "pip", "check", cwd=fresh.parent)
+    run(fresh, "-m", "pip", "uninstall", "-q", "-y", "flask-warmcache", cwd=fresh.parent)
+
+
+def test_an_editable_install_serves_the_script(copy: Path, built: Path, fresh: Path) -> None:
+    run(fresh, "-m", "pip", "install", "-q", "-e", copy, cwd=fresh.parent)
+    where, answer, _, typed = run(fresh, "-c", SERVED, cwd=fresh.parent).splitlines()
+    assert Path(where).is_relative_to(copy)
+    assert answer == f"200 text/javascript {SCRIPT.stat().st_size}"
+    assert typed == "True"
+    assert built.exists()

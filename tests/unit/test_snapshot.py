@@ -1,0 +1,191 @@
+"""Snapshots: what is published is read back, and a file that is not ours is refused."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from flask_warmcache import SnapshotError
+from flask_warmcache.store import format as fmt
+from flask_warmcache.store.snapshot import Snapshot, verify
+
+from .world import Shelf, files
+
+
+def test_what_is_published_is_read_back(shelf: Shelf) -> None:
+    shelf.rebuild(files("b", "a", "c"))
+    assert shelf.items() == files("b", "a", "c")
+    snapshot = shelf.snapshot()
+    assert (snapshot.count, snapshot.complete, snapshot.is_cold, snapshot.is_invalidated) == (
+        3,
+        True,
+        False,
+        False,
+    )
+    assert snapshot.lines((2, 0)) == b'\t{"path":"c","size":1}\n,\t{"path":"b","size":1}\n'
+    assert snapshot.size_of((2, 0)) == len(snapshot.lines((2, 0))) - 1
+
+
+def test_an_empty_list_is_a_list(shelf: Shelf) -> None:
+    shelf.rebuild([], filters={"big": bool}, sorts={"name": bool}, search=("path",))
+    snapshot = shelf.snapshot()
+    assert (snapshot.count, snapshot.lines(()), snapshot.find("a", "path")) == (0, b"", None)
+    assert list(snapshot.positions("big", "name", True, 0, 100)) == []
+
+
+def test_keys_of_all_kinds_are_found(shelf: Shelf) -> None:
+    keys = ["a", 1, "1", -5, 2**65, "ä", "\udcff", "", 0]
+    shelf.rebuild([{"path": key} for key in keys])
+    snapshot = shelf.snapshot()
+    assert [snapshot.find(key, "path") for key in keys] == list(range(len(keys)))
+    assert [snapshot.find(key, "path") for key in ("b", 2, "-5", "0")] == [None] * 4
+    with pytest.raises(TypeError, match="a key is text or a whole number"):
+        snapshot.find(1.0, "path")
+
+
+def test_two_keys_of_one_hash_are_told_apart(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fmt, "key_hash", lambda key: 7)
+    shelf.rebuild(files("b", "a", "c"))
+    snapshot = shelf.snapshot()
+    assert [snapshot.find(key, "path") for key in "abcd"] == [1, 0, 2, None]
+
+
+def test_a_list_without_keys_finds_nothing(shelf: Shelf) -> None:
+    shelf.rebuild(files("a"), kind="builder", key=None)
+    assert shelf.snapshot().find("a", "path") is None
+
+
+def test_positions_run_both_ways_in_any_order_and_filter(shelf: Shelf) -> None:
+    shelf.rebuild(
+        files("ccc", "a", "bb", "dddd"),
+        filters={"even": lambda item: item["size"] % 2 == 0},
+        sorts={"name": lambda item: item["path"]},
+    )
+    snapshot = shelf.snapshot()
+    assert list(snapshot.positions("all", "", False, 1, 3)) == [1, 2]
+    assert list(snapshot.positions("all", "", True, 1, 3)) == [2, 1]
+    assert list(snapshot.positions("all", "name", False, 0, 9)) == [1, 2, 0, 3]
+    assert list(snapshot.positions("all", "name", True, 0, 3)) == [3, 0, 2]
+    assert list(snapshot.positions("even", "name", True, 0, 9)) == [3, 2]
+    assert list(snapshot.positions("even", "", False, 0, 1)) == [2]
+    assert snapshot.in_view([0, 2, 3], "even", "name", True) == [3, 2]
+    assert (snapshot.filter_count("even"), snapshot.filter_count("all"), snapshot.filter_count("odd")) == (2, 4, 0)
+    assert snapshot.has_view("even", "name") and not snapshot.has_view("odd", "name")
+
+
+def test_an_open_snapshot_stays_whole_when_its_files_go(shelf: Shelf) -> None:
+    shelf.rebuild(files("a", "b"))
+    snapshot = shelf.snapshot()
+    shutil.rmtree(shelf.folder)
+    assert [snapshot.item(0), snapshot.item(1)] == files("a", "b")
+
+
+def test_an_index_of_another_list_is_refused(shelf: Shelf) -> None:
+    shelf.rebuild(files("a"))
+    shutil.copy(shelf.index, shelf.folder / "other.index")
+    with pytest.raises(SnapshotError, match="belongs to list 'files'"):
+        Snapshot(shelf.folder, "other")
+
+
+def test_a_missing_other_or_shorter_data_file_is_refused(shelf: Shelf) -> None:
+    shelf.rebuild(files("a"))
+    data, whole = shelf.data, shelf.data.read_bytes()
+    data.write_bytes(whole[:-1])
+    with pytest.raises(SnapshotError, match=r"data is cut short"):
+        shelf.snapshot()
+    data.write_bytes(whole.replace(b'"id": "', b'"id": "0')[: len(whole)])
+    with pytest.raises(SnapshotError, match=r"data is another one"):
+        shelf.snapshot()
+    data.unlink()
+    with pytest.raises(SnapshotError, match=r"data is missing"):
+        shelf.snapshot()
+
+
+def test_a_link_is_not_followed(shelf: Shelf, tmp_path: Path) -> None:
+    shelf.rebuild(files("a"))
+    name = shelf.data.name
+    os.symlink(shelf.data.rename(tmp_path / "elsewhere"), shelf.folder / name)
+    with pytest.raises(OSError, match="symbolic links"):
+        shelf.snapshot()
+
+
+def test_files_of_another_account_are_refused(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf.rebuild(files("a"))
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with pytest.raises(SnapshotError, match="files.index belongs to another account"):
+        shelf.snapshot()
+
+
+def test_an_item_cut_at_the_wrong_place_is_refused(shelf: Shelf) -> None:
+    shelf.rebuild(files("a", "b"))
+    data = bytearray(shelf.data.read_bytes())
+    begin, end = shelf.snapshot().place(1)
+    for damaged in (begin, end - 1):
+        changed = bytearray(data)
+        changed[damaged] = ord("x")
+        shelf.data.write_bytes(changed)
+        snapshot = shelf.snapshot()
+        assert snapshot.item(0) == files("a")[0]
+        with pytest.raises(SnapshotError, match="an item's line in the data file is damaged"):
+            snapshot.lines((0, 1))
+
+
+def test_a_cold_snapshot_has_nothing_to_read(shelf: Shelf) -> None:
+    shelf.rebuild(files("a"), filters={"big": bool})
+    shelf.store.publish_cold(shelf.name)
+    snapshot = shelf.snapshot()
+    assert (snapshot.is_cold, snapshot.count, snapshot.lines((0,)), snapshot.filter_count("big")) == (
+        True,
+        0,
+        b"",
+        0,
+    )
+
+
+def test_verify_finds_a_changed_byte_in_every_section(shelf: Shelf) -> None:
+    shelf.rebuild(files("a", "b"), filters={"big": bool}, sorts={"name": lambda i: i["path"]}, search=("path",))
+    whole = shelf.index.read_bytes()
+    sections = shelf.snapshot().header["sections"]
+    base = fmt.PREAMBLE_LENGTH + int(whole.split()[2])
+    assert verify(shelf.folder, shelf.snapshot(), shelf.name)
+    for name, (offset, length, _) in sections.items():
+        for place in (0, length - 1):
+            changed = bytearray(whole)
+            changed[base + offset + place] ^= 0x10
+            shelf.index.write_bytes(changed)
+            assert not verify(shelf.folder, shelf.snapshot(), shelf.name), (name, place)
+
+
+def test_verify_leaves_a_replaced_or_removed_index_to_the_next_look(shelf: Shelf) -> None:
+    shelf.rebuild(files("a"))
+    snapshot = shelf.snapshot()
+    shelf.rebuild(files("b"))
+    assert verify(shelf.folder, snapshot, shelf.name)
+    shelf.index.unlink()
+    assert verify(shelf.folder, snapshot, shelf.name)
+
+
+def test_an_index_that_names_a_file_outside_the_folder_is_refused(shelf: Shelf) -> None:
+    shelf.rebuild(files("a"))
+    header, base = fmt.read_header(shelf.index.read_bytes(), shelf.index.stat().st_size)
+    rest = shelf.index.read_bytes()[base:]
+    header["data"]["file"] = "../" + header["data"]["file"]
+    shelf.index.write_bytes(fmt.pack_header(header) + rest)
+    with pytest.raises(SnapshotError, match="outside the folder"):
+        shelf.snapshot()
+
+
+def test_a_section_that_is_missing_or_of_another_length_is_refused(shelf: Shelf) -> None:
+    shelf.rebuild(files("a", "b"))
+    whole = shelf.index.read_bytes()
+    header, base = fmt.read_header(whole, len(whole))
+    for sections, why in (
+        ({**header["sections"], "ends": [16, 8, 0]}, "section ends of the index has 1 entries, not 2"),
+        ({"starts": header["sections"]["starts"]}, "the index has no section ends"),
+    ):
+        shelf.index.write_bytes(fmt.pack_header({**header, "sections": sections}) + whole[base:])
+        with pytest.raises(SnapshotError, match=why):
+            shelf.snapshot()
