@@ -87,7 +87,14 @@ class ListStatus:
             state = "partial"
         else:
             state = "stale" if stale else "fresh"
-        return Condition(snapshot, state, due or self.is_rebuilding, max(0.0, age), due)
+        rebuilding = due or (self.is_rebuilding and self._began_after(snapshot))
+        return Condition(snapshot, state, rebuilding, max(0.0, age), due)
+
+    def _began_after(self, snapshot: Snapshot) -> bool:
+        """Whether the rebuild that runs will replace this snapshot; it may be the one that just published it."""
+        progress = self.progress
+        report = self.report if progress is None else progress.report
+        return report is None or report.started >= snapshot.published_at
 
     def _condition_without_snapshot(self) -> Condition:
         failed = self._has_failed()

@@ -188,7 +188,7 @@ def server(env: dict[str, str], options: list[str], workers: int, core: int | No
     command = [
         *(["taskset", "--cpu-list", str(core)] if core is not None else []),
         *[sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--workers", str(workers)],
-        *["--log-level", "warning", "--config", os.environ.get("CONF","/dev/null"), *options],
+        *["--log-level", "warning", "--config", os.environ.get("CONF", "/dev/null"), *options],
         "tests.benchmarks.app:app",
     ]
     process = subprocess.Popen(command, env=env)

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
 import pytest
 import requests
@@ -25,16 +25,6 @@ if TYPE_CHECKING:
 
 CHECKOUT = Path(__file__).parents[2]
 COUNT = 120  # comics: three pages of 48, twelve broken ones and twelve doubles
-_CHROMIUM = ("chromium", "chromium-browser", "google-chrome")
-_SWITCHES = [
-    "--no-sandbox",  # tests may run as root
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
 
 
 @dataclass(frozen=True)
@@ -142,23 +132,6 @@ def server(small_library: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     with serving(shutil.copytree(small_library, tmp_path_factory.mktemp("shared") / "demo")) as running:
         running.settle()
         yield running
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Browser]:
-    """Debian's Chromium; without one the tests are skipped, but fail where CI says that they count."""
-    refuse: Callable[[str], NoReturn] = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
-        refuse("no Playwright: pip install playwright")
-    found = next(filter(None, map(shutil.which, _CHROMIUM)), None)
-    if found is None:
-        refuse("no Chromium on PATH. On Debian: apt-get install chromium")
-    with sync_playwright() as playwright:
-        running = playwright.chromium.launch(executable_path=found, args=_SWITCHES)
-        yield running
-        running.close()
 
 
 @pytest.fixture

@@ -159,22 +159,31 @@ def test_no_header_with_a_right_checksum_escapes_the_reader(field: str, value: o
         shelf.store.reader(shelf.name).current()
 
 
+def broken_places(which: str) -> list[str]:
+    """Where one changed byte of the sections, or of the items, makes a read fail or answer broken JSON."""
+    index, data, name = whole()
+    begin = fmt.read_header(index, len(index))[1] if which == "index" else len(data.splitlines()[0]) + 1
+    broken = []
+    with shelf_of(index, data) as shelf:
+        path, content = (shelf.index, index) if which == "index" else (shelf.folder / name, data)
+        for place in range(begin, len(content)):
+            for byte in {0, 255, content[place] ^ 1, content[place] ^ 8}:
+                path.write_bytes(changed(content, [(place, byte)]))
+                try:
+                    read_everything(shelf)
+                except Exception as error:
+                    broken.append(f"{place}: {error!r}")
+    return broken
+
+
 @bug(17, "a changed index is read until the keeper's next look: IndexError, OverflowError or broken JSON")
-@settings(max_examples=400)
-@given(changes)
-def test_a_changed_index_never_breaks_a_page(where: list[tuple[int, int]]) -> None:
-    index, data, _ = whole()
-    with shelf_of(changed(index, where), data) as shelf:
-        read_everything(shelf)
+def test_no_changed_byte_of_the_index_breaks_a_page() -> None:
+    assert broken_places("index") == []
 
 
 @bug(18, "only the first and last byte of an item are looked at, so a change inside it is served as it is")
-@settings(max_examples=400)
-@given(changes)
-def test_a_changed_data_file_never_breaks_a_page(where: list[tuple[int, int]]) -> None:
-    index, data, _ = whole()
-    with shelf_of(index, changed(data, where)) as shelf:
-        read_everything(shelf)
+def test_no_changed_byte_of_the_data_breaks_a_page() -> None:
+    assert broken_places("data") == []
 
 
 def test_a_line_cut_at_its_ends_is_left_out_of_the_page_and_asks_for_a_rebuild(shelf: Shelf) -> None:

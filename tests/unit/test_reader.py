@@ -1,0 +1,280 @@
+"""The reader: one look per read, the newest that can be opened, else the one it has."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import threading
+from pathlib import Path
+
+import pytest
+
+from flask_warmcache.store import reader as reader_module
+from flask_warmcache.store.reader import Reader
+from flask_warmcache.store.snapshot import Snapshot
+
+from .world import Shelf, files, until
+
+
+class Looks:
+    """Counts how often a snapshot is opened."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.opened = 0
+        looks = self
+
+        class Counted(Snapshot):
+            def __init__(self, folder: Path, name: str) -> None:
+                looks.opened += 1
+                super().__init__(folder, name)
+
+        monkeypatch.setattr(reader_module, "Snapshot", Counted)
+
+
+@pytest.fixture
+def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
+    return Looks(monkeypatch)
+
+
+def names(reader: Reader) -> list[str]:
+    snapshot = reader.current()
+    assert snapshot is not None
+    return [snapshot.item(position)["path"] for position in range(snapshot.count)]
+
+
+def test_nothing_published_is_nothing_to_serve(shelf: Shelf) -> None:
+    reader = shelf.store.reader(shelf.name)
+    assert reader.current() is None
+    assert reader.is_unusable
+
+
+def test_an_unchanged_index_is_opened_once(shelf: Shelf, looks: Looks) -> None:
+    shelf.rebuild(files("a"))
+    reader = shelf.store.reader(shelf.name)
+    assert len({id(reader.current()) for _ in range(100)}) == 1
+    assert looks.opened == 1
+
+
+def test_every_publication_is_seen_by_the_next_read_even_in_one_tick_of_the_clock(shelf: Shelf) -> None:
+    reader = shelf.store.reader(shelf.name)
+    for number in range(60):
+        shelf.rebuild(files(f"{number:03}"))
+        assert names(reader) == [f"{number:03}"]
+
+
+def test_a_replaced_index_with_the_time_of_the_old_one_is_seen(shelf: Shelf) -> None:
+    shelf.rebuild(files("a"))
+    reader = shelf.store.reader(shelf.name)
+    assert names(reader) == ["a"]
+    modified = shelf.index.stat().st_mtime_ns
+    shelf.rebuild(files("b"))
+    os.utime(shelf.index, ns=(modified, modified))
+    assert names(reader) == ["b"]
+
+
+def test_an_older_list_restored_from_a_backup_is_served_and_opened_once(
+    shelf: Shelf, tmp_path: Path, looks: Looks
+) -> None:
+    shelf.rebuild(files("old"))
+    shutil.copytree(shelf.folder, tmp_path / "backup")
+    shelf.rebuild(files("new"))
+    reader = shelf.store.reader(shelf.name)
+    assert names(reader) == ["new"]
+    for path in shelf.folder.iterdir():
+        path.unlink()
+    shutil.copytree(tmp_path / "backup", shelf.folder, dirs_exist_ok=True)
+    assert names(reader) == ["old"]
+    opened = looks.opened
+    assert names(reader) == ["old"]
+    assert looks.opened == opened
+
+
+def test_an_index_that_is_gone_leaves_the_open_snapshot(shelf: Shelf) -> None:
+    shelf.rebuild(files("a"))
+    reader = shelf.store.reader(shelf.name)
+    assert names(reader) == ["a"]
+    shutil.rmtree(shelf.folder)
+    assert names(reader) == ["a"]
+    assert reader.is_unusable
+    shelf.rebuild(files("b"), old=None)
+    assert names(reader) == ["b"]
+    assert not reader.is_unusable
+
+
+def test_a_missing_data_file_leaves_the_open_snapshot_and_is_not_tried_at_each_read(
+    shelf: Shelf, looks: Looks, caplog: pytest.LogCaptureFixture
+) -> None:
+    shelf.rebuild(files("a"))
+    reader = shelf.store.reader(shelf.name)
+    assert names(reader) == ["a"]
+    shelf.rebuild(files("b"), old=None)
+    shelf.data.unlink()
+    looks.opened = 0
+    with caplog.at_level(logging.WARNING, "flask_warmcache"):
+        for _ in range(50):
+            assert names(reader) == ["a"]
+    assert reader.is_unusable
+    assert looks.opened == reader_module.TRIES
+    assert caplog.text.count("warmcache.snapshot_refused: the snapshot of 'files' cannot be served") == 1
+    assert str(shelf.folder) not in caplog.text.replace("snapshot_refused", "")
+
+
+def test_a_refused_index_is_tried_again_once_it_is_another(shelf: Shelf, looks: Looks) -> None:
+    shelf.rebuild(files("a"))
+    whole = shelf.index.read_bytes()
+    shelf.index.write_bytes(whole[:-8])
+    reader = shelf.store.reader(shelf.name)
+    assert reader.current() is None
+    assert (looks.opened, reader.is_unusable) == (reader_module.TRIES, True)
+    shelf.index.write_bytes(whole)
+    assert names(reader) == ["a"]
+    assert not reader.is_unusable
+
+
+def test_an_index_of_another_list_swapped_in_is_refused(shelf: Shelf) -> None:
+    shelf.rebuild(files("a"))
+    other = Shelf(shelf.folder, "other")
+    other.rebuild(files("b"))
+    reader = shelf.store.reader(shelf.name)
+    assert names(reader) == ["a"]
+    os.replace(other.index, shelf.index)
+    assert names(reader) == ["a"]
+    assert reader.is_unusable
+
+
+def test_an_index_of_another_account_is_refused(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf.rebuild(files("a"))
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    reader = shelf.store.reader(shelf.name)
+    assert reader.current() is None
+    assert reader.is_unusable
+
+
+def test_a_data_file_unlinked_between_two_opens_is_tried_again(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf.rebuild(files("a"))
+    reader = shelf.store.reader(shelf.name)
+    held = shelf.data.with_suffix(".held")
+    tries = []
+
+    class Slow(Snapshot):
+        def __init__(self, folder: Path, name: str) -> None:
+            # The first try finds the index and no data; a publisher then finishes.
+            tries.append(name)
+            data = next(folder.glob("*.data")) if held.exists() is False else None
+            if len(tries) == 1 and data is not None:
+                data.rename(held)
+                try:
+                    super().__init__(folder, name)
+                finally:
+                    held.rename(data)
+            super().__init__(folder, name)
+
+    monkeypatch.setattr(reader_module, "Snapshot", Slow)
+    assert names(reader) == ["a"]
+    assert (len(tries), reader.is_unusable) == (2, False)
+
+
+def test_an_index_unlinked_while_it_is_opened_is_nothing_new(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf.rebuild(files("a"))
+    reader = shelf.store.reader(shelf.name)
+
+    class Late(Snapshot):
+        def __init__(self, folder: Path, name: str) -> None:
+            super().__init__(folder, name)
+            os.unlink(folder / f"{name}.index")
+
+    monkeypatch.setattr(reader_module, "Snapshot", Late)
+    assert names(reader) == ["a"]  # opened whole, just before
+    assert reader.is_unusable
+    assert reader.current() is None
+
+
+def test_an_index_gone_between_the_look_and_the_open_is_nothing(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf.rebuild(files("a"))
+    reader = shelf.store.reader(shelf.name)
+
+    class Gone(Snapshot):
+        def __init__(self, folder: Path, name: str) -> None:
+            os.unlink(folder / f"{name}.index")
+            super().__init__(folder, name)
+
+    monkeypatch.setattr(reader_module, "Snapshot", Gone)
+    assert reader.current() is None
+    assert reader.is_unusable
+
+
+def test_an_index_replaced_while_it_is_opened_is_opened_again(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf.rebuild(files("a"))
+    reader = shelf.store.reader(shelf.name)
+    publications = iter(["b", "c"])
+
+    class Overtaken(Snapshot):
+        def __init__(self, folder: Path, name: str) -> None:
+            super().__init__(folder, name)
+            for newer in publications:
+                monkeypatch.setattr(reader_module, "Snapshot", Snapshot)
+                shelf.rebuild(files(newer), old=None)
+                monkeypatch.setattr(reader_module, "Snapshot", Overtaken)
+                break
+
+    monkeypatch.setattr(reader_module, "Snapshot", Overtaken)
+    assert names(reader) == ["c"]
+
+
+def test_threads_that_open_at_once_never_go_backwards(shelf: Shelf) -> None:
+    shelf.rebuild(files("0"))
+    reader = shelf.store.reader(shelf.name)
+    enough = threading.Event()
+    trouble: list[object] = []
+    reads = [0] * 4
+
+    def read(which: int) -> None:
+        newest = 0
+        while not enough.is_set():
+            snapshot = reader.current()
+            if snapshot is None or snapshot.generation < newest:
+                trouble.append((which, newest, snapshot))
+                return
+            newest = snapshot.generation
+            if snapshot.item(0)["path"] is None:
+                trouble.append("empty")
+            reads[which] += 1
+
+    threads = [threading.Thread(target=read, args=(which,)) for which in range(len(reads))]
+    for thread in threads:
+        thread.start()
+    for number in range(100):
+        shelf.rebuild(files(str(number)))
+    assert until(lambda: min(reads) > 100 or trouble)
+    enough.set()
+    for thread in threads:
+        thread.join()
+    assert trouble == []
+
+
+def test_publications_leave_no_descriptor_open(shelf: Shelf) -> None:
+    shelf.rebuild(files("a"))
+    reader = shelf.store.reader(shelf.name)
+    reader.current()
+    before = len(os.listdir("/proc/self/fd"))
+    for number in range(30):
+        shelf.rebuild(files(str(number)))
+        reader.current()
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_fork_leaves_no_locked_exchange_behind(shelf: Shelf) -> None:
+    shelf.rebuild(files("a"))
+    reader = shelf.store.reader(shelf.name)
+    with reader._exchange:  # as another thread of the parent may have it
+        reader.after_fork()
+        assert names(reader) == ["a"]
