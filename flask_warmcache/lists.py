@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, overload
 
@@ -14,6 +15,7 @@ from .paging import Page
 from .rebuild.job import Outcome
 from .rebuild.status import Condition, ListStatus
 from .state import AppState
+from .store.snapshot import DAMAGE
 
 KEY = "warmcache"
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -246,23 +248,32 @@ class WarmValue(Warm):
 
     def get(self) -> Any:
         """The newest value, or what was declared as ``cold`` while there is none."""
-        return self._value(self._look()[1])
+        state, condition = self._look()
+        try:
+            return json.loads(self._encoded(state, condition))["value"]
+        except DAMAGE:
+            self._note_damage(state, condition)
+            return self._declaration.cold
 
     def response(self) -> Response:
         """Answer ``{"value": ..., "cache_rebuilding": ...}`` at once."""
         state, condition = self._look()
         flag = b"true" if condition.rebuilding else b"false"
-        if condition.snapshot is None:
-            item = state.app.json.dumps({"value": self._declaration.cold}).encode()
-        else:
-            item = condition.snapshot.lines((0,)).strip()
-        # The item is an object already; the flag goes in before its last brace.
-        data = b'%b, "cache_rebuilding": %b}\n' % (item.rstrip()[:-1], flag)
+        # What is kept is an object already; the flag goes in before its last brace.
+        data = b'%b, "cache_rebuilding": %b}\n' % (self._encoded(state, condition)[:-1], flag)
         generation = "0" if condition.snapshot is None else condition.snapshot.token
         etag = f'"{generation}-{condition.state}-{condition.rebuilding:d}"'
         return state.answers.ok(_request(), state.statuses[self.name], condition, data, etag)
 
-    def _value(self, condition: Condition) -> Any:
-        if condition.snapshot is None:
-            return self._declaration.cold
-        return condition.snapshot.item(0)["value"]
+    def _encoded(self, state: AppState, condition: Condition) -> bytes:
+        """``{"value": ...}`` as JSON."""
+        if condition.snapshot is not None:
+            try:
+                return condition.snapshot.lines((0,)).strip()
+            except DAMAGE:
+                self._note_damage(state, condition)
+        return state.app.json.dumps({"value": self._declaration.cold}).strip().encode()
+
+    def _note_damage(self, state: AppState, condition: Condition) -> None:
+        if condition.snapshot is not None:
+            state.statuses[self.name].note_damage(condition.snapshot)

@@ -7,6 +7,7 @@ of the mapped data; no item is parsed or encoded.
 from __future__ import annotations
 
 import json
+import logging
 import zlib
 from array import array
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,9 @@ from .query import NO_DEFAULTS, Defaults, Query, check, parse
 from .rebuild.status import Condition, ListStatus
 from .settings import Settings
 from .store.search import search
-from .store.snapshot import Snapshot
+from .store.snapshot import DAMAGE, Snapshot
+
+log = logging.getLogger("flask_warmcache")
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,15 @@ class Pager:
         )  # fmt: skip
         body: Body | None = self._cache.get(cache_key)
         if body is None:
-            body, lasting = self._build(condition, self.parse(raw, defaults), defaults)
+            query = self.parse(raw, defaults)
+            try:
+                body, lasting = self._build(condition, query, defaults)
+            except BadQueryError:
+                raise
+            except DAMAGE as error:
+                # The files were changed under us.  An answer without items is better than none; it is rebuilt.
+                condition = self._note_damage(condition, error)
+                body, lasting = self._build(condition, query, defaults)
             if lasting:
                 self._cache.put(cache_key, body, len(body.data) + len(raw))
         return body
@@ -131,6 +142,14 @@ class Pager:
 
     def page(self, condition: Condition, query: Query) -> Page:
         """One page with decoded items."""
+        try:
+            return self._page(condition, query)
+        except BadQueryError:
+            raise
+        except DAMAGE as error:
+            return self._page(self._note_damage(condition, error), query)
+
+    def _page(self, condition: Condition, query: Query) -> Page:
         snapshot = condition.snapshot
         part = self._slice(snapshot, query)
         items = [] if snapshot is None else json.loads(b"[%b]" % self._lines(snapshot, part.positions)[0])
@@ -150,6 +169,18 @@ class Pager:
             rebuilding=condition.rebuilding,
             search_complete=part.search_complete,
         )
+
+    def _note_damage(self, condition: Condition, error: Exception) -> Condition:
+        log.error(
+            "warmcache.snapshot_damaged: a page of %r cannot be read (%s: %s); the list is rebuilt",
+            self.status.name,
+            type(error).__name__,
+            error,
+            extra={"warmcache_list": self.status.name},
+        )
+        if condition.snapshot is not None:
+            self.status.note_damage(condition.snapshot)
+        return condition._replace(snapshot=None, rebuilding=True)
 
     # From query to positions
 
@@ -213,5 +244,5 @@ def _whole(snapshot: Snapshot, position: int) -> bytes:
     try:
         line = snapshot.lines((position,))
         return line if isinstance(json.loads(line), dict) else b""
-    except (SnapshotError, ValueError, RecursionError):
+    except DAMAGE:
         return b""

@@ -30,10 +30,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..declare import Declaration, Item
-from ..errors import RebuildError, SnapshotError
+from ..errors import RebuildError
 from ..store import format as fmt
 from ..store.files import FileStore, HeldLock
-from ..store.snapshot import Snapshot
+from ..store.snapshot import DAMAGE, Snapshot
 from ..store.writer import DataWriter, next_generation, publish_index
 from .progress import Progress
 from .source import Failures, Tools, read_source
@@ -204,7 +204,7 @@ class Job:
         try:
             position = old.find(key, field)
             return None if position is None else _OldVersion(old, position)
-        except (SnapshotError, ValueError, AttributeError, RecursionError):
+        except DAMAGE:
             return None
 
     def _enrich(self, item: Item, key: object) -> bytes:
@@ -269,7 +269,12 @@ class Job:
             header |= {
                 "generation": generation,
                 "published_at": time.time(),
-                "data": {"file": writer.path.name, "id": writer.data_id, "length": writer.end},
+                "data": {
+                    "file": writer.path.name,
+                    "id": writer.data_id,
+                    "length": writer.end,
+                    "checksum": writer.checksum,
+                },
             }
             publish_index(store.folder, name, header, sections)
             store.mark_if_invalidated(name, token)

@@ -14,7 +14,7 @@ from typing import Any
 from ..errors import RebuildBusyError, RebuildError
 from ..settings import Settings
 from ..store.files import FileStore, HeldLock
-from ..store.snapshot import Snapshot, Stamp, verify
+from ..store.snapshot import Snapshot, Verifier
 from .job import Job, Outcome
 from .progress import Progress
 from .runners import polite, run_in_thread
@@ -44,7 +44,7 @@ class Keeper:
         self._settings = settings
         self._encode = encode
         self._context = context
-        self._verified: dict[str, Stamp] = {}
+        self._verifiers = {name: Verifier(store.folder, name) for name in self._by_name}
         self.after_fork()
 
     def after_fork(self) -> None:
@@ -272,15 +272,12 @@ class Keeper:
             status.outdated_generation = snapshot.generation
 
     def _verify(self, status: ListStatus) -> None:
-        """Check a newly published index once, off the request path; a damaged one is rebuilt from nothing."""
+        """Look once at what is newly published, off the request path; damage is rebuilt from nothing."""
         snapshot = status.reader.current()
-        if snapshot is None or self._verified.get(status.name) == snapshot.stamp:
-            return
-        self._verified[status.name] = snapshot.stamp
-        if not verify(self._store.folder, snapshot, status.name):
+        if snapshot is not None and self._verifiers[status.name].is_damaged(snapshot):
             status.note_damage(snapshot)
             log.error(
-                "warmcache.snapshot_damaged: the index of %r fails its checksums; it is rebuilt",
+                "warmcache.snapshot_damaged: the files of %r fail their checksums; they are rebuilt",
                 status.name,
                 extra={"warmcache_list": status.name},
             )

@@ -21,9 +21,9 @@ from typing import Any
 
 from filelock import lock_descriptor
 
-from ..errors import RebuildError, SnapshotError, StoreError
+from ..errors import RebuildError, StoreError
 from .reader import Reader
-from .snapshot import INVALIDATED_MTIME, OPEN_FLAGS, Snapshot
+from .snapshot import DAMAGE, INVALIDATED_MTIME, OPEN_FLAGS, Snapshot
 from .writer import next_generation, publish_index, write_whole
 
 LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -231,7 +231,7 @@ class FileStore:
         """The generation under the list's name at this moment, if there is one that can be read."""
         try:
             return (Snapshot(self.folder, name).generation,)
-        except (OSError, ValueError, LookupError, TypeError, AttributeError, SnapshotError):
+        except (*DAMAGE, OSError):
             return ()
 
     def publish_cold(self, name: str) -> None:

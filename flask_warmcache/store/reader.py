@@ -7,8 +7,7 @@ import os
 import threading
 from pathlib import Path
 
-from ..errors import SnapshotError
-from .snapshot import Snapshot, Stamp, stamp_of
+from .snapshot import DAMAGE, Snapshot, Stamp, stamp_of
 
 log = logging.getLogger("flask_warmcache")
 TRIES = 3
@@ -58,7 +57,7 @@ class Reader:
             except FileNotFoundError:
                 self.is_unusable = True
                 return self._snapshot
-            except (SnapshotError, OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+            except (*DAMAGE, OSError) as error:
                 # Between our two opens a publisher may have replaced the index and unlinked the old data.
                 why = error
                 continue

@@ -21,6 +21,8 @@ from . import format as fmt
 Stamp = tuple[int, int, int, int]
 OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 VERIFY_SLICE = 1 << 20
+# What reading a file that is not what was written can raise, beside errors of the system.
+DAMAGE = (SnapshotError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 # A published index has its generation as its time of modification; ``invalidate`` sets this one.
 INVALIDATED_MTIME = 0
 TAB, NEWLINE = ord("\t"), ord("\n")
@@ -54,7 +56,7 @@ class Snapshot:
         self.is_value: bool = header["is_value"]  # the one item is {"value": ...}
         self.is_invalidated = self.stamp[2] == INVALIDATED_MTIME
         self._bytes = memoryview(index)
-        self._base = base
+        self.base = base  # where the sections begin
         self._arrays: dict[str, memoryview[int]] = {}
         self._starts = self._section("starts", "Q", self.count)
         self._ends = self._section("ends", "Q", self.count)
@@ -81,7 +83,7 @@ class Snapshot:
             offset, length, _ = self.header["sections"][name]
         except KeyError:
             raise SnapshotError(f"the index has no section {name}") from None
-        begin = self._base + offset
+        begin = self.base + offset
         array: memoryview[int] = self._bytes[begin : begin + length].cast(typecode)
         if count is not None and len(array) != count:
             raise SnapshotError(f"section {name} of the index has {len(array)} entries, not {count}")
@@ -189,29 +191,60 @@ class Snapshot:
         return self._section("text", "B"), self._section("text_starts", "Q", self.count + 1)
 
 
-def verify(folder: Path, snapshot: Snapshot, name: str) -> bool:
-    """Whether every section of the snapshot's index still has its checksum; True when it was replaced.
+class Verifier:
+    """Compares a list's published files with their checksums; it reads them whole, off the request path."""
 
-    It reads the whole file, so it belongs off the request path.
-    """
-    try:
-        descriptor = os.open(folder / f"{name}.index", OPEN_FLAGS)
-    except FileNotFoundError:
-        return True
-    try:
-        if stamp_of(os.fstat(descriptor)) != snapshot.stamp:
-            return True
-        base = fmt.PREAMBLE_LENGTH + int(os.pread(descriptor, fmt.PREAMBLE_LENGTH, 0).split()[2])
-        for offset, length, checksum in snapshot.header["sections"].values():
-            found = 0
-            for begin in range(0, length, VERIFY_SLICE):
-                size = min(VERIFY_SLICE, length - begin)
-                found = zlib.crc32(os.pread(descriptor, size, base + offset + begin), found)
-            if found != checksum:
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder = folder
+        self._name = name
+        self._seen: Stamp | None = None
+        self._data: tuple[str, int, int] = ("", 0, 0)  # id, length and checksum of what was read of the data
+
+    def is_damaged(self, snapshot: Snapshot) -> bool:
+        """Whether the snapshot's files are not what was written; costs nothing for one that was looked at."""
+        if snapshot.stamp == self._seen or snapshot.is_cold:
+            return False
+        self._seen = snapshot.stamp
+        try:
+            return self._index_differs(snapshot) or self._data_differs(snapshot)
+        except FileNotFoundError:
+            return False  # replaced meanwhile; the next one is looked at in its turn
+
+    def _index_differs(self, snapshot: Snapshot) -> bool:
+        with open(self._folder / f"{self._name}.index", "rb", buffering=0, opener=_opener) as index:
+            if stamp_of(os.fstat(index.fileno())) != snapshot.stamp:
                 return False
-        return True
-    finally:
-        os.close(descriptor)
+            for offset, length, checksum in snapshot.header["sections"].values():
+                begin = snapshot.base + offset
+                if crc_of(index.fileno(), begin, begin + length, 0) != checksum:
+                    return True
+        return False
+
+    def _data_differs(self, snapshot: Snapshot) -> bool:
+        """The data only grows, so of a file that was read before, the new end is read."""
+        wanted = snapshot.header["data"]
+        data_id, begin, found = self._data
+        if data_id != wanted["id"] or begin > wanted["length"]:
+            begin, found = 0, 0
+        with open(self._folder / wanted["file"], "rb", buffering=0, opener=_opener) as data:
+            found = crc_of(data.fileno(), begin, wanted["length"], found)
+        self._data = (wanted["id"], wanted["length"], found)
+        return bool(found != wanted["checksum"])
+
+
+def _opener(path: str, _: int) -> int:
+    return os.open(path, OPEN_FLAGS)
+
+
+def crc_of(descriptor: int, begin: int, end: int, found: int) -> int:
+    """CRC-32 of a part of a file, going on from ``found``."""
+    while begin < end:
+        piece = os.pread(descriptor, min(VERIFY_SLICE, end - begin), begin)
+        if not piece:
+            break
+        found = zlib.crc32(piece, found)
+        begin += len(piece)
+    return found
 
 
 def _map(path: Path, length: int | None) -> tuple[mmap.mmap, Stamp]:

@@ -18,7 +18,7 @@ from typing import Any
 
 from ..errors import RebuildError
 from . import format as fmt
-from .snapshot import Snapshot
+from .snapshot import Snapshot, crc_of
 
 BUFFER = 1 << 20
 CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -53,11 +53,12 @@ def write_whole(folder: Path, name: str, data: bytes, *, sync: bool) -> None:
 class DataWriter:
     """Appends items to a list's data file; only the holder of the rebuild lock has one."""
 
-    def __init__(self, path: Path, data_id: str, descriptor: int, end: int) -> None:
+    def __init__(self, path: Path, data_id: str, descriptor: int, end: int, checksum: int) -> None:
         self.path = path
         self.data_id = data_id
         self.descriptor = descriptor
         self.end = end  # where the next line begins
+        self.checksum = checksum  # CRC-32 of everything before it
         self.is_new = end == 0  # no index refers to the file yet
         self._pending = bytearray()
 
@@ -66,7 +67,7 @@ class DataWriter:
         """Begin a new data file."""
         path = folder / f"{name}.{generation}.data"
         descriptor = os.open(path, CREATE_FLAGS, 0o600)
-        writer = cls(path, secrets.token_hex(8), descriptor, 0)
+        writer = cls(path, secrets.token_hex(8), descriptor, 0, 0)
         writer._append(fmt.data_first_line(writer.data_id))
         return writer
 
@@ -77,7 +78,8 @@ class DataWriter:
         path = folder / data["file"]
         descriptor = os.open(path, APPEND_FLAGS)
         end = os.lseek(descriptor, 0, os.SEEK_END)
-        writer = cls(path, data["id"], descriptor, end)
+        # What lies behind the published length was left by a rebuild that did not finish.
+        writer = cls(path, data["id"], descriptor, end, crc_of(descriptor, data["length"], end, data["checksum"]))
         if os.pread(descriptor, 1, end - 1) != b"\n":
             writer._append(b"\n")  # a killed writer left half a line; no index points at it
         return writer
@@ -91,6 +93,7 @@ class DataWriter:
     def _append(self, data: bytes) -> None:
         self._pending += data
         self.end += len(data)
+        self.checksum = zlib.crc32(data, self.checksum)
         if len(self._pending) >= BUFFER:
             self.flush()
 

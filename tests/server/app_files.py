@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ COMPUTE = float(os.environ.get("TEST_COMPUTE", "0"))  # seconds that a build com
 # While this file is missing, a build stops in its middle; without the variable it never does.
 GATE = os.environ.get("TEST_GATE")
 FAILING = os.environ.get("TEST_FAILING")  # while this file exists, source raises
+TEXT = int(os.environ.get("TEST_TEXT", "10"))  # how often an item's text says the version
+FORKS = "TEST_FORKS" in os.environ  # whether enrich starts a process by fork that outlives the build
 CALLS = os.open(os.environ["TEST_CALLS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
 
@@ -71,7 +74,20 @@ def complete(file: dict[str, Any]) -> dict[str, Any]:
         sum(range(100))
     if GATE is not None and file["number"] == file["of"] // 2:
         wait_at_the_gate(Path(GATE))
-    return file | {"text": f"{file['version']}-" * 10}
+    if FORKS and file["number"] == 0:
+        fork_a_child()
+    return file | {"text": f"{file['version']}-" * TEXT}
+
+
+def fork_a_child() -> None:
+    """As a pool of processes does that an app makes at its first use and keeps."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12: this process has threads
+        child = os.fork()
+    if child == 0:
+        note("child")
+        time.sleep(600)
+        os._exit(0)
 
 
 def wait_at_the_gate(gate: Path) -> None:
@@ -133,5 +149,8 @@ class Measured:
         return [body]
 
 
+if "TEST_READ_AT_IMPORT" in os.environ:
+    with app.app_context():
+        len(files.get())
 app.wsgi_app = Measured(app.wsgi_app)  # type: ignore[method-assign]
 note("loaded")

@@ -67,8 +67,9 @@ def test_rebuild_wait_does_not_report_success_when_the_builder_it_follows_is_kil
             until(lambda: len(gated.calls("loaded")) > loaded, "the follower")
             assert gated.flask("warmcache", "rebuild", "files").returncode == 3
             assert follower.poll() is None
-            gated.gate.touch()  # should the follower take over, it shall not wait
             os.kill(builder.pid, signal.SIGKILL)
+            builder.wait(20)
+            gated.gate.touch()  # should the follower take over, it need not wait
             out, err = follower.communicate(timeout=20)
     now = json.loads(gated.flask("warmcache", "status", "--json").stdout)["files"]["generation"]
     assert follower.returncode != 0 or now != generation, f"success without a new list: {out}"

@@ -64,6 +64,22 @@ def test_our_conf_warms_the_list_without_any_request(place: Place, preload: bool
         assert len(place.calls("source")) == 1, "several workers built at the start"
 
 
+def test_an_app_that_reads_its_list_while_it_is_loaded_works_after_the_fork(gated: Place) -> None:
+    gated.env["TEST_READ_AT_IMPORT"] = "1"
+    with gunicorn_server(gated, preload=True) as server:
+        # By reading, the app itself has started a keeper in the arbiter; at the fork it builds.
+        assert gated.builder_at_gate().pid == server.process.pid
+        for answer in server.next_of_each_worker().values():
+            assert answer.state == "cold" and answer.json["cache_rebuilding"] is True
+        gated.gate.touch()
+        check_whole(server.warm_up())
+        for nth in range(2, 5):
+            server.get("/invalidate", "POST")
+            until(lambda nth=nth: len(gated.calls("source")) == nth, "a build, by whomever")
+            check_whole(server.warm_up())
+        assert {answer.state for answer in server.next_of_each_worker().values()} == {"fresh"}
+
+
 def test_plain_gunicorn_does_no_work_until_the_first_request(place: Place) -> None:
     with gunicorn_server(place, workers=2) as server:
         assert {threads_of(pid) for pid in server.pids} == {1}

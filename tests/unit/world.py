@@ -88,6 +88,12 @@ class Shelf:
         (path,) = self.folder.glob(f"{self.name}.*.data")
         return path
 
+    @property
+    def data_name(self) -> str:
+        """The name of the data file that the index refers to."""
+        name: str = self.snapshot().header["data"]["file"]
+        return name
+
     def snapshot(self) -> Snapshot:
         """What is published now."""
         return Snapshot(self.folder, self.name)

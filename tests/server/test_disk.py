@@ -1,0 +1,121 @@
+"""What builds that come to nothing leave on disk, and what they must not forget."""
+
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+
+from .world import HERE, Place, gunicorn_server, until
+
+LARGE: dict[str, object] = {"items": 200, "text": 1000}  # 20 KB an item, 4 MB a list
+
+NO_ROOM = """
+import resource, signal, sys
+import app_files
+state = app_files.app.extensions["warmcache"]
+state.open()
+limit = int(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+for _ in range(3):
+    try:
+        state.keeper.rebuild_now("files")
+    except OSError as error:
+        print(type(error).__name__)
+"""
+
+# The list is invalidated while it is being made, and its builder dies just behind the rename.
+KILLED_BEHIND_THE_RENAME = """
+import os, signal
+import app_files
+state = app_files.app.extensions["warmcache"]
+state.open()
+note = app_files.note
+def invalidate_once(what):
+    note(what)
+    if what == "source":
+        state.store.invalidate("files")
+app_files.note = invalidate_once
+replace = os.replace
+def replace_and_die(source, target):
+    replace(source, target)
+    if str(target).endswith("files.index"):
+        os.kill(os.getpid(), signal.SIGKILL)
+os.replace = replace_and_die
+state.keeper.rebuild_now("files")
+"""
+
+
+def data_size(place: Place) -> int:
+    return sum(path.stat().st_size for path in place.cache.glob("*.data"))
+
+
+def run(place: Place, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a script beside the app to its end."""
+    return subprocess.run(
+        [sys.executable, "-c", script, *arguments], cwd=HERE, env=place.env, text=True, capture_output=True,
+        timeout=60,
+    )  # fmt: skip
+
+
+def test_builds_that_find_no_room_give_back_what_they_took(make_place: Callable[..., Place]) -> None:
+    place = make_place(**LARGE)
+    assert place.flask("warmcache", "rebuild", "files").returncode == 0
+    before = data_size(place)
+    generation = json.loads(place.flask("warmcache", "status", "--json").stdout)["files"]["generation"]
+    # As on a full disk, the file can grow by half a list and no further.
+    ran = run(place, NO_ROOM, str(before * 3 // 2))
+    assert ran.stdout.split() == ["OSError"] * 3, ran.stderr
+    section = json.loads(place.flask("warmcache", "status", "--json").stdout)["files"]
+    assert section["state"] == "failed" and section["generation"] == generation
+    assert section["is_populated"] is True
+    print(f"\n{before} bytes before, {data_size(place)} after three builds that found no room")
+    assert data_size(place) < before * 1.1, "the builds that failed keep the disk full"
+    assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
+    assert place.flask("warmcache", "rebuild", "files").returncode == 0
+
+
+def test_builds_that_are_killed_again_and_again_do_not_fill_the_disk(make_place: Callable[..., Place]) -> None:
+    place = make_place(**LARGE).with_gate()
+    place.gate.touch()
+    with gunicorn_server(place, workers=1) as server:
+        server.warm_up()
+        one_list = data_size(place)
+        place.gate.unlink()
+        for nth in range(2, 8):
+
+            def next_build_is_at_gate(nth: int = nth) -> bool:
+                try:
+                    server.get("/invalidate", "POST")
+                except OSError:
+                    pass
+                return len(place.calls("waiting")) >= nth
+
+            until(next_build_is_at_gate, f"build {nth}")
+            victim = place.calls("waiting")[-1].pid
+            os.kill(victim, signal.SIGKILL)
+            until(lambda victim=victim: server.pids - {victim}, "another worker")
+        midway = data_size(place)
+        place.gate.touch()
+        for _ in range(3):
+            before = server.get().generation
+            server.get("/invalidate", "POST")
+            until(lambda before=before: server.warm_up().generation > before, "a newer list")
+        after = data_size(place)
+        print(f"\none list {one_list} bytes, with 6 killed builds {midway}, after 3 finished ones {after}")
+        assert after < 3 * one_list + (2 << 20)
+        assert midway < 3 * one_list + (2 << 20), "each killed build adds its part to the file"
+
+
+def test_an_invalidation_is_not_lost_when_the_builder_dies_behind_the_rename(place: Place) -> None:
+    assert place.flask("warmcache", "rebuild", "files").returncode == 0
+    first = json.loads(place.flask("warmcache", "status", "--json").stdout)["files"]
+    ran = run(place, KILLED_BEHIND_THE_RENAME)
+    assert ran.returncode == -signal.SIGKILL, ran.stderr
+    section = json.loads(place.flask("warmcache", "status", "--json").stdout)["files"]
+    assert section["generation"] != first["generation"], "it was to die behind the rename"
+    assert section["state"] == "stale", "what was invalidated during the build passes for fresh"

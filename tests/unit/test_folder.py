@@ -1,0 +1,187 @@
+"""The cache folder: made private, checked at its use, and told which setting to change."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from flask_warmcache import StoreError
+from flask_warmcache.store.files import FileStore, default_folder
+
+from .world import Shelf, files
+
+
+@pytest.fixture(params=[0o000, 0o022, 0o077])
+def umask(request: pytest.FixtureRequest) -> Iterator[int]:
+    before = os.umask(request.param)
+    yield request.param
+    os.umask(before)
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+def test_folder_and_files_are_closed_to_others_under_any_umask(umask: int, shelf: Shelf) -> None:
+    shelf.rebuild(files("a"))
+    shelf.store.invalidate(shelf.name)
+    shelf.store.write_progress(shelf.name, {"phase": "finished"})
+    assert mode(shelf.folder) == 0o700
+    made = {path.name.replace(path.name.split(".")[1], "N") if ".data" in path.name else path.name: mode(path)
+            for path in shelf.folder.iterdir()}  # fmt: skip
+    assert made == dict.fromkeys(
+        ["files.N.data", "files.index", "files.lock", "files.publish.lock", "files.invalidated", "files.progress"],
+        0o600,
+    )
+
+
+def test_the_folder_is_made_with_its_parents(tmp_path: Path) -> None:
+    FileStore(tmp_path / "instance" / "warmcache" / "shop").prepare()
+    assert mode(tmp_path / "instance" / "warmcache" / "shop") == 0o700
+
+
+def test_making_a_store_touches_nothing(folder: Path) -> None:
+    store = FileStore(folder)
+    store.reader("files").current()
+    assert store.read_progress("files") is None
+    assert store.invalidation("files") == ""
+    assert store.is_locked("files") is False
+    assert store.published_generation("files") == ()
+    assert not folder.exists()
+
+
+def test_a_link_is_refused(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "real").mkdir(mode=0o700)
+    folder.symlink_to(tmp_path / "real")
+    with pytest.raises(StoreError, match="is a link or a file. Set WARMCACHE_DIR"):
+        FileStore(folder).try_lock("files")
+    assert list((tmp_path / "real").iterdir()) == []
+
+
+def test_a_file_is_refused(folder: Path) -> None:
+    folder.write_text("")
+    with pytest.raises(StoreError, match=r"cannot be made \(File exists\). Set WARMCACHE_DIR"):
+        FileStore(folder).prepare()
+
+
+def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StoreError, match=r"cannot be made \(Not a directory\)"):
+        FileStore(tmp_path / "file" / "cache").prepare()
+
+
+def test_another_accounts_folder_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.mkdir(mode=0o700)
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with pytest.raises(StoreError, match="belongs to another account. Set WARMCACHE_DIR"):
+        FileStore(folder).prepare()
+
+
+@pytest.mark.parametrize("open_to_others", [0o701, 0o710, 0o750, 0o755, 0o777, 0o1777])
+def test_a_folder_open_to_others_is_refused_with_the_cure(folder: Path, open_to_others: int) -> None:
+    folder.mkdir()
+    folder.chmod(open_to_others)
+    with pytest.raises(StoreError, match="open to other accounts. Run 'chmod 700'"):
+        FileStore(folder).invalidate("files")
+    folder.chmod(0o700)
+    FileStore(folder).invalidate("files")
+
+
+def test_a_folder_that_cannot_be_written_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder.mkdir(mode=0o500)
+    if os.geteuid() == 0:  # rights do not bind root
+        monkeypatch.setattr(os, "access", lambda path, wanted: False)
+    with pytest.raises(StoreError, match="not writable. Mend its rights, or set WARMCACHE_DIR"):
+        FileStore(folder).prepare()
+
+
+def test_messages_name_no_path(tmp_path: Path, folder: Path) -> None:
+    folder.symlink_to(tmp_path)
+    with pytest.raises(StoreError) as failed:
+        FileStore(folder).prepare()
+    assert str(tmp_path) not in str(failed.value)
+
+
+def test_the_default_folder_lies_in_the_instance_folder(tmp_path: Path) -> None:
+    assert default_folder(str(tmp_path / "instance"), "shop") == tmp_path / "instance" / "warmcache" / "shop"
+
+
+@pytest.mark.parametrize(
+    ("name", "safe"),
+    [("my.shop", "my.shop"), ("../../etc", "_.._etc"), ("...", "app"), ("läd n", "l_d_n"), ("", "app")],
+)
+def test_an_apps_name_becomes_one_safe_folder(tmp_path: Path, name: str, safe: str) -> None:
+    made = default_folder(str(tmp_path), name)
+    assert made == tmp_path / "warmcache" / safe
+
+
+def test_without_a_writable_instance_folder_it_lies_in_the_users_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, wanted: False)
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    assert default_folder("/usr/var/shop-instance", "shop") == tmp_path / "state" / "warmcache" / "shop"
+    monkeypatch.delenv("XDG_STATE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert default_folder("/usr/var/shop-instance", "shop") == tmp_path / ".local/state/warmcache/shop"
+
+
+def test_small_files_that_cannot_be_read_are_as_if_absent(folder: Path) -> None:
+    store = FileStore(folder)
+    store.prepare()
+    (folder / "files.progress").mkdir()
+    (folder / "files.invalidated").symlink_to("/etc/hostname")
+    assert store.read_progress("files") is None
+    assert store.invalidation("files") == ""
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"5", b"null", b"\xff", b"[" * 60_000, b'{"a": ' * 9_000])
+def test_a_damaged_report_is_no_report(folder: Path, content: bytes) -> None:
+    store = FileStore(folder)
+    store.prepare()
+    (folder / "files.progress").write_bytes(content)
+    assert store.read_progress("files") is None
+
+
+def test_the_sweep_removes_only_what_nothing_refers_to(shelf: Shelf) -> None:
+    shelf.rebuild(files("a"))
+    Shelf(shelf.folder, "files2").rebuild(files("b"))
+    stray = [
+        "files.123.data",
+        "files.index.42-0a1b.tmp",
+        "files.progress.42-0a1b.tmp",
+    ]
+    foreign = [
+        "files2.123.data",
+        "files.data",
+        "files.x.data",
+        "files.123.data.bak",
+        "files.index.bak",
+        "notes.txt",
+        "other.index.42-0a1b.tmp",
+        "files.index.42-0a1b.tmp.tmp",
+    ]
+    for name in stray + foreign:
+        (shelf.folder / name).write_bytes(b"")
+    before = {path.name for path in shelf.folder.iterdir()}
+    shelf.store.sweep("files", keep=shelf.data_name)
+    assert before - {path.name for path in shelf.folder.iterdir()} == set(stray)
+    assert shelf.items() == files("a")
+
+
+def test_two_sweeps_do_not_disturb_each_other(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf.store.prepare()
+    (shelf.folder / "files.1.data").write_bytes(b"")
+    unlink = os.unlink
+
+    def late(path: str) -> None:
+        unlink(path)  # the other sweep
+        unlink(path)
+
+    monkeypatch.setattr(os, "unlink", late)
+    shelf.store.sweep("files", keep=None)
+    assert list(shelf.folder.iterdir()) == []

@@ -1,0 +1,136 @@
+"""``invalidate`` in every interleaving with a rebuild: what is said is never lost."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from flask_warmcache.declare import Item
+from flask_warmcache.store import writer as writer_module
+from flask_warmcache.store.snapshot import INVALIDATED_MTIME
+
+from .world import Shelf, files
+
+
+def is_owed(shelf: Shelf) -> bool:
+    """Whether every reader finds the list out of date."""
+    return shelf.snapshot().is_invalidated
+
+
+def test_what_is_published_is_marked_at_once(shelf: Shelf) -> None:
+    shelf.rebuild(files("a"))
+    reader = shelf.store.reader(shelf.name)
+    before = reader.current()
+    assert before is not None and not before.is_invalidated
+    shelf.store.invalidate(shelf.name)
+    marked = reader.current()
+    assert marked is not None and marked.is_invalidated
+    assert marked.generation == before.generation
+    assert shelf.index.stat().st_mtime_ns == INVALIDATED_MTIME
+    assert shelf.items() == files("a")
+
+
+def test_a_rebuild_that_began_after_it_has_dealt_with_it(shelf: Shelf) -> None:
+    shelf.rebuild(files("a"))
+    shelf.store.invalidate(shelf.name)
+    shelf.rebuild(files("b"))
+    assert not is_owed(shelf)
+
+
+def test_a_cold_list_can_be_invalidated(shelf: Shelf) -> None:
+    shelf.store.invalidate(shelf.name)
+    assert shelf.store.invalidation(shelf.name) != ""
+    shelf.rebuild(files("a"))
+    assert not is_owed(shelf)
+
+
+def test_each_call_leaves_another_token(shelf: Shelf) -> None:
+    tokens = set()
+    for _ in range(20):
+        shelf.store.invalidate(shelf.name)
+        tokens.add(shelf.store.invalidation(shelf.name))
+    assert len(tokens) == 20
+
+
+@pytest.mark.parametrize("published", [False, True], ids=["cold", "warm"])
+@pytest.mark.parametrize(
+    "moment", ["in source", "in enrich", "in a sort", "before the rename", "after the rename"]
+)
+def test_a_rebuild_that_runs_is_followed_by_another(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, moment: str, published: bool
+) -> None:
+    if published:
+        shelf.rebuild(files("a"))
+
+    def at(point: str) -> None:
+        if point == moment:
+            shelf.store.invalidate(shelf.name)
+
+    def source() -> list[Item]:
+        at("in source")
+        return files("a", "b")
+
+    def enrich(item: Item) -> Item:
+        at("in enrich")
+        return item
+
+    def sort(item: Item) -> str:
+        at("in a sort")
+        return str(item["path"])
+
+    replace = os.replace
+
+    def around_the_rename(draft: Path, final: Path) -> None:
+        if final.name != "files.index":  # the token's own rename
+            replace(draft, final)
+            return
+        at("before the rename")
+        replace(draft, final)
+        at("after the rename")
+
+    monkeypatch.setattr(writer_module.os, "replace", around_the_rename)
+    shelf.rebuild(source, enrich=enrich, sorts={"name": sort})
+    assert is_owed(shelf)
+    monkeypatch.undo()
+    shelf.rebuild(files("a", "b"))
+    assert not is_owed(shelf)
+
+
+def test_between_its_two_steps_a_publication_may_slip_in(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """invalidate has written its token; a rebuild begins, reads it, publishes; then invalidate marks."""
+    shelf.rebuild(files("a"))
+    mark = shelf.store._mark
+    monkeypatch.setattr(shelf.store, "_mark", lambda name: [shelf.rebuild(files("b")), mark(name)])
+    shelf.store.invalidate(shelf.name)
+    assert is_owed(shelf)  # one rebuild too many, and never one too few
+
+
+def test_a_failed_rebuild_owes_it_still(shelf: Shelf) -> None:
+    shelf.rebuild(files("a"))
+    shelf.store.invalidate(shelf.name)
+
+    def source() -> list[Item]:
+        raise ValueError("the share is not mounted")
+
+    with pytest.raises(ValueError, match="not mounted"):
+        shelf.rebuild(source)
+    assert is_owed(shelf)
+
+
+def test_the_token_is_read_before_the_source_is_asked(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+    noted = shelf.store.invalidation
+
+    def token(name: str) -> str:
+        order.append("token")
+        return noted(name)
+
+    def source() -> list[Item]:
+        order.append("source")
+        return files("a")
+
+    monkeypatch.setattr(shelf.store, "invalidation", token)
+    shelf.rebuild(source)
+    assert order == ["token", "source", "token"]

@@ -1,0 +1,238 @@
+"""Locks: one holder of each, freed by death, never by a stranger, never by a copy."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from flask_warmcache import RebuildError, StoreError
+from flask_warmcache.store import files as files_module
+from flask_warmcache.store.files import FileStore
+
+from .world import CHECKOUT, Shelf, bug, files, until
+
+HOLD = """
+import sys
+from pathlib import Path
+from flask_warmcache.store.files import FileStore
+store = FileStore(Path(sys.argv[1]))
+lock = store.try_lock("files")
+print("locked" if lock else "refused", flush=True)
+sys.stdin.readline()
+"""
+
+
+@contextmanager
+def other_process(folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Another process that tries the lock and keeps it until the block ends."""
+    process = subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", HOLD, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def said(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def test_two_processes_never_both_have_the_lock(folder: Path) -> None:
+    store = FileStore(folder)
+    with other_process(folder) as first:
+        assert said(first) == "locked"
+        assert store.try_lock("files") is None
+        assert store.is_locked("files")
+        assert not store.is_locked("others")
+        with other_process(folder) as second:
+            assert said(second) == "refused"
+
+
+def test_a_killed_holder_frees_the_lock_at_once(folder: Path) -> None:
+    store = FileStore(folder)
+    with other_process(folder) as holder:
+        assert said(holder) == "locked"
+        holder.kill()
+        holder.wait()
+        lock = store.try_lock("files")
+    assert lock is not None
+    lock.close()
+
+
+def test_two_stores_of_one_process_exclude_each_other_too(folder: Path) -> None:
+    lock = FileStore(folder).try_lock("files")
+    assert lock is not None
+    assert FileStore(folder).try_lock("files") is None
+    lock.close()
+    lock.close()
+    again = FileStore(folder).try_lock("files")
+    assert again is not None
+    again.close()
+
+
+def test_probes_make_no_file_and_disturb_nobody(folder: Path) -> None:
+    store = FileStore(folder)
+    store.prepare()
+    assert not store.is_locked("files")
+    assert list(folder.iterdir()) == []
+    lock = store.try_lock("files")
+    assert lock is not None
+    seen = []
+    probes = [threading.Thread(target=lambda: seen.append(store.is_locked("files"))) for _ in range(20)]
+    for probe in probes:
+        probe.start()
+    for probe in probes:
+        probe.join()
+    assert seen == [True] * 20
+    lock.close()
+    assert not store.is_locked("files")
+
+
+def test_lock_files_stay(shelf: Shelf) -> None:
+    shelf.rebuild(files("a"))
+    inode = (shelf.folder / "files.lock").stat().st_ino
+    shelf.rebuild(files("b"))
+    shelf.store.publish_cold("files")
+    assert (shelf.folder / "files.lock").stat().st_ino == inode
+
+
+def test_a_started_program_does_not_inherit_the_lock(folder: Path) -> None:
+    store = FileStore(folder)
+    lock = store.try_lock("files")
+    assert lock is not None
+    program = subprocess.Popen(["cat"], stdin=subprocess.PIPE, close_fds=False)
+    try:
+        lock.close()
+        assert not store.is_locked("files")
+    finally:
+        program.communicate()
+
+
+@bug(2, "a forked child keeps the lock for as long as it lives")
+def test_a_forked_child_does_not_keep_the_lock(folder: Path) -> None:
+    script = """
+import os, signal, sys
+from pathlib import Path
+from flask_warmcache.store.files import FileStore
+store = FileStore(Path(sys.argv[1]))
+lock = store.try_lock("files")
+child = os.fork()
+if child == 0:
+    signal.pause()
+lock.close()
+free = store.try_lock("files") is not None
+os.kill(child, signal.SIGKILL)
+os.waitpid(child, 0)
+print(free)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(folder)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+    )
+    assert (done.stdout, done.stderr) == ("True\n", "")
+
+
+def test_a_lock_on_a_file_that_was_removed_is_not_ours(folder: Path) -> None:
+    store = FileStore(folder)
+    lock = store.try_lock("files")
+    assert lock is not None and lock.still_ours()
+    (folder / "files.lock").unlink()
+    assert not lock.still_ours()
+    second = store.try_lock("files")  # the removal let a second one in
+    assert second is not None and second.still_ours()
+    assert not lock.still_ours()
+    lock.close()
+    second.close()
+
+
+def test_a_rebuild_whose_lock_file_was_removed_does_not_publish(shelf: Shelf) -> None:
+    shelf.rebuild(files("old"))
+
+    def source() -> list[dict[str, object]]:
+        (shelf.folder / "files.lock").unlink()
+        return files("new")
+
+    with pytest.raises(RebuildError, match="lock file was removed during the rebuild"):
+        shelf.rebuild(source)
+    assert shelf.items() == files("old")
+
+
+def test_a_lock_file_removed_between_open_and_lock_is_nobodys(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = FileStore(folder)
+    lock_descriptor = files_module.lock_descriptor
+
+    def removed_first(descriptor: int, *, blocking: bool) -> bool:
+        (folder / "files.lock").unlink()
+        return bool(lock_descriptor(descriptor, blocking=blocking))
+
+    monkeypatch.setattr(files_module, "lock_descriptor", removed_first)
+    assert store.try_lock("files") is None
+
+
+def test_an_interrupt_while_locking_leaves_no_descriptor(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = FileStore(folder)
+    store.prepare()
+
+    def interrupted(descriptor: int, *, blocking: bool) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(files_module, "lock_descriptor", interrupted)
+    before = len(os.listdir("/proc/self/fd"))
+    with pytest.raises(KeyboardInterrupt):
+        store.try_lock("files")
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_a_lock_file_that_cannot_be_opened_is_named(folder: Path) -> None:
+    store = FileStore(folder)
+    store.prepare()
+    (folder / "files.lock").symlink_to("elsewhere")
+    with pytest.raises(StoreError, match=r"The lock file files\.lock cannot be opened .*set WARMCACHE_DIR"):
+        store.try_lock("files")
+
+
+def test_a_publication_waits_for_another(folder: Path) -> None:
+    store = FileStore(folder)
+    store.prepare()
+    order: list[str] = []
+
+    def second() -> None:
+        with store.publishing("files"):
+            order.append("second")
+
+    with store.publishing("files"):
+        thread = threading.Thread(target=second)
+        thread.start()
+        assert not until(lambda: order, 0.05)
+        order.append("first")
+    thread.join()
+    assert order == ["first", "second"]
+
+
+def test_a_publish_lock_held_for_too_long_fails_the_rebuild(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf.rebuild(files("old"))
+    monkeypatch.setattr(files_module, "PUBLISH_LOCK_DEADLINE", 0.05)
+    with shelf.store.publishing("files"), pytest.raises(RebuildError, match="publish lock for too long"):
+        shelf.rebuild(files("new"))
+    assert shelf.items() == files("old")
+    shelf.rebuild(files("new"))
+    assert shelf.items() == files("new")

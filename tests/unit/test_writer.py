@@ -1,0 +1,173 @@
+"""Writing: every byte or nothing, and times that only rise."""
+
+from __future__ import annotations
+
+import errno
+import os
+import time
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from flask_warmcache import RebuildError
+from flask_warmcache.store import writer as writer_module
+from flask_warmcache.store.snapshot import Snapshot
+from flask_warmcache.store.writer import DataWriter, next_generation, publish_index, write_all, write_whole
+
+from .world import Shelf, files, run_python
+
+HEADER = {"generation": 5, "cold": True, "complete": False, "count": 1, "filters": {}, "data": None}
+SECTIONS = {"starts": array("Q", [0]), "ends": array("Q", [0])}
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every write finds the disk full, after a few bytes."""
+    write = os.write
+    monkeypatch.setattr(writer_module.os, "write", _fails_after(write, 10))
+
+
+def _fails_after(write: Callable[[int, bytes], int], room: int) -> Callable[[int, bytes], int]:
+    left = [room]
+
+    def limited(descriptor: int, data: bytes) -> int:
+        if left[0] <= 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        done = write(descriptor, bytes(data)[: left[0]])
+        left[0] -= done
+        return done
+
+    return limited
+
+
+def test_short_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.write
+    calls = []
+
+    def short(descriptor: int, data: bytes) -> int:
+        calls.append(len(data))
+        return write(descriptor, bytes(data)[:3])
+
+    monkeypatch.setattr(writer_module.os, "write", short)
+    write_whole(tmp_path, "report", b"0123456789", sync=True)
+    assert (tmp_path / "report").read_bytes() == b"0123456789"
+    assert calls == [10, 7, 4, 1]
+
+
+def test_a_file_size_limit_fails_the_rebuild_and_keeps_the_old_list(tmp_path: Path) -> None:
+    script = """
+import resource, signal, sys
+from pathlib import Path
+from tests.unit.world import Shelf, files
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+shelf = Shelf(Path(sys.argv[1]))
+shelf.rebuild(files("a"))
+limit = shelf.data.stat().st_size + 100
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+try:
+    shelf.rebuild(files("a", *map(str, range(1000))))
+except OSError as error:
+    print(error.strerror, sorted(path.name.split(".")[-1] for path in shelf.folder.iterdir()), shelf.items())
+"""
+    done = run_python(script, tmp_path / "cache")
+    assert done.stderr == ""
+    assert done.stdout.startswith("File too large ['data', 'index', 'lock'")
+    assert done.stdout.endswith("[{'path': 'a', 'size': 1}]\n")
+
+
+@pytest.mark.usefixtures("full_disk")
+def test_a_full_disk_leaves_no_draft(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match="No space left"):
+        write_whole(tmp_path, "report", bytes(100), sync=False)
+    with pytest.raises(OSError, match="No space left"):
+        publish_index(tmp_path, "files", HEADER, SECTIONS)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_publication_has_its_generation_as_time_of_modification(tmp_path: Path) -> None:
+    publish_index(tmp_path, "files", {**HEADER, "generation": 1_700_000_000_123_456_789}, SECTIONS)
+    assert (tmp_path / "files.index").stat().st_mtime_ns == 1_700_000_000_123_456_789
+    assert (tmp_path / "files.index").stat().st_mode & 0o777 == 0o600
+    assert Snapshot(tmp_path, "files").generation == 1_700_000_000_123_456_789
+
+
+def test_a_rebuilds_index_has_its_generation_as_time_too(shelf: Shelf) -> None:
+    outcome = shelf.rebuild(files("a"))
+    assert shelf.index.stat().st_mtime_ns == outcome.generation == shelf.snapshot().generation
+
+
+def test_generations_rise_strictly_even_when_the_clock_is_set_back(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter([10**18, 10**18 - 10**15, 10**18, 5, 5, 5, 10**17, 3, 2, 1])
+    monkeypatch.setattr(time, "time_ns", lambda: next(clock))
+    generations = [shelf.rebuild(files("a")).generation for _ in range(5)]
+    assert generations == sorted(set(generations))
+    assert next_generation(7, 9, 8) == 10
+
+
+def test_a_generation_is_above_zero_whatever_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "time_ns", lambda: -5)
+    assert next_generation() == 1
+
+
+def test_half_a_line_of_a_killed_writer_is_stepped_over(shelf: Shelf) -> None:
+    shelf.rebuild(files("a"))
+    with shelf.data.open("ab") as data:
+        data.write(b'0123456789abcdef0123456789abcdef\t{"path": "hal')
+    outcome = shelf.rebuild(files("a", "b"))
+    assert (outcome.reused, outcome.enriched) == (1, 1)
+    assert shelf.items() == files("a", "b")
+    lines = shelf.data.read_bytes().splitlines()
+    assert [line.partition(b"\t")[2] for line in lines[1:]] == [
+        b'{"path":"a","size":1}',
+        b'{"path": "hal',
+        b'{"path":"b","size":1}',
+    ]
+
+
+def test_whole_lines_of_a_killed_writer_are_left_alone(shelf: Shelf) -> None:
+    shelf.rebuild(files("a"))
+    with shelf.data.open("ab") as data:
+        data.write(b"x\t{}\n")
+    shelf.rebuild(files("a", "b"))
+    assert shelf.items() == files("a", "b")
+
+
+def test_an_item_longer_than_the_buffer_is_written_in_place(shelf: Shelf) -> None:
+    item = {"path": "a", "text": "x" * (3 * writer_module.BUFFER)}
+    shelf.rebuild([*files("0"), item, *files("1")])
+    assert shelf.items() == [*files("0"), item, *files("1")]
+
+
+def test_an_unflushed_writer_drops_what_it_has(tmp_path: Path) -> None:
+    writer = DataWriter.create(tmp_path, "files", 1)
+    writer.add(b"f" * 32, b"{}")
+    writer.close()
+    writer.close()
+    assert writer.path.read_bytes() == b""
+
+
+def test_a_new_data_file_never_replaces_one(tmp_path: Path) -> None:
+    DataWriter.create(tmp_path, "files", 1).close()
+    with pytest.raises(FileExistsError):
+        DataWriter.create(tmp_path, "files", 1)
+
+
+def test_a_data_file_that_was_removed_or_replaced_is_noticed(tmp_path: Path) -> None:
+    writer = DataWriter.create(tmp_path, "files", 1)
+    writer.sync()
+    writer.check_in_place()
+    writer.path.rename(tmp_path / "aside")
+    with pytest.raises(RebuildError, match="folder was removed"):
+        writer.check_in_place()
+    writer.path.write_bytes(b"")
+    with pytest.raises(RebuildError, match="was replaced"):
+        writer.check_in_place()
+    writer.close()
+
+
+def test_an_empty_write_is_no_write() -> None:
+    write_all(-1, b"")  # a bad descriptor, which nothing is written to
