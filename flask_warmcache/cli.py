@@ -46,7 +46,7 @@ def status_command(as_json: bool) -> None:
     """Show every list; exit code 1 when one is cold or failed."""
     state = _state()
     for status in state.statuses.values():
-        state.keeper.compare_with_upstream(status)
+        state.keeper.note_outdated(status)
     sections = {name: list_section(status) for name, status in state.statuses.items()}
     if as_json:
         click.echo(json.dumps(sections, indent=2))

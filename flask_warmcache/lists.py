@@ -9,7 +9,7 @@ from typing import Any, TypeVar, overload
 from flask import Request, Response, current_app, request
 
 from .declare import Declaration, Item, check_function
-from .errors import BadQueryError, DeclarationError, StoreError, UnknownListError
+from .errors import BadQueryError, DeclarationError, UnknownListError
 from .items import Items
 from .paging import Page
 from .rebuild.job import Outcome
@@ -75,7 +75,7 @@ class Warm:
         """The list as it is now; wakes the keeper when it is due."""
         state, status = self._status()
         if not state.settings.enabled:
-            state.keeper.compare_with_upstream(status)
+            state.keeper.note_outdated(status)
         condition = status.condition()
         if condition.due:
             if state.settings.enabled:
@@ -237,8 +237,8 @@ class WarmList(Warm):
         if condition.snapshot is None or condition.age < settings.refresh_interval:
             return condition
         try:
-            self.invalidate()
-        except (OSError, StoreError):
+            state.store.outdate(self.name, condition.snapshot)
+        except OSError:
             return condition  # the folder cannot be written: the keeper will say so, the read goes on
         return self._look()[1]
 

@@ -9,6 +9,7 @@ from cachetools import LRUCache
 
 # What an entry costs besides its bytes, roughly: key, tuple, linked list, object headers.
 ENTRY_OVERHEAD = 600
+ASKED_MAX = 1024
 
 
 class PageCache:
@@ -22,6 +23,7 @@ class PageCache:
     def after_fork(self) -> None:
         """A child starts empty, with a lock that nobody holds."""
         self._guard = threading.Lock()  # guards _entries, held for a look-up and never while computing
+        self._asked: set[int] = set()  # hashes of what was offered once; a race costs one more building
         self._entries: LRUCache[Any, tuple[Any, int]] = LRUCache(self._size, getsizeof=lambda entry: entry[1])
 
     def get(self, key: Any) -> Any:
@@ -29,6 +31,17 @@ class PageCache:
         with self._guard:
             entry = self._entries.get(key)
         return None if entry is None else entry[0]
+
+    def offer(self, key: Any, value: Any, size: int) -> None:
+        """Keep a value that is offered for the second time lately: most pages are asked for once."""
+        asked = self._asked
+        mark = hash(key)
+        if mark in asked:
+            self.put(key, value, size)
+        else:
+            if len(asked) >= ASKED_MAX:
+                asked.clear()
+            asked.add(mark)
 
     def put(self, key: Any, value: Any, size: int) -> None:
         """Keep a value of so many bytes, unless it would push out most of the others."""

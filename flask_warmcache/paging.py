@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .errors import BadQueryError, SnapshotError
+from .errors import BadQueryError
 from .page_cache import PageCache
 from .query import NO_DEFAULTS, Defaults, Query, check, parse
 from .rebuild.status import Condition, ListStatus
@@ -113,7 +113,7 @@ class Pager:
                 condition = self._note_damage(condition, error)
                 body, lasting = self._build(condition, query, defaults)
             if lasting:
-                self._cache.put(cache_key, body, len(body.data) + len(raw))
+                self._cache.offer(cache_key, body, len(body.data) + len(raw))
         return body
 
     def _build(self, condition: Condition, query: Query, defaults: Defaults) -> tuple[Body, bool]:
@@ -233,7 +233,7 @@ class Pager:
         """The items' JSON, and whether none had to be left out."""
         try:
             return snapshot.lines(positions), True
-        except SnapshotError:
+        except DAMAGE:
             # The data file was changed under us.  Serve the items whose lines are whole, ask for a rebuild.
             self.status.note_damage(snapshot)
             return b",".join(whole for position in positions if (whole := _whole(snapshot, position))), False

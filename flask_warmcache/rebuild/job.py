@@ -113,15 +113,17 @@ class Job:
                 "is_value": self._declaration.kind == "value",
                 "duration": round(time.monotonic() - began, 3),
                 "upstream": self._upstream.generation if self._upstream else None,
+                "invalidation": token,
                 "writes": [],  # the place of the write protocol's entries, which no rebuild makes
             }
             generation = self._publish(header, sections, writer, token)
         except BaseException:
-            writer.close()
-            if writer.is_new:
-                writer.path.unlink(missing_ok=True)
+            # No map reaches behind the published length, and only the lock's holder appends.
+            if self._lock.still_ours():
+                writer.take_back()
             raise
-        writer.close()
+        finally:
+            writer.close()
         keyed = self._declaration.key is not None
         old_count = self._old.count if self._old and keyed else places.kept
         return Outcome(

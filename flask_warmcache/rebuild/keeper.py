@@ -111,7 +111,7 @@ class Keeper:
             progress.beat()
             return
         status.look()
-        self.compare_with_upstream(status)
+        self.note_outdated(status)
         self._verify(status)
         if not status.condition().due or self._is_upstream_busy(status):
             return
@@ -146,8 +146,7 @@ class Keeper:
         return lock
 
     def _new_progress(self, status: ListStatus) -> Progress:
-        failures = status.report.failures if status.report else 0
-        return Progress(lambda report: self._store.write_progress(status.name, report), failures)
+        return Progress(lambda report: self._store.write_progress(status.name, report), status.report)
 
     def _let_go(self, status: ListStatus, lock: HeldLock) -> None:
         # The report first: who sees the lock free must not find it "running".
@@ -261,11 +260,17 @@ class Keeper:
         source_list = status.declaration.source_list
         return source_list is not None and self._by_name[source_list].is_rebuilding
 
-    def compare_with_upstream(self, status: ListStatus) -> None:
-        """A list made of another is stale when the other has a newer snapshot."""
-        source_list = status.declaration.source_list
+    def note_outdated(self, status: ListStatus) -> None:
+        """What only a second file tells: the source list has a newer snapshot; or somebody invalidated the list
+        while it was made, and its builder died behind the rename, before it could mark it.
+        """
         snapshot = status.reader.current()
-        if source_list is None or snapshot is None or snapshot.is_cold:
+        if snapshot is None or snapshot.is_cold:
+            return
+        if self._store.invalidation(status.name) != snapshot.header["invalidation"]:
+            status.outdated_generation = snapshot.generation
+        source_list = status.declaration.source_list
+        if source_list is None:
             return
         upstream = self._by_name[source_list].reader.current()
         if upstream is not None and not upstream.is_cold and upstream.generation != snapshot.header["upstream"]:

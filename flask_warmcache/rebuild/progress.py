@@ -39,6 +39,11 @@ class Report:
         return self.phase in RUNNING
 
     @property
+    def has_failed(self) -> bool:
+        """Whether the last rebuild that came to an end failed."""
+        return self.phase == "failed" or (self.running and self.failures > 0)
+
+    @property
     def eta(self) -> float | None:
         """Seconds until the items are done, or None while that cannot be said."""
         if not self.rate or self.total is None:
@@ -64,12 +69,15 @@ class Report:
 class Progress:
     """Keeps the report of a running rebuild up to date; the builder's thread counts, the keeper beats."""
 
-    def __init__(self, write: Callable[[dict[str, Any]], None], failures: int) -> None:
+    def __init__(self, write: Callable[[dict[str, Any]], None], before: Report | None) -> None:
+        """:param before: the report of the rebuild before, whose failure is not forgotten until this one is done."""
         self._write = write
         self._guard = threading.Lock()  # guards the order of writes: the keeper's beat and the builder's
         self._written_at = 0.0
         self._marks: deque[tuple[float, int]] = deque()  # when how many were done, the last seconds of it
-        self.report = Report(pid=os.getpid(), started=time.time(), failures=failures)
+        self.report = Report(pid=os.getpid(), started=time.time())
+        if before is not None and before.has_failed:
+            self.report.failures, self.report.error = before.failures, before.error
 
     def begin(self, phase: str, total: int | None = None) -> None:
         """Enter a phase and say so at once."""

@@ -121,7 +121,7 @@ class ListStatus:
         self.outdated_generation = self.damaged_generation = snapshot.generation
 
     def _has_failed(self) -> bool:
-        return self.problem is not None or (self.report is not None and self.report.phase == "failed")
+        return self.problem is not None or (self.report is not None and self.report.has_failed)
 
     def _is_pausing(self) -> bool:
         """Whether the pause after a failure still lasts."""

@@ -23,7 +23,7 @@ from filelock import lock_descriptor
 
 from ..errors import RebuildError, StoreError
 from .reader import Reader
-from .snapshot import DAMAGE, INVALIDATED_MTIME, OPEN_FLAGS, Snapshot
+from .snapshot import DAMAGE, INVALIDATED_MTIME, OPEN_FLAGS, Snapshot, stamp_of
 from .writer import next_generation, publish_index, write_whole
 
 LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -31,6 +31,7 @@ SMALL_FILE_MAX = 64 * 1024
 # A publication takes milliseconds; half a minute means a stopped process or a dead disk.
 PUBLISH_LOCK_DEADLINE = 30.0
 PUBLISH_LOCK_POLL = 0.002
+FORGOTTEN_AFTER = 3600.0
 
 
 class HeldLock:
@@ -188,6 +189,21 @@ class FileStore:
         """The token of the last ``invalidate``, or an empty text."""
         return self._read_small(f"{name}.invalidated").decode("ascii", "replace")
 
+    def outdate(self, name: str, snapshot: Snapshot) -> None:
+        """Mark this snapshot, and no newer one, as out of date; a rebuild that runs is as good as a new one.
+
+        By descriptor: a name could mean the next index by the time it is marked.
+        """
+        try:
+            descriptor = os.open(self.folder / f"{name}.index", OPEN_FLAGS)
+        except FileNotFoundError:
+            return
+        try:
+            if stamp_of(os.fstat(descriptor)) == snapshot.stamp:
+                os.utime(descriptor, ns=(INVALIDATED_MTIME, INVALIDATED_MTIME))
+        finally:
+            os.close(descriptor)
+
     def mark_if_invalidated(self, name: str, token: str) -> None:
         """After a rename: mark the new index when somebody invalidated the list since ``token`` was read."""
         if self.invalidation(name) != token:
@@ -251,6 +267,7 @@ class FileStore:
                 "data": None,
                 "declaration": "",
                 "code_started": 0,
+                "invalidation": self.invalidation(name),
                 "upstream": None,
                 "writes": [],
             }
@@ -265,12 +282,15 @@ class FileStore:
         The caller holds both locks of the list, so no draft of its index or report is alive.
         """
         unreferenced = re.compile(rf"{name}\.\d+\.data|{name}\.(index|progress)\.\d+-[0-9a-f]+\.tmp")
+        # Anybody may be writing one of these at this moment, but not for an hour.
+        forgotten = re.compile(rf"{name}\.invalidated\.\d+-[0-9a-f]+\.tmp")
         for entry in list(os.scandir(self.folder)):
-            if entry.name != keep and unreferenced.fullmatch(entry.name):
-                try:
+            try:
+                old = forgotten.fullmatch(entry.name) and entry.stat().st_mtime < time.time() - FORGOTTEN_AFTER
+                if old or (entry.name != keep and unreferenced.fullmatch(entry.name)):
                     os.unlink(entry.path)
-                except FileNotFoundError:
-                    pass
+            except FileNotFoundError:
+                pass
 
 
 def default_folder(instance_path: str, app_name: str) -> Path:

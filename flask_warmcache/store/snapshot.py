@@ -138,7 +138,7 @@ class Snapshot:
             return b""
         slices = [data[starts[position] : ends[position]] for position in positions]
         for one in slices:
-            if not one or one[0] != TAB or one[-1] != NEWLINE:
+            if one[0] != TAB or one[-1] != NEWLINE:  # an empty slice raises IndexError, which is DAMAGE, too
                 raise SnapshotError("an item's line in the data file is damaged")
         return b",".join(slices)
 

@@ -59,6 +59,7 @@ class DataWriter:
         self.descriptor = descriptor
         self.end = end  # where the next line begins
         self.checksum = checksum  # CRC-32 of everything before it
+        self._began = end
         self.is_new = end == 0  # no index refers to the file yet
         self._pending = bytearray()
 
@@ -107,6 +108,14 @@ class DataWriter:
         """Have everything on disk; an index may point at it from here on."""
         self.flush()
         os.fsync(self.descriptor)
+
+    def take_back(self) -> None:
+        """Drop what was appended, so that a rebuild that failed for lack of room does not keep it."""
+        self._pending.clear()
+        if self.is_new:
+            self.path.unlink(missing_ok=True)
+        else:
+            os.ftruncate(self.descriptor, self._began)
 
     def close(self) -> None:
         """Give the descriptor back; what was not flushed is dropped."""

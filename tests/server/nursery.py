@@ -9,7 +9,7 @@ import sys
 import time
 from typing import Any
 
-import app_files
+import app_files  # type: ignore[import-not-found, unused-ignore]
 
 from flask_warmcache import RebuildBusyError
 

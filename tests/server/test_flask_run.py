@@ -49,7 +49,8 @@ def test_the_development_server_stops_during_a_build(gated: Place, options: tupl
     with flask_run(gated, *options) as server:
         server.get()
         gated.builder_at_gate()
-        family = [server.process.pid, *(one.pid for one in psutil.Process(server.process.pid).children(recursive=True))]
+        parent = psutil.Process(server.process.pid)
+        family = [parent.pid, *(child.pid for child in parent.children(recursive=True))]
         os.killpg(server.process.pid, number)  # as a terminal does
         server.process.wait(10)
         until(lambda: not any(psutil.pid_exists(pid) for pid in family), "the end of all its processes", 5)

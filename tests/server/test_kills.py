@@ -38,7 +38,7 @@ def test_another_worker_takes_over_when_the_building_one_is_killed(gated: Place)
                 readers.wait_for(20)
                 killed_at = time.monotonic()
                 os.kill(builder.pid, signal.SIGKILL)
-                successor = until(lambda: gated.calls("source")[nth:], "another builder")[0]
+                successor = gated.until_built(nth + 1)
                 takeovers.append(successor.at - killed_at)
                 assert successor.pid != builder.pid
             gated.builder_at_gate(4)

@@ -61,8 +61,13 @@ def built(copy: Path) -> Path:
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A new virtual environment's Python."""
     folder = tmp_path_factory.mktemp("fresh")
-    run(sys.executable, "-m", "venv", folder / "venv", cwd=folder)
+    run(sys.executable, "-m", "venv", "--without-pip", folder / "venv", cwd=folder)
     return folder / "venv" / "bin" / "python"
+
+
+def pip(python: Path, *arguments: object) -> str:
+    """Let our pip work on that environment."""
+    return run(sys.executable, "-m", "pip", "--python", python, *arguments, cwd=python.parent)
 
 
 def package_files() -> set[str]:
@@ -79,7 +84,8 @@ def test_the_wheel_holds_every_module_and_the_script_and_nothing_else(built: Pat
         (metadata,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
         said = Parser().parsestr(archive.read(metadata).decode())
         assert any("LICENSE" in name for name in archive.namelist())
-    needed = {re.split(r"[<>=~!;\[ ]", need)[0].lower() for need in said.get_all("Requires-Dist", []) if "extra" not in need}
+    needs = [need for need in said.get_all("Requires-Dist", []) if "extra" not in need]
+    needed = {re.split(r"[<>=~!;\[ ]", need)[0].lower() for need in needs}
     assert needed == {"flask", "gunicorn", "filelock", "cachetools"}
     assert re.search(r"-py3-none-any\.whl$", wheel.name)
 
@@ -95,7 +101,7 @@ def test_the_source_archive_holds_what_the_wheel_is_made_of(built: Path) -> None
 
 def test_an_installed_wheel_serves_the_script(built: Path, fresh: Path) -> None:
     (wheel,) = built.glob("*.whl")
-    run(fresh, "-m", "pip", "install", "-q", wheel, cwd=fresh.parent)
+    pip(fresh, "install", "-q", wheel)
     where, answer, version, typed = run(fresh, "-c", SERVED, cwd=fresh.parent).splitlines()
     assert "site-packages" in where
     assert answer == f"200 text/javascript {SCRIPT.stat().st_size}"
@@ -103,12 +109,12 @@ def test_an_installed_wheel_serves_the_script(built: Path, fresh: Path) -> None:
     # The server's part and the command, as installed.
     check = f"{fresh} -m gunicorn --check-config -c python:flask_warmcache.gunicorn_conf flask:Flask"
     run(*check.split(), cwd=fresh.parent)
-    run(fresh, "-m", "pip", "check", cwd=fresh.parent)
-    run(fresh, "-m", "pip", "uninstall", "-q", "-y", "flask-warmcache", cwd=fresh.parent)
+    pip(fresh, "check")
+    pip(fresh, "uninstall", "-q", "-y", "flask-warmcache")
 
 
 def test_an_editable_install_serves_the_script(copy: Path, built: Path, fresh: Path) -> None:
-    run(fresh, "-m", "pip", "install", "-q", "-e", copy, cwd=fresh.parent)
+    pip(fresh, "install", "-q", "-e", copy)
     where, answer, _, typed = run(fresh, "-c", SERVED, cwd=fresh.parent).splitlines()
     assert Path(where).is_relative_to(copy)
     assert answer == f"200 text/javascript {SCRIPT.stat().st_size}"

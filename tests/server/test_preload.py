@@ -16,8 +16,15 @@ def threads_of(pid: int) -> int:
     return len(list(Path(f"/proc/{pid}/task").iterdir()))
 
 
+def one_keeper_in(pid: int) -> None:
+    """Wait for the main thread and the keeper and no other; a rebuild's thread ends with it."""
+    until(lambda: threads_of(pid) == 2, f"one keeper in worker {pid}", 5)
+
+
 @pytest.mark.parametrize("conf", [(), OUR_CONF], ids=["plain", "our conf"])
-def test_preload_starts_nothing_in_the_arbiter_and_works_in_every_worker(place: Place, conf: tuple[str, ...]) -> None:
+def test_preload_starts_nothing_in_the_arbiter_and_works_in_every_worker(
+    place: Place, conf: tuple[str, ...]
+) -> None:
     with gunicorn_server(place, *conf, preload=True) as server:
         assert threads_of(server.process.pid) == 1, "a thread runs in the arbiter"
         server.warm_up()
@@ -26,8 +33,7 @@ def test_preload_starts_nothing_in_the_arbiter_and_works_in_every_worker(place: 
         assert len(place.calls("source")) == 1
         assert {call.pid for call in place.calls("source")} <= server.pids
         for pid in server.pids:
-            # The main thread and the keeper; a rebuild's thread ends with it.
-            until(lambda pid=pid: threads_of(pid) == 2, f"one keeper in worker {pid}", 5)
+            one_keeper_in(pid)
 
         victim = min(server.pids)
         before = server.pids
@@ -39,7 +45,7 @@ def test_preload_starts_nothing_in_the_arbiter_and_works_in_every_worker(place: 
         assert answer.state == "fresh"
         assert threads_of(server.process.pid) == 1
         assert len(place.calls("source")) == 1, "a new worker is no reason to rebuild"
-        until(lambda: threads_of(newcomer) == 2, "its keeper", 5)
+        one_keeper_in(newcomer)
         assert "Warning" not in server.log
 
 
@@ -75,7 +81,7 @@ def test_an_app_that_reads_its_list_while_it_is_loaded_works_after_the_fork(gate
         check_whole(server.warm_up())
         for nth in range(2, 5):
             server.get("/invalidate", "POST")
-            until(lambda nth=nth: len(gated.calls("source")) == nth, "a build, by whomever")
+            gated.until_built(nth)
             check_whole(server.warm_up())
         assert {answer.state for answer in server.next_of_each_worker().values()} == {"fresh"}
 

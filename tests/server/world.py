@@ -141,6 +141,11 @@ class Place:
         """Wait until the nth build that came to the gate is there."""
         return until(lambda: self.calls("waiting")[nth - 1 : nth], f"build {nth} at the gate")[0]  # type: ignore[no-any-return]
 
+    def until_built(self, number: int) -> Call:
+        """Wait until so many builds have begun; returns the last one's call of source."""
+        until(lambda: len(self.calls("source")) >= number, lambda: f"{number} builds: {self.calls('source')}")
+        return self.calls("source")[number - 1]
+
     def flask(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
         """Run ``flask --app app_files ...`` to its end."""
         return subprocess.run(
@@ -243,6 +248,15 @@ class Server:
         until(is_fresh, lambda: f"a fresh list, only {answers[-1].headers}:\n{self.log}")
         return answers[-1]
 
+    def until_newer(self, generation: int) -> Answer:
+        """Ask until the list is fresh and newer than that."""
+        newest = until(lambda: [one for one in [self.warm_up()] if one.generation > generation], "a newer list")
+        return newest[0]  # type: ignore[no-any-return]
+
+    def until_gone(self, pid: int) -> None:
+        """Wait until that worker is gone and another is there."""
+        until(lambda: pid not in self.pids and len(self.pids) >= self.workers, f"a worker in place of {pid}")
+
     def send(self, number: int) -> None:
         os.kill(self.process.pid, number)
 
@@ -266,9 +280,7 @@ class Server:
 
 
 @contextmanager
-def gunicorn_server(
-    place: Place, *arguments: str, workers: int = 4, preload: bool = False
-) -> Iterator[Server]:
+def gunicorn_server(place: Place, *arguments: str, workers: int = 4, preload: bool = False) -> Iterator[Server]:
     """A gunicorn server with its workers loaded and no request answered yet."""
     port = free_port()
     command = [sys.executable, "-m", "gunicorn", "-b", f"127.0.0.1:{port}", "-w", f"{workers}"]

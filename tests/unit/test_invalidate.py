@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from flask_warmcache.declare import Item
-from flask_warmcache.store import writer as writer_module
 from flask_warmcache.store.snapshot import INVALIDATED_MTIME
 
 from .world import Shelf, files
@@ -90,7 +89,7 @@ def test_a_rebuild_that_runs_is_followed_by_another(
         replace(draft, final)
         at("after the rename")
 
-    monkeypatch.setattr(writer_module.os, "replace", around_the_rename)
+    monkeypatch.setattr(os, "replace", around_the_rename)
     shelf.rebuild(source, enrich=enrich, sorts={"name": sort})
     assert is_owed(shelf)
     monkeypatch.undo()

@@ -12,7 +12,7 @@ from flask import Flask
 from flask_warmcache import SettingError, WarmCache
 from flask_warmcache.settings import Settings
 
-from .world import bug, state_of
+from .world import state_of
 
 WRONG: list[tuple[str, Any, str]] = [
     ("dir", 5, "a folder's path"),
@@ -46,7 +46,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("api_prefix", "/api/cache/", "a path like '/api/cache'"),
     ("api_prefix", "", "a path like '/api/cache'"),
     ("api_prefix", None, "text"),
-    ("cache_control", "private\r\nSet-Cookie: a=b", "one line of text"),
+    ("cache_control", "private\r\nSet-Cookie: a=b", "one line of ASCII text"),
     ("cache_control", 300, "text"),
 ]
 
@@ -131,18 +131,15 @@ def test_settings_from_the_environment_arrive_as_flask_loads_them(monkeypatch: p
     assert (settings.per_page, settings.enabled) == (25, False)
 
 
-@bug(15, "an empty WARMCACHE_DIR means the current folder")
 def test_an_empty_folder_is_refused() -> None:
     with pytest.raises(SettingError, match="WARMCACHE_DIR"):
         Settings.from_config({"WARMCACHE_DIR": ""})
 
 
-@bug(15, "a Path is refused with 'must be a folder's path'")
 def test_a_path_object_is_a_folders_path() -> None:
     assert str(Settings.from_config({"WARMCACHE_DIR": Path("/srv/cache")}).dir) == "/srv/cache"
 
 
-@bug(15, "a header is latin-1, so a server would fail at every answer")
 def test_a_cache_control_that_no_server_can_send_is_refused() -> None:
     with pytest.raises(SettingError, match="WARMCACHE_CACHE_CONTROL"):
         Settings.from_config({"WARMCACHE_CACHE_CONTROL": "private, \N{EURO SIGN}"})

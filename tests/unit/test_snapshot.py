@@ -10,7 +10,7 @@ import pytest
 
 from flask_warmcache import SnapshotError
 from flask_warmcache.store import format as fmt
-from flask_warmcache.store.snapshot import Snapshot, verify
+from flask_warmcache.store.snapshot import Snapshot, Verifier
 
 from .world import Shelf, files
 
@@ -145,27 +145,80 @@ def test_a_cold_snapshot_has_nothing_to_read(shelf: Shelf) -> None:
     )
 
 
-def test_verify_finds_a_changed_byte_in_every_section(shelf: Shelf) -> None:
+def is_damaged(shelf: Shelf) -> bool:
+    """What a keeper that has not looked yet finds."""
+    return Verifier(shelf.folder, shelf.name).is_damaged(shelf.snapshot())
+
+
+def test_a_changed_byte_of_any_section_is_found(shelf: Shelf) -> None:
     shelf.rebuild(files("a", "b"), filters={"big": bool}, sorts={"name": lambda i: i["path"]}, search=("path",))
     whole = shelf.index.read_bytes()
     sections = shelf.snapshot().header["sections"]
     base = fmt.PREAMBLE_LENGTH + int(whole.split()[2])
-    assert verify(shelf.folder, shelf.snapshot(), shelf.name)
+    assert not is_damaged(shelf)
     for name, (offset, length, _) in sections.items():
         for place in (0, length - 1):
             changed = bytearray(whole)
             changed[base + offset + place] ^= 0x10
             shelf.index.write_bytes(changed)
-            assert not verify(shelf.folder, shelf.snapshot(), shelf.name), (name, place)
+            assert is_damaged(shelf), (name, place)
 
 
-def test_verify_leaves_a_replaced_or_removed_index_to_the_next_look(shelf: Shelf) -> None:
+def test_a_changed_byte_of_any_item_is_found(shelf: Shelf) -> None:
+    shelf.rebuild(files("a"))
+    shelf.rebuild(files("a", "b"))
+    whole = shelf.data.read_bytes()
+    assert not is_damaged(shelf)
+    for place in range(len(whole.splitlines()[0]) + 1, len(whole)):
+        changed = bytearray(whole)
+        changed[place] ^= 1
+        shelf.data.write_bytes(changed)
+        assert is_damaged(shelf), place
+
+
+def test_of_known_data_only_the_new_end_is_read(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    verifier = Verifier(shelf.folder, shelf.name)
+    shelf.rebuild([{"path": "a", "text": "x" * 100_000}])
+    assert not verifier.is_damaged(shelf.snapshot())
+    read: list[int] = []
+    pread = os.pread
+
+    def counted(descriptor: int, length: int, offset: int) -> bytes:
+        piece = pread(descriptor, length, offset)
+        read.append(len(piece))
+        return piece
+
+    monkeypatch.setattr(os, "pread", counted)
+    shelf.rebuild([{"path": "a", "text": "x" * 100_000}, *files("b")])
+    read.clear()
+    assert not verifier.is_damaged(shelf.snapshot())
+    assert 0 < sum(read) < 1000
+    read.clear()
+    assert not verifier.is_damaged(shelf.snapshot())
+    assert read == []
+
+
+def test_a_new_data_file_is_looked_at_from_its_start(shelf: Shelf) -> None:
+    verifier = Verifier(shelf.folder, shelf.name)
+    shelf.rebuild(files("a", "b"))
+    assert not verifier.is_damaged(shelf.snapshot())
+    shelf.rebuild(files("c"), old=None)
+    assert not verifier.is_damaged(shelf.snapshot())
+
+
+def test_a_replaced_or_removed_index_is_left_to_the_next_look(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     snapshot = shelf.snapshot()
-    shelf.rebuild(files("b"))
-    assert verify(shelf.folder, snapshot, shelf.name)
+    shelf.rebuild(files("b"), old=None)  # and its data with it
+    assert not Verifier(shelf.folder, shelf.name).is_damaged(snapshot)
     shelf.index.unlink()
-    assert verify(shelf.folder, snapshot, shelf.name)
+    assert not Verifier(shelf.folder, shelf.name).is_damaged(snapshot)
+
+
+def test_a_cold_snapshot_is_whole(shelf: Shelf) -> None:
+    shelf.store.prepare()
+    shelf.store.publish_cold(shelf.name)
+    assert not is_damaged(shelf)
 
 
 def test_an_index_that_names_a_file_outside_the_folder_is_refused(shelf: Shelf) -> None:

@@ -1,0 +1,256 @@
+"""A rebuild: what is unchanged keeps its bytes, what fails keeps the old list."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from flask_warmcache import RebuildError
+from flask_warmcache.declare import Item
+from flask_warmcache.rebuild import job as job_module
+
+from .world import Shelf, encode, files
+
+
+class Enrich:
+    """Completes items, and remembers which."""
+
+    def __init__(
+        self, change: Callable[[Item], Any] = lambda item: {**item, "title": item["path"].upper()}
+    ) -> None:
+        self.change = change
+        self.seen: list[str] = []
+
+    def __call__(self, item: Item) -> Any:
+        self.seen.append(item["path"])
+        return self.change(item)
+
+
+def test_only_new_and_changed_items_are_enriched(shelf: Shelf) -> None:
+    enrich = Enrich()
+    shelf.rebuild(files("a", "b", "c"), enrich=enrich)
+    assert enrich.seen == ["a", "b", "c"]
+    enrich.seen.clear()
+    changed = [{"path": "c", "size": 1}, {"path": "a", "size": 9}, {"path": "d", "size": 1}]
+    outcome = shelf.rebuild(changed, enrich=enrich)
+    assert enrich.seen == ["a", "d"]
+    assert shelf.items() == [{**item, "title": str(item["path"]).upper()} for item in changed]
+    assert (outcome.count, outcome.reused, outcome.enriched, outcome.dropped, outcome.failed) == (3, 1, 2, 1, 0)
+    header = shelf.snapshot().header
+    assert (header["reused"], header["enriched"], header["count"]) == (1, 2, 3)
+
+
+def test_a_reused_item_keeps_its_place_in_the_file(shelf: Shelf) -> None:
+    shelf.rebuild(files("a", "b"))
+    places = [shelf.snapshot().place(position) for position in range(2)]
+    size = shelf.data.stat().st_size
+    shelf.rebuild(files("b", "a"))
+    assert [shelf.snapshot().place(position) for position in (1, 0)] == places
+    assert shelf.data.stat().st_size == size
+
+
+def test_the_whole_source_item_is_the_fingerprint_by_default(shelf: Shelf) -> None:
+    enrich = Enrich()
+    shelf.rebuild([{"path": "a", "deep": {"x": [1]}}], enrich=enrich)
+    shelf.rebuild([{"path": "a", "deep": {"x": [1]}}], enrich=enrich)
+    shelf.rebuild([{"path": "a", "deep": {"x": [2]}}], enrich=enrich)
+    assert enrich.seen == ["a", "a"]
+
+
+def test_named_fields_are_the_fingerprint(shelf: Shelf) -> None:
+    enrich = Enrich()
+    for size, seen_at in ((1, 1), (1, 2), (2, 2)):
+        shelf.rebuild([{"path": "a", "size": size, "seen": seen_at}], enrich=enrich, fingerprint=("size",))
+    assert enrich.seen == ["a", "a"]
+
+
+def test_a_function_gives_the_fingerprint(shelf: Shelf) -> None:
+    enrich = Enrich()
+    for size in (10, 12, 20):
+        shelf.rebuild([{"path": "a", "size": size}], enrich=enrich, fingerprint=lambda item: item["size"] // 10)
+    assert enrich.seen == ["a", "a"]
+
+
+def test_another_version_enriches_everything_anew(shelf: Shelf) -> None:
+    enrich = Enrich()
+    for version in ("1", "1", "2"):
+        shelf.rebuild(files("a"), enrich=enrich, version=version)
+    assert enrich.seen == ["a", "a"]
+
+
+def test_an_item_changed_in_place_by_enrich_is_reused_as_any_other(shelf: Shelf) -> None:
+    def in_place(item: Item) -> Item:
+        item["title"] = "x"
+        return item
+
+    shelf.rebuild(files("a"), enrich=in_place)
+    assert shelf.rebuild(files("a"), enrich=in_place).reused == 1
+
+
+def test_a_failing_item_keeps_its_old_version_and_is_tried_again(shelf: Shelf) -> None:
+    shelf.rebuild([{"path": "a", "size": 1}, {"path": "b", "size": 1}])
+
+    def fails_for_a(item: Item) -> Item:
+        if item["path"] == "a":
+            raise OSError("unreadable")
+        return {**item, "new": True}
+
+    changed = [{"path": "a", "size": 2}, {"path": "b", "size": 2}, {"path": "c", "size": 2}]
+    outcome = shelf.rebuild(changed, enrich=fails_for_a)
+    assert shelf.items() == [{"path": "a", "size": 1}, {**changed[1], "new": True}, {**changed[2], "new": True}]
+    assert (outcome.failed, outcome.enriched, outcome.reused) == (1, 2, 0)
+    enrich = Enrich(lambda item: item)
+    shelf.rebuild(changed, enrich=enrich)
+    assert enrich.seen == ["a"]
+
+
+def test_a_new_item_that_fails_is_left_out(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
+    outcome = shelf.rebuild(files("a", "b"), enrich=Enrich(lambda item: {**item, "x": 1 // (item["path"] != "a")}))
+    assert [item["path"] for item in shelf.items()] == ["b"]
+    assert outcome.failed == 1
+    assert "warmcache.item_failed: the item 'a' of 'files'" in caplog.text
+
+
+def test_when_all_items_fail_the_old_list_stays(shelf: Shelf) -> None:
+    shelf.rebuild(files("old"))
+
+    def fails(item: Item) -> Item:
+        raise ValueError
+
+    with pytest.raises(RebuildError, match="every one of the 2 items of 'files' failed"):
+        shelf.rebuild(files("a", "b"), enrich=fails)
+    assert shelf.items() == files("old")
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        (lambda item: None, "enrich returned NoneType for 'a'; return the completed dict"),
+        (lambda item: [item], "enrich returned list for 'a'"),
+        (lambda item: {"title": "x"}, "enrich changed the key field 'path' of 'a'"),
+        (lambda item: {**item, "path": "z"}, "enrich changed the key field 'path' of 'a'"),
+        (lambda item: {**item, "x": float("nan")}, "not JSON compliant"),
+        (lambda item: {**item, "x": {1, 2}}, "set is not JSON serializable"),
+        (lambda item: {**item, ("a", 1): 1}, "keys must be str"),
+    ],
+)
+def test_what_enrich_must_not_give_fails_that_item_only(
+    shelf: Shelf, caplog: pytest.LogCaptureFixture, change: Callable[[Item], Any], why: str
+) -> None:
+    outcome = shelf.rebuild(files("a", "b"), enrich=Enrich(lambda i: change(i) if i["path"] == "a" else i))
+    assert shelf.items() == files("b")
+    assert outcome.failed == 1
+    assert why in caplog.text
+
+
+@pytest.mark.parametrize("fingerprint", [("none",), lambda item: {1}, lambda item: 1 // 0])
+def test_a_fingerprint_that_fails_fails_the_item(shelf: Shelf, fingerprint: Any) -> None:
+    shelf.rebuild(files("a"))
+    with pytest.raises(RebuildError, match="every one"):
+        shelf.rebuild(files("b"), fingerprint=fingerprint)
+    assert shelf.rebuild(files("a"), fingerprint=fingerprint).failed == 1
+    assert shelf.items() == files("a")
+
+
+def test_nan_in_a_source_item_fails_that_item(shelf: Shelf) -> None:
+    outcome = shelf.rebuild([*files("a"), {"path": "b", "size": float("inf")}])
+    assert (outcome.failed, shelf.items()) == (1, files("a"))
+
+
+def test_a_damaged_line_is_enriched_anew(shelf: Shelf) -> None:
+    shelf.rebuild(files("a", "b"))
+    begin, _ = shelf.snapshot().place(0)
+    data = bytearray(shelf.data.read_bytes())
+    data[begin + 3] = ord("\n")
+    shelf.data.write_bytes(data)
+    outcome = shelf.rebuild(files("a", "b"))
+    assert (outcome.reused, outcome.enriched, shelf.items()) == (1, 1, files("a", "b"))
+
+
+def test_the_context_is_entered_for_each_batch_and_always_left(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(job_module, "BATCH_SECONDS", 0.0)
+    events: list[str] = []
+
+    class Context:
+        def __enter__(self) -> None:
+            events.append("in")
+
+        def __exit__(self, *_: object) -> None:
+            events.append("out")
+
+    shelf.rebuild(files("a"), context=Context)
+    assert events == ["in", "out", "in", "out"]  # source, one batch
+    events.clear()
+    monkeypatch.setattr(job_module, "BATCH_SECONDS", 1.0)
+
+    def fails(item: Item) -> Item:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        shelf.rebuild(files("b"), context=Context, enrich=fails)
+    assert events == ["in", "out", "in", "out"]
+
+
+def test_a_full_disk_fails_the_rebuild_and_leaves_the_old_list(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf.rebuild(files("old"))
+    before = sorted(path.name for path in shelf.folder.iterdir())
+    write = os.write
+
+    def full(descriptor: int, data: bytes) -> int:
+        if b"new" in bytes(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(descriptor, data)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "write", full)
+        with pytest.raises(OSError, match="No space left"):
+            shelf.rebuild(files("old", "new"))
+        with pytest.raises(OSError, match="No space left"):
+            shelf.rebuild(files("new"), old=None)
+    assert shelf.items() == files("old")
+    assert sorted(path.name for path in shelf.folder.iterdir()) == before
+    shelf.rebuild(files("old", "new"))
+    assert shelf.items() == files("old", "new")
+
+
+def test_an_interpreter_that_is_wanted_gets_its_turns(shelf: Shelf) -> None:
+    breaths: list[int] = []
+    shelf.rebuild(files(*map(str, range(50))), breathe=lambda: breaths.append(threading.get_ident()))
+    assert len(breaths) >= 100  # at least once for each item of source and enrich
+
+
+def test_a_folder_removed_during_the_rebuild_fails_it(shelf: Shelf) -> None:
+    shelf.rebuild(files("old"))
+
+    def source() -> list[Item]:
+        for path in shelf.folder.glob("*.data"):
+            path.unlink()
+        return files("old", "new")
+
+    # What is mapped is copied into a new file.
+    shelf.rebuild(source)
+    assert shelf.items() == files("old", "new")
+
+    def enrich(item: Item) -> Item:
+        shelf.data.unlink()
+        return item
+
+    with pytest.raises(RebuildError, match="folder was removed during the rebuild"):
+        shelf.rebuild(files("new2"), enrich=enrich)
+
+
+def test_the_report_tells_the_phases(shelf: Shelf) -> None:
+    shelf.rebuild(files("a", "b", "c"))
+    phases = list(dict.fromkeys(report["phase"] for report in shelf.reports))
+    assert phases == ["source", "enrich", "views", "publish"]
+    assert {report["total"] for report in shelf.reports if report["phase"] == "enrich"} == {3}
+    assert encode(shelf.reports[0])

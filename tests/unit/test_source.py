@@ -1,0 +1,130 @@
+"""The source: what it may give, and what is refused or left out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from flask_warmcache import RebuildError
+from flask_warmcache.declare import Item
+
+from .world import Shelf, files
+
+
+@pytest.mark.parametrize("kind", [list, tuple, iter], ids=["list", "tuple", "iterator"])
+def test_any_iterable_of_dicts_is_a_list(shelf: Shelf, kind: Any) -> None:
+    shelf.rebuild(lambda: kind(files("b", "a")))
+    assert shelf.items() == files("b", "a")
+
+
+def test_a_generator_is_run_in_the_app_context(shelf: Shelf) -> None:
+    inside: list[bool] = []
+
+    class Context:
+        def __enter__(self) -> None:
+            inside.append(True)
+
+        def __exit__(self, *_: object) -> None:
+            inside.clear()
+
+    def source() -> Iterator[Item]:
+        for item in files("a", "b"):
+            assert inside
+            yield item
+
+    shelf.rebuild(source, context=Context)
+    assert (shelf.items(), inside) == (files("a", "b"), [])
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"), [(None, "NoneType"), ("text", "str"), (b"x", "bytes"), ({"a": 1}, "dict"), (5, "int")]
+)
+def test_what_is_no_list_keeps_the_old_one(shelf: Shelf, given: object, kind: str) -> None:
+    shelf.rebuild(files("old"))
+    with pytest.raises(RebuildError, match=f"source of 'files' gave a {kind}, not a list of items"):
+        shelf.rebuild(lambda: given)
+    assert shelf.items() == files("old")
+
+
+@pytest.mark.parametrize("item", [None, "a", 5, ["path"], ("path", "a")], ids=repr)
+def test_an_item_that_is_no_dict_keeps_the_old_list(shelf: Shelf, item: object) -> None:
+    shelf.rebuild(files("old"))
+    with pytest.raises(RebuildError, match=f"source of 'files' gave a {type(item).__name__}; items are dicts"):
+        shelf.rebuild(lambda: [*files("a"), item])
+    assert shelf.items() == files("old")
+
+
+def test_a_source_that_fails_midway_keeps_the_old_list(shelf: Shelf) -> None:
+    shelf.rebuild(files("old"))
+
+    def source() -> Iterator[Item]:
+        yield from files("a", "b")
+        raise OSError("the share is gone")
+
+    with pytest.raises(OSError, match="the share is gone"):
+        shelf.rebuild(source)
+    assert shelf.items() == files("old")
+    assert sorted(path.suffix for path in shelf.folder.iterdir()) == [".data", ".index", ".lock", ".lock"]
+
+
+def test_the_first_of_each_key_wins_and_the_others_are_counted(
+    shelf: Shelf, caplog: pytest.LogCaptureFixture
+) -> None:
+    items = [{"path": "a", "size": 1}, {"path": "b", "size": 2}, {"path": "a", "size": 3}]
+    with caplog.at_level(logging.WARNING, "flask_warmcache"):
+        outcome = shelf.rebuild(items)
+    assert shelf.items() == items[:2]
+    assert outcome.failed == shelf.snapshot().header["failed_items"] == 1
+    assert "warmcache.item_failed: a second item with the key 'a' of 'files'" in caplog.text
+
+
+def test_one_and_its_text_are_two_keys(shelf: Shelf) -> None:
+    shelf.rebuild([{"path": 1}, {"path": "1"}])
+    assert shelf.items() == [{"path": 1}, {"path": "1"}]
+
+
+@pytest.mark.parametrize("item", [{}, {"path": None}, {"path": 1.5}, {"path": True}, {"path": ["a"]}], ids=repr)
+def test_an_item_without_a_fit_key_is_left_out_and_counted(shelf: Shelf, item: Item) -> None:
+    outcome = shelf.rebuild([*files("a"), item, *files("b")])
+    assert shelf.items() == files("a", "b")
+    assert outcome.failed == 1
+
+
+def test_only_the_first_failures_are_logged(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "flask_warmcache"):
+        outcome = shelf.rebuild([*files("a"), *[{} for _ in range(100)]])
+    assert (outcome.failed, caplog.text.count("warmcache.item_failed")) == (100, 5)
+
+
+def test_a_builder_needs_no_key_and_keeps_doubles(shelf: Shelf) -> None:
+    outcome = shelf.rebuild([{"a": 1}, {"a": 1}], kind="builder", key=None)
+    assert shelf.items() == [{"a": 1}, {"a": 1}]
+    again = shelf.rebuild([{"a": 1}], kind="builder", key=None)
+    assert (outcome.enriched, again.enriched, again.reused, again.dropped) == (2, 1, 0, 0)
+
+
+@pytest.mark.parametrize("value", [None, 0, "text", [1, [2]], {"a": {"b": None}}, False], ids=repr)
+def test_a_value_is_any_json(shelf: Shelf, value: object) -> None:
+    shelf.rebuild(lambda: value, kind="value", key=None)
+    assert shelf.items() == [{"value": value}]
+    assert shelf.snapshot().is_value
+
+
+def test_a_value_that_json_cannot_hold_keeps_the_old_one(shelf: Shelf) -> None:
+    shelf.rebuild(lambda: 5, kind="value", key=None)
+    with pytest.raises(RebuildError, match="every one of the 1 items of 'files' failed"):
+        shelf.rebuild(lambda: {1, 2}, kind="value", key=None)
+    assert shelf.items() == [{"value": 5}]
+
+
+def test_a_list_may_be_made_of_another(shelf: Shelf) -> None:
+    shelf.rebuild(files("a", "b"))
+    made = Shelf(shelf.folder, "made")
+    outcome = made.rebuild(
+        source=None, source_list="files", upstream=shelf.snapshot(), enrich=lambda i: {**i, "x": 1}
+    )
+    assert made.items() == [{**item, "x": 1} for item in files("a", "b")]
+    assert outcome.generation > made.snapshot().header["upstream"] == shelf.snapshot().generation

@@ -1,0 +1,126 @@
+"""Filters and orders: computed once, and one odd item does not sink the list."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+
+from flask_warmcache import ViewError
+from flask_warmcache.declare import Item
+from flask_warmcache.rebuild.views import ViewBuilder
+from flask_warmcache.store import format as fmt
+
+from .world import Shelf, breathe, declare
+
+
+def order(shelf: Shelf, values: list[Any], backwards: bool = False, **given: Any) -> list[Any]:
+    """The values as a list sorted by them gives them back."""
+    given.setdefault("sorts", {"value": lambda item: item["value"]})
+    shelf.rebuild([{"path": number, "value": value} for number, value in enumerate(values)], **given)
+    snapshot = shelf.snapshot()
+    positions = snapshot.positions("all", "value", backwards, 0, len(values))
+    return [snapshot.item(position)["value"] for position in positions]
+
+
+def test_equal_keys_keep_source_order_and_reversing_reverses_all(shelf: Shelf) -> None:
+    pairs = [["b", 1], ["a", 1], ["a", 2], ["b", 2]]
+    by_letter = {"value": lambda item: item["value"][0]}
+    assert order(shelf, pairs, sorts=by_letter) == [["a", 1], ["a", 2], ["b", 1], ["b", 2]]
+    assert order(shelf, pairs, backwards=True, sorts=by_letter) == [["b", 2], ["b", 1], ["a", 2], ["a", 1]]
+
+
+def test_keys_of_several_types_are_sorted_by_the_commonest_the_others_last(
+    shelf: Shelf, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "flask_warmcache"):
+        assert order(shelf, [3, None, 1, "x", 2, None]) == [1, 2, 3, None, "x", None]
+    assert "warmcache.view_failed: sort value: keys that are no int on 3 items of 'files'" in caplog.text
+    assert shelf.snapshot().header["view_errors"] == 3
+
+
+def test_whole_and_broken_numbers_are_one_kind(shelf: Shelf) -> None:
+    assert order(shelf, [2.5, 1, 3, 0.5]) == [0.5, 1, 2.5, 3]
+
+
+def test_an_item_whose_sort_fails_comes_last(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "flask_warmcache"):
+        sorts = {"value": lambda item: 10 / item["value"]}
+        assert order(shelf, [1, 0, 5, 0], sorts=sorts) == [5, 1, 0, 0]
+    assert "sort value: ZeroDivisionError on 2 items" in caplog.text
+
+
+def test_a_sort_that_fails_everywhere_leaves_source_order(shelf: Shelf) -> None:
+    assert order(shelf, [3, 1, 2], sorts={"value": lambda item: item["none"]}) == [3, 1, 2]
+
+
+def test_keys_that_cannot_be_compared_at_all_fail_the_rebuild_and_keep_the_list(shelf: Shelf) -> None:
+    order(shelf, [1, 2])
+    with pytest.raises(
+        ViewError, match="Sort 'value' gives keys that cannot be compared .*one type, numbers or text"
+    ):
+        order(shelf, [{}, {}, 1])
+    assert [item["value"] for item in shelf.items()] == [1, 2]
+
+
+def test_an_item_whose_filter_fails_is_left_out_of_it(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
+    items: list[Item] = [
+        {"path": "a", "done": True},
+        {"path": "b"},
+        {"path": "c", "done": 0},
+        {"path": "d", "done": "yes"},
+    ]
+    with caplog.at_level(logging.WARNING, "flask_warmcache"):
+        shelf.rebuild(items, filters={"done": lambda item: item["done"], "open": lambda item: not item["done"]})
+    snapshot = shelf.snapshot()
+    assert list(snapshot.positions("done", "", False, 0, 9)) == [0, 3]
+    assert list(snapshot.positions("open", "", False, 0, 9)) == [2]
+    assert (snapshot.filter_count("done"), snapshot.filter_count("open")) == (2, 1)
+    assert "filter done: KeyError on 1 items" in caplog.text
+
+
+def test_filters_and_sorts_see_what_json_gives_back(shelf: Shelf) -> None:
+    seen: list[Any] = []
+    shelf.rebuild([{"path": "a", "pair": (1, 2)}], filters={"any": lambda item: seen.append(item["pair"])})
+    shelf.rebuild([{"path": "a", "pair": (1, 2)}], filters={"any": lambda item: seen.append(item["pair"])})
+    assert seen == [[1, 2], [1, 2]]
+
+
+def test_views_of_reused_items_are_those_of_fresh_ones(shelf: Shelf) -> None:
+    views: dict[str, Any] = {
+        "filters": {"even": lambda item: item["size"] % 2 == 0},
+        "sorts": {"size": lambda item: -item["size"]},
+        "search": ("path",),
+    }
+    items = [{"path": f"p{number}", "size": number % 7} for number in range(50)]
+    shelf.rebuild(items, **views)
+    fresh = _sections(shelf)
+    outcome = shelf.rebuild(items, **views)
+    assert outcome.reused == 50
+    assert {**_sections(shelf)} == fresh
+
+
+def _sections(shelf: Shelf) -> dict[str, bytes]:
+    index = shelf.index.read_bytes()
+    header, base = fmt.read_header(index, len(index))
+    return {
+        name: index[base + offset : base + offset + length]
+        for name, (offset, length, _) in header["sections"].items()
+    }
+
+
+def test_a_list_without_views_decodes_nothing_that_it_reuses() -> None:
+    builder = ViewBuilder(declare(), breathe)
+    builder.add(None)
+    assert builder.needs_items is False
+    assert builder.sections() == {}
+    assert ViewBuilder(declare(search=("path",)), breathe).needs_items is True
+
+
+def test_a_changed_declaration_changes_the_views_of_unchanged_items(shelf: Shelf) -> None:
+    items = [{"path": "b"}, {"path": "a"}]
+    shelf.rebuild(items)
+    assert not shelf.snapshot().has_view("all", "name")
+    shelf.rebuild(items, sorts={"name": lambda item: item["path"]})
+    assert list(shelf.snapshot().positions("all", "name", False, 0, 9)) == [1, 0]
