@@ -98,6 +98,7 @@ class Job:
         began = time.monotonic()
         token = self._store.invalidation(self._declaration.name)
         started = next_generation(*([self._old.generation] if self._old else []))
+        self._store.sweep_leftovers(self._declaration.name)
         self._progress.begin("source")
         items = read_source(self._declaration, self._upstream, self._tools, self._progress, self._failures)
         writer = self._open_data(started)

@@ -70,7 +70,7 @@ class Progress:
     """Keeps the report of a running rebuild up to date; the builder's thread counts, the keeper beats."""
 
     def __init__(self, write: Callable[[dict[str, Any]], None], before: Report | None) -> None:
-        """:param before: the report of the rebuild before, whose failure is not forgotten until this one is done."""
+        """:param before: the last report, whose failure is not forgotten until this rebuild is done."""
         self._write = write
         self._guard = threading.Lock()  # guards the order of writes: the keeper's beat and the builder's
         self._written_at = 0.0

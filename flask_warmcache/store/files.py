@@ -276,6 +276,19 @@ class FileStore:
 
     # Tidying, for the holder of the rebuild lock
 
+    def sweep_leftovers(self, name: str) -> None:
+        """Remove what killed rebuilds left, before another begins; the caller holds the rebuild lock."""
+        with self.publishing(name):
+            try:
+                published = Snapshot(self.folder, name)
+            except FileNotFoundError:
+                keep = None  # nothing was ever published, so nothing is referred to
+            except (*DAMAGE, OSError):
+                return  # what cannot be read now may be readable to others, and its data theirs
+            else:
+                keep = None if published.is_cold else published.header["data"]["file"]
+            self.sweep(name, keep)
+
     def sweep(self, name: str, keep: str | None) -> None:
         """Remove data files that no index refers to, and drafts of dead writers.
 

@@ -122,10 +122,11 @@ def test_builds_that_are_killed_again_and_again_do_not_fill_the_disk(
         one_list = len(server.get().body)
         after = data_size(place)
         print(
-            f"\na list of {one_list} bytes: {midway} in {files} files with {KILLS} killed builds, {after} at the end"
+            f"\na list of {one_list} bytes, {KILLS} killed builds: {midway} in {files} files, at the end {after}"
         )
         assert after < 3 * one_list + ROOM
         assert midway < 3 * one_list + ROOM, "each killed build leaves its part"
+        assert files <= 3, "each killed build leaves a file"
 
 
 def test_an_invalidation_is_not_lost_when_the_builder_dies_behind_the_rename(place: Place) -> None:

@@ -113,7 +113,7 @@ class Shelf:
         """One rebuild, ready to run."""
         old = self.store.reader(self.name).current()
         tools = Tools(encode, given.get("context", nullcontext), given.get("breathe", breathe))
-        progress = Progress(self.reports.append, 0)
+        progress = Progress(self.reports.append, None)
         return Job(
             declaration,
             self.store,
@@ -128,10 +128,11 @@ class Shelf:
     def rebuild(self, source: Iterable[Item] | Callable[[], Any] = (), **given: Any) -> Outcome:
         """Rebuild from these items, or from what the function gives."""
         runs = {key: given.pop(key) for key in list(given) if key in ("old", "upstream", "context", "breathe")}
-        produce = source if callable(source) else lambda: list(source)
+        if "source_list" not in given:
+            given["source"] = source if callable(source) else lambda: list(source)
         lock = self.lock()
         try:
-            return self.job(lock, declare(self.name, source=produce, **given), **runs).run()
+            return self.job(lock, declare(self.name, **given), **runs).run()
         finally:
             lock.close()
 
