@@ -44,8 +44,8 @@ class PageCache:
             asked.add(mark)
 
     def put(self, key: Any, value: Any, size: int) -> None:
-        """Keep a value of so many bytes, unless it would push out most of the others."""
+        """Keep a value of so many bytes, unless it is larger than the whole cache."""
         size += ENTRY_OVERHEAD
-        if size <= self._size // 2:
+        if size <= self._size:
             with self._guard:
                 self._entries[key] = (value, size)

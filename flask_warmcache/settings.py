@@ -23,7 +23,7 @@ class Settings:
     per_page: int = 100  # items on a page when the request does not say
     max_per_page: int = 500  # the most a request may ask for
     max_all_bytes: int = 8_000_000  # the largest body of per_page=0 or -1, where a list allows it
-    page_cache_bytes: int = 256_000  # finished pages and search results kept by each worker
+    page_cache_bytes: int = 128_000  # finished pages and search results kept by each worker
     search_budget: float = 0.05  # how long one search may run before it answers what it has found
     allow_refresh: bool = True  # whether ?refresh=true asks for a rebuild
     refresh_interval: float = 10.0  # the least time between a snapshot and a ?refresh=true that replaces it

@@ -119,8 +119,11 @@ class Job:
             }
             generation = self._publish(header, sections, writer, token)
         except BaseException:
-            # No map reaches behind the published length, and only the lock's holder appends.
-            if self._lock.still_ours():
+            # No map reaches behind the published length, and only the lock's holder appends. What went wrong
+            # may have done so after the rename, though.
+            if self._lock.still_ours() and self._store.is_unpublished(
+                self._declaration.name, writer.data_id, writer.began
+            ):
                 writer.take_back()
             raise
         finally:
@@ -280,8 +283,12 @@ class Job:
                 },
             }
             publish_index(store.folder, name, header, sections)
-            store.mark_if_invalidated(name, token)
-            store.sweep(name, keep=writer.path.name)
+            try:
+                store.mark_if_invalidated(name, token)
+                store.sweep(name, keep=writer.path.name)
+            except OSError:
+                # It is published.  The keeper compares the token, and the next rebuild sweeps again.
+                log.warning("warmcache.not_tidied: behind the publication of %r", name, exc_info=True)
         return generation
 
 

@@ -250,6 +250,17 @@ class FileStore:
         except (*DAMAGE, OSError):
             return ()
 
+    def is_unpublished(self, name: str, data_id: str, begin: int) -> bool:
+        """Whether for certain no published index refers to this data file from ``begin`` on."""
+        try:
+            published = Snapshot(self.folder, name)
+        except FileNotFoundError:
+            return True
+        except (*DAMAGE, OSError):
+            return False
+        data = published.header["data"]
+        return data is None or data["id"] != data_id or data["length"] <= begin
+
     def publish_cold(self, name: str) -> None:
         """Publish that there is nothing, and drop the items; the caller holds the rebuild lock.
 

@@ -8,8 +8,8 @@ from bisect import bisect_left, bisect_right
 from .format import fold
 from .snapshot import Snapshot
 
-# 1 MB is searched in well under a millisecond, so the budget is kept closely.
-SLICE = 1 << 20
+# Searched in some microseconds, so the budget is kept closely; and malloc keeps such pieces for the next one.
+SLICE = 1 << 16
 LOOK_AT_CLOCK_EVERY = 64
 
 

@@ -20,7 +20,8 @@ from . import format as fmt
 
 Stamp = tuple[int, int, int, int]
 OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
-VERIFY_SLICE = 1 << 20
+# Below the size from which malloc asks the system for each piece, and then keeps more than it needs.
+VERIFY_SLICE = 1 << 16
 # What reading a file that is not what was written can raise, beside errors of the system.
 DAMAGE = (SnapshotError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 # A published index has its generation as its time of modification; ``invalidate`` sets this one.

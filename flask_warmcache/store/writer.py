@@ -7,6 +7,7 @@ leaves at worst an unreferenced file, which the next holder of the rebuild lock 
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import time
@@ -20,6 +21,7 @@ from ..errors import RebuildError
 from . import format as fmt
 from .snapshot import Snapshot, crc_of
 
+log = logging.getLogger("flask_warmcache")
 BUFFER = 1 << 20
 CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 APPEND_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -59,7 +61,7 @@ class DataWriter:
         self.descriptor = descriptor
         self.end = end  # where the next line begins
         self.checksum = checksum  # CRC-32 of everything before it
-        self._began = end
+        self.began = end  # where this rebuild's lines begin
         self.is_new = end == 0  # no index refers to the file yet
         self._pending = bytearray()
 
@@ -110,12 +112,15 @@ class DataWriter:
         os.fsync(self.descriptor)
 
     def take_back(self) -> None:
-        """Drop what was appended, so that a rebuild that failed for lack of room does not keep it."""
+        """Drop what was appended, so that a rebuild that failed for lack of room does not keep it.
+
+        Only for lines that no published index refers to: readers that map them would die.
+        """
         self._pending.clear()
         if self.is_new:
             self.path.unlink(missing_ok=True)
         else:
-            os.ftruncate(self.descriptor, self._began)
+            os.ftruncate(self.descriptor, self.began)
 
     def close(self) -> None:
         """Give the descriptor back; what was not flushed is dropped."""
@@ -170,13 +175,18 @@ def publish_index(folder: Path, name: str, header: Mapping[str, Any], sections: 
     except BaseException:
         draft.unlink(missing_ok=True)
         raise
-    sync_folder(folder)
+    _sync_folder(folder)
 
 
-def sync_folder(folder: Path) -> None:
-    """Make a rename durable."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _sync_folder(folder: Path) -> None:
+    """Make a rename durable; one that is not stays published all the same, so an error is no failure."""
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError:
+        log.warning(
+            "warmcache.not_durable: a snapshot is published, but may not survive a power cut", exc_info=True
+        )

@@ -118,6 +118,15 @@ def invalidate() -> str:
     return "invalidated"
 
 
+def queued() -> float:
+    """How many seconds the threads of this process have stood in line for a processor, as the kernel counts it."""
+    try:
+        lines = [task.joinpath("schedstat").read_text() for task in Path("/proc/self/task").iterdir()]
+    except OSError:  # a thread that has just ended, or a kernel that does not count
+        return 0.0
+    return sum(int(line.split()[1]) for line in lines) / 1e9
+
+
 class Measured:
     """Says in each answer who gave it, when, and how long the app itself took.
 
@@ -129,6 +138,7 @@ class Measured:
         self._wsgi_app = wsgi_app
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        queued_before = queued()
         begin = time.monotonic_ns()
         kept: list[Any] = []
 
@@ -144,6 +154,7 @@ class Measured:
         end = time.monotonic_ns()
         headers = [("X-Pid", f"{os.getpid()}"), ("X-Begin", f"{begin}"), ("X-End", f"{end}")]
         headers.append(("X-App-Time", f"{(end - begin) / 1e9:.6f}"))
+        headers.append(("X-Queued", f"{max(0.0, queued() - queued_before):.6f}"))
         time.sleep(float(environ.get("HTTP_X_LINGER", "0")))
         start_response(kept[0], [*kept[1], *headers])
         return [body]

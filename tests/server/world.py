@@ -88,6 +88,11 @@ class Answer:
         return float(self.headers["X-App-Time"])
 
     @property
+    def own_time(self) -> float:
+        """As ``app_time``, without the time in which other processes had the processors."""
+        return max(0.0, self.app_time - float(self.headers["X-Queued"]))
+
+    @property
     def generation(self) -> int:
         return int(self._said("gen"), 16)
 
@@ -134,8 +139,8 @@ class Place:
     def calls(self, what: str) -> list[Call]:
         """What the app noted under this word, in order."""
         lines = self._calls.read_text().splitlines()
-        words = [line.split() for line in lines]
-        return [Call(word, int(pid), int(at) / 1e9) for word, pid, at in words if word == what]
+        wanted = [line.split() for line in lines if line.startswith(f"{what} ")]
+        return [Call(what, int(pid), int(at) / 1e9) for _, pid, at in wanted]
 
     def builder_at_gate(self, nth: int = 1) -> Call:
         """Wait until the nth build that came to the gate is there."""
@@ -272,11 +277,17 @@ class Server:
 
     def end(self) -> None:
         """End the server and everything it started; nothing is left when this returns."""
-        try:
+        if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
-        self.process.wait(20)
+            self.process.wait(20)
+            return
+        # Its number may be another's by now; what it left behind is known by its environment.
+        for left in psutil.process_iter():
+            try:
+                if left.environ().get("TEST_CALLS") == self.place.env["TEST_CALLS"]:
+                    left.kill()
+            except (psutil.NoSuchProcess, psutil.AccessDenied):
+                pass
 
 
 @contextmanager
