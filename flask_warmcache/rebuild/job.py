@@ -166,13 +166,15 @@ class Job:
         while done < len(items):
             batch_end = time.monotonic() + BATCH_SECONDS
             with self._tools.context():
-                while done < len(items) and time.monotonic() < batch_end:
+                while True:
                     # Nothing refers to the item from here on, so its memory is free for the next.
                     item, items[done] = items[done], {}
                     self._place(item, writer, places, in_place)
                     done += 1
                     self._progress.advance(done)
                     self._tools.breathe()
+                    if done == len(items) or time.monotonic() >= batch_end:
+                        break
         if items and not places.starts:
             raise RebuildError(f"every one of the {len(items)} items of {self._declaration.name!r} failed")
         writer.flush()

@@ -123,8 +123,6 @@ def test_a_value_that_json_cannot_hold_keeps_the_old_one(shelf: Shelf) -> None:
 def test_a_list_may_be_made_of_another(shelf: Shelf) -> None:
     shelf.rebuild(files("a", "b"))
     made = Shelf(shelf.folder, "made")
-    outcome = made.rebuild(
-        source=None, source_list="files", upstream=shelf.snapshot(), enrich=lambda i: {**i, "x": 1}
-    )
+    outcome = made.rebuild(source_list="files", upstream=shelf.snapshot(), enrich=lambda i: {**i, "x": 1})
     assert made.items() == [{**item, "x": 1} for item in files("a", "b")]
     assert outcome.generation > made.snapshot().header["upstream"] == shelf.snapshot().generation
