@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import zlib
 from array import array
 from collections.abc import Mapping, Sequence
@@ -16,13 +17,15 @@ from typing import Any, NamedTuple
 
 from .errors import BadQueryError
 from .page_cache import PageCache
-from .query import NO_DEFAULTS, Defaults, Query, check, parse
+from .query import Defaults, Query, check, parse
 from .rebuild.status import Condition, ListStatus
 from .settings import Settings
 from .store.search import search
 from .store.snapshot import DAMAGE, Snapshot
 
 log = logging.getLogger("flask_warmcache")
+PAGE_FIRST = re.compile(rb"page=([0-9]{1,9})&(.*)\Z", re.DOTALL)
+PARSED_MAX = 256
 
 
 @dataclass(frozen=True)
@@ -73,15 +76,26 @@ class Pager:
         self._head = b'{"%b": [' % plural.encode()
         self._total = f'], "page": %d, "per_page": %d, "total_{plural}": %d, "total_pages": %d'
         self._counts = tuple((name, f', "{name}_count": ') for name in self._declaration.counts)
-        # Two processes with other code may show the same snapshot in another way; their validators differ.
-        self._shape = f"{zlib.crc32(repr((status.declaration.digest, plural, settings)).encode()):x}"
+        self._shapes: dict[Defaults, str] = {}
+        self._parsed: dict[tuple[bytes, Defaults], Query] = {}
 
     def parse(self, raw: bytes, defaults: Defaults) -> Query:
         """The query of a raw query string.
 
         :raises BadQueryError: naming the parameter and what is allowed.
         """
-        return parse(raw, defaults, self._declaration, self._settings)
+        first = PAGE_FIRST.match(raw)
+        if first is None:
+            return parse(raw, defaults, self._declaration, self._settings)
+        # Who turns pages asks the same again with another number: the rest is read once.
+        key = (first[2], defaults)
+        query = self._parsed.get(key)
+        if query is None:
+            query = parse(first[2], defaults, self._declaration, self._settings)
+            if len(self._parsed) >= PARSED_MAX:
+                self._parsed.clear()
+            self._parsed[key] = query
+        return query._replace(page=int(first[1]) or 1)
 
     def check(self, given: Mapping[str, str]) -> Query:
         """The query of these parameters.
@@ -132,9 +146,7 @@ class Pager:
         # An ETag counts for one URL, so generation, state and flag decide; the flag changes it without a new
         # generation, lest a 304 keep an old ``cache_rebuilding`` alive.
         generation = "0" if snapshot is None else snapshot.token
-        etag = f'"{generation}-{condition.state}-{condition.rebuilding:d}-{self._shape}'
-        if defaults != NO_DEFAULTS:
-            etag += f"-{zlib.crc32(repr(defaults).encode()):x}"
+        etag = f'"{generation}-{condition.state}-{condition.rebuilding:d}-{self._shape_of(defaults)}'
         lasting = part.search_complete and whole
         if not lasting:
             etag += f"-{zlib.crc32(data):x}"
@@ -169,6 +181,14 @@ class Pager:
             rebuilding=condition.rebuilding,
             search_complete=part.search_complete,
         )
+
+    def _shape_of(self, defaults: Defaults) -> str:
+        """What differs between two processes, or two views, that show the same snapshot in another way."""
+        shape = self._shapes.get(defaults)
+        if shape is None:
+            told = repr((self._declaration.digest, self._declaration.plural, self._settings, defaults))
+            shape = self._shapes[defaults] = f"{zlib.crc32(told.encode()):x}"
+        return shape
 
     def _note_damage(self, condition: Condition, error: Exception) -> Condition:
         log.error(

@@ -1,0 +1,373 @@
+"""List answers in HTTP: status, headers and validators, and what hooks of the app may do to them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask, Response, session
+from flask.testing import FlaskClient
+
+from flask_warmcache import WarmCache, WarmList
+
+from .world import files, make_app, state_of
+
+
+class Site:
+    """An app that serves one list at /files."""
+
+    def __init__(self, folder: Path, **config: Any) -> None:
+        self.app: Flask = make_app(folder, **config)
+        self.items = files("a", "b", "c")
+        self.builds = 0
+        self.list: WarmList = WarmCache(self.app).warm_list(
+            "files",
+            key="path",
+            unit="file",
+            source=self.source,
+            filters={"short": lambda item: item["size"] < 2},
+            sorts={"name": lambda item: item["path"]},
+            counts=("short",),
+        )
+        self.app.add_url_rule("/files", "files", self.list.response)
+        self.client: FlaskClient = self.app.test_client()
+
+    def source(self) -> list[dict[str, Any]]:
+        self.builds += 1
+        return self.items
+
+    def build(self) -> None:
+        with self.app.app_context():
+            self.list.rebuild_now()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+def test_the_cold_answer_of_the_readme(tmp_path: Path) -> None:
+    app = make_app(tmp_path)
+    listed = WarmCache(app).warm_list(
+        "enriched_file_cache",
+        key="path",
+        unit="file",
+        filters={"unmarked": lambda item: not item["processed"]},
+        counts=("unmarked",),
+        source=list,
+    )
+    app.add_url_rule("/api/files", "files", listed.response)
+    answer = app.test_client().get("/api/files")
+    assert (answer.status_code, answer.content_type) == (200, "application/json")
+    expected = (
+        '{"files": [], "page": 1, "per_page": 100, "total_files": 0, "total_pages": 1, '
+        '"unmarked_count": 0, "cache_rebuilding": true}'
+    )
+    assert answer.text == expected + "\n"
+    assert list(json.loads(answer.text)) == list(json.loads(expected))
+
+
+def test_the_headers_of_a_cold_answer(site: Site) -> None:
+    headers = site.client.get("/files").headers
+    assert headers["X-Warmcache"] == "files; gen=0; state=cold"
+    assert headers["Cache-Status"] == "warmcache; detail=cold"
+    assert headers["Retry-After"] == "2"
+    assert headers["Cache-Control"] == "private, no-cache"
+    assert "Age" not in headers and "ETag" in headers
+
+
+def test_the_headers_of_a_warm_answer(site: Site) -> None:
+    site.build()
+    answer = site.client.get("/files")
+    headers = answer.headers
+    snapshot = state_of(site.app).statuses["files"].reader.current()
+    assert snapshot is not None
+    assert headers["X-Warmcache"] == f"files; gen={snapshot.token}; state=fresh"
+    assert headers["Cache-Status"] in (
+        "warmcache; hit; ttl=300; detail=fresh",
+        "warmcache; hit; ttl=299; detail=fresh",
+    )
+    assert headers["Age"] in ("0", "1")
+    assert int(headers["Content-Length"]) == len(answer.data)
+    assert "Retry-After" not in headers and "Set-Cookie" not in headers and "Vary" not in headers
+
+
+def test_a_stale_answer_says_how_stale(site: Site) -> None:
+    site.build()
+    status = state_of(site.app).statuses["files"]
+    status.ttl = -50.5
+    headers = site.client.get("/files").headers
+    assert headers["Cache-Status"].startswith("warmcache; hit; ttl=-5")
+    assert headers["X-Warmcache"].endswith("state=stale")
+
+
+def test_cache_control_is_the_apps_choice(tmp_path: Path) -> None:
+    site = Site(tmp_path, cache_control="no-store")
+    assert site.client.get("/files").headers["Cache-Control"] == "no-store"
+
+
+# Validators
+
+
+@pytest.mark.parametrize("form", ["{}", "W/{}", '"x", {}', '"x" , W/{} , "y"', "*"])
+def test_who_has_the_answer_gets_304_without_a_body(site: Site, form: str) -> None:
+    site.build()
+    first = site.client.get("/files?page=1")
+    again = site.client.get("/files?page=1", headers={"If-None-Match": form.format(first.headers["ETag"])})
+    assert (again.status_code, again.data) == (304, b"")
+    assert again.headers["ETag"] == first.headers["ETag"]
+    assert again.headers["Cache-Control"] == "private, no-cache"
+    assert "X-Warmcache" in again.headers and "Age" in again.headers
+    assert "Content-Type" not in again.headers and "Content-Length" not in again.headers
+
+
+@pytest.mark.parametrize("tag", ['"x"', 'W/"x"', "", '"', "garbage", '"a", "b"', "x" * 5000])
+def test_who_has_another_answer_gets_this_one(site: Site, tag: str) -> None:
+    site.build()
+    assert site.client.get("/files", headers={"If-None-Match": tag}).status_code == 200
+
+
+def test_a_304_never_keeps_an_old_flag_alive(site: Site) -> None:
+    site.build()
+    tag = site.client.get("/files").headers["ETag"]
+    with site.app.app_context():
+        site.list.invalidate()
+    changed = site.client.get("/files", headers={"If-None-Match": tag})
+    assert changed.status_code == 200
+    assert changed.get_json()["cache_rebuilding"] is True
+    flagged = changed.headers["ETag"]
+    site.build()
+    renewed = site.client.get("/files", headers={"If-None-Match": flagged})
+    assert (renewed.status_code, renewed.get_json()["cache_rebuilding"]) == (200, False)
+
+
+def test_a_cold_answer_can_be_validated_too(site: Site) -> None:
+    tag = site.client.get("/files").headers["ETag"]
+    assert site.client.get("/files", headers={"If-None-Match": tag}).status_code == 304
+    site.build()
+    assert site.client.get("/files", headers={"If-None-Match": tag}).status_code == 200
+
+
+# Refusals
+
+
+@pytest.mark.parametrize(
+    ("query", "parameter", "allowed"),
+    [
+        ("filter=none", "filter", ["all", "short"]),
+        ("sort=size", "sort", ["name", "-name"]),
+        ("search=x", "search", []),
+        ("page=x", "page", None),
+        ("per_page=0", "per_page", None),
+        ("refresh=perhaps", "refresh", ["true", "false"]),
+    ],
+)
+def test_a_wrong_parameter_is_a_400_that_names_what_is_allowed(
+    site: Site, query: str, parameter: str, allowed: list[str] | None
+) -> None:
+    site.build()
+    answer = site.client.get(f"/files?{query}")
+    body = answer.get_json()
+    assert (answer.status_code, answer.headers["Cache-Control"]) == (400, "no-store")
+    assert (body["parameter"], body.get("allowed")) == (parameter, allowed)
+    assert parameter in body["error"] or parameter == "search"
+
+
+def test_a_refused_request_changes_nothing(site: Site) -> None:
+    site.build()
+    state_of(site.app).settings.__dict__["refresh_interval"] = 0.0
+    before = {path.name: path.stat() for path in state_of(site.app).store.folder.iterdir()}
+    assert site.client.get("/files?refresh=true&filter=none").status_code == 400
+    assert site.client.get("/files?refresh=true&refresh=x&page=x").status_code == 400
+    after = {path.name: path.stat() for path in state_of(site.app).store.folder.iterdir()}
+    assert {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in after.items()} == {
+        name: (stat.st_ino, stat.st_mtime_ns) for name, stat in before.items()
+    }
+    assert site.client.get("/files").get_json()["cache_rebuilding"] is False
+
+
+def test_what_was_asked_is_not_repeated_in_a_refusal(site: Site) -> None:
+    assert "<script>" not in site.client.get("/files?filter=<script>").text
+
+
+# Refresh
+
+
+def test_refresh_asks_for_a_rebuild_once(tmp_path: Path) -> None:
+    site = Site(tmp_path, refresh_interval=0)
+    site.build()
+    index = state_of(site.app).store.folder / "files.index"
+    assert site.client.get("/files?refresh=true").get_json()["cache_rebuilding"] is True
+    marked = index.stat()
+    assert marked.st_mtime_ns == 0
+    for _ in range(5):
+        assert site.client.get("/files?refresh=1").get_json()["cache_rebuilding"] is True
+    assert index.stat().st_ctime_ns == marked.st_ctime_ns  # joined: nothing was written again
+    state_of(site.app).keeper.tick()
+
+
+def test_a_new_list_is_not_refreshed_again_at_once(tmp_path: Path) -> None:
+    site = Site(tmp_path, refresh_interval=1000)
+    site.build()
+    assert site.client.get("/files?refresh=true").get_json()["cache_rebuilding"] is False
+
+
+def test_refresh_can_be_switched_off(tmp_path: Path) -> None:
+    site = Site(tmp_path, refresh_interval=0, allow_refresh=False)
+    site.build()
+    answer = site.client.get("/files?refresh=true")
+    assert (answer.status_code, answer.get_json()["cache_rebuilding"]) == (200, False)
+
+
+def test_refresh_of_a_cold_list_is_what_happens_anyway(site: Site) -> None:
+    assert site.client.get("/files?refresh=true").get_json()["cache_rebuilding"] is True
+    assert not state_of(site.app).store.folder.exists()
+
+
+def test_refresh_false_asks_for_nothing(tmp_path: Path) -> None:
+    site = Site(tmp_path, refresh_interval=0)
+    site.build()
+    for no in ("false", "0", "no", ""):
+        assert site.client.get(f"/files?refresh={no}").get_json()["cache_rebuilding"] is False
+
+
+def test_a_refresh_that_cannot_be_written_leaves_the_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = Site(tmp_path, refresh_interval=0)
+    site.build()
+
+    def read_only(*given: Any, **named: Any) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("os.utime", read_only)
+    answer = site.client.get("/files?refresh=true")
+    assert (answer.status_code, answer.get_json()["files"]) == (200, site.items)
+
+
+# Beside the rest of the app
+
+
+def test_the_session_is_left_alone(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.app.secret_key = "x"
+    site.app.permanent_session_lifetime = 3600  # type: ignore[assignment]
+
+    @site.app.get("/login")
+    def login() -> str:
+        session.permanent = True
+        session["user"] = 1
+        return ""
+
+    assert "Set-Cookie" in site.client.get("/login").headers
+    site.build()
+    for path in ("/files", "/files?refresh=true", "/files?page=x", "/api/cache/stats", "/api/cache/stats/files"):
+        headers = site.client.get(path).headers
+        # A permanent session is sent again with each answer; ours only where nobody looked into it.
+        assert "Vary" not in headers or "Cookie" in headers["Vary"]
+    fresh = site.app.test_client()
+    for path in ("/files", "/api/cache/stats"):
+        headers = fresh.get(path).headers
+        assert "Set-Cookie" not in headers and "Vary" not in headers
+
+
+@pytest.mark.parametrize("warm", [False, True])
+def test_hooks_may_change_the_answer(site: Site, warm: bool) -> None:
+    if warm:
+        site.build()
+    changes: list[Callable[[Response], Response]] = []
+    site.app.after_request(lambda response: changes[-1](response))
+
+    def shorter(response: Response) -> Response:
+        response.set_data(b"{}")
+        response.headers["X-Own"] = "1"
+        response.headers.add("X-Own", "2")
+        del response.headers["Age" if warm else "Retry-After"]
+        response.set_cookie("a", "b")
+        return response
+
+    def elsewhere(response: Response) -> Response:
+        response.status_code = 302
+        response.location = "/other"
+        return response
+
+    def gone(response: Response) -> Response:
+        response.status_code = 204
+        return response
+
+    def read(response: Response) -> Response:
+        response.headers["X-Total"] = str(response.get_json()["total_files"])
+        response.vary.add("Cookie")
+        response.cache_control.max_age = 5
+        return response
+
+    changes.append(shorter)
+    answer = site.client.get("/files")
+    assert (answer.data, answer.headers["Content-Length"]) == (b"{}", "2")
+    assert answer.headers.getlist("X-Own") == ["1", "2"]
+    assert "Set-Cookie" in answer.headers and "Age" not in answer.headers
+    changes.append(elsewhere)
+    answer = site.client.get("/files")
+    assert (answer.status_code, answer.headers["Location"]) == (302, "/other")
+    changes.append(gone)
+    assert "Content-Length" not in site.client.get("/files").headers
+    changes.append(read)
+    headers = site.client.get("/files").headers
+    assert (headers["X-Total"], headers["Vary"]) == ("3" if warm else "0", "Cookie")
+    assert "max-age=5" in headers["Cache-Control"]
+    changes.append(lambda response: response)
+    # No change of one answer reaches the next: the bytes are kept, the headers are not.
+    assert site.client.get("/files").headers["Cache-Control"] == "private, no-cache"
+
+
+def test_a_head_request_has_the_headers_and_no_body(site: Site) -> None:
+    site.build()
+    head, full = site.client.head("/files"), site.client.get("/files")
+    assert (head.data, head.status_code) == (b"", 200)
+    assert head.headers["Content-Length"] == str(len(full.data))
+
+
+def test_a_response_class_of_the_apps_own_is_kept(tmp_path: Path) -> None:
+    class Own(Response):
+        pass
+
+    site = Site(tmp_path)
+    site.app.response_class = Own
+    with site.app.test_request_context("/files"):
+        assert isinstance(site.list.response(), Own)
+
+
+def test_a_fresh_worker_answers_without_parsing_or_encoding_an_item(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.build()
+    worker = Site(state_of(site.app).store.folder.parent)
+    state_of(worker.app)
+    warm_up = worker.client.get("/files?page=9")  # maps the snapshot, whose header is JSON
+    assert warm_up.status_code == 200
+
+    def forbidden(*given: Any, **named: Any) -> None:
+        raise AssertionError("an item was parsed or encoded")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(json, "loads", forbidden)
+        patched.setattr(json, "dumps", forbidden)
+        patched.setattr(json.JSONDecoder, "decode", forbidden)
+        answers = [worker.client.get(f"/files?{query}") for query in ("", "sort=-name", "filter=short&page=2")]
+        data = [(answer.status_code, answer.data) for answer in answers]
+    assert [code for code, _ in data] == [200] * 3
+    assert json.loads(data[0][1])["files"] == site.items
+    assert worker.builds == 0
+
+
+def test_the_view_gives_defaults_and_the_request_overrides_them(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.build()
+    site.app.add_url_rule("/two", "two", lambda: site.list.response(per_page=2, filter="short", sort="-name"))
+    answer = site.client.get("/two").get_json()
+    assert (answer["per_page"], [item["path"] for item in answer["files"]]) == (2, ["c", "b"])
+    answer = site.client.get("/two?per_page=1&sort=name").get_json()
+    assert (answer["per_page"], [item["path"] for item in answer["files"]]) == (1, ["a"])

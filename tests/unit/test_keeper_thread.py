@@ -1,0 +1,213 @@
+"""The keeper's thread: there when it is needed, replaced when it is gone, and no request depends on it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from pathlib import Path
+
+import pytest
+
+from flask_warmcache import WarmCache, state
+from flask_warmcache.rebuild.keeper import Keeper
+from flask_warmcache.state import start_keepers
+
+from .world import files, make_app, run_python, state_of, stop, until
+
+pytestmark = pytest.mark.usefixtures("live")
+
+
+def keepers() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name == "warmcache-keeper"]
+
+
+def test_the_first_request_starts_one_keeper_and_the_list_gets_warm(tmp_path: Path) -> None:
+    app = make_app(tmp_path)
+    listed = WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
+    app.add_url_rule("/files", "files", listed.response)
+    client = app.test_client()
+    assert keepers() == []
+    assert client.get("/files").get_json()["cache_rebuilding"] is True
+    (keeper,) = keepers()
+    assert keeper.daemon
+    assert until(lambda: client.get("/files").get_json()["cache_rebuilding"] is False)
+    assert client.get("/files").get_json()["items"] == files("a")
+    assert keepers() == [keeper]
+
+
+def test_many_first_requests_at_once_start_one_keeper(tmp_path: Path) -> None:
+    app = make_app(tmp_path)
+    builds: list[int] = []
+
+    def source() -> list[dict[str, object]]:
+        builds.append(1)
+        return files("a")
+
+    listed = WarmCache(app).warm_list("files", key="path", source=source)
+    app.add_url_rule("/files", "files", listed.response)
+    barrier = threading.Barrier(16)
+    answers: list[int] = []
+
+    def ask() -> None:
+        barrier.wait()
+        answers.append(app.test_client().get("/files").status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers == [200] * 16
+    assert len(keepers()) == 1
+    assert until(lambda: state_of(app).statuses["files"].condition().state == "fresh")
+    assert len(builds) == 1
+
+
+def test_a_dead_keeper_is_replaced_by_the_next_request(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    app = make_app(tmp_path)
+    WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
+    client = app.test_client()
+    client.get("/nowhere")
+    keeper = state_of(app).keeper
+    stop(keeper)
+    assert keepers() == []
+    with caplog.at_level(logging.ERROR, "flask_warmcache"):
+        client.get("/nowhere")
+    assert len(keepers()) == 1
+    assert "warmcache.keeper_died" in caplog.text
+    assert until(lambda: state_of(app).statuses["files"].condition().state == "fresh")
+
+
+def test_a_keeper_survives_any_error_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_app(tmp_path)
+    WarmCache(app)
+    keeper = state_of(app).keeper
+    looks: list[int] = []
+
+    def fails(self: Keeper) -> None:
+        looks.append(1)
+        raise ValueError("unforeseen")
+
+    monkeypatch.setattr(Keeper, "tick", fails)
+    app.test_client().get("/nowhere")
+
+    def woken() -> bool:
+        keeper.wake()
+        return len(looks) >= 3
+
+    assert until(woken)
+    assert "warmcache.keeper_error: the keeper goes on" in caplog.text
+    assert len(keepers()) == 1
+
+
+def test_a_request_survives_that_no_thread_can_be_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = make_app(tmp_path)
+    listed = WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
+    app.add_url_rule("/files", "files", listed.response)
+    client = app.test_client()
+
+    def none_left(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", none_left)
+        assert client.get("/files").status_code == 200
+    assert "warmcache.keeper_not_started" in caplog.text
+    assert client.get("/files").status_code == 200
+    assert len(keepers()) == 1
+
+
+def test_a_read_that_finds_the_list_due_wakes_the_keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # A minute between two looks: what happens sooner was not the clock's doing.
+    monkeypatch.setattr("flask_warmcache.rebuild.keeper.LOOK_EVERY", 60.0)
+    app = make_app(tmp_path)
+    listed = WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
+    with app.app_context():
+        listed.get()
+        assert until(lambda: listed.get().state == "fresh", 10)
+        before = listed.get().generation
+        listed.invalidate()
+        assert until(lambda: listed.get().generation != before, 10)
+
+
+def test_a_servers_hook_starts_the_keeper_of_every_app(tmp_path: Path) -> None:
+    apps = [make_app(tmp_path / which) for which in ("a", "b")]
+    for app in apps:
+        WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
+    start_keepers()
+    assert len(keepers()) == 2
+    assert until(lambda: [state_of(app).statuses["files"].condition().state for app in apps] == ["fresh"] * 2)
+
+
+def test_a_switched_off_cache_has_no_keeper(tmp_path: Path) -> None:
+    app = make_app(tmp_path, enabled=False)
+    WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
+    app.test_client().get("/nowhere")
+    start_keepers()
+    assert keepers() == []
+
+
+FORK = """
+import os, sys, time, threading, warnings
+warnings.simplefilter("ignore", DeprecationWarning)  # 3.12: a fork beside threads, which is what is tried here
+from flask import Flask
+from flask_warmcache import WarmCache
+app = Flask("shop")
+app.config["WARMCACHE_DIR"] = sys.argv[1]
+warmcache = WarmCache(app)
+items = [{"path": "a"}]
+listed = warmcache.warm_list("files", key="path", source=lambda: list(items))
+app.add_url_rule("/files", "files", listed.response)
+client = app.test_client()
+
+def warm(names):
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        answer = client.get("/files").get_json()
+        if not answer["cache_rebuilding"] and [item["path"] for item in answer["items"]] == names:
+            return True
+        time.sleep(0.01)
+
+assert warm(["a"])
+state = app.extensions["warmcache"]
+status = state.statuses["files"]
+# Locks as they are when the fork falls into another thread's critical section.
+state.keeper._guard.acquire(); state.cache._guard.acquire(); status.reader._exchange.acquire()
+child = os.fork()
+if child == 0:
+    assert [thread.name for thread in threading.enumerate()] == ["MainThread"]
+    items.append({"path": "b"})
+    with app.app_context():
+        listed.invalidate()
+    os._exit(0 if warm(["a", "b"]) else 1)
+state.keeper._guard.release(); state.cache._guard.release(); status.reader._exchange.release()
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), warm(["a", "b"]))
+"""
+
+
+def test_a_forked_child_starts_a_keeper_of_its_own(tmp_path: Path) -> None:
+    done = run_python(FORK, tmp_path / "cache")
+    assert (done.stdout, done.stderr) == ("0 True\n", "")
+
+
+def test_what_a_fork_resets_is_usable_at_once(tmp_path: Path) -> None:
+    app = make_app(tmp_path)
+    listed = WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
+    opened = state_of(app)
+    with opened.keeper._guard, opened.cache._guard, opened._opening:
+        stop(opened.keeper)
+        state._after_fork()
+        with app.app_context():
+            assert until(lambda: listed.get().state == "fresh")
+
+
+def test_an_unopened_app_can_be_forked(tmp_path: Path) -> None:
+    app = make_app(tmp_path)
+    listed = WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
+    state._after_fork()
+    with app.app_context():
+        assert until(lambda: listed.get().state == "fresh")

@@ -1,0 +1,297 @@
+"""Reading lists and values in a view: sequences, look-ups, pages, and what JSON gives back."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import json
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.json.provider import DefaultJSONProvider
+
+from flask_warmcache import BadQueryError, DeclarationError, WarmCache, WarmList
+from flask_warmcache.state import encoder
+from flask_warmcache.store import format as fmt
+
+from .world import files, make_app, state_of
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Flask:
+    return make_app(tmp_path)
+
+
+@pytest.fixture
+def five(app: Flask) -> WarmList:
+    """A list of five, built, in whose app the test runs."""
+    listed = WarmCache(app).warm_list(
+        "files",
+        key="path",
+        source=lambda: files(*"abcde"),
+        filters={"late": lambda item: item["path"] > "b"},
+        sorts={"name": lambda item: item["path"]},
+        search=("path",),
+        counts=("late",),
+        allow_all=True,
+    )
+    with app.app_context():
+        listed.rebuild_now()
+    return listed
+
+
+def test_get_is_a_sequence(app: Flask, five: WarmList) -> None:
+    with app.app_context():
+        items = five.get()
+        plain = files(*"abcde")
+        assert isinstance(items, Sequence)
+        assert (len(items), bool(items), list(items), list(reversed(items))) == (5, True, plain, plain[::-1])
+        for index in range(-5, 5):
+            assert items[index] == plain[index]
+        for index in (5, -6, 10**20):
+            with pytest.raises(IndexError):
+                items[index]
+        with pytest.raises(TypeError):
+            items["a"]  # type: ignore[call-overload]
+        for part in (slice(1, 3), slice(None, None, -1), slice(-2, None), slice(10, 20), slice(4, 0, -2)):
+            assert items[part] == plain[part]
+        assert plain[2] in items and {"path": "z"} not in items
+        assert (items.index(plain[3]), items.count(plain[0])) == (3, 1)
+        assert repr(items) == "<Items 5, fresh>"
+        with pytest.raises(TypeError):
+            items[0] = {}  # type: ignore[index]
+
+
+def test_get_tells_how_the_list_is(app: Flask, five: WarmList) -> None:
+    with app.app_context():
+        items = five.get()
+        assert (items.state, items.complete, items.rebuilding) == ("fresh", True, False)
+        assert items.generation is not None and 0 <= items.age < 60
+        five.invalidate()
+        later = five.get()
+        assert (later.state, later.rebuilding, later.generation) == ("stale", True, items.generation)
+        assert (items.state, items.rebuilding) == ("fresh", False)  # one snapshot, as it was
+
+
+def test_a_cold_list_is_an_empty_sequence(app: Flask) -> None:
+    listed = WarmCache(app).warm_list("files", key="path", source=list)
+    with app.app_context():
+        items = listed.get()
+        assert (len(items), list(items), items[:5], bool(items)) == (0, [], [], False)
+        assert (items.state, items.generation, items.complete, items.rebuilding) == ("cold", None, False, True)
+        with pytest.raises(IndexError):
+            items[0]
+        assert listed.find("a") is None
+
+
+def test_items_that_were_got_stay_as_they_are(app: Flask, five: WarmList) -> None:
+    with app.app_context():
+        items = five.get()
+        items[0]["path"] = "changed"
+        assert items[0]["path"] == "a"
+        five.rebuild_now()
+        state_of(app).store.publish_cold("files")
+        assert list(items) == files(*"abcde")
+        assert list(five.get()) == []
+
+
+def test_find_gives_the_item_or_none(app: Flask, five: WarmList) -> None:
+    with app.app_context():
+        assert five.find("c") == files("c")[0]
+        assert five.find("z") is None
+        assert five.find(1) is None
+        with pytest.raises(TypeError, match="a key is text or a whole number"):
+            five.find(1.5)  # type: ignore[arg-type]
+
+
+def test_find_tells_numbers_from_text(app: Flask) -> None:
+    listed = WarmCache(app).builder("things", key="id")(lambda: [{"id": 1}, {"id": "2"}])
+    things = app.extensions["warmcache"]
+    with app.app_context():
+        found = state_of(app)
+        assert things is found and listed is not None
+        found.keeper.rebuild_now("things")
+        pager = found.statuses["things"].reader.current()
+        assert pager is not None
+        assert [pager.find(key, "id") for key in (1, "1", 2, "2")] == [0, None, None, 1]
+
+
+def test_find_tells_keys_of_one_hash_apart(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fmt, "key_hash", lambda key: 5)
+    listed = WarmCache(app).warm_list("files", key="path", source=lambda: files(*"cab"))
+    with app.app_context():
+        listed.rebuild_now()
+        assert [listed.find(key) for key in "abc"] == files(*"abc")
+        assert listed.find("d") is None
+
+
+def test_find_needs_a_key(app: Flask) -> None:
+    warmcache = WarmCache(app)
+    warmcache.builder("products")(list)
+    with app.app_context(), pytest.raises(DeclarationError, match="'products' has no key="):
+        warmcache["products"].find("a")
+
+
+def test_page_decodes_one_page(app: Flask, five: WarmList) -> None:
+    with app.app_context():
+        page = five.page(page=2, per_page=2, filter="late", sort="-name", search="")
+        assert (page.items, page.page, page.total, page.total_pages) == (files("c"), 2, 3, 2)
+        assert page.counts == {"late": 3}
+        assert five.page(search="D").items == files("d")
+        assert len(five.page(per_page=0).items) == 5
+        assert five.page(page=-1).page == 1
+        for wrong in ({"filter": "none"}, {"sort": "none"}, {"per_page": -2}, {"search": "x" * 101}):
+            with pytest.raises(BadQueryError):
+                five.page(**wrong)  # type: ignore[arg-type]
+
+
+def test_answering_outside_a_request_says_so(app: Flask, five: WarmList) -> None:
+    with app.app_context(), pytest.raises(RuntimeError, match="request context"):
+        five.response()
+
+
+# Values
+
+
+def test_a_value_is_cold_then_warm(app: Flask) -> None:
+    warmcache = WarmCache(app)
+    calls: list[int] = []
+
+    @warmcache.value("dashboard", ttl=60, cold={"total": None})
+    def dashboard() -> dict[str, Any]:
+        calls.append(1)
+        return {"total": len(calls), "list": [1, "a", None]}
+
+    app.add_url_rule("/dashboard", "dashboard", warmcache["dashboard"].response)
+    client = app.test_client()
+    with app.app_context():
+        assert warmcache["dashboard"].get() == {"total": None}
+        cold = client.get("/dashboard")
+        assert cold.text == '{"value": {"total": null}, "cache_rebuilding": true}\n'
+        assert (cold.headers["Retry-After"], cold.headers["X-Warmcache"]) == ("2", "dashboard; gen=0; state=cold")
+        warmcache["dashboard"].rebuild_now()
+        assert warmcache["dashboard"].get() == {"total": 1, "list": [1, "a", None]}
+        warm = client.get("/dashboard")
+        assert warm.get_json() == {"value": {"total": 1, "list": [1, "a", None]}, "cache_rebuilding": False}
+        assert client.get("/dashboard", headers={"If-None-Match": warm.headers["ETag"]}).status_code == 304
+        warmcache["dashboard"].invalidate()
+        stale = client.get("/dashboard", headers={"If-None-Match": warm.headers["ETag"]})
+        assert (stale.status_code, stale.get_json()["cache_rebuilding"]) == (200, True)
+        assert len(calls) == 1
+
+
+@pytest.mark.parametrize("value", [None, 0, "}", "ä", [], {}, {"value": 1}, ' "} '], ids=repr)
+def test_any_value_is_answered_as_it_is(app: Flask, value: object) -> None:
+    warmcache = WarmCache(app)
+    warmcache.value("one", cold=value)(lambda: value)
+    app.add_url_rule("/one", "one", warmcache["one"].response)
+    assert app.test_client().get("/one").get_json() == {"value": value, "cache_rebuilding": True}
+    with app.app_context():
+        warmcache["one"].rebuild_now()
+        assert warmcache["one"].get() == value
+    assert app.test_client().get("/one").get_json() == {"value": value, "cache_rebuilding": False}
+
+
+def test_a_damaged_value_is_cold_and_rebuilt(app: Flask) -> None:
+    warmcache = WarmCache(app)
+    warmcache.value("one", cold="cold")(lambda: "warm")
+    app.add_url_rule("/one", "one", warmcache["one"].response)
+    with app.app_context():
+        for place, where in ((-1, "end"), (-4, "inside")):
+            warmcache["one"].rebuild_now()
+            assert warmcache["one"].get() == "warm", where
+            (data,) = state_of(app).store.folder.glob("one.*.data")
+            content = bytearray(data.read_bytes())
+            content[place] ^= 0x20
+            data.write_bytes(content)
+            assert warmcache["one"].get() in ("cold", "wa" + chr(ord("r") ^ 0x20) + "m", "warM")
+            answer = app.test_client().get("/one")
+            assert answer.status_code == 200
+            state_of(app).statuses["one"].note_damage(state_of(app).statuses["one"].reader.current())  # type: ignore[arg-type]
+            assert app.test_client().get("/one").get_json()["cache_rebuilding"] is True
+
+
+def test_another_kind_under_the_same_name_is_cold(tmp_path: Path) -> None:
+    app = make_app(tmp_path)
+    listed = WarmCache(app).warm_list("thing", key="path", source=lambda: files("a"))
+    with app.app_context():
+        listed.rebuild_now()
+    after_the_deploy = make_app(tmp_path)
+    warmcache = WarmCache(after_the_deploy)
+    warmcache.value("thing", cold=5)(lambda: 6)
+    with after_the_deploy.app_context():
+        assert warmcache["thing"].get() == 5
+        warmcache["thing"].rebuild_now()
+        assert warmcache["thing"].get() == 6
+    with app.app_context():
+        assert list(listed.get()) == []
+
+
+# What JSON gives back
+
+
+def test_items_are_encoded_by_the_apps_own_json(app: Flask) -> None:
+    moment = datetime.datetime(2024, 5, 1, 12, 0, tzinfo=datetime.timezone.utc)
+    item = {
+        "id": 1,
+        "date": datetime.date(2024, 5, 1),
+        "moment": moment,
+        "price": decimal.Decimal("9.90"),
+        "uuid": uuid.UUID(int=5),
+        "tuple": (1, 2),
+        "text": "ä \u2028 \U0001f600 \udcff tab\t line\n",
+    }
+    listed = WarmCache(app).warm_list("things", key="id", source=lambda: [item])
+    with app.app_context():
+        listed.rebuild_now()
+        assert dict(listed.get()[0]) == json.loads(app.json.dumps(item))
+        assert listed.get()[0]["price"] == "9.90"
+        assert listed.get()[0]["text"] == item["text"]
+
+
+def test_a_provider_that_indents_is_kept_to_one_line(app: Flask) -> None:
+    class Indenting(DefaultJSONProvider):
+        def dumps(self, obj: Any, **kwargs: Any) -> str:
+            return json.dumps(obj, indent="\t")
+
+    app.json = Indenting(app)
+    listed = WarmCache(app).warm_list("things", key="id", source=lambda: [{"id": 1, "deep": {"x": [1, 2]}}])
+    with app.app_context():
+        listed.rebuild_now()
+        assert list(listed.get()) == [{"id": 1, "deep": {"x": [1, 2]}}]
+    assert encoder(app)({"a": [1]}) == b'{"a":[1]}'
+
+
+def test_any_provider_will_do(app: Flask) -> None:
+    class Own:
+        def dumps(self, value: Any) -> str:
+            return json.dumps(value, default=lambda other: f"<{type(other).__name__}>")
+
+    app.json = Own()  # type: ignore[assignment]
+    assert encoder(app)({"a": {1}}) == b'{"a": "<set>"}'
+
+
+def test_two_apps_with_one_warmcache_find_their_own_items(tmp_path: Path) -> None:
+    warmcache = WarmCache()
+    listed = warmcache.warm_list("files", key="path")
+    apps = [make_app(tmp_path / which) for which in "ab"]
+    for one in apps:
+        warmcache.init_app(one)
+
+    @listed.source
+    def scan() -> list[dict[str, Any]]:
+        from flask import current_app
+
+        return files(Path(current_app.instance_path).parent.name)
+
+    for one in apps:
+        with one.app_context():
+            listed.rebuild_now()
+    for one, name in zip(apps, "ab", strict=True):
+        with one.app_context():
+            assert listed.find(name) == files(name)[0]
+            assert len(listed.get()) == 1

@@ -1,0 +1,264 @@
+"""Pages: exact keys in their order, clamped, and made of bytes that nobody parsed."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from flask_warmcache import BadQueryError
+from flask_warmcache.declare import Item
+from flask_warmcache.page_cache import ENTRY_OVERHEAD, PageCache
+from flask_warmcache.query import NO_DEFAULTS
+from flask_warmcache.store.search import search
+
+from .world import Shelf, declare, files
+
+MARKS: dict[str, Any] = {
+    "filters": {"unmarked": lambda item: item["size"] < 2},
+    "sorts": {"name": lambda item: item["path"]},
+    "search": ("path",),
+    "counts": ("unmarked",),
+}
+
+
+def numbered(count: int) -> list[Item]:
+    return [{"path": f"p{number:04}", "size": number % 3} for number in range(count)]
+
+
+def body_of(shelf: Shelf, query: bytes = b"", **declared: Any) -> bytes:
+    pager = shelf.pager(declare(**declared))
+    return pager.body(pager.status.condition(), query, NO_DEFAULTS).data
+
+
+def test_the_cold_answer_is_exactly_this(shelf: Shelf) -> None:
+    assert body_of(shelf, **MARKS) == (
+        b'{"files": [], "page": 1, "per_page": 100, "total_files": 0, "total_pages": 1, '
+        b'"unmarked_count": 0, "cache_rebuilding": true}\n'
+    )
+
+
+def test_the_warm_answer_has_the_same_keys_in_the_same_order(shelf: Shelf) -> None:
+    shelf.rebuild(numbered(7), **MARKS)
+    answer = json.loads(body_of(shelf, b"page=2&per_page=3", **MARKS))
+    assert list(answer.items()) == [
+        ("files", numbered(7)[3:6]),
+        ("page", 2),
+        ("per_page", 3),
+        ("total_files", 7),
+        ("total_pages", 3),
+        ("unmarked_count", 5),
+        ("cache_rebuilding", False),
+    ]
+
+
+def test_the_unit_names_the_keys(shelf: Shelf) -> None:
+    shelf.rebuild(files("a"))
+    assert list(json.loads(body_of(shelf, unit="entry")))[:4] == ["entries", "page", "per_page", "total_entries"]
+
+
+def test_pages_beyond_the_ends_are_clamped(shelf: Shelf) -> None:
+    shelf.rebuild(numbered(5), **MARKS)
+    pager = shelf.pager(declare(**MARKS))
+    for query, page, paths in (
+        ("page=99&per_page=2", 3, ["p0004"]),
+        ("page=999999999999999999999&per_page=2", 3, ["p0004"]),
+        ("page=0&per_page=2", 1, ["p0000", "p0001"]),
+        ("page=-3&per_page=2", 1, ["p0000", "p0001"]),
+        ("page=3&per_page=5", 1, [f"p000{number}" for number in range(5)]),
+    ):
+        answer = shelf.ask(pager, query)
+        assert (answer["page"], [item["path"] for item in answer["files"]]) == (page, paths)
+
+
+def test_an_empty_list_has_one_page(shelf: Shelf) -> None:
+    shelf.rebuild([], **MARKS)
+    answer = shelf.ask(shelf.pager(declare(**MARKS)), "page=5&filter=unmarked&sort=-name&search=x")
+    assert (answer["files"], answer["page"], answer["total_files"], answer["total_pages"]) == ([], 1, 0, 1)
+
+
+def test_all_at_once_where_the_list_allows_it(shelf: Shelf) -> None:
+    shelf.rebuild(numbered(1000), **MARKS)
+    pager = shelf.pager(declare(**MARKS, allow_all=True))
+    for all_of_it in ("0", "-1"):
+        answer = shelf.ask(pager, f"per_page={all_of_it}&page=3")
+        assert (len(answer["files"]), answer["page"], answer["per_page"], answer["total_pages"]) == (
+            1000,
+            1,
+            1000,
+            1,
+        )
+    answer = shelf.ask(pager, "per_page=0&filter=unmarked&sort=-name")
+    assert (len(answer["files"]), answer["per_page"]) == (667, 667)
+
+
+def test_all_at_once_is_bounded_in_bytes(shelf: Shelf) -> None:
+    shelf.rebuild(numbered(1000), **MARKS)
+    size = shelf.snapshot().size_of(range(1000))
+    for limit, refused in ((size, False), (size - 1, True)):
+        pager = shelf.pager(declare(**MARKS, allow_all=True), max_all_bytes=limit)
+        if refused:
+            with pytest.raises(BadQueryError, match="All 1000 files at once are too large .* of at most 500"):
+                shelf.ask(pager, "per_page=0")
+        else:
+            assert len(shelf.ask(pager, "per_page=0")["files"]) == 1000
+    assert len(shelf.ask(pager, "per_page=500")["files"]) == 500
+
+
+def test_all_of_a_cold_list_is_nothing(shelf: Shelf) -> None:
+    answer = shelf.ask(shelf.pager(declare(allow_all=True)), "per_page=0")
+    assert (answer["files"], answer["total_pages"], answer["cache_rebuilding"]) == ([], 1, True)
+
+
+def test_a_view_that_the_snapshot_lacks_is_cold_and_asks_for_a_rebuild(shelf: Shelf) -> None:
+    shelf.rebuild(numbered(3))  # an older deploy, without views
+    pager = shelf.pager(declare(**MARKS))
+    for query in ("sort=name", "filter=unmarked", "search=p", "sort=-name&search=p"):
+        answer = shelf.ask(pager, query)
+        assert (answer["files"], answer["total_files"], answer["cache_rebuilding"]) == ([], 0, True)
+    answer = shelf.ask(pager)
+    assert (len(answer["files"]), answer["unmarked_count"], answer["cache_rebuilding"]) == (3, 0, True)
+
+
+def test_a_page_for_views_of_their_own_shape_is_decoded(shelf: Shelf) -> None:
+    shelf.rebuild(numbered(5), **MARKS)
+    pager = shelf.pager(declare(**MARKS), per_page=2)
+    page = pager.page(pager.status.condition(), pager.check({"page": "2", "sort": "-name"}))
+    assert page.items == [numbered(5)[2], numbered(5)[1]]
+    assert (page.page, page.per_page, page.total, page.total_pages, page.counts) == (2, 2, 5, 3, {"unmarked": 4})
+    assert (page.state, page.complete, page.rebuilding, page.search_complete) == ("fresh", True, False, True)
+    assert page.generation == shelf.snapshot().token and page.age >= 0
+    cold = Shelf(shelf.folder, "cold").pager(declare("cold", **MARKS))
+    empty = cold.page(cold.status.condition(), cold.check({}))
+    assert (empty.items, empty.generation, empty.state, empty.complete) == ([], None, "cold", False)
+
+
+# Validators
+
+
+def etag(shelf: Shelf, query: bytes = b"", defaults: Any = NO_DEFAULTS, **declared: Any) -> str:
+    pager = shelf.pager(declare(**declared))
+    return pager.body(pager.status.condition(), query, defaults).etag
+
+
+def test_the_validator_changes_with_generation_state_flag_shape_and_defaults(shelf: Shelf) -> None:
+    tags = [etag(shelf)]
+    shelf.rebuild(files("a"))
+    tags.append(etag(shelf))
+    assert etag(shelf) == tags[-1]
+    tags.append(etag(shelf, defaults=(5, None, None)))
+    tags.append(etag(shelf, unit="thing"))
+    shelf.store.invalidate(shelf.name)
+    tags.append(etag(shelf))
+    shelf.rebuild(files("a"))
+    tags.append(etag(shelf))
+    assert len(set(tags)) == len(tags)
+    assert all(tag[0] == tag[-1] == '"' and " " not in tag for tag in tags)
+
+
+def test_the_flag_alone_changes_the_validator(shelf: Shelf) -> None:
+    shelf.rebuild(files("a"))
+    pager = shelf.pager(declare())
+    condition = pager.status.condition()
+    quiet = pager.body(condition, b"", NO_DEFAULTS)
+    busy = pager.body(condition._replace(rebuilding=True), b"", NO_DEFAULTS)
+    assert quiet.etag != busy.etag
+    assert b'"cache_rebuilding": false' in quiet.data and b'"cache_rebuilding": true' in busy.data
+
+
+def test_an_unfinished_search_has_a_validator_of_its_own(shelf: Shelf) -> None:
+    shelf.rebuild(numbered(300), **MARKS)
+    tags = []
+    for budget in (60.0, 1e-9):
+        pager = shelf.pager(declare(**MARKS), search_budget=budget)
+        tags.append(pager.body(pager.status.condition(), b"search=p", NO_DEFAULTS).etag.count("-"))
+    assert tags[1] == tags[0] + 1
+
+
+# The worker's own layer
+
+
+def test_an_answer_asked_for_again_is_not_made_again(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf.rebuild(numbered(10), **MARKS)
+    pager = shelf.pager(declare(**MARKS))
+    built: list[object] = []
+    build = pager._build
+
+    def counted(*given: Any) -> Any:
+        built.append(given)
+        return build(*given)
+
+    monkeypatch.setattr(pager, "_build", counted)
+    condition = pager.status.condition()
+    bodies = {pager.body(condition, b"page=1", NO_DEFAULTS) for _ in range(10)}
+    assert len(bodies) == 1
+    assert len(built) <= 2  # most pages are asked for once, so the first time is not remembered
+    pager.body(condition._replace(rebuilding=True), b"page=1", NO_DEFAULTS)
+    assert len(built) <= 3
+
+
+def test_no_answer_outlives_its_snapshot(shelf: Shelf) -> None:
+    pager = shelf.pager(declare())
+    for name in "abcdef":
+        shelf.rebuild(files(name))
+        for _ in range(3):
+            assert shelf.ask(pager)["files"] == files(name)
+
+
+def test_pages_of_one_search_are_found_once(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf.rebuild(numbered(100), **MARKS)
+    searches: list[str] = []
+
+    def counted(snapshot: Any, words: str, budget: float) -> Any:
+        searches.append(words)
+        return search(snapshot, words, budget)
+
+    monkeypatch.setattr("flask_warmcache.paging.search", counted)
+    pager = shelf.pager(declare(**MARKS))
+    for page in range(1, 11):
+        assert len(shelf.ask(pager, f"search=p&per_page=10&page={page}")["files"]) == 10
+    assert searches == ["p"]
+
+
+def held(cache: PageCache) -> int:
+    return int(cache._entries.currsize)
+
+
+def test_the_layer_is_bounded_in_bytes() -> None:
+    cache = PageCache(20_000)
+    for number in range(1000):
+        cache.put(number, b"x" * 1000, 1000)
+        assert held(cache) <= 20_000
+    assert cache.get(999) is not None and cache.get(0) is None
+    assert len(cache._entries) == 20_000 // (1000 + ENTRY_OVERHEAD)
+
+
+def test_what_is_larger_than_the_layer_is_not_kept() -> None:
+    cache = PageCache(10_000)
+    cache.put("large", b"", 10_000)
+    assert (cache.get("large"), held(cache)) == (None, 0)
+    nothing = PageCache(0)
+    nothing.put("a", b"", 0)
+    assert nothing.get("a") is None
+
+
+def test_an_offer_is_taken_the_second_time() -> None:
+    cache = PageCache(10_000)
+    cache.offer("a", 1, 10)
+    assert cache.get("a") is None
+    cache.offer("a", 1, 10)
+    assert cache.get("a") == 1
+    for number in range(5000):
+        cache.offer(number, 1, 10)
+    assert len(cache._asked) <= 1024
+
+
+def test_a_flood_of_questions_does_not_grow_a_worker(shelf: Shelf) -> None:
+    shelf.rebuild(numbered(200), **MARKS)
+    pager = shelf.pager(declare(**MARKS), page_cache_bytes=50_000)
+    condition = pager.status.condition()
+    for number in range(3000):
+        for _ in range(2):
+            pager.body(condition, b"page=1&_=%d" % number, NO_DEFAULTS)
+    assert 0 < held(pager._cache) <= 50_000

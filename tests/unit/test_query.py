@@ -1,0 +1,181 @@
+"""The query string: read by hand, as Flask would read it, and refused by name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from werkzeug.test import EnvironBuilder
+from werkzeug.wrappers import Request
+
+from flask_warmcache import BadQueryError
+from flask_warmcache.query import NO_DEFAULTS, PARAMETERS, Query, check, parse
+from flask_warmcache.settings import Settings
+
+from .world import declare
+
+DECLARATION = declare(
+    filters={"marked": bool, "not.marked": bool},
+    sorts={"name": len, "date": len},
+    search=("path",),
+    allow_all=True,
+)
+PLAIN = declare()
+FILTERS, SORTS = ["all", "marked", "not.marked"], ["name", "-name", "date", "-date"]
+SETTINGS = Settings(per_page=20, max_per_page=50)
+
+
+def ask(query: str, declaration: Any = DECLARATION, defaults: Any = NO_DEFAULTS) -> Query:
+    return parse(query.encode(), defaults, declaration, SETTINGS)
+
+
+def test_nothing_asked_is_the_first_page_of_everything() -> None:
+    assert ask("") == Query(1, 20, "all", "", False, "", False)
+
+
+@pytest.mark.parametrize(
+    ("query", "field", "value"),
+    [
+        ("page=3", "page", 3),
+        ("page=0", "page", 1),
+        ("page=-5", "page", 1),
+        ("page=007", "page", 7),
+        ("page=", "page", 1),
+        ("page=" + "9" * 4000, "page", 10**15),
+        ("page=-" + "9" * 4000, "page", 1),
+        ("per_page=50", "per_page", 50),
+        ("per_page=51", "per_page", 50),
+        ("per_page=" + "9" * 20, "per_page", 50),
+        ("per_page=", "per_page", 20),
+        ("per_page=0", "per_page", 0),
+        ("per_page=-1", "per_page", 0),
+        ("filter=marked", "filter", "marked"),
+        ("filter=not%2Emarked", "filter", "not.marked"),
+        ("filter=all", "filter", "all"),
+        ("filter=", "filter", "all"),
+        ("sort=name", "sort", "name"),
+        ("sort=-date", "sort", "date"),
+        ("sort=-date", "backwards", True),
+        ("sort=", "sort", ""),
+        ("search=a+b", "search", "a b"),
+        ("search=%20a%20%20b%0A", "search", "a b"),
+        ("search=+", "search", ""),
+        ("search=%C3%A4", "search", "ä"),
+        ("search=" + "x" * 100, "search", "x" * 100),
+        ("refresh=true", "refresh", True),
+        ("refresh=1", "refresh", True),
+        ("refresh=YES", "refresh", True),
+        ("refresh=off", "refresh", False),
+        ("refresh=", "refresh", False),
+        ("refresh", "refresh", False),
+        ("page=2&page=3", "page", 2),
+        ("unknown=x&page=2&_=1", "page", 2),
+        ("&&page=2&", "page", 2),
+    ],
+)
+def test_a_parameter_is_read(query: str, field: str, value: object) -> None:
+    assert getattr(ask(query), field) == value
+
+
+@pytest.mark.parametrize(
+    ("query", "parameter", "message", "allowed"),
+    [
+        ("page=x", "page", "page must be a whole number.", None),
+        ("page=1.5", "page", "page must be a whole number.", None),
+        ("page=-", "page", "page must be a whole number.", None),
+        ("page=--1", "page", "page must be a whole number.", None),
+        ("page=%2B1", "page", "page must be a whole number.", None),
+        ("page=+1", "page", "page must be a whole number.", None),
+        ("page=%D9%A1", "page", "page must be a whole number.", None),
+        ("page=1_0", "page", "page must be a whole number.", None),
+        ("per_page=ten", "per_page", "per_page must be a whole number.", None),
+        ("per_page=-2", "per_page", "per_page must be 1 to 50, or 0 for all.", None),
+        (
+            "filter=none",
+            "filter",
+            "filter must be one of: all, marked, not.marked.",
+            ["all", "marked", "not.marked"],
+        ),
+        ("filter=Marked", "filter", "filter must be one of", FILTERS),
+        (
+            "sort=size",
+            "sort",
+            "sort must be one of: name, -name, date, -date.",
+            ["name", "-name", "date", "-date"],
+        ),
+        ("sort=-", "sort", "sort must be one of", SORTS),
+        ("sort=--name", "sort", "sort must be one of", SORTS),
+        ("search=" + "x" * 101, "search", "search takes at most 100 characters and 5 words.", None),
+        ("search=a+b+c+d+e+f", "search", "search takes at most 100 characters and 5 words.", None),
+        ("refresh=maybe", "refresh", "refresh must be true or false.", ["true", "false"]),
+    ],
+)
+def test_a_wrong_parameter_is_named_with_what_is_allowed(
+    query: str, parameter: str, message: str, allowed: list[str] | None
+) -> None:
+    with pytest.raises(BadQueryError) as failed:
+        ask(query)
+    assert str(failed.value).startswith(message)
+    assert (failed.value.parameter, failed.value.allowed) == (parameter, allowed)
+
+
+@pytest.mark.parametrize(
+    ("query", "parameter", "message"),
+    [
+        ("filter=marked", "filter", "filter must be one of: all."),
+        ("sort=name", "sort", "sort must be one of: none."),
+        ("search=a", "search", "This list cannot be searched."),
+        ("per_page=0", "per_page", "per_page must be 1 to 50."),
+        ("per_page=-1", "per_page", "per_page must be 1 to 50."),
+    ],
+)
+def test_what_a_list_does_not_offer_is_refused(query: str, parameter: str, message: str) -> None:
+    with pytest.raises(BadQueryError, match=message) as failed:
+        ask(query, PLAIN)
+    assert failed.value.parameter == parameter
+
+
+def test_a_views_defaults_stand_for_what_the_request_leaves_out() -> None:
+    defaults = (7, "marked", "-name")
+    assert ask("", defaults=defaults)[1:5] == (7, "marked", "name", True)
+    assert ask("per_page=&filter=&sort=", defaults=defaults)[1:5] == (7, "marked", "name", True)
+    assert ask("per_page=9&filter=all&sort=date", defaults=defaults)[1:5] == (9, "all", "date", False)
+    assert ask("", defaults=(None, "marked", None))[1:5] == (20, "marked", "", False)
+
+
+def test_parameters_may_be_given_as_they_are() -> None:
+    assert check({"page": "2", "search": " a  b "}, DECLARATION, SETTINGS) == Query(
+        2, 20, "all", "", False, "a b", False
+    )
+
+
+texts = st.text(max_size=12) | st.sampled_from(
+    ["1", "-1", "marked", "name", "-date", "true", "a b", "%zz", "ä", "+"]
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from(sorted(PARAMETERS)), texts), max_size=6))
+def test_it_reads_what_flask_would_read(pairs: list[tuple[str, str]]) -> None:
+    builder = EnvironBuilder(query_string=[(name, text) for name, text in pairs])  # type: ignore[arg-type]
+    request = Request(builder.get_environ())
+    seen = {name: request.args[name] for name in PARAMETERS if name in request.args}
+    try:
+        expected: object = check(seen, DECLARATION, SETTINGS)
+    except BadQueryError as error:
+        expected = str(error)
+    try:
+        found: object = parse(request.query_string, NO_DEFAULTS, DECLARATION, SETTINGS)
+    except BadQueryError as error:
+        found = str(error)
+    assert found == expected
+
+
+@given(st.binary(max_size=60))
+def test_no_bytes_make_it_fail_otherwise(raw: bytes) -> None:
+    try:
+        query = parse(raw, NO_DEFAULTS, DECLARATION, SETTINGS)
+    except BadQueryError:
+        return
+    assert query.page >= 1

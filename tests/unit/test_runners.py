@@ -1,0 +1,101 @@
+"""Being polite: requests get the interpreter while a rebuild runs, and it is as it was afterwards."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+import pytest
+
+from flask_warmcache.rebuild import runners
+from flask_warmcache.rebuild.runners import POLITE_INTERVAL, polite, run_in_thread
+
+from .world import until
+
+
+def interval() -> float:
+    return round(sys.getswitchinterval(), 6)
+
+
+def test_the_switch_interval_is_short_while_a_rebuild_runs_and_restored() -> None:
+    before = interval()
+    with polite():
+        assert interval() == POLITE_INTERVAL
+    assert interval() == before
+
+
+def test_it_is_restored_after_an_error() -> None:
+    before = interval()
+    with pytest.raises(ValueError, match="x"), polite():
+        raise ValueError("x")
+    assert interval() == before
+
+
+def test_it_is_restored_when_the_last_of_several_ends() -> None:
+    before = interval()
+    first, second = polite(), polite()
+    with first:
+        second.__enter__()
+    assert interval() == POLITE_INTERVAL
+    second.__exit__(None, None, None)
+    assert interval() == before
+
+
+def test_an_interval_of_the_apps_own_comes_back() -> None:
+    before = sys.getswitchinterval()
+    try:
+        sys.setswitchinterval(0.02)
+        with polite():
+            assert interval() == POLITE_INTERVAL
+        assert interval() == 0.02
+    finally:
+        sys.setswitchinterval(before)
+
+
+def test_a_forked_child_is_impolite_again() -> None:
+    before = interval()
+    with polite():
+        runners.after_fork()  # as in the child: nobody is polite there
+        assert interval() == before
+        assert runners._polite_threads == 0
+        runners._polite_threads = 1  # back in the parent
+    assert interval() == before
+    runners.after_fork()
+    assert interval() == before
+
+
+def test_a_breath_is_taken_by_time_and_not_by_item(monkeypatch: pytest.MonkeyPatch) -> None:
+    slept: list[float] = []
+    now = [0.0]
+
+    class Clock:
+        @staticmethod
+        def perf_counter() -> float:
+            now[0] += 0.0001
+            return now[0]
+
+        @staticmethod
+        def sleep(seconds: float) -> None:
+            slept.append(seconds)
+
+    monkeypatch.setattr(runners, "time", Clock)
+    with polite() as breathe:
+        for _ in range(1000):
+            breathe()
+    assert 100 < len(slept) < 250
+    assert set(slept) == {0}
+
+
+def test_a_rebuild_thread_does_not_keep_a_worker_alive() -> None:
+    go = threading.Event()
+    seen: list[threading.Thread] = []
+
+    def work() -> None:
+        seen.append(threading.current_thread())
+        go.wait(20)
+
+    run_in_thread(work, "files")
+    assert until(lambda: seen)
+    assert (seen[0].daemon, seen[0].name) == (True, "warmcache-rebuild-files")
+    go.set()
+    seen[0].join()

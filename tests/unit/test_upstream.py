@@ -1,0 +1,187 @@
+"""Lists made of others: brought up to date in order, and neither waits for the other in a loop."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from flask_warmcache import RebuildBusyError, RebuildError, WarmCache, WarmList
+from flask_warmcache.declare import Item
+from flask_warmcache.store.files import FileStore
+
+from .world import bug, files, make_app, state_of, until
+
+
+class Chain:
+    """Files as scanned, and made of them files with titles."""
+
+    def __init__(self, folder: Path, with_source: bool = True, **config: Any) -> None:
+        self.app: Flask = make_app(folder, **config)
+        warmcache = WarmCache(self.app)
+        self.items = files("a")
+        self.error: Exception | None = None
+        self.scans = 0
+        self.scan: WarmList = warmcache.warm_list("scan", key="path")
+        if with_source:
+            self.scan.source(self._scan)
+        self.made: WarmList = warmcache.warm_list("made", key="path", source=self.scan)
+        self.made.enrich(lambda item: {**item, "title": item["path"].upper()})
+
+    def _scan(self) -> list[Item]:
+        self.scans += 1
+        if self.error is not None:
+            raise self.error
+        return list(self.items)
+
+    def tick(self) -> None:
+        """Two looks: at the first both lists may go for the same source list, and one gives way."""
+        for _ in range(2):
+            state_of(self.app).keeper.tick()
+            assert until(lambda: not any("-rebuild-" in thread.name for thread in threading.enumerate()))
+
+    def titles(self) -> list[str]:
+        with self.app.app_context():
+            return [item["title"] for item in self.made.get()]
+
+    def state(self, name: str) -> str:
+        return state_of(self.app).statuses[name].condition().state
+
+
+@pytest.fixture
+def chain(tmp_path: Path) -> Chain:
+    return Chain(tmp_path)
+
+
+def test_both_are_brought_up_to_date_by_one_scan(chain: Chain) -> None:
+    chain.tick()
+    assert (chain.titles(), chain.scans) == (["A"], 1)
+    assert (chain.state("scan"), chain.state("made")) == ("fresh", "fresh")
+    for _ in range(3):
+        chain.tick()
+    assert chain.scans == 1
+
+
+def test_a_newer_source_list_makes_the_other_stale(chain: Chain) -> None:
+    chain.tick()
+    chain.items = files("a", "b")
+    with chain.app.app_context():
+        chain.scan.rebuild_now()
+        chain.tick()
+    assert (chain.titles(), chain.scans) == (["A", "B"], 2)
+
+
+def test_an_invalidated_list_has_its_source_list_looked_at_again(chain: Chain) -> None:
+    chain.tick()
+    chain.items = files("c")
+    with chain.app.app_context():
+        chain.made.invalidate()
+    chain.tick()
+    assert (chain.titles(), chain.scans) == (["C"], 2)
+
+
+def test_rebuild_now_rebuilds_the_source_list_first(chain: Chain) -> None:
+    with chain.app.app_context():
+        chain.made.rebuild_now()
+        chain.items = files("b")
+        outcome = chain.made.rebuild_now()
+    assert (chain.titles(), chain.scans, outcome.dropped) == (["B"], 2, 1)
+
+
+def test_a_stale_list_of_a_fresh_source_list_uses_it_as_it_is(chain: Chain) -> None:
+    chain.tick()
+    state_of(chain.app).statuses["made"].ttl = 1e-9
+    chain.tick()
+    assert chain.scans == 1
+    assert state_of(chain.app).statuses["made"].condition().snapshot is not None
+
+
+def test_a_failing_source_list_fails_the_other_with_a_pause(chain: Chain) -> None:
+    chain.error = ValueError("unmounted")
+    for _ in range(10):
+        chain.tick()
+    assert chain.scans == 1
+    assert (chain.state("scan"), chain.state("made")) == ("failed", "failed")
+    report = state_of(chain.app).statuses["made"].report
+    assert report is not None and report.next_attempt_at is not None and report.next_attempt_at > time.time()
+
+
+def test_a_failing_source_list_leaves_what_was_made_of_it(chain: Chain) -> None:
+    chain.tick()
+    chain.error = ValueError("unmounted")
+    with chain.app.app_context():
+        chain.made.invalidate()
+    chain.tick()
+    assert chain.titles() == ["A"]
+    assert chain.state("made") == "failed"
+
+
+def test_a_source_list_that_another_rebuilds_is_waited_for_without_a_loop(chain: Chain) -> None:
+    store = FileStore(state_of(chain.app).store.folder)
+    lock = store.try_lock("scan")
+    assert lock is not None
+    chain.tick()
+    assert (chain.state("made"), chain.scans) == ("cold", 0)
+    with chain.app.app_context(), pytest.raises(RebuildBusyError, match="source list 'scan' is being rebuilt"):
+        chain.made.rebuild_now()
+    lock.close()
+    chain.tick()
+    assert chain.titles() == ["A"]
+
+
+@pytest.mark.usefixtures("live")
+@pytest.mark.parametrize("trouble", ["fails", "has no source", "is locked"])
+def test_trouble_with_the_source_list_costs_no_processor(tmp_path: Path, trouble: str) -> None:
+    chain = Chain(tmp_path, with_source=trouble != "has no source")
+    chain.error = ValueError("unmounted")
+    state = state_of(chain.app)
+    rebuild, attempts = state.keeper._rebuild, [0]
+
+    def counted(*given: Any, **named: Any) -> Any:
+        attempts[0] += 1
+        return rebuild(*given, **named)
+
+    state.keeper._rebuild = counted  # type: ignore[method-assign]
+    lock = FileStore(state.store.folder).try_lock("scan") if trouble == "is locked" else None
+    began = time.monotonic()
+    with chain.app.app_context():
+        chain.made.get()
+        assert not until(lambda: attempts[0] > 20, 1)
+    assert attempts[0] <= 3 + 5 * (time.monotonic() - began)
+    if lock is not None:
+        lock.close()
+
+
+@bug(21, "AssertionError: the source list's problem is not looked at")
+def test_a_source_list_without_a_source_fails_both(tmp_path: Path) -> None:
+    chain = Chain(tmp_path, with_source=False)
+    chain.tick()
+    assert (chain.state("scan"), chain.state("made")) == ("failed", "failed")
+    with chain.app.app_context(), pytest.raises(RebuildError, match="scan"):
+        chain.made.rebuild_now()
+
+
+def test_switched_off_a_newer_source_list_counts_too(tmp_path: Path) -> None:
+    chain = Chain(tmp_path, enabled=False)
+    assert chain.titles() == ["A"]
+    chain.items = files("a", "b")
+    with chain.app.app_context():
+        chain.scan.invalidate()
+        assert len(chain.scan.get()) == 2
+    assert chain.titles() == ["A", "B"]
+
+
+def test_a_cleared_source_list_is_built_again_first(chain: Chain) -> None:
+    chain.tick()
+    state = state_of(chain.app)
+    lock = state.store.try_lock("scan")
+    assert lock is not None
+    state.store.publish_cold("scan")
+    lock.close()
+    with chain.app.app_context():
+        chain.made.rebuild_now()
+    assert (chain.scans, chain.titles()) == (2, ["A"])
