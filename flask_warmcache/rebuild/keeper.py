@@ -222,6 +222,8 @@ class Keeper:
         if source_list is None:
             return None
         upstream = self._by_name[source_list]
+        if upstream.problem is not None:
+            raise RebuildError(f"the source list {source_list!r} cannot be rebuilt: {upstream.problem}")
         invalidated = old.is_invalidated if old else bool(self._store.invalidation(status.name))
         lock = self._take_lock(upstream, wanted=wanted or invalidated)
         if lock is not None:

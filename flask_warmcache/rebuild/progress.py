@@ -57,11 +57,13 @@ class Report:
             return None
         try:
             report = cls(**raw)
-            numbers = (report.started, report.done, report.failures, report.total or 0, report.rate or 0.0)
-            times = (report.ended or 0.0, report.next_attempt_at or 0.0)
         except TypeError:
             return None
-        if not all(isinstance(number, (int, float)) for number in numbers + times):
+        needed = (report.started, report.done, report.failures)
+        optional = (report.total, report.rate, report.ended, report.next_attempt_at)
+        if not all(isinstance(number, (int, float)) for number in needed):
+            return None
+        if not all(number is None or isinstance(number, (int, float)) for number in optional):
             return None
         return report if isinstance(report.phase, str) else None
 

@@ -234,9 +234,7 @@ def test_refresh_false_asks_for_nothing(tmp_path: Path) -> None:
         assert site.client.get(f"/files?refresh={no}").get_json()["cache_rebuilding"] is False
 
 
-def test_a_refresh_that_cannot_be_written_leaves_the_answer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_refresh_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     site = Site(tmp_path, refresh_interval=0)
     site.build()
 
@@ -251,10 +249,11 @@ def test_a_refresh_that_cannot_be_written_leaves_the_answer(
 # Beside the rest of the app
 
 
-def test_the_session_is_left_alone(tmp_path: Path) -> None:
-    site = Site(tmp_path)
+@pytest.mark.parametrize("refreshed", [False, True])
+def test_the_session_is_left_alone(site: Site, refreshed: bool) -> None:
     site.app.secret_key = "x"
-    site.app.permanent_session_lifetime = 3600  # type: ignore[assignment]
+    site.app.config["SESSION_REFRESH_EACH_REQUEST"] = refreshed
+    site.app.add_url_rule("/plain", "plain", lambda: "")
 
     @site.app.get("/login")
     def login() -> str:
@@ -262,16 +261,18 @@ def test_the_session_is_left_alone(tmp_path: Path) -> None:
         session["user"] = 1
         return ""
 
-    assert "Set-Cookie" in site.client.get("/login").headers
+    def touched(client: FlaskClient, path: str) -> list[str]:
+        return [name for name in ("Set-Cookie", "Vary") if name in client.get(path).headers]
+
     site.build()
+    visitor, stranger = site.app.test_client(), site.app.test_client()
+    touched(visitor, "/login")
+    # Flask itself sends a permanent session again with every answer, unless told not to.
+    by_flask = touched(visitor, "/plain")
+    assert ("Set-Cookie" in by_flask) == refreshed
     for path in ("/files", "/files?refresh=true", "/files?page=x", "/api/cache/stats", "/api/cache/stats/files"):
-        headers = site.client.get(path).headers
-        # A permanent session is sent again with each answer; ours only where nobody looked into it.
-        assert "Vary" not in headers or "Cookie" in headers["Vary"]
-    fresh = site.app.test_client()
-    for path in ("/files", "/api/cache/stats"):
-        headers = fresh.get(path).headers
-        assert "Set-Cookie" not in headers and "Vary" not in headers
+        assert touched(visitor, path) == by_flask
+        assert touched(stranger, path) == []
 
 
 @pytest.mark.parametrize("warm", [False, True])

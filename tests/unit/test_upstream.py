@@ -14,7 +14,7 @@ from flask_warmcache import RebuildBusyError, RebuildError, WarmCache, WarmList
 from flask_warmcache.declare import Item
 from flask_warmcache.store.files import FileStore
 
-from .world import bug, files, make_app, state_of, until
+from .world import files, make_app, state_of, until
 
 
 class Chain:
@@ -156,7 +156,6 @@ def test_trouble_with_the_source_list_costs_no_processor(tmp_path: Path, trouble
         lock.close()
 
 
-@bug(21, "AssertionError: the source list's problem is not looked at")
 def test_a_source_list_without_a_source_fails_both(tmp_path: Path) -> None:
     chain = Chain(tmp_path, with_source=False)
     chain.tick()

@@ -1,0 +1,189 @@
+"""Apps: under test, switched off, and told when their server started."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from flask import Flask
+
+from flask_warmcache import WarmCache, gunicorn_conf, state
+from flask_warmcache.state import server_started
+
+from .world import files, make_app, run_python, state_of
+
+
+def test_under_test_the_cache_is_a_private_folder_that_goes_with_the_process() -> None:
+    script = """
+import os
+from flask import Flask
+from flask_warmcache import WarmCache
+folders = []
+for _ in range(2):
+    app = Flask("shop")
+    app.testing = True
+    warmcache = WarmCache(app)
+    warmcache.warm_list("files", key="path", source=lambda: [{"path": "a"}])
+    with app.app_context():
+        warmcache["files"].rebuild_now()
+    folders.append(str(app.extensions["warmcache"].store.folder))
+child = os.fork()
+if child == 0:
+    raise SystemExit  # a child's exit removes nothing
+os.waitpid(child, 0)
+print(*folders, *[oct(os.stat(folder).st_mode & 0o777) for folder in folders])
+"""
+    done = run_python(script)
+    first, second, *modes = done.stdout.split()
+    assert (modes, done.stderr) == (["0o700", "0o700"], "")
+    assert first != second
+    assert not os.path.exists(first) and not os.path.exists(second)
+
+
+def test_a_folder_that_is_named_wins_over_testing(tmp_path: Path) -> None:
+    app = make_app(tmp_path)
+    app.testing = True
+    WarmCache(app)
+    assert state_of(app).store.folder == tmp_path / "cache"
+
+
+def test_a_relative_folder_is_that_of_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    app = Flask("shop")
+    WarmCache(app, dir="warm")
+    folder = state_of(app).store.folder
+    monkeypatch.chdir("/")
+    assert folder == tmp_path / "warm"
+
+
+def test_by_default_it_lies_in_the_instance_folder(tmp_path: Path) -> None:
+    app = Flask("my shop", instance_path=str(tmp_path / "instance"))
+    WarmCache(app)
+    assert state_of(app).store.folder == tmp_path / "instance" / "warmcache" / "my_shop"
+
+
+# Switched off
+
+
+class Inline:
+    """An app whose cache is switched off."""
+
+    def __init__(self, folder: Path) -> None:
+        self.app = make_app(folder, enabled=False)
+        self.warmcache = WarmCache(self.app)
+        self.builds = 0
+        self.error: Exception | None = None
+        self.list = self.warmcache.warm_list("files", key="path", source=self.source)
+        self.warmcache.value("one", cold=0)(lambda: self.builds)
+        self.app.add_url_rule("/files", "files", self.list.response)
+        self.client = self.app.test_client()
+
+    def source(self) -> list[dict[str, Any]]:
+        self.builds += 1
+        if self.error is not None:
+            raise self.error
+        return files("a")
+
+
+@pytest.fixture
+def inline(tmp_path: Path) -> Inline:
+    return Inline(tmp_path)
+
+
+def test_switched_off_the_first_answer_is_complete(inline: Inline) -> None:
+    answer = inline.client.get("/files").get_json()
+    assert (answer["items"], answer["cache_rebuilding"]) == (files("a"), False)
+    with inline.app.app_context():
+        assert inline.warmcache["one"].get() == 1
+        assert inline.list.find("a") == files("a")[0]
+    assert inline.builds == 1
+
+
+def test_switched_off_a_change_is_seen_by_the_next_read(inline: Inline) -> None:
+    inline.client.get("/files")
+    with inline.app.app_context():
+        inline.list.invalidate()
+    answer = inline.client.get("/files").get_json()
+    assert (answer["cache_rebuilding"], inline.builds) == (False, 2)
+
+
+def test_switched_off_a_failure_fails_no_request(inline: Inline, caplog: pytest.LogCaptureFixture) -> None:
+    inline.error = ValueError("unmounted")
+    for _ in range(5):
+        assert inline.client.get("/files").status_code == 200
+    assert inline.builds == 1  # the pause counts here, too
+    assert "warmcache.rebuild_failed" in caplog.text
+
+
+# When code changes
+
+
+def test_what_was_published_before_the_server_started_is_stale_once(tmp_path: Path) -> None:
+    first = Inline(tmp_path)
+    first.client.get("/files")
+    second = make_app(tmp_path)
+    WarmCache(second).warm_list("files", key="path", source=lambda: files("a"))
+    second.test_client().get("/nowhere")
+    status = state_of(second).statuses["files"]
+    assert (status.condition().state, status.condition().due) == ("stale", True)
+    state_of(second).keeper.rebuild_now("files")
+    second.test_client().get("/nowhere")
+    assert status.condition().state == "fresh"
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    monkeypatch.delenv(state.SERVER_STARTED, raising=False)
+    monkeypatch.delenv("SERVER_SOFTWARE", raising=False)
+    yield monkeypatch
+
+
+def test_a_worker_of_our_configuration_knows_its_server(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv(state.SERVER_STARTED, "")
+    gunicorn_conf.on_starting(None)
+    started = server_started(5)
+    assert abs(started - time.time_ns()) < 60e9
+    gunicorn_conf.on_reload(None)
+    assert server_started(5) >= started
+
+
+def test_a_worker_of_another_gunicorn_asks_when_its_parent_started(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("SERVER_SOFTWARE", "gunicorn/27.0.1")
+    started = server_started(5)
+    assert 5 < started < time.time_ns()
+    assert server_started(5) == pytest.approx(started, abs=2e9)
+
+
+def test_where_that_cannot_be_known_nothing_is_stale_for_it(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("SERVER_SOFTWARE", "gunicorn/27.0.1")
+    environment.setattr(os, "getppid", lambda: 0)
+    assert server_started(5) == 0
+
+
+def test_any_other_process_is_a_server_of_its_own(environment: pytest.MonkeyPatch) -> None:
+    assert server_started(5) == 5
+    environment.setenv(state.SERVER_STARTED, "yesterday")
+    assert server_started(5) == 5
+    environment.setenv("SERVER_SOFTWARE", "Werkzeug/3.1")
+    assert server_started(5) == 5
+
+
+def test_a_worker_whose_keeper_cannot_start_lives_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[str] = []
+    worker = SimpleNamespace(log=SimpleNamespace(exception=logged.append))
+
+    def fails() -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(state, "start_keepers", fails)
+    gunicorn_conf.post_worker_init(worker)
+    assert logged == ["flask-warmcache: the keeper does not start with the worker"]
+    logged.clear()
+    monkeypatch.undo()
+    gunicorn_conf.post_worker_init(worker)
+    assert logged == []

@@ -1,0 +1,282 @@
+"""``flask warmcache``: what it prints and how it exits."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from flask import Flask
+
+from flask_warmcache import WarmCache, cli
+
+from .world import CHECKOUT, files, make_app, state_of, until
+
+
+class Shop:
+    """An app with a list, a value, and a shell."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder / "cache"
+        self.app: Flask = make_app(folder)
+        self.warmcache = WarmCache(self.app)
+        self.error: BaseException | None = None
+        self.warmcache.warm_list("files", key="path", unit="file", source=self.source)
+        self.warmcache.value("dashboard")(dict)
+
+    def source(self) -> list[dict[str, Any]]:
+        if self.error is not None:
+            raise self.error
+        return files("a", "b")
+
+    def run(self, *arguments: str) -> Result:
+        return self.app.test_cli_runner().invoke(args=["warmcache", *arguments])
+
+    def rebuild(self, name: str = "files") -> None:
+        with self.app.app_context():
+            self.warmcache[name].rebuild_now()
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    return Shop(tmp_path)
+
+
+HOLD = """
+import sys, time
+from pathlib import Path
+from flask_warmcache.store.files import FileStore
+store = FileStore(Path(sys.argv[1]))
+lock = store.try_lock("files")
+store.write_progress("files", {"phase": "enrich", "done": 1, "total": 4, "started": time.time(), "failures": 0})
+print("ready", flush=True)
+for line in sys.stdin:
+    store.write_progress("files", {"phase": line.strip(), "started": time.time(), "error": "ValueError"})
+    lock.close()
+"""
+
+
+@pytest.fixture
+def other(shop: Shop) -> Iterator[subprocess.Popen[str]]:
+    """Another process, in the middle of a rebuild; told a phase, it ends in it."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(shop.folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+    )
+    assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    yield process
+    process.kill()
+    process.communicate()
+
+
+def tell(process: subprocess.Popen[str], phase: str) -> None:
+    assert process.stdin is not None
+    process.stdin.write(f"{phase}\n")
+    process.stdin.flush()
+
+
+def test_status_of_cold_lists_exits_with_1(shop: Shop) -> None:
+    result = shop.run("status")
+    lines = result.output.splitlines()
+    assert lines[0].split() == ["LIST", "STATE", "ITEMS", "AGE", "LAST", "BUILD", "NOTE"]
+    assert [line.split()[:2] for line in lines[1:]] == [["files", "cold"], ["dashboard", "cold"]]
+    assert result.exit_code == 1
+    assert not shop.folder.exists()
+
+
+def test_status_of_warm_lists_exits_with_0(shop: Shop) -> None:
+    shop.rebuild()
+    shop.rebuild("dashboard")
+    result = shop.run("status")
+    assert result.exit_code == 0
+    assert [line.split()[:3] for line in result.output.splitlines()[1:]] == [
+        ["files", "fresh", "2"],
+        ["dashboard", "fresh", "1"],
+    ]
+
+
+def test_status_shows_failures_and_progress(shop: Shop, other: subprocess.Popen[str]) -> None:
+    result = shop.run("status")
+    assert "rebuilding: enrich, 1 of 4" in result.output
+    tell(other, "failed")
+    assert until(lambda: "last error: ValueError" in shop.run("status").output)
+    assert shop.run("status").exit_code == 1
+
+
+def test_status_as_json_is_what_the_stats_answer(shop: Shop) -> None:
+    shop.rebuild()
+    result = shop.run("status", "--json")
+    printed = json.loads(result.output)
+    answered = shop.app.test_client().get("/api/cache/stats").get_json()
+    assert set(printed) == {"files", "dashboard"}
+    for section in (printed["files"], answered["files"]):
+        section.pop("age_seconds")
+    assert printed["files"] == answered["files"]
+    assert result.exit_code == 1  # the value is cold
+
+
+def test_status_without_lists_is_a_table_without_rows(tmp_path: Path) -> None:
+    app = make_app(tmp_path)
+    WarmCache(app)
+    result = app.test_cli_runner().invoke(args=["warmcache", "status"])
+    assert (result.exit_code, len(result.output.splitlines())) == (0, 1)
+
+
+def test_rebuild_says_what_it_did(shop: Shop) -> None:
+    result = shop.run("rebuild", "files")
+    assert result.exit_code == 0
+    assert "files: 2 items, 2 enriched, 0 reused, 0 failed, in 0." in result.output
+    again = shop.run("rebuild", "files")
+    assert "2 items, 0 enriched, 2 reused" in again.output
+
+
+def test_a_long_rebuild_shows_its_progress(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "POLL", 0.001)
+    seen: list[str] = []
+    shop.warmcache.warm_list("slow", key="path", source=lambda: files("a", "b", "c"))
+
+    def enrich(item: dict[str, Any]) -> dict[str, Any]:
+        until(lambda: False, 0.02)
+        seen.append(item["path"])
+        return item
+
+    shop.warmcache["slow"].enrich(enrich)
+    result = shop.run("rebuild", "slow")
+    assert (result.exit_code, seen) == (0, ["a", "b", "c"])
+    assert "slow: 3 items" in result.output
+
+
+@pytest.mark.parametrize("error", [ValueError("broken"), SystemExit(5), KeyboardInterrupt()], ids=repr)
+def test_a_failed_rebuild_exits_with_1(shop: Shop, error: BaseException) -> None:
+    shop.error = error
+    result = shop.run("rebuild", "files")
+    assert result.exit_code == 1
+    assert f"The rebuild of 'files' failed: {type(error).__name__}" in result.output
+
+
+def test_a_rebuild_that_another_runs_exits_with_3(shop: Shop, other: subprocess.Popen[str]) -> None:
+    result = shop.run("rebuild", "files")
+    assert result.exit_code == 3
+    assert "is being rebuilt already. Use --wait to follow it." in result.output
+
+
+@pytest.mark.parametrize(("phase", "code"), [("finished", 0), ("failed", 1)])
+def test_wait_follows_another_to_its_end(
+    shop: Shop, other: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch, phase: str, code: int
+) -> None:
+    monkeypatch.setattr(cli, "POLL", 0.01)
+    publisher = Shop(shop.folder.parent)
+    results: list[Result] = []
+    thread = threading.Thread(target=lambda: results.append(shop.run("rebuild", "files", "--wait")))
+    thread.start()
+    assert not until(lambda: results, 0.2)  # it waits
+    if phase == "finished":
+        _publish_as_the_other_would(publisher)
+    tell(other, phase)
+    thread.join(20)
+    assert results and results[0].exit_code == code, results
+    assert ("files: 2 items" in results[0].output) == (code == 0)
+    assert ("failed; the log of the process that ran it says why" in results[0].output) == (code == 1)
+
+
+def _publish_as_the_other_would(shop: Shop) -> None:
+    state = state_of(shop.app)
+    folder = shop.folder.with_name("built")
+    built = make_app(folder.parent, dir=str(folder))
+    warmcache = WarmCache(built)
+    warmcache.warm_list("files", key="path", unit="file", source=shop.source)
+    with built.app_context():
+        warmcache["files"].rebuild_now()
+    (data,) = folder.glob("*.data")
+    data.rename(state.store.folder / data.name)
+    (folder / "files.index").rename(state.store.folder / "files.index")
+
+
+def test_wait_says_when_the_other_was_killed(
+    shop: Shop, other: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "POLL", 0.01)
+    results: list[Result] = []
+    thread = threading.Thread(target=lambda: results.append(shop.run("rebuild", "files", "--wait")))
+    thread.start()
+    assert not until(lambda: results, 0.2)
+    other.send_signal(signal.SIGKILL)
+    thread.join(20)
+    assert results and results[0].exit_code == 1
+
+
+def test_invalidate_marks_the_list(shop: Shop) -> None:
+    shop.rebuild()
+    result = shop.run("invalidate", "files")
+    assert (result.exit_code, result.output) == (0, "files is invalidated.\n")
+    assert shop.app.test_client().get("/api/cache/stats/files").get_json()["state"] == "stale"
+
+
+def test_clear_drops_the_list(shop: Shop) -> None:
+    shop.rebuild()
+    result = shop.run("clear", "files")
+    assert (result.exit_code, result.output) == (0, "files is cleared.\n")
+    assert shop.app.test_client().get("/api/cache/stats/files").get_json()["state"] == "cold"
+    assert list(shop.folder.glob("*.data")) == []
+    assert shop.run("clear", "files").exit_code == 0
+
+
+def test_clear_waits_for_nobody(shop: Shop, other: subprocess.Popen[str]) -> None:
+    result = shop.run("clear", "files")
+    assert (result.exit_code, "being rebuilt; try again" in result.output) == (3, True)
+
+
+@pytest.mark.parametrize("command", ["invalidate", "clear"])
+def test_an_unusable_folder_exits_with_1_and_says_what_to_change(shop: Shop, command: str) -> None:
+    shop.folder.write_text("")
+    result = shop.run(command, "files")
+    assert result.exit_code == 1
+    assert "Set WARMCACHE_DIR" in result.output
+
+
+@pytest.mark.parametrize("command", ["rebuild", "invalidate", "clear"])
+def test_an_unknown_list_exits_with_2_and_names_the_known(shop: Shop, command: str) -> None:
+    result = shop.run(command, "none")
+    assert result.exit_code == 2
+    assert "No warm list named 'none'. Declared: files, dashboard." in result.output
+
+
+@pytest.mark.usefixtures("live")
+def test_a_command_starts_no_keeper(shop: Shop) -> None:
+    for command in (["status"], ["rebuild", "files"], ["invalidate", "files"], ["clear", "files"]):
+        shop.run(*command)
+    assert "warmcache-keeper" not in [thread.name for thread in threading.enumerate()]
+
+
+def test_commands_work_from_a_shell(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(
+        "from flask import Flask\n"
+        "from flask_warmcache import WarmCache\n"
+        "app = Flask(__name__)\n"
+        f"app.config['WARMCACHE_DIR'] = {str(tmp_path / 'cache')!r}\n"
+        "warmcache = WarmCache(app)\n"
+        "warmcache.warm_list('files', key='path', source=lambda: [{'path': 'a'}])\n"
+    )
+    began = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "flask", "--app", "shop", "warmcache", "rebuild", "files"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout.startswith("files: 1 items, 1 enriched")) == (0, True), done.stderr
+    assert time.monotonic() - began < 60

@@ -1,0 +1,123 @@
+"""What the package is made of: rooms that do not know each other, and no code from a cache folder."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import flask_warmcache
+
+from .world import CHECKOUT, run_python
+
+PACKAGE = CHECKOUT / "flask_warmcache"
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+
+def imports(module: Path) -> Iterator[str]:
+    """The full name of everything a module imports, inside its functions too."""
+    package = ["flask_warmcache", *module.relative_to(PACKAGE).parent.parts]
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.Import):
+            yield from (name.name for name in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            whole = ".".join([*base, *([node.module] if node.module else [])])
+            yield from (f"{whole}.{name.name}" for name in node.names)
+
+
+def name_of(module: Path) -> str:
+    return str(module.relative_to(PACKAGE))
+
+
+CORE = [module for module in MODULES if module.parent.name in ("store", "rebuild")]
+
+
+def test_the_rooms_are_where_the_tests_look() -> None:
+    assert {module.parent.name for module in CORE} == {"store", "rebuild"}
+    assert len(CORE) >= 12
+
+
+@pytest.mark.parametrize("module", CORE, ids=name_of)
+def test_store_and_rebuild_do_not_know_flask(module: Path) -> None:
+    assert [name for name in imports(module) if name.split(".")[0] in ("flask", "werkzeug", "click")] == []
+
+
+@pytest.mark.parametrize("module", [one for one in CORE if one.parent.name == "store"], ids=name_of)
+def test_the_store_does_not_know_how_a_rebuild_works(module: Path) -> None:
+    ours = [name for name in imports(module) if name.startswith("flask_warmcache")]
+    known = ("flask_warmcache.store", "flask_warmcache.errors")
+    assert [name for name in ours if not name.startswith(known)] == []
+
+
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
+def test_no_cache_folder_can_run_code(module: Path) -> None:
+    runs_code = {"pickle", "marshal", "shelve", "dill", "cloudpickle", "yaml", "runpy", "ctypes"}
+    assert [name for name in imports(module) if name.split(".")[0] in runs_code] == []
+    calls = [node for node in ast.walk(ast.parse(module.read_text())) if isinstance(node, ast.Call)]
+    named = {node.func.id for node in calls if isinstance(node.func, ast.Name)}
+    assert named.isdisjoint({"eval", "exec", "compile", "__import__"})
+
+
+def test_the_package_imports_cleanly() -> None:
+    done = run_python("import flask_warmcache; from flask_warmcache import *; print(WarmCache.__name__)")
+    assert (done.stdout, done.stderr) == ("WarmCache\n", "")
+
+
+def test_importing_it_starts_nothing() -> None:
+    done = run_python(
+        "import threading, flask_warmcache.extension, flask_warmcache.cli; print(threading.active_count())"
+    )
+    assert (done.stdout, done.stderr) == ("1\n", "")
+
+
+def test_gunicorns_own_process_loads_no_flask() -> None:
+    script = """
+import sys
+import flask_warmcache.gunicorn_conf
+loaded = {name.split(".")[0] for name in sys.modules}
+print(sorted(loaded & {"flask", "werkzeug", "filelock", "cachetools", "jinja2"}))
+"""
+    done = run_python(script)
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_every_public_name_is_there_and_no_other() -> None:
+    for name in flask_warmcache.__all__:
+        assert getattr(flask_warmcache, name).__name__ == name
+    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
+        flask_warmcache.Nothing  # noqa: B018
+
+
+def test_every_error_of_ours_is_a_warmcache_error() -> None:
+    for name in flask_warmcache.__all__:
+        if name.endswith("Error"):
+            assert issubclass(getattr(flask_warmcache, name), flask_warmcache.WarmCacheError)
+
+
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
+def test_every_file_says_what_it_is_for(module: Path) -> None:
+    assert ast.get_docstring(ast.parse(module.read_text()))
+
+
+def test_type_checkers_know_the_public_names(tmp_path: Path) -> None:
+    pytest.importorskip("mypy")
+    (tmp_path / "use.py").write_text(
+        "from flask_warmcache import BadQueryError, Items, Outcome, Page, WarmCache, WarmList, WarmValue\n"
+        "files: WarmList = WarmCache().warm_list('files', key='path')\n"
+        "reveal_type(files.get())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--cache-dir", tmp_path / "cache", "use.py"],
+        cwd=tmp_path,
+        env={"PATH": "", "MYPYPATH": str(CHECKOUT)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert 'Revealed type is "flask_warmcache.items.Items"' in done.stdout, done.stdout + done.stderr
+    assert "Success" in done.stdout

@@ -1,0 +1,262 @@
+"""The stats: facts for programs, nothing that is nobody's business, and the bundled poller."""
+
+from __future__ import annotations
+
+import re
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from flask_warmcache import WarmCache, stats, web
+
+from .world import CHECKOUT, files, make_app, state_of
+
+LIST_KEYS = {
+    "file_count",
+    "age_seconds",
+    "is_populated",
+    "rebuild_in_progress",
+    "cache_rebuilding",
+    "state",
+    "complete",
+    "generation",
+    "progress",
+    "last_success_at",
+    "last_error",
+    "last_duration_seconds",
+    "next_attempt_at",
+    "reused_items",
+    "enriched_items",
+    "failed_items",
+}
+
+
+class Site:
+    """An app with a list, a value and a section."""
+
+    def __init__(self, folder: Path, **config: Any) -> None:
+        self.app: Flask = make_app(folder, **config)
+        self.warmcache = WarmCache(self.app)
+        self.error: Exception | None = None
+        self.markers: Any = {"marked": 5}
+        self.asked = 0
+        self.warmcache.warm_list("files", key="path", unit="file", source=self.source)
+        self.warmcache.value("dashboard")(dict)
+        self.warmcache.stats_section("markers")(self.section)
+        self.client: FlaskClient = self.app.test_client()
+
+    def source(self) -> list[dict[str, Any]]:
+        if self.error is not None:
+            raise self.error
+        return files("a", "b")
+
+    def section(self) -> Any:
+        self.asked += 1
+        if isinstance(self.markers, Exception):
+            raise self.markers
+        return self.markers
+
+    def rebuild(self, name: str = "files") -> None:
+        with self.app.app_context():
+            self.warmcache[name].rebuild_now()
+
+    def stats(self, name: str = "") -> Any:
+        return self.client.get("/api/cache/stats" + (name and f"/{name}")).get_json()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+def test_a_cold_lists_section(site: Site) -> None:
+    section = site.stats("files")
+    assert set(section) == LIST_KEYS
+    assert (section["file_count"], section["state"], section["cache_rebuilding"]) == (0, "cold", True)
+    assert [section[key] for key in ("is_populated", "rebuild_in_progress", "complete")] == [False] * 3
+    others = LIST_KEYS - {
+        "file_count",
+        "state",
+        "cache_rebuilding",
+        "is_populated",
+        "rebuild_in_progress",
+        "complete",
+    }
+    assert {section[key] for key in others} == {None}
+
+
+def test_a_warm_lists_section(site: Site) -> None:
+    site.rebuild()
+    section = site.stats("files")
+    assert set(section) == LIST_KEYS
+    assert (section["file_count"], section["state"]) == (2, "fresh")
+    assert (section["is_populated"], section["complete"]) == (True, True)
+    assert (section["reused_items"], section["enriched_items"], section["failed_items"]) == (0, 2, 0)
+    assert (section["rebuild_in_progress"], section["cache_rebuilding"]) == (False, False)
+    assert section["progress"] is None
+    assert 0 <= section["age_seconds"] < 60 and 0 <= section["last_duration_seconds"] < 60
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", section["last_success_at"])
+    stamp = datetime.fromisoformat(section["last_success_at"].replace("Z", "+00:00")).timestamp()
+    assert abs(stamp - time.time()) < 60
+    assert re.fullmatch("[0-9a-f]+", section["generation"])
+
+
+def test_a_values_section_counts_nothing(site: Site) -> None:
+    site.rebuild("dashboard")
+    section = site.stats("dashboard")
+    assert set(section) == LIST_KEYS - {"file_count"}
+    assert section["state"] == "fresh"
+
+
+def test_all_sections_at_once(site: Site) -> None:
+    answer = site.stats()
+    assert list(sorted(answer)) == ["cache_rebuilding", "dashboard", "files", "markers"]
+    assert answer["cache_rebuilding"] is True
+    assert answer["markers"] == {"marked": 5}
+    site.rebuild()
+    assert site.stats()["cache_rebuilding"] is True  # the value is still cold
+    site.rebuild("dashboard")
+    assert site.stats()["cache_rebuilding"] is False
+
+
+def test_a_failed_list_says_the_class_and_when_it_tries_again(site: Site) -> None:
+    site.rebuild()
+    site.error = ValueError("/srv/secret/path is gone")
+    with site.app.app_context(), pytest.raises(ValueError, match="secret"):
+        site.warmcache["files"].rebuild_now()
+    section = site.stats("files")
+    assert (section["state"], section["last_error"], section["is_populated"]) == ("failed", "ValueError", True)
+    assert section["next_attempt_at"] > section["last_success_at"]
+    site.error = None
+    site.rebuild()
+    section = site.stats("files")
+    assert (section["state"], section["last_error"], section["next_attempt_at"]) == ("fresh", None, None)
+
+
+def test_a_running_rebuild_shows_its_progress(site: Site) -> None:
+    state = state_of(site.app)
+    lock = state.store.try_lock("files")
+    assert lock is not None
+    report = {"phase": "enrich", "done": 40, "total": 100, "rate": 20.0, "pid": 4711, "started": time.time()}
+    state.store.write_progress("files", report)
+    section = site.stats("files")
+    assert section["progress"] == {"phase": "enrich", "done": 40, "total": 100, "rate": 20.0, "eta_seconds": 3.0}
+    assert section["rebuild_in_progress"] is True
+    lock.close()
+    state.store.write_progress("files", {**report, "phase": "finished"})
+    assert site.stats("files")["progress"] is None
+
+
+def test_no_stats_tell_paths_pids_or_tracebacks(site: Site, tmp_path: Path) -> None:
+    site.error = ValueError(f"{tmp_path}: traceback")
+    site.markers = OSError(str(tmp_path))
+    with site.app.app_context(), pytest.raises(ValueError, match="traceback"):
+        site.warmcache["files"].rebuild_now()
+    for path in ("", "/files", "/markers", "/none"):
+        text = site.client.get(f"/api/cache/stats{path}").text
+        assert str(tmp_path) not in text and "/" not in text.replace("application/json", "")
+        assert "raceback" not in text and "pid" not in text and ".py" not in text
+
+
+def test_an_unknown_section_is_a_404_that_names_the_known(site: Site) -> None:
+    answer = site.client.get("/api/cache/stats/none" + "x" * 500)
+    assert (answer.status_code, answer.content_type) == (404, "application/json")
+    assert answer.get_json()["allowed"] == ["files", "dashboard", "markers"]
+    assert len(answer.get_json()["error"]) < 150
+
+
+@pytest.mark.parametrize("path", ["/api/cache/stats", "/api/cache/stats/files", "/api/cache/stats/none"])
+def test_a_status_answer_is_never_kept(site: Site, path: str) -> None:
+    headers = site.client.get(path).headers
+    assert headers["Cache-Control"] == "no-cache, private"
+    assert "ETag" not in headers and "Last-Modified" not in headers and "Set-Cookie" not in headers
+
+
+def test_a_section_is_computed_once_a_second_at_most(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    for _ in range(5):
+        assert site.stats("markers") == {"marked": 5}
+        site.stats()
+    assert site.asked == 1
+    now[0] += 0.99
+    site.stats("markers")
+    assert site.asked == 1
+    now[0] += 0.02
+    site.markers = {"marked": 6}
+    assert site.stats("markers") == {"marked": 6}
+    assert site.asked == 2
+
+
+@pytest.mark.parametrize(
+    ("markers", "error"),
+    [
+        (ValueError("secret"), "ValueError"),
+        (None, "TypeError"),
+        (5, "TypeError"),
+        ({"a": object()}, "TypeError"),
+        ({"a": {1}}, "TypeError"),
+    ],
+    ids=repr,
+)
+def test_a_section_that_fails_says_so_and_leaves_the_others(
+    site: Site, caplog: pytest.LogCaptureFixture, markers: Any, error: str
+) -> None:
+    site.markers = markers
+    answer = site.client.get("/api/cache/stats")
+    assert answer.status_code == 200
+    assert answer.get_json()["markers"] == {"error": error}
+    assert "warmcache.section_failed: the stats section 'markers'" in caplog.text
+    assert "secret" not in answer.text
+    site.stats("markers")
+    assert site.asked == 1  # a failure, too, is asked for once a second
+
+
+def test_sections_of_two_apps_are_their_own(tmp_path: Path) -> None:
+    sites = [Site(tmp_path / which) for which in "ab"]
+    for site in sites:
+        site.stats("markers")
+    assert [site.asked for site in sites] == [1, 1]
+
+
+def test_the_prefix_is_the_apps_choice(tmp_path: Path) -> None:
+    site = Site(tmp_path, api_prefix="/warm")
+    assert site.client.get("/warm/stats/files").status_code == 200
+    assert site.client.get("/api/cache/stats").status_code == 404
+
+
+def test_nothing_can_be_changed_over_http(site: Site) -> None:
+    for path in ("/api/cache/stats", "/api/cache/stats/files", "/api/cache/rebuild/files"):
+        for method in (site.client.post, site.client.put, site.client.delete):
+            assert method(path).status_code in (403, 404, 405)
+
+
+def test_the_poller_is_served(site: Site) -> None:
+    answer = site.client.get("/api/cache/static/warmcache.js")
+    assert (answer.status_code, answer.mimetype) == (200, "text/javascript")
+    assert answer.data == (CHECKOUT / "static" / "warmcache.js").read_bytes()
+    tag = answer.headers["ETag"]
+    answer.close()
+    again = site.client.get("/api/cache/static/warmcache.js", headers={"If-None-Match": tag})
+    assert again.status_code == 304
+    again.close()
+    assert site.client.get("/api/cache/static/../../flask_warmcache/web.py").status_code == 404
+
+
+def test_a_missing_poller_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "__file__", str(tmp_path / "flask_warmcache" / "web.py"))
+    with pytest.raises(RuntimeError, match=r"warmcache\.js is missing .*install it again"):
+        web.static_folder()
+    (tmp_path / "flask_warmcache" / "static").mkdir(parents=True)
+    (tmp_path / "flask_warmcache" / "static" / "warmcache.js").write_text("")
+    assert web.static_folder() == tmp_path / "flask_warmcache" / "static"
+
+
+def test_a_time_out_of_any_calendar_is_no_error() -> None:
+    assert stats._iso(0) == "1970-01-01T00:00:00Z"
+    assert stats._iso(1e30) == stats._iso(float("nan")) == ""
