@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import overload
 
 from .declare import Item
+from .errors import SnapshotError
 from .rebuild.status import Condition
-from .store.snapshot import Snapshot
+from .store.snapshot import DAMAGE, Snapshot
 
 
 class Items(Sequence[Item]):
     """A list's items as one snapshot has them: read-only, decoded one by one when touched."""
 
-    def __init__(self, condition: Condition) -> None:
+    def __init__(self, condition: Condition, note_damage: Callable[[Snapshot], None]) -> None:
+        self._note_damage = note_damage
         self._snapshot: Snapshot | None = condition.snapshot
         self.generation = None if condition.snapshot is None else condition.snapshot.token
         self.age = condition.age
@@ -32,12 +34,19 @@ class Items(Sequence[Item]):
 
     def __getitem__(self, index: int | slice) -> Item | list[Item]:
         places = range(len(self))[index]  # raises IndexError as a list would
-        if self._snapshot is None:
-            return []
         if isinstance(places, range):
-            return [self._snapshot.item(position) for position in places]
-        item: Item = self._snapshot.item(places)
-        return item
+            return [self._item(position) for position in places]
+        return self._item(places)
+
+    def _item(self, position: int) -> Item:
+        assert self._snapshot is not None  # an empty sequence has no position
+        try:
+            item: Item = self._snapshot.item(position)
+            return item
+        except DAMAGE as error:
+            # Never IndexError, which a loop would take for the end of the list.
+            self._note_damage(self._snapshot)
+            raise SnapshotError("an item's line is damaged; the list is rebuilt") from error
 
     def __iter__(self) -> Iterator[Item]:
         for position in range(len(self)):

@@ -9,12 +9,13 @@ from typing import Any, TypeVar, overload
 from flask import Request, Response, current_app, request
 
 from .declare import Declaration, Item, check_function
-from .errors import BadQueryError, DeclarationError, UnknownListError
+from .errors import BadQueryError, DeclarationError, SnapshotError, UnknownListError
 from .items import Items
 from .paging import Page
 from .rebuild.job import Outcome
 from .rebuild.status import Condition, ListStatus
 from .state import AppState
+from .store.format import key_hash
 from .store.snapshot import DAMAGE
 
 KEY = "warmcache"
@@ -175,16 +176,28 @@ class WarmList(Warm):
 
     def get(self) -> Items:
         """Every item, in source order, decoded when touched; with the state it is in."""
-        return Items(self._look()[1])
+        state, condition = self._look()
+        return Items(condition, state.statuses[self.name].note_damage)
 
     def find(self, key: str | int) -> Item | None:
-        """The item with this key, or None when the newest snapshot has none."""
-        _, condition = self._look()
+        """The item with this key, or None when the newest snapshot has none.
+
+        :raises SnapshotError: when the files were changed under us; the list is rebuilt then.
+        """
+        state, condition = self._look()
         field, snapshot = self._declaration.key, condition.snapshot
         if field is None:
             raise DeclarationError(f"Warm list {self.name!r} has no key=, so no item can be found by it.")
-        position = None if snapshot is None else snapshot.find(key, field)
-        return None if position is None or snapshot is None else snapshot.item(position)
+        if snapshot is None:
+            return None
+        try:
+            position = snapshot.find(key, field)
+            return None if position is None else snapshot.item(position)
+        except DAMAGE as error:
+            key_hash(key)  # a key of a wrong type is the caller's TypeError
+            # "There is none" would be a guess.
+            state.statuses[self.name].note_damage(snapshot)
+            raise SnapshotError(f"an item of {self.name!r} is damaged; the list is rebuilt") from error
 
     def page(
         self,

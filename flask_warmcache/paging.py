@@ -85,7 +85,7 @@ class Pager:
         :raises BadQueryError: naming the parameter and what is allowed.
         """
         first = PAGE_FIRST.match(raw)
-        if first is None:
+        if first is None or b"page=" in first[2].replace(b"per_page=", b""):
             return parse(raw, defaults, self._declaration, self._settings)
         # Who turns pages asks the same again with another number: the rest is read once.
         key = (first[2], defaults)
@@ -186,6 +186,8 @@ class Pager:
         """What differs between two processes, or two views, that show the same snapshot in another way."""
         shape = self._shapes.get(defaults)
         if shape is None:
+            if len(self._shapes) >= PARSED_MAX:
+                self._shapes.clear()
             told = repr((self._declaration.digest, self._declaration.plural, self._settings, defaults))
             shape = self._shapes[defaults] = f"{zlib.crc32(told.encode()):x}"
         return shape

@@ -126,9 +126,15 @@ class AppState:
             return Path(self.settings.dir).absolute()
         if self.app.testing:
             folder = tempfile.mkdtemp(prefix="warmcache-test-")
-            atexit.register(_remove_if_ours, folder, os.getpid())
+            atexit.register(self._remove, folder, os.getpid())
             return Path(folder)
         return default_folder(self.app.instance_path, self.app.name)
+
+    def _remove(self, folder: str, pid: int) -> None:
+        """Remove a temporary folder at exit, and see that nobody makes it again."""
+        if os.getpid() == pid:
+            self.keeper.stop()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def encoder(app: Flask) -> Callable[[Any], bytes]:
@@ -170,11 +176,6 @@ def start_keepers() -> None:
     """Start the keeper of every app in this process; for a server's worker hook."""
     for state in list(_states):
         state.start()
-
-
-def _remove_if_ours(folder: str, pid: int) -> None:
-    if os.getpid() == pid:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _after_fork() -> None:

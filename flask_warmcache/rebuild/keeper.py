@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import random
 import threading
 import time
@@ -52,7 +51,7 @@ class Keeper:
         self._guard = threading.Lock()  # guards _thread and each status's progress
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
-        self._pid = os.getpid()
+        self._stopped = False
         for status in self._lists:
             status.progress = None
             status.reader.after_fork()
@@ -80,6 +79,11 @@ class Keeper:
                 return
             self._thread = thread
 
+    def stop(self) -> None:
+        """End the thread at its next look, and start no further rebuild; for an app whose folder goes away."""
+        self._stopped = True
+        self._wake.set()
+
     def wake(self) -> None:
         """A read found a list due: look at once instead of at the next tick."""
         if not self._wake.is_set():
@@ -88,7 +92,7 @@ class Keeper:
     # The thread
 
     def _keep(self) -> None:
-        while True:
+        while not self._stopped:
             try:
                 self.tick()
             except Exception:
@@ -127,7 +131,7 @@ class Keeper:
     def _take_lock(self, status: ListStatus, *, wanted: bool = False) -> HeldLock | None:
         """The list's lock, if nobody has it and the list is still due; never waits for another's rebuild."""
         with self._guard:
-            if status.progress is not None:
+            if status.progress is not None or self._stopped:
                 return None
             lock = self._store.try_lock(status.name)
             if lock is None:

@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import stat
+import threading
 import time
 import weakref
 from collections.abc import Iterator
@@ -37,10 +38,16 @@ FORGOTTEN_AFTER = 3600.0
 class HeldLock:
     """A lock file opened, and locked, by this process until closed (or until it dies)."""
 
-    def __init__(self, path: Path, descriptor: int) -> None:
+    def __init__(self, path: Path) -> None:
+        """Open the file, and make it if it is not there; it is not locked yet.
+
+        :raises OSError: when that cannot be done.
+        """
         self.path = path
-        self.descriptor = descriptor
-        _open_locks.add(self)
+        with _no_fork:
+            # Mode 0600: whoever can open a lock file can hold the lock for ever.
+            self.descriptor = os.open(path, LOCK_FLAGS, 0o600)
+            _open_locks.add(self)
 
     def still_ours(self) -> bool:
         """Whether the file under the lock's name is still the one that is locked."""
@@ -51,22 +58,30 @@ class HeldLock:
 
     def close(self) -> None:
         """Free the lock, unless a child has inherited the descriptor and goes on holding it."""
+        with _no_fork:
+            self._close()
+
+    def _close(self) -> None:
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
 
 
-# A lock lives as long as any copy of its descriptor, so a forked child must not keep one: the child of an
-# app that uses multiprocessing would hold up every later rebuild.  (Closing a copy frees nothing here.)
+# A lock lives as long as any copy of its descriptor, so a forked child must not keep one: a worker forked from
+# an app that builds already, or the child of one that uses multiprocessing, would hold up every later rebuild.
+# (Closing a copy frees nothing here.)  And no fork may fall between a file's opening and its registration, as it
+# would often do: opening gives the interpreter away, and the thread that forks takes it.
 _open_locks: weakref.WeakSet[HeldLock] = weakref.WeakSet()
+_no_fork = threading.Lock()  # held for the microseconds in which a lock file is opened, probed or closed
 
 
 def _close_in_child() -> None:
+    _no_fork.release()  # taken before the fork by the one thread that lives on
     for lock in list(_open_locks):
-        lock.close()
+        lock._close()
 
 
-os.register_at_fork(after_in_child=_close_in_child)
+os.register_at_fork(before=_no_fork.acquire, after_in_parent=_no_fork.release, after_in_child=_close_in_child)
 
 
 class FileStore:
@@ -132,16 +147,17 @@ class FileStore:
 
         The probe is a shared lock: probes do not disturb one another, as exclusive ones would.
         """
-        try:
-            descriptor = os.open(self.folder / f"{name}.lock", OPEN_FLAGS)
-        except OSError:
-            return False
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except OSError:
-            return True
-        finally:
-            os.close(descriptor)
+        with _no_fork:
+            try:
+                descriptor = os.open(self.folder / f"{name}.lock", OPEN_FLAGS)
+            except OSError:
+                return False
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except OSError:
+                return True
+            finally:
+                os.close(descriptor)
         return False
 
     @contextmanager
@@ -163,8 +179,7 @@ class FileStore:
 
     def _open_lock(self, path: Path) -> HeldLock:
         try:
-            # Mode 0600: whoever can open a lock file can hold the lock for ever.
-            return HeldLock(path, os.open(path, LOCK_FLAGS, 0o600))
+            return HeldLock(path)
         except OSError as error:
             raise StoreError(
                 f"The lock file {path.name} cannot be opened ({error.strerror}). Check the rights of the "

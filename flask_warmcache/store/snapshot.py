@@ -158,10 +158,6 @@ class Snapshot:
             raise SnapshotError("the snapshot has no data")
         return self._data[start - fmt.FINGERPRINT_LENGTH : end]
 
-    def fingerprint(self, position: int) -> bytes:
-        """The fingerprint an item was enriched from."""
-        return self.line(position)[: fmt.FINGERPRINT_LENGTH]
-
     def item(self, position: int) -> Any:
         """One item, decoded."""
         return json.loads(self.lines((position,)))
@@ -199,14 +195,24 @@ class Verifier:
         self._folder = folder
         self._name = name
         self._seen: Stamp | None = None
+        self._data_size_and_time = (0, 0)
         self._data: tuple[str, int, int] = ("", 0, 0)  # id, length and checksum of what was read of the data
 
     def is_damaged(self, snapshot: Snapshot) -> bool:
         """Whether the snapshot's files are not what was written; costs nothing for one that was looked at."""
-        if snapshot.stamp == self._seen or snapshot.is_cold:
+        if snapshot.is_cold:
             return False
-        self._seen = snapshot.stamp
         try:
+            status = os.stat(self._folder / snapshot.header["data"]["file"])
+            size, changed_at = self._data_size_and_time
+            self._data_size_and_time = (status.st_size, status.st_mtime_ns)
+            # A rebuild appends, which is no news; the same size with another time is a change in place.
+            in_place = status.st_size == size and status.st_mtime_ns != changed_at
+            if snapshot.stamp == self._seen and not in_place:
+                return False
+            self._seen = snapshot.stamp
+            if in_place:
+                self._data = ("", 0, 0)
             return self._index_differs(snapshot) or self._data_differs(snapshot)
         except FileNotFoundError:
             return False  # replaced meanwhile; the next one is looked at in its turn

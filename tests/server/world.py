@@ -201,7 +201,7 @@ class Server:
     def pids(self) -> set[int]:
         """The workers that live now."""
         children = psutil.Process(self.process.pid).children()
-        return {child.pid for child in children if child.status() != psutil.STATUS_ZOMBIE}
+        return {child.pid for child in children if _is_alive(child)}
 
     def get(self, path: str = "/api/files", method: str = "GET", linger: float = 0.0) -> Answer:
         """Ask once, on a connection of its own that is closed at once."""
@@ -288,6 +288,14 @@ class Server:
                     left.kill()
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 pass
+
+
+def _is_alive(process: psutil.Process) -> bool:
+    """Whether it runs; it may end between two questions."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 @contextmanager

@@ -8,40 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask, Response, session
+from flask import Response, session
 from flask.testing import FlaskClient
 
-from flask_warmcache import WarmCache, WarmList
+from flask_warmcache import WarmCache
 
-from .world import files, make_app, state_of
-
-
-class Site:
-    """An app that serves one list at /files."""
-
-    def __init__(self, folder: Path, **config: Any) -> None:
-        self.app: Flask = make_app(folder, **config)
-        self.items = files("a", "b", "c")
-        self.builds = 0
-        self.list: WarmList = WarmCache(self.app).warm_list(
-            "files",
-            key="path",
-            unit="file",
-            source=self.source,
-            filters={"short": lambda item: item["size"] < 2},
-            sorts={"name": lambda item: item["path"]},
-            counts=("short",),
-        )
-        self.app.add_url_rule("/files", "files", self.list.response)
-        self.client: FlaskClient = self.app.test_client()
-
-    def source(self) -> list[dict[str, Any]]:
-        self.builds += 1
-        return self.items
-
-    def build(self) -> None:
-        with self.app.app_context():
-            self.list.rebuild_now()
+from .site import Site
+from .world import make_app, state_of
 
 
 @pytest.fixture
@@ -149,101 +122,6 @@ def test_a_cold_answer_can_be_validated_too(site: Site) -> None:
     assert site.client.get("/files", headers={"If-None-Match": tag}).status_code == 304
     site.build()
     assert site.client.get("/files", headers={"If-None-Match": tag}).status_code == 200
-
-
-# Refusals
-
-
-@pytest.mark.parametrize(
-    ("query", "parameter", "allowed"),
-    [
-        ("filter=none", "filter", ["all", "short"]),
-        ("sort=size", "sort", ["name", "-name"]),
-        ("search=x", "search", []),
-        ("page=x", "page", None),
-        ("per_page=0", "per_page", None),
-        ("refresh=perhaps", "refresh", ["true", "false"]),
-    ],
-)
-def test_a_wrong_parameter_is_a_400_that_names_what_is_allowed(
-    site: Site, query: str, parameter: str, allowed: list[str] | None
-) -> None:
-    site.build()
-    answer = site.client.get(f"/files?{query}")
-    body = answer.get_json()
-    assert (answer.status_code, answer.headers["Cache-Control"]) == (400, "no-store")
-    assert (body["parameter"], body.get("allowed")) == (parameter, allowed)
-    assert parameter in body["error"] or parameter == "search"
-
-
-def test_a_refused_request_changes_nothing(site: Site) -> None:
-    site.build()
-    state_of(site.app).settings.__dict__["refresh_interval"] = 0.0
-    before = {path.name: path.stat() for path in state_of(site.app).store.folder.iterdir()}
-    assert site.client.get("/files?refresh=true&filter=none").status_code == 400
-    assert site.client.get("/files?refresh=true&refresh=x&page=x").status_code == 400
-    after = {path.name: path.stat() for path in state_of(site.app).store.folder.iterdir()}
-    assert {name: (stat.st_ino, stat.st_mtime_ns) for name, stat in after.items()} == {
-        name: (stat.st_ino, stat.st_mtime_ns) for name, stat in before.items()
-    }
-    assert site.client.get("/files").get_json()["cache_rebuilding"] is False
-
-
-def test_what_was_asked_is_not_repeated_in_a_refusal(site: Site) -> None:
-    assert "<script>" not in site.client.get("/files?filter=<script>").text
-
-
-# Refresh
-
-
-def test_refresh_asks_for_a_rebuild_once(tmp_path: Path) -> None:
-    site = Site(tmp_path, refresh_interval=0)
-    site.build()
-    index = state_of(site.app).store.folder / "files.index"
-    assert site.client.get("/files?refresh=true").get_json()["cache_rebuilding"] is True
-    marked = index.stat()
-    assert marked.st_mtime_ns == 0
-    for _ in range(5):
-        assert site.client.get("/files?refresh=1").get_json()["cache_rebuilding"] is True
-    assert index.stat().st_ctime_ns == marked.st_ctime_ns  # joined: nothing was written again
-    state_of(site.app).keeper.tick()
-
-
-def test_a_new_list_is_not_refreshed_again_at_once(tmp_path: Path) -> None:
-    site = Site(tmp_path, refresh_interval=1000)
-    site.build()
-    assert site.client.get("/files?refresh=true").get_json()["cache_rebuilding"] is False
-
-
-def test_refresh_can_be_switched_off(tmp_path: Path) -> None:
-    site = Site(tmp_path, refresh_interval=0, allow_refresh=False)
-    site.build()
-    answer = site.client.get("/files?refresh=true")
-    assert (answer.status_code, answer.get_json()["cache_rebuilding"]) == (200, False)
-
-
-def test_refresh_of_a_cold_list_is_what_happens_anyway(site: Site) -> None:
-    assert site.client.get("/files?refresh=true").get_json()["cache_rebuilding"] is True
-    assert not state_of(site.app).store.folder.exists()
-
-
-def test_refresh_false_asks_for_nothing(tmp_path: Path) -> None:
-    site = Site(tmp_path, refresh_interval=0)
-    site.build()
-    for no in ("false", "0", "no", ""):
-        assert site.client.get(f"/files?refresh={no}").get_json()["cache_rebuilding"] is False
-
-
-def test_a_refresh_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    site = Site(tmp_path, refresh_interval=0)
-    site.build()
-
-    def read_only(*given: Any, **named: Any) -> None:
-        raise PermissionError
-
-    monkeypatch.setattr("os.utime", read_only)
-    answer = site.client.get("/files?refresh=true")
-    assert (answer.status_code, answer.get_json()["files"]) == (200, site.items)
 
 
 # Beside the rest of the app

@@ -15,7 +15,7 @@ from flask import Flask
 from flask_warmcache import WarmCache, gunicorn_conf, state
 from flask_warmcache.state import server_started
 
-from .world import files, make_app, run_python, state_of
+from .world import bug, files, make_app, run_python, state_of
 
 
 def test_under_test_the_cache_is_a_private_folder_that_goes_with_the_process() -> None:
@@ -27,10 +27,10 @@ folders = []
 for _ in range(2):
     app = Flask("shop")
     app.testing = True
-    warmcache = WarmCache(app)
+    warmcache = WarmCache(app, enabled=False)
     warmcache.warm_list("files", key="path", source=lambda: [{"path": "a"}])
     with app.app_context():
-        warmcache["files"].rebuild_now()
+        assert len(warmcache["files"].get()) == 1
     folders.append(str(app.extensions["warmcache"].store.folder))
 child = os.fork()
 if child == 0:
@@ -43,6 +43,51 @@ print(*folders, *[oct(os.stat(folder).st_mode & 0o777) for folder in folders])
     assert (modes, done.stderr) == (["0o700", "0o700"], "")
     assert first != second
     assert not os.path.exists(first) and not os.path.exists(second)
+
+
+@bug(27, "the keeper finds the index gone and makes the folder again")
+def test_under_test_a_keeper_does_not_bring_the_folder_back(tmp_path: Path) -> None:
+    script = """
+import atexit, os, sys, time
+def look():  # registered first, so it runs last, while daemon threads still do
+    deadline = time.monotonic() + 1
+    while time.monotonic() < deadline and not os.path.exists(folder):
+        time.sleep(0.01)
+    print(os.path.exists(folder))
+atexit.register(look)
+from flask import Flask
+from flask_warmcache import WarmCache
+app = Flask("shop")
+app.testing = True
+warmcache = WarmCache(app)
+warmcache.warm_list("files", key="path", source=lambda: [{"path": "a"}])
+with app.app_context():
+    warmcache["files"].get()
+    folder = str(app.extensions["warmcache"].store.folder)
+    deadline = time.monotonic() + 20
+    while warmcache["files"].get().state != "fresh" and time.monotonic() < deadline:
+        time.sleep(0.01)
+"""
+    done = run_python(script, env={"TMPDIR": str(tmp_path)})
+    assert (done.stdout, done.stderr) == ("False\n", "")
+
+
+def test_the_private_folder_is_removed_by_its_own_process_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at_exit: list[tuple[Any, ...]] = []
+    monkeypatch.setattr("atexit.register", lambda *given: at_exit.append(given))
+    app = Flask("shop")
+    app.testing = True
+    WarmCache(app)
+    folder = state_of(app).store.folder
+    ((remove, *given),) = at_exit
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+    remove(*given)
+    assert folder.is_dir()
+    monkeypatch.undo()
+    remove(*given)
+    assert not folder.exists()
 
 
 def test_a_folder_that_is_named_wins_over_testing(tmp_path: Path) -> None:

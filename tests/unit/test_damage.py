@@ -196,6 +196,35 @@ def test_a_line_cut_at_its_ends_is_left_out_of_the_page_and_asks_for_a_rebuild(s
     assert shelf.ask(pager, "page=1")["cache_rebuilding"] is True
 
 
+def damage(shelf: Shelf, section: str) -> None:
+    """Overwrite one section of the index."""
+    index = bytearray(shelf.index.read_bytes())
+    header, base = fmt.read_header(index, len(index))
+    offset, length, _ = header["sections"][section]
+    index[base + offset : base + offset + length] = b"\xff" * length
+    shelf.index.write_bytes(index)
+
+
+@pytest.mark.parametrize(
+    ("section", "asked"),
+    [(fmt.view_section("all", "name"), {"sort": "name"}), ("text_starts", {"search": "b"}), ("ends", {})],
+)
+def test_a_page_for_views_of_their_own_survives_damage(shelf: Shelf, section: str, asked: dict[str, str]) -> None:
+    shelf.rebuild(files(*NAMES), **VIEWS)
+    damage(shelf, section)
+    pager = shelf.pager(declare(**VIEWS))
+    assert pager.page(pager.status.condition(), pager.check(asked)).items == []
+    assert pager.status.condition().due
+
+
+def test_a_refusal_is_no_damage(shelf: Shelf) -> None:
+    shelf.rebuild(files(*NAMES), **VIEWS)
+    pager = shelf.pager(declare(**VIEWS), max_all_bytes=1)
+    with pytest.raises(BadQueryError):
+        pager.page(pager.status.condition(), pager.check({"per_page": "0"}))
+    assert not pager.status.condition().due
+
+
 def test_an_answer_with_a_hole_is_not_kept(shelf: Shelf) -> None:
     shelf.rebuild(files("a", "b"))
     whole_data = shelf.data.read_bytes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -171,6 +172,35 @@ def test_the_sweep_removes_only_what_nothing_refers_to(shelf: Shelf) -> None:
     shelf.store.sweep("files", keep=shelf.data_name)
     assert before - {path.name for path in shelf.folder.iterdir()} == set(stray)
     assert shelf.items() == files("a")
+
+
+def test_leftovers_go_before_the_next_rebuild_begins(shelf: Shelf) -> None:
+    def sweep() -> list[str]:
+        (shelf.folder / "files.123.data").write_bytes(b"")
+        shelf.store.sweep_leftovers("files")
+        return sorted(path.name for path in shelf.folder.glob("*.data"))
+
+    shelf.store.prepare()
+    assert sweep() == []  # nothing was ever published
+    shelf.rebuild(files("a"))
+    data = shelf.data_name
+    assert sweep() == [data]
+    whole = shelf.index.read_bytes()
+    shelf.index.write_bytes(whole[:-8])
+    assert sweep() == sorted([data, "files.123.data"])  # what cannot be read may be readable to others
+    shelf.index.write_bytes(whole)
+    shelf.store.publish_cold("files")
+    assert sweep() == []
+
+
+def test_a_forgotten_draft_of_an_invalidation_goes_after_an_hour(shelf: Shelf) -> None:
+    shelf.store.prepare()
+    for name, age in (("files.invalidated.1-0a.tmp", 3700), ("files.invalidated.2-0a.tmp", 0)):
+        (shelf.folder / name).write_bytes(b"")
+        modified = time.time() - age
+        os.utime(shelf.folder / name, (modified, modified))
+    shelf.store.sweep("files", keep=None)
+    assert [path.name for path in shelf.folder.iterdir()] == ["files.invalidated.2-0a.tmp"]
 
 
 def test_two_sweeps_do_not_disturb_each_other(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:

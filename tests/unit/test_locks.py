@@ -153,6 +153,14 @@ print(free)
     assert (done.stdout, done.stderr) == ("True\n", "")
 
 
+def test_what_a_forked_child_closes_is_closed(folder: Path) -> None:
+    lock = FileStore(folder).try_lock("files")
+    assert lock is not None
+    files_module._close_in_child()  # as in the child; here it is the only copy
+    assert lock.descriptor == -1
+    assert not FileStore(folder).is_locked("files")
+
+
 def test_a_lock_on_a_file_that_was_removed_is_not_ours(folder: Path) -> None:
     store = FileStore(folder)
     lock = store.try_lock("files")

@@ -13,7 +13,7 @@ from flask_warmcache.page_cache import ENTRY_OVERHEAD, PageCache
 from flask_warmcache.query import NO_DEFAULTS
 from flask_warmcache.store.search import search
 
-from .world import Shelf, declare, files
+from .world import Shelf, bug, declare, files
 
 MARKS: dict[str, Any] = {
     "filters": {"unmarked": lambda item: item["size"] < 2},
@@ -174,6 +174,14 @@ def test_an_unfinished_search_has_a_validator_of_its_own(shelf: Shelf) -> None:
         pager = shelf.pager(declare(**MARKS), search_budget=budget)
         tags.append(pager.body(pager.status.condition(), b"search=p", NO_DEFAULTS).etag.count("-"))
     assert tags[1] == tags[0] + 1
+
+
+@bug(23, "one entry for each value that a view passes on")
+def test_what_is_remembered_of_views_is_bounded(shelf: Shelf) -> None:
+    pager = shelf.pager(declare())
+    for number in range(1, 2000):
+        pager.body(pager.status.condition(), b"", (number, None, None))
+    assert len(pager._shapes) <= 256
 
 
 # The worker's own layer

@@ -230,6 +230,26 @@ def test_an_index_replaced_while_it_is_opened_is_opened_again(
     assert names(reader) == ["c"]
 
 
+def test_a_reader_that_is_always_overtaken_keeps_what_it_has(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shelf.rebuild(files("a"))
+    reader = shelf.store.reader(shelf.name)
+    assert names(reader) == ["a"]
+
+    class AlwaysOvertaken(Snapshot):
+        def __init__(self, folder: Path, name: str) -> None:
+            super().__init__(folder, name)
+            shelf.store.invalidate(name)
+            os.utime(shelf.index)  # any change of the file will do
+
+    shelf.rebuild(files("b"), old=None)
+    monkeypatch.setattr(reader_module, "Snapshot", AlwaysOvertaken)
+    assert names(reader) == ["a"]
+    monkeypatch.undo()
+    assert names(reader) == ["b"]
+
+
 def test_threads_that_open_at_once_never_go_backwards(shelf: Shelf) -> None:
     shelf.rebuild(files("0"))
     reader = shelf.store.reader(shelf.name)

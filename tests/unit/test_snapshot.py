@@ -215,6 +215,13 @@ def test_a_replaced_or_removed_index_is_left_to_the_next_look(shelf: Shelf) -> N
     assert not Verifier(shelf.folder, shelf.name).is_damaged(snapshot)
 
 
+def test_data_that_was_cut_short_later_is_found(shelf: Shelf) -> None:
+    shelf.rebuild(files("a", "b"))
+    snapshot = shelf.snapshot()
+    os.truncate(shelf.data, shelf.data.stat().st_size - 3)
+    assert Verifier(shelf.folder, shelf.name).is_damaged(snapshot)
+
+
 def test_a_cold_snapshot_is_whole(shelf: Shelf) -> None:
     shelf.store.prepare()
     shelf.store.publish_cold(shelf.name)

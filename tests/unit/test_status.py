@@ -184,6 +184,7 @@ def test_ones_own_rebuild_is_seen_at_once(shelf: Shelf) -> None:
     status = status_of(shelf)
     status.progress = Progress(lambda written: None, None)
     assert told(status) == ("fresh", True, False)
+    report(shelf, phase="failed")  # an old file is no news beside one's own rebuild
     status.look()
     assert status.report is status.progress.report
     status.progress = None

@@ -1,0 +1,58 @@
+"""An app with one list, whose source the test steers and whose keeper it moves."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+from flask_warmcache import WarmCache
+from flask_warmcache.declare import Item
+from flask_warmcache.rebuild.keeper import Keeper
+from flask_warmcache.rebuild.status import ListStatus
+from flask_warmcache.state import AppState
+
+from .world import files, make_app, state_of, until
+
+
+class Shop:
+    """An app with one list, whose source the test steers."""
+
+    def __init__(self, folder: Path, **config: Any) -> None:
+        self.app = make_app(folder, **config)
+        self.warmcache = WarmCache(self.app)
+        self.items: list[Item] = files("a")
+        self.error: BaseException | None = None
+        self.builds = 0
+        self.gate = threading.Event()
+        self.gate.set()
+        self.list = self.warmcache.warm_list("files", key="path", source=self.source)
+
+    def source(self) -> list[Item]:
+        self.builds += 1
+        self.gate.wait(20)
+        if self.error is not None:
+            raise self.error
+        return self.items
+
+    @property
+    def state(self) -> AppState:
+        return state_of(self.app)
+
+    @property
+    def keeper(self) -> Keeper:
+        return self.state.keeper
+
+    @property
+    def status(self) -> ListStatus:
+        return self.state.statuses["files"]
+
+    def tick(self) -> None:
+        """One look, and what it started to its end."""
+        self.keeper.tick()
+        assert until(lambda: not any(one.progress for one in self.state.statuses.values()))
+        assert until(lambda: not any("-rebuild-" in thread.name for thread in threading.enumerate()))
+
+    def names(self) -> list[str]:
+        with self.app.app_context():
+            return [item["path"] for item in self.list.get()]
