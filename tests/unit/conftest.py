@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, settings
 from flask_warmcache import state
 from flask_warmcache.rebuild.keeper import Keeper
 
-from .world import KeeperStopped, Shelf, stop, until
+from .world import Shelf, stop, until
 
 settings.register_profile(
     "unit",
@@ -34,15 +34,6 @@ def live() -> None:
 def _nothing_stays(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Keep keepers from starting, or end those that started; no thread outlives its test."""
     threads, interval = set(threading.enumerate()), sys.getswitchinterval()
-    keep = Keeper._keep
-
-    def keep_until_stopped(keeper: Keeper) -> None:
-        try:
-            keep(keeper)
-        except KeeperStopped:
-            pass
-
-    monkeypatch.setattr(Keeper, "_keep", keep_until_stopped)
     if "live" not in request.fixturenames:
         monkeypatch.setattr(Keeper, "ensure", lambda self: None)
     yield

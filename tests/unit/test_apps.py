@@ -15,7 +15,7 @@ from flask import Flask
 from flask_warmcache import WarmCache, gunicorn_conf, state
 from flask_warmcache.state import server_started
 
-from .world import bug, files, make_app, run_python, state_of
+from .world import files, make_app, run_python, state_of
 
 
 def test_under_test_the_cache_is_a_private_folder_that_goes_with_the_process() -> None:
@@ -45,7 +45,6 @@ print(*folders, *[oct(os.stat(folder).st_mode & 0o777) for folder in folders])
     assert not os.path.exists(first) and not os.path.exists(second)
 
 
-@bug(27, "the keeper finds the index gone and makes the folder again")
 def test_under_test_a_keeper_does_not_bring_the_folder_back(tmp_path: Path) -> None:
     script = """
 import atexit, os, sys, time

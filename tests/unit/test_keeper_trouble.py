@@ -14,7 +14,7 @@ from flask import Flask
 from flask_warmcache.lists import Warm
 
 from .shop import Shop
-from .world import bug, files, until
+from .world import files, until
 
 
 @pytest.fixture
@@ -58,7 +58,6 @@ def test_a_damaged_section_is_found_and_the_list_built_from_nothing(
     assert shop.builds == 3
 
 
-@bug(25, "the data is looked at once for each index only")
 def test_data_that_is_damaged_later_is_found_too(shop: Shop) -> None:
     shop.tick()
     shop.tick()

@@ -13,7 +13,7 @@ from flask_warmcache.page_cache import ENTRY_OVERHEAD, PageCache
 from flask_warmcache.query import NO_DEFAULTS
 from flask_warmcache.store.search import search
 
-from .world import Shelf, bug, declare, files
+from .world import Shelf, declare, files
 
 MARKS: dict[str, Any] = {
     "filters": {"unmarked": lambda item: item["size"] < 2},
@@ -176,7 +176,6 @@ def test_an_unfinished_search_has_a_validator_of_its_own(shelf: Shelf) -> None:
     assert tags[1] == tags[0] + 1
 
 
-@bug(23, "one entry for each value that a view passes on")
 def test_what_is_remembered_of_views_is_bounded(shelf: Shelf) -> None:
     pager = shelf.pager(declare())
     for number in range(1, 2000):

@@ -19,7 +19,7 @@ from flask_warmcache.rebuild.status import ListStatus
 from flask_warmcache.settings import Settings
 from flask_warmcache.store.files import FileStore
 
-from .world import bug, declare
+from .world import declare
 
 DECLARATION = declare(
     filters={"marked": bool, "not.marked": bool},
@@ -196,7 +196,6 @@ def test_what_is_remembered_of_questions_is_bounded() -> None:
     assert len(PAGER._parsed) <= 256
 
 
-@bug(22, "the rest behind page= is read with its own page=")
 def test_the_first_page_of_several_wins() -> None:
     assert PAGER.parse(b"page=2&page=x", NO_DEFAULTS).page == 2
 

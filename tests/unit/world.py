@@ -12,7 +12,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import pytest
 from flask import Flask
 
 from flask_warmcache.declare import Declaration, Item
@@ -32,11 +31,6 @@ from flask_warmcache.store.snapshot import Snapshot
 CHECKOUT = Path(__file__).parents[2]
 NAME = "files"
 RUNS = ("old", "upstream", "context", "breathe", "code_started")  # what is said of one rebuild, not of its list
-
-
-def bug(number: int, why: str) -> pytest.MarkDecorator:
-    """Marks a test that shows a known fault; it fails as soon as the fault is mended, so that the mark goes."""
-    return pytest.mark.xfail(strict=True, reason=f"BUG {number}: {why}")
 
 
 def until(condition: Callable[[], object], seconds: float = 20) -> bool:
@@ -165,23 +159,14 @@ def state_of(app: Flask) -> AppState:
     return state
 
 
-class KeeperStopped(BaseException):
-    """Ends a keeper's thread, which otherwise lives as long as its process (see conftest)."""
-
-
 def stop(keeper: Keeper) -> None:
-    """End a keeper's thread."""
-
-    def end() -> None:
-        raise KeeperStopped
-
+    """End a keeper's thread and wait for it; a later request may start another."""
     thread = keeper._thread
+    keeper.stop()
     if thread is not None:
-        keeper.__dict__["tick"] = end
-        keeper.wake()
         thread.join(20)
         assert not thread.is_alive(), "the keeper does not stop"
-        del keeper.__dict__["tick"]
+    keeper._stopped = False
 
 
 def run_python(script: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
