@@ -25,7 +25,7 @@ from .store.snapshot import DAMAGE, Snapshot
 
 log = logging.getLogger("flask_warmcache")
 PAGE_FIRST = re.compile(rb"page=([0-9]{1,9})&(.*)\Z", re.DOTALL)
-PARSED_MAX = 256
+REMEMBERED_MAX = 256
 
 
 @dataclass(frozen=True)
@@ -53,15 +53,27 @@ class Body(NamedTuple):
     etag: str
 
 
-class Slice(NamedTuple):
-    """Which positions a query's page holds, and the figures around them."""
+class Plan(NamedTuple):
+    """All that a query's pages have in common: in which order the items come, and the figures around them."""
 
-    positions: Sequence[int]
-    page: int
-    per_page: int
+    view: Sequence[int]  # positions
+    backwards: bool
     total: int
+    per_page: int
     total_pages: int
     search_complete: bool
+    tail: bytes  # the answer behind the page's number, up to the flag
+
+    def cut(self, page: int) -> tuple[int, Sequence[int]]:
+        """The number of the page that there is, and its positions."""
+        page = min(page, self.total_pages)
+        begin, end = (page - 1) * self.per_page, min(page * self.per_page, self.total)
+        if self.backwards:
+            begin, end = self.total - end, self.total - begin
+        positions = self.view[begin:end]
+        if isinstance(positions, memoryview):
+            positions = positions.tolist()
+        return page, positions[::-1] if self.backwards else positions
 
 
 class Pager:
@@ -74,28 +86,17 @@ class Pager:
         self._cache = cache
         plural = self._declaration.plural
         self._head = b'{"%b": [' % plural.encode()
-        self._total = f'], "page": %d, "per_page": %d, "total_{plural}": %d, "total_pages": %d'
+        self._tail = f', "per_page": %d, "total_{plural}": %d, "total_pages": %d'
         self._counts = tuple((name, f', "{name}_count": ') for name in self._declaration.counts)
         self._shapes: dict[Defaults, str] = {}
-        self._parsed: dict[tuple[bytes, Defaults], Query] = {}
+        self._plans: tuple[int, dict[tuple[bytes, Defaults], Plan]] = (0, {})  # of one generation
 
     def parse(self, raw: bytes, defaults: Defaults) -> Query:
         """The query of a raw query string.
 
         :raises BadQueryError: naming the parameter and what is allowed.
         """
-        first = PAGE_FIRST.match(raw)
-        if first is None or b"page=" in first[2].replace(b"per_page=", b""):
-            return parse(raw, defaults, self._declaration, self._settings)
-        # Who turns pages asks the same again with another number: the rest is read once.
-        key = (first[2], defaults)
-        query = self._parsed.get(key)
-        if query is None:
-            query = parse(first[2], defaults, self._declaration, self._settings)
-            if len(self._parsed) >= PARSED_MAX:
-                self._parsed.clear()
-            self._parsed[key] = query
-        return query._replace(page=int(first[1]) or 1)
+        return parse(raw, defaults, self._declaration, self._settings)
 
     def check(self, given: Mapping[str, str]) -> Query:
         """The query of these parameters.
@@ -117,37 +118,57 @@ class Pager:
         )  # fmt: skip
         body: Body | None = self._cache.get(cache_key)
         if body is None:
-            query = self.parse(raw, defaults)
             try:
-                body, lasting = self._build(condition, query, defaults)
+                plan, page = self._planned(snapshot, generation, raw, defaults)
+                body, lasting = self._build(condition, plan, page, defaults)
             except BadQueryError:
                 raise
             except DAMAGE as error:
                 # The files were changed under us.  An answer without items is better than none; it is rebuilt.
                 condition = self._note_damage(condition, error)
-                body, lasting = self._build(condition, query, defaults)
+                body, lasting = self._build(condition, self._plan(None, self.parse(raw, defaults)), 1, defaults)
             if lasting:
                 self._cache.offer(cache_key, body, len(body.data) + len(raw))
         return body
 
-    def _build(self, condition: Condition, query: Query, defaults: Defaults) -> tuple[Body, bool]:
+    def _planned(
+        self, snapshot: Snapshot | None, generation: int, raw: bytes, defaults: Defaults
+    ) -> tuple[Plan, int]:
+        """The plan of a query, and the page it asks for.
+
+        Who turns pages asks the same again with another number, so the rest is read and looked up once.
+        """
+        first = PAGE_FIRST.match(raw)
+        if first is None or b"page=" in first[2].replace(b"per_page=", b""):
+            query = self.parse(raw, defaults)
+            return self._plan(snapshot, query), query.page
+        key = (first[2], defaults)
+        of, plans = self._plans
+        if of != generation or len(plans) > REMEMBERED_MAX:
+            plans = {}
+            self._plans = (generation, plans)
+        plan = plans.get(key)
+        if plan is None:
+            query = self.parse(first[2], defaults)
+            plan = self._plan(snapshot, query)
+            if not query.search:  # what a search found is kept elsewhere, where its bytes are counted
+                plans[key] = plan
+        return plan, int(first[1]) or 1
+
+    def _build(self, condition: Condition, plan: Plan, page: int, defaults: Defaults) -> tuple[Body, bool]:
         """The answer, and whether the same question would get the same again."""
         snapshot = condition.snapshot
-        part = self._slice(snapshot, query)
-        lines, whole = (b"", True) if snapshot is None else self._lines(snapshot, part.positions)
+        page, positions = plan.cut(page)
+        lines, whole = (b"", True) if snapshot is None else self._lines(snapshot, positions)
+        flag = b"true" if condition.rebuilding else b"false"
+        incomplete = b"" if plan.search_complete else b', "search_complete": false'
         # Key order and names are those that front ends of the seed's API read.
-        tail = self._total % (part.page, part.per_page, part.total, part.total_pages)
-        for name, label in self._counts:
-            tail += label + str(0 if snapshot is None else snapshot.filter_count(name))
-        tail += ', "cache_rebuilding": true' if condition.rebuilding else ', "cache_rebuilding": false'
-        if not part.search_complete:
-            tail += ', "search_complete": false'
-        data = b"".join((self._head, lines, tail.encode(), b"}\n"))
+        data = b'%b%b], "page": %d%b%b%b}\n' % (self._head, lines, page, plan.tail, flag, incomplete)
         # An ETag counts for one URL, so generation, state and flag decide; the flag changes it without a new
         # generation, lest a 304 keep an old ``cache_rebuilding`` alive.
         generation = "0" if snapshot is None else snapshot.token
         etag = f'"{generation}-{condition.state}-{condition.rebuilding:d}-{self._shape_of(defaults)}'
-        lasting = part.search_complete and whole
+        lasting = plan.search_complete and whole
         if not lasting:
             etag += f"-{zlib.crc32(data):x}"
         return Body(data, etag + '"'), lasting
@@ -163,14 +184,15 @@ class Pager:
 
     def _page(self, condition: Condition, query: Query) -> Page:
         snapshot = condition.snapshot
-        part = self._slice(snapshot, query)
-        items = [] if snapshot is None else json.loads(b"[%b]" % self._lines(snapshot, part.positions)[0])
+        plan = self._plan(snapshot, query)
+        page, positions = plan.cut(query.page)
+        items = [] if snapshot is None else json.loads(b"[%b]" % self._lines(snapshot, positions)[0])
         return Page(
             items=items,
-            page=part.page,
-            per_page=part.per_page,
-            total=part.total,
-            total_pages=part.total_pages,
+            page=page,
+            per_page=plan.per_page,
+            total=plan.total,
+            total_pages=plan.total_pages,
             counts={
                 name: 0 if snapshot is None else snapshot.filter_count(name) for name in self._declaration.counts
             },
@@ -179,14 +201,14 @@ class Pager:
             state=condition.state,
             complete=snapshot is not None and snapshot.complete,
             rebuilding=condition.rebuilding,
-            search_complete=part.search_complete,
+            search_complete=plan.search_complete,
         )
 
     def _shape_of(self, defaults: Defaults) -> str:
         """What differs between two processes, or two views, that show the same snapshot in another way."""
         shape = self._shapes.get(defaults)
         if shape is None:
-            if len(self._shapes) >= PARSED_MAX:
+            if len(self._shapes) >= REMEMBERED_MAX:
                 self._shapes.clear()
             told = repr((self._declaration.digest, self._declaration.plural, self._settings, defaults))
             shape = self._shapes[defaults] = f"{zlib.crc32(told.encode()):x}"
@@ -206,36 +228,41 @@ class Pager:
 
     # From query to positions
 
-    def _slice(self, snapshot: Snapshot | None, query: Query) -> Slice:
+    def _plan(self, snapshot: Snapshot | None, query: Query) -> Plan:
+        """
+        :raises BadQueryError: when everything at once is asked for and is too large.
+        """
+        view: Sequence[int] = ()
+        complete = True
         if (
             snapshot is None
             or not snapshot.has_view(query.filter, query.sort)
             or (query.search and not snapshot.has_search)
         ):
-            # Cold; or made by other code, which had no such view: cold for this view.
-            return Slice((), 1, query.per_page, 0, 1, True)
-        found: Sequence[int] | None = None
-        complete = True
-        if query.search:
-            found, complete = self._found(snapshot, query)
-            total = len(found)
+            pass  # cold; or made by other code, which had no such view: cold for this view
+        elif query.search:
+            view, complete = self._found(snapshot, query)
         else:
-            total = snapshot.filter_count(query.filter)
+            view = snapshot.view(query.filter, query.sort)
+        total = len(view)
+        if query.per_page == 0 and snapshot is not None:
+            self._check_size(snapshot, view)
         per_page = query.per_page or max(total, 1)
         total_pages = max(1, -(-total // per_page))
-        page = min(query.page, total_pages)
-        begin, end = (page - 1) * per_page, min(page * per_page, total)
-        if found is not None:
-            positions: Sequence[int] = found[begin:end]
-        else:
-            positions = snapshot.positions(query.filter, query.sort, query.backwards, begin, end)
-        if query.per_page == 0 and snapshot.size_of(positions) > self._settings.max_all_bytes:
+        tail = self._tail % (per_page, total, total_pages)
+        for name, label in self._counts:
+            tail += label + str(0 if snapshot is None else snapshot.filter_count(name))
+        tail += ', "cache_rebuilding": '
+        backwards = query.backwards and not query.search  # what was found is in order already
+        return Plan(view, backwards, total, per_page, total_pages, complete, tail.encode())
+
+    def _check_size(self, snapshot: Snapshot, view: Sequence[int]) -> None:
+        if snapshot.size_of(view) > self._settings.max_all_bytes:
             raise BadQueryError(
                 "per_page",
-                f"All {total} {self._declaration.plural} at once are too large for one answer; ask for pages "
+                f"All {len(view)} {self._declaration.plural} at once are too large for one answer; ask for pages "
                 f"of at most {self._settings.max_per_page}.",
             )
-        return Slice(positions, page, per_page, total, total_pages, complete)
 
     def _found(self, snapshot: Snapshot, query: Query) -> tuple[array[int], bool]:
         """What a search finds, in the view's order; kept, since its pages are asked for one after another."""

@@ -105,16 +105,11 @@ class Snapshot:
             return self.count
         return int(self.header["filters"].get(filter_name, 0))
 
-    def positions(self, filter_name: str, sort_name: str, backwards: bool, begin: int, end: int) -> Sequence[int]:
-        """The positions of a view's items from ``begin`` to before ``end``."""
+    def view(self, filter_name: str, sort_name: str) -> Sequence[int]:
+        """The positions of a view's items, in its order; nothing is read of them yet."""
         if filter_name == fmt.ALL and sort_name == fmt.SOURCE_ORDER:
-            places = range(self.count)[begin:end]
-            return places if not backwards else range(self.count)[::-1][begin:end]
-        view = self._section(fmt.view_section(filter_name, sort_name), "I")
-        if backwards:
-            size = len(view)
-            return view[max(0, size - end) : size - begin].tolist()[::-1]
-        return view[begin:end].tolist()
+            return range(self.count)
+        return self._section(fmt.view_section(filter_name, sort_name), "I")
 
     def in_view(self, found: list[int], filter_name: str, sort_name: str, backwards: bool) -> list[int]:
         """Those of the found positions that a filter lets through, in a view's order."""

@@ -144,16 +144,26 @@ def test_answering_outside_a_request_says_so(app: Flask, five: WarmList) -> None
         five.response()
 
 
-@pytest.mark.parametrize("place", [-1, -2], ids=["line end", "last brace"])
-def test_a_damaged_item_is_not_found_and_the_list_rebuilt(app: Flask, five: WarmList, place: int) -> None:
+@pytest.mark.parametrize("damaged", [slice(-1, None), slice(-2, -1), slice(-20, None)], ids=str)
+def test_a_damaged_item_is_an_error_that_says_so_and_the_list_is_rebuilt(
+    app: Flask, five: WarmList, damaged: slice
+) -> None:
     with app.app_context():
+        items = five.get()
         (data,) = state_of(app).store.folder.glob("files.*.data")
         content = bytearray(data.read_bytes())
-        content[place] ^= 0x20
+        content[damaged] = bytes(len(content[damaged]))
         data.write_bytes(content)
-        with pytest.raises(SnapshotError):
-            five.find("e")  # "there is none" would be a guess
-        assert five.get().rebuilding
+        for read in (lambda: items[-1], lambda: list(items), lambda: items.index({}), lambda: five.find("e")):
+            state_of(app).statuses["files"].outdated_generation = None
+            assert five.get().state == "fresh"
+            with pytest.raises(SnapshotError, match="damaged; the list is rebuilt"):
+                read()
+            assert five.get().rebuilding
+        with pytest.raises(TypeError):
+            five.find(1.5)  # type: ignore[arg-type]
+        five.rebuild_now()
+        assert five.find("e") == files("e")[0]
 
 
 def test_two_apps_with_one_warmcache_find_their_own_items(tmp_path: Path) -> None:

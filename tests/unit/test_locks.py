@@ -157,7 +157,6 @@ def test_what_a_forked_child_closes_is_closed(folder: Path) -> None:
     lock = FileStore(folder).try_lock("files")
     assert lock is not None
     files_module._no_fork.acquire()  # as before the fork
-    files_module._no_fork.acquire()
     files_module._close_in_child()  # as in the child; here it is the only copy
     assert lock.descriptor == -1
     assert not FileStore(folder).is_locked("files")

@@ -192,8 +192,8 @@ def test_who_turns_pages_gets_the_page(query: str) -> None:
 
 def test_what_is_remembered_of_questions_is_bounded() -> None:
     for number in range(2000):
-        PAGER.parse(b"page=1&_=%d" % number, NO_DEFAULTS)
-    assert len(PAGER._parsed) <= 256
+        PAGER._planned(None, 0, b"page=1&_=%d" % number, NO_DEFAULTS)
+    assert len(PAGER._plans[1]) <= 257
 
 
 def test_the_first_page_of_several_wins() -> None:

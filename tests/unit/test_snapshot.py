@@ -33,7 +33,7 @@ def test_an_empty_list_is_a_list(shelf: Shelf) -> None:
     shelf.rebuild([], filters={"big": bool}, sorts={"name": bool}, search=("path",))
     snapshot = shelf.snapshot()
     assert (snapshot.count, snapshot.lines(()), snapshot.find("a", "path")) == (0, b"", None)
-    assert list(snapshot.positions("big", "name", True, 0, 100)) == []
+    assert list(snapshot.view("big", "name"))[::-1][0:100] == []
 
 
 def test_keys_of_all_kinds_are_found(shelf: Shelf) -> None:
@@ -65,12 +65,12 @@ def test_positions_run_both_ways_in_any_order_and_filter(shelf: Shelf) -> None:
         sorts={"name": lambda item: item["path"]},
     )
     snapshot = shelf.snapshot()
-    assert list(snapshot.positions("all", "", False, 1, 3)) == [1, 2]
-    assert list(snapshot.positions("all", "", True, 1, 3)) == [2, 1]
-    assert list(snapshot.positions("all", "name", False, 0, 9)) == [1, 2, 0, 3]
-    assert list(snapshot.positions("all", "name", True, 0, 3)) == [3, 0, 2]
-    assert list(snapshot.positions("even", "name", True, 0, 9)) == [3, 2]
-    assert list(snapshot.positions("even", "", False, 0, 1)) == [2]
+    assert list(snapshot.view("all", ""))[1:3] == [1, 2]
+    assert list(snapshot.view("all", ""))[::-1][1:3] == [2, 1]
+    assert list(snapshot.view("all", "name"))[0:9] == [1, 2, 0, 3]
+    assert list(snapshot.view("all", "name"))[::-1][0:3] == [3, 0, 2]
+    assert list(snapshot.view("even", "name"))[::-1][0:9] == [3, 2]
+    assert list(snapshot.view("even", ""))[0:1] == [2]
     assert snapshot.in_view([0, 2, 3], "even", "name", True) == [3, 2]
     assert (snapshot.filter_count("even"), snapshot.filter_count("all"), snapshot.filter_count("odd")) == (2, 4, 0)
     assert snapshot.has_view("even", "name") and not snapshot.has_view("odd", "name")

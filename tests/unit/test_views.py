@@ -20,7 +20,7 @@ def order(shelf: Shelf, values: list[Any], backwards: bool = False, **given: Any
     given.setdefault("sorts", {"value": lambda item: item["value"]})
     shelf.rebuild([{"path": number, "value": value} for number, value in enumerate(values)], **given)
     snapshot = shelf.snapshot()
-    positions = snapshot.positions("all", "value", backwards, 0, len(values))
+    positions = list(snapshot.view("all", "value"))[:: -1 if backwards else 1]
     return [snapshot.item(position)["value"] for position in positions]
 
 
@@ -74,8 +74,8 @@ def test_an_item_whose_filter_fails_is_left_out_of_it(shelf: Shelf, caplog: pyte
     with caplog.at_level(logging.WARNING, "flask_warmcache"):
         shelf.rebuild(items, filters={"done": lambda item: item["done"], "open": lambda item: not item["done"]})
     snapshot = shelf.snapshot()
-    assert list(snapshot.positions("done", "", False, 0, 9)) == [0, 3]
-    assert list(snapshot.positions("open", "", False, 0, 9)) == [2]
+    assert list(snapshot.view("done", "")) == [0, 3]
+    assert list(snapshot.view("open", "")) == [2]
     assert (snapshot.filter_count("done"), snapshot.filter_count("open")) == (2, 1)
     assert "filter done: KeyError on 1 items" in caplog.text
 
@@ -123,4 +123,4 @@ def test_a_changed_declaration_changes_the_views_of_unchanged_items(shelf: Shelf
     shelf.rebuild(items)
     assert not shelf.snapshot().has_view("all", "name")
     shelf.rebuild(items, sorts={"name": lambda item: item["path"]})
-    assert list(shelf.snapshot().positions("all", "name", False, 0, 9)) == [1, 0]
+    assert list(shelf.snapshot().view("all", "name")) == [1, 0]
