@@ -75,11 +75,12 @@ def test_many_clients_that_refresh_at_once_cause_one_rebuild(
         server.warm_up()
         server.next_of_each_worker()
         counts = []
-        for _ in range(6):
+        shared = 0  # rounds in which several workers were asked; the kernel may give all to one
+        while shared < 4 and len(counts) < 16:
             before = len(place.calls("source"))
             place.gate.unlink()
             answers = server.ask_at_once("/api/files?refresh=true", 32)
-            assert len({answer.pid for answer in answers}) >= 2
+            shared += len({answer.pid for answer in answers}) >= 2
             for answer in answers:
                 check_whole(answer)
                 assert answer.json["cache_rebuilding"] is True
@@ -88,8 +89,9 @@ def test_many_clients_that_refresh_at_once_cause_one_rebuild(
             server.warm_up()
             server.warm_up()
             counts.append(len(place.calls("source")) - before)
-        print(f"\n{worker_class}: rebuilds for 32 refreshing clients, six times: {counts}")
-        assert counts == [1] * 6
+        print(f"\n{worker_class}: rebuilds for 32 refreshing clients: {counts}, {shared} times by several workers")
+        assert set(counts) == {1}
+        assert shared >= 2
 
 
 def test_a_refresh_of_a_list_newer_than_the_interval_rebuilds_nothing(place: Place) -> None:

@@ -222,6 +222,13 @@ def test_data_that_was_cut_short_later_is_found(shelf: Shelf) -> None:
     assert Verifier(shelf.folder, shelf.name).is_damaged(snapshot)
 
 
+def test_an_index_replaced_over_the_same_data_is_left_to_the_next_look(shelf: Shelf) -> None:
+    shelf.rebuild(files("a"))
+    snapshot = shelf.snapshot()
+    shelf.rebuild(files("a", "b"))
+    assert not Verifier(shelf.folder, shelf.name).is_damaged(snapshot)
+
+
 def test_a_cold_snapshot_is_whole(shelf: Shelf) -> None:
     shelf.store.prepare()
     shelf.store.publish_cold(shelf.name)
