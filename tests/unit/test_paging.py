@@ -201,7 +201,10 @@ def test_an_answer_asked_for_again_is_not_made_again(shelf: Shelf, monkeypatch: 
     bodies = {pager.body(condition, b"page=1", NO_DEFAULTS) for _ in range(10)}
     assert len(bodies) == 1
     assert len(built) <= 2  # most pages are asked for once, so the first time is not remembered
-    pager.body(condition._replace(rebuilding=True), b"page=1", NO_DEFAULTS)
+    busy = pager.body(condition._replace(rebuilding=True), b"page=1", NO_DEFAULTS)
+    assert b'"cache_rebuilding": true' in busy.data
+    stale = pager.body(condition._replace(state="stale"), b"page=1", NO_DEFAULTS)
+    assert len({busy.etag, stale.etag, *(body.etag for body in bodies)}) == 3
     assert len(built) <= 3
 
 
