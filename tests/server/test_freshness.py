@@ -74,7 +74,7 @@ def test_many_clients_that_refresh_at_once_cause_one_rebuild(
     with gunicorn_server(place, *threads) as server:
         server.warm_up()
         server.next_of_each_worker()
-        counts = []
+        counts: list[int] = []
         shared = 0  # rounds in which several workers were asked; the kernel may give all to one
         while shared < 4 and len(counts) < 16:
             before = len(place.calls("source"))
