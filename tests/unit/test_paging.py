@@ -205,7 +205,7 @@ def test_an_answer_asked_for_again_is_not_made_again(shelf: Shelf, monkeypatch: 
     assert b'"cache_rebuilding": true' in busy.data
     stale = pager.body(condition._replace(state="stale"), b"page=1", NO_DEFAULTS)
     assert len({busy.etag, stale.etag, *(body.etag for body in bodies)}) == 3
-    assert len(built) <= 3
+    assert len(built) <= 4  # each of the other two was asked for once
 
 
 def test_no_answer_outlives_its_snapshot(shelf: Shelf) -> None:
