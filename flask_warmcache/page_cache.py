@@ -32,6 +32,10 @@ class PageCache:
             entry = self._entries.get(key)
         return None if entry is None else entry[0]
 
+    def get_offered(self, key: Any) -> Any:
+        """What was offered under the key twice, or None; costs a hash where it was not."""
+        return self.get(key) if hash(key) in self._asked else None
+
     def offer(self, key: Any, value: Any, size: int) -> None:
         """Keep a value that is offered for the second time lately: most pages are asked for once."""
         asked = self._asked

@@ -11,7 +11,7 @@ import logging
 import re
 import zlib
 from array import array
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -26,6 +26,7 @@ from .store.snapshot import DAMAGE, Snapshot
 log = logging.getLogger("flask_warmcache")
 PAGE_FIRST = re.compile(rb"page=([0-9]{1,9})&(.*)\Z", re.DOTALL)
 REMEMBERED_MAX = 256
+NOTHING = array("I")
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Body(NamedTuple):
 class Plan(NamedTuple):
     """All that a query's pages have in common: in which order the items come, and the figures around them."""
 
-    view: Sequence[int]  # positions
+    view: memoryview[int] | array[int]  # places, two numbers for each item
     backwards: bool
     total: int
     per_page: int
@@ -64,16 +65,16 @@ class Plan(NamedTuple):
     search_complete: bool
     tail: bytes  # the answer behind the page's number, up to the flag
 
-    def cut(self, page: int) -> tuple[int, Sequence[int]]:
-        """The number of the page that there is, and its positions."""
+    def cut(self, page: int) -> tuple[int, list[int]]:
+        """The number of the page that there is, and its places."""
         page = min(page, self.total_pages)
         begin, end = (page - 1) * self.per_page, min(page * self.per_page, self.total)
-        if self.backwards:
-            begin, end = self.total - end, self.total - begin
-        positions = self.view[begin:end]
-        if isinstance(positions, memoryview):
-            positions = positions.tolist()
-        return page, positions[::-1] if self.backwards else positions
+        if not self.backwards:
+            return page, self.view[2 * begin : 2 * end].tolist()
+        places = self.view[2 * (self.total - end) : 2 * (self.total - begin)].tolist()
+        places.reverse()
+        places[::2], places[1::2] = places[1::2], places[::2]
+        return page, places
 
 
 class Pager:
@@ -116,7 +117,7 @@ class Pager:
         cache_key = (
             self.status.name, generation, raw, defaults, condition.state, condition.rebuilding
         )  # fmt: skip
-        body: Body | None = self._cache.get(cache_key)
+        body: Body | None = self._cache.get_offered(cache_key)
         if body is None:
             try:
                 plan, page = self._planned(snapshot, generation, raw, defaults)
@@ -139,27 +140,28 @@ class Pager:
         Who turns pages asks the same again with another number, so the rest is read and looked up once.
         """
         first = PAGE_FIRST.match(raw)
-        if first is None or b"page=" in first[2].replace(b"per_page=", b""):
+        if first is None:
             query = self.parse(raw, defaults)
             return self._plan(snapshot, query), query.page
-        key = (first[2], defaults)
+        page, rest = first.groups()
         of, plans = self._plans
         if of != generation or len(plans) > REMEMBERED_MAX:
             plans = {}
             self._plans = (generation, plans)
-        plan = plans.get(key)
+        plan = plans.get((rest, defaults))
         if plan is None:
-            query = self.parse(first[2], defaults)
+            query = self.parse(raw, defaults)
             plan = self._plan(snapshot, query)
-            if not query.search:  # what a search found is kept elsewhere, where its bytes are counted
-                plans[key] = plan
-        return plan, int(first[1]) or 1
+            # What a search found is kept elsewhere, where its bytes are counted.
+            if not query.search:
+                plans[rest, defaults] = plan
+        return plan, int(page) or 1
 
     def _build(self, condition: Condition, plan: Plan, page: int, defaults: Defaults) -> tuple[Body, bool]:
         """The answer, and whether the same question would get the same again."""
         snapshot = condition.snapshot
-        page, positions = plan.cut(page)
-        lines, whole = (b"", True) if snapshot is None else self._lines(snapshot, positions)
+        page, places = plan.cut(page)
+        lines, whole = (b"", True) if snapshot is None else self._lines(snapshot, places)
         flag = b"true" if condition.rebuilding else b"false"
         incomplete = b"" if plan.search_complete else b', "search_complete": false'
         # Key order and names are those that front ends of the seed's API read.
@@ -185,8 +187,8 @@ class Pager:
     def _page(self, condition: Condition, query: Query) -> Page:
         snapshot = condition.snapshot
         plan = self._plan(snapshot, query)
-        page, positions = plan.cut(query.page)
-        items = [] if snapshot is None else json.loads(b"[%b]" % self._lines(snapshot, positions)[0])
+        page, places = plan.cut(query.page)
+        items = [] if snapshot is None else json.loads(b"[%b]" % self._lines(snapshot, places)[0])
         return Page(
             items=items,
             page=page,
@@ -226,13 +228,13 @@ class Pager:
             self.status.note_damage(condition.snapshot)
         return condition._replace(snapshot=None, rebuilding=True)
 
-    # From query to positions
+    # From query to places
 
     def _plan(self, snapshot: Snapshot | None, query: Query) -> Plan:
         """
         :raises BadQueryError: when everything at once is asked for and is too large.
         """
-        view: Sequence[int] = ()
+        view: memoryview[int] | array[int] = NOTHING
         complete = True
         if (
             snapshot is None
@@ -244,9 +246,9 @@ class Pager:
             view, complete = self._found(snapshot, query)
         else:
             view = snapshot.view(query.filter, query.sort)
-        total = len(view)
+        total = len(view) // 2
         if query.per_page == 0 and snapshot is not None:
-            self._check_size(snapshot, view)
+            self._check_size(view)
         per_page = query.per_page or max(total, 1)
         total_pages = max(1, -(-total // per_page))
         tail = self._tail % (per_page, total, total_pages)
@@ -256,12 +258,12 @@ class Pager:
         backwards = query.backwards and not query.search  # what was found is in order already
         return Plan(view, backwards, total, per_page, total_pages, complete, tail.encode())
 
-    def _check_size(self, snapshot: Snapshot, view: Sequence[int]) -> None:
-        if snapshot.size_of(view) > self._settings.max_all_bytes:
+    def _check_size(self, view: memoryview[int] | array[int]) -> None:
+        if sum(view[1::2]) - sum(view[::2]) > self._settings.max_all_bytes:
             raise BadQueryError(
                 "per_page",
-                f"All {len(view)} {self._declaration.plural} at once are too large for one answer; ask for pages "
-                f"of at most {self._settings.max_per_page}.",
+                f"All {len(view) // 2} {self._declaration.plural} at once are too large for one answer; ask for "
+                f"pages of at most {self._settings.max_per_page}.",
             )
 
     def _found(self, snapshot: Snapshot, query: Query) -> tuple[array[int], bool]:
@@ -274,24 +276,26 @@ class Pager:
             positions, complete = search(snapshot, query.search, self._settings.search_budget)
             ordered = snapshot.in_view(positions, query.filter, query.sort, query.backwards)
             # Kept even when the budget ended it: the pages of one search should be pages of one result.
-            known = (array("I", ordered), complete)
-            self._cache.put(key, known, 4 * len(ordered))
+            places = snapshot.places(ordered)
+            known = (places, complete)
+            self._cache.put(key, known, places.itemsize * len(places))
         return known  # type: ignore[no-any-return]
 
-    def _lines(self, snapshot: Snapshot, positions: Sequence[int]) -> tuple[bytes, bool]:
+    def _lines(self, snapshot: Snapshot, places: list[int]) -> tuple[bytes, bool]:
         """The items' JSON, and whether none had to be left out."""
         try:
-            return snapshot.lines(positions), True
+            return snapshot.lines(places), True
         except DAMAGE:
             # The data file was changed under us.  Serve the items whose lines are whole, ask for a rebuild.
             self.status.note_damage(snapshot)
-            return b",".join(whole for position in positions if (whole := _whole(snapshot, position))), False
+            each = zip(places[::2], places[1::2], strict=True)
+            return b",".join(whole for place in each if (whole := _whole(snapshot, place))), False
 
 
-def _whole(snapshot: Snapshot, position: int) -> bytes:
+def _whole(snapshot: Snapshot, place: tuple[int, int]) -> bytes:
     """One item's JSON, or nothing when its line is damaged."""
     try:
-        line = snapshot.lines((position,))
+        line = snapshot.lines(place)
         return line if isinstance(json.loads(line), dict) else b""
     except DAMAGE:
         return b""

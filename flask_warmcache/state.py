@@ -33,6 +33,7 @@ from .settings import Settings
 from .store.files import FileStore, default_folder
 
 log = logging.getLogger("flask_warmcache")
+REMOVAL_TRIES = 5
 SERVER_STARTED = "WARMCACHE_SERVER_STARTED"  # set by our gunicorn configuration, inherited by the workers
 
 # Every state of this process: what a fork resets, and what gunicorn's hook starts.
@@ -51,6 +52,7 @@ class AppState:
         self._opening = threading.Lock()  # guards the one-time work of open()
         self._opened = False
         self._outdated_checked = False
+        self.is_started = False  # a keeper was started in this process
         self.store: FileStore
         self.keeper: Keeper
         self.cache: PageCache
@@ -100,6 +102,20 @@ class AppState:
             if not self._outdated_checked:
                 self._note_outdated()
             self.keeper.ensure()
+        self.is_started = True
+
+    def gate(self, wsgi_app: Callable[..., Any]) -> Callable[..., Any]:
+        """The app with a look at the keeper before each request."""
+
+        def gated(environ: Any, start_response: Any) -> Any:
+            try:
+                self.start()
+            except Exception:
+                # A view that reads a list meets the same error, inside Flask; the others work without us.
+                log.exception("warmcache.not_started: the lists of %r cannot be used", self.app.name)
+            return wsgi_app(environ, start_response)
+
+        return gated
 
     def _note_outdated(self) -> None:
         """What was published before this server started is served as stale and rebuilt, once.
@@ -117,6 +133,7 @@ class AppState:
     def after_fork(self) -> None:
         """Nothing of the parent's threads and locks exists in the child."""
         self._opening = threading.Lock()
+        self.is_started = False
         if self._opened:
             self.cache.after_fork()
             self.keeper.after_fork()
@@ -132,9 +149,14 @@ class AppState:
 
     def _remove(self, folder: str, pid: int) -> None:
         """Remove a temporary folder at exit, and see that nobody makes it again."""
-        if os.getpid() == pid:
-            self.keeper.stop()
+        if os.getpid() != pid:
+            return
+        self.keeper.stop()
+        for _ in range(REMOVAL_TRIES):
+            # A rebuild that runs may write a file behind our look at the folder; its next one finds no folder.
             shutil.rmtree(folder, ignore_errors=True)
+            if not os.path.exists(folder):
+                return
 
 
 def encoder(app: Flask) -> Callable[[Any], bytes]:

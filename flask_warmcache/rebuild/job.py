@@ -105,7 +105,7 @@ class Job:
         try:
             places = self._fill(items, writer)
             header, sections = self._index(places, writer)
-            self._progress.begin("publish", len(places.starts))
+            self._progress.begin("publish", places.count)
             writer.sync()
             header |= {
                 "started": started,
@@ -132,7 +132,7 @@ class Job:
         old_count = self._old.count if self._old and keyed else places.kept
         return Outcome(
             generation=generation,
-            count=len(places.starts),
+            count=places.count,
             reused=places.reused,
             enriched=places.enriched,
             failed=self._failures.count,
@@ -175,7 +175,7 @@ class Job:
                     self._tools.breathe()
                     if done == len(items) or time.monotonic() >= batch_end:
                         break
-        if items and not places.starts:
+        if items and not places.count:
             raise RebuildError(f"every one of the {len(items)} items of {self._declaration.name!r} failed")
         writer.flush()
         return places
@@ -239,14 +239,16 @@ class Job:
 
     def _index(self, places: _Places, writer: DataWriter) -> tuple[dict[str, Any], dict[str, Any]]:
         declaration = self._declaration
-        self._progress.begin("views", len(places.starts))
-        sections: dict[str, Any] = {"starts": places.starts, "ends": places.ends}
+        self._progress.begin("views", places.count)
+        place_type = fmt.place_type(writer.end)
+        packed = array(place_type, places.places)
+        sections: dict[str, Any] = {"places": packed}
         if declaration.key is not None:
             order = sorted(range(len(places.hashes)), key=places.hashes.__getitem__)
             self._tools.breathe()
             sections["key_hashes"] = array("Q", [places.hashes[position] for position in order])
             sections["key_positions"] = array("I", order)
-        sections |= places.views.sections()
+        sections |= places.views.sections(packed)
         for what, times in places.views.errors.items():
             log.warning(
                 "warmcache.view_failed: %s on %d items of %r",
@@ -258,9 +260,10 @@ class Job:
         return {
             "declaration": declaration.digest,
             "complete": True,
-            "count": len(places.starts),
+            "count": places.count,
+            "place_type": place_type,
             "filters": places.views.filter_counts(),
-            "live_bytes": sum(places.ends) - sum(places.starts) + fmt.FINGERPRINT_LENGTH * len(places.ends),
+            "live_bytes": sum(packed[1::2]) - sum(packed[::2]) + (fmt.FINGERPRINT_LENGTH + 1) * places.count,
             "reused": places.reused,
             "enriched": places.enriched,
             "failed_items": self._failures.count,
@@ -298,8 +301,8 @@ class _Places:
     """Where the items of the snapshot in the making lie, in source order."""
 
     def __init__(self, declaration: Declaration, views: ViewBuilder) -> None:
-        self.starts = array("Q")
-        self.ends = array("Q")
+        self.places = array("Q")  # two numbers for each item
+        self.count = 0
         self.hashes = array("Q")
         self.views = views
         self.enriched = 0
@@ -308,8 +311,8 @@ class _Places:
         self._has_key = declaration.key is not None
 
     def add(self, place: tuple[int, int], item: Any, key: object) -> None:
-        self.starts.append(place[0])
-        self.ends.append(place[1])
+        self.places.extend(place)
+        self.count += 1
         if self._has_key:
             self.hashes.append(fmt.key_hash(key))
         self.views.add(item)

@@ -41,7 +41,7 @@ class Report:
     @property
     def has_failed(self) -> bool:
         """Whether the last rebuild that came to an end failed."""
-        return self.phase == "failed" or (self.running and self.failures > 0)
+        return self.failures > 0
 
     @property
     def eta(self) -> float | None:

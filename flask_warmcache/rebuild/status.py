@@ -80,6 +80,8 @@ class ListStatus:
             or self.reader.is_unusable
         )
         failed = self._has_failed()
+        if not (stale or failed or self.locked or self.progress is not None):
+            return Condition(snapshot, "fresh", False, age if age > 0 else 0.0, False)
         due = stale and not self._from_newer_code and not (failed and self._is_pausing())
         if failed:
             state = "failed"

@@ -1,4 +1,4 @@
-"""Orders and filters: one array of positions for each declared filter in each declared order.
+"""Orders and filters: the places of the items of each declared filter in each declared order.
 
 Filters and sorts see an item as JSON gives it back, so that a rebuild that reuses an item and one that
 enriches it anew compute the same.  A function that fails on an item puts it out of that filter, or last
@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 from ..declare import Declaration, Item
@@ -61,9 +62,10 @@ class ViewBuilder:
             self._text += b"\n"
             self._text_starts.append(len(self._text))
 
-    def sections(self) -> dict[str, Section]:
+    def sections(self, places: array[int]) -> dict[str, Section]:
         """The index sections of all views.
 
+        :param places: of all items, in source order, two numbers each.
         :raises ViewError: when a sort's keys cannot be compared with one another at all.
         """
         sections: dict[str, Section] = {}
@@ -76,13 +78,13 @@ class ViewBuilder:
             for place, position in enumerate(orders[name]):
                 rank[position] = place
             sections[fmt.rank_section(name)] = rank
-            sections[fmt.view_section(fmt.ALL, name)] = array("I", orders[name])
+            sections[fmt.view_section(fmt.ALL, name)] = _in_order(places, orders[name])
             self._breathe()
         for filter_name, flags in self._flags.items():
             sections[fmt.flags_section(filter_name)] = flags
             for sort_name, order in orders.items():
-                view = array("I", (position for position in order if flags[position]))
-                sections[fmt.view_section(filter_name, sort_name)] = view
+                passing = [position for position in order if flags[position]]
+                sections[fmt.view_section(filter_name, sort_name)] = _in_order(places, passing)
                 self._breathe()
         if self._search:
             sections["text"] = self._text
@@ -113,6 +115,15 @@ class ViewBuilder:
                 f"Sort {name!r} gives keys that cannot be compared ({error}). "
                 "Make its function return one type, numbers or text."
             ) from error
+
+
+def _in_order(places: array[int], order: Sequence[int]) -> array[int]:
+    """The places at these positions, as bytes in an array of whatever type."""
+    if places.itemsize == 4:
+        pairs = memoryview(places).cast("B").cast("Q")  # two numbers of four bytes are moved as one of eight
+        return array("Q", [pairs[position] for position in order])
+    tabs, newlines = places[::2], places[1::2]
+    return array("Q", chain.from_iterable((tabs[position], newlines[position]) for position in order))
 
 
 def _words(value: object) -> str:

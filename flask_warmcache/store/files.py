@@ -291,13 +291,14 @@ class FileStore:
                 "count": 0,
                 "filters": {},
                 "data": None,
+                "place_type": "I",
                 "declaration": "",
                 "code_started": 0,
                 "invalidation": self.invalidation(name),
                 "upstream": None,
                 "writes": [],
             }
-            publish_index(self.folder, name, header, {"starts": b"", "ends": b""})
+            publish_index(self.folder, name, header, {"places": b""})
             self.sweep(name, keep=None)
 
     # Tidying, for the holder of the rebuild lock

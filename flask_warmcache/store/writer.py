@@ -89,9 +89,9 @@ class DataWriter:
 
     def add(self, fingerprint: bytes, encoded: bytes) -> tuple[int, int]:
         """Append one item; returns what ``Snapshot.place`` will say of it."""
-        start = self.end + fmt.FINGERPRINT_LENGTH
+        tab = self.end + fmt.FINGERPRINT_LENGTH
         self._append(b"%b\t%b\n" % (fingerprint, encoded))
-        return start, self.end
+        return tab, self.end - 1
 
     def _append(self, data: bytes) -> None:
         self._pending += data

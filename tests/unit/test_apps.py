@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -64,7 +65,8 @@ with app.app_context():
     warmcache["files"].get()
     folder = str(app.extensions["warmcache"].store.folder)
     deadline = time.monotonic() + 20
-    while warmcache["files"].get().state != "fresh" and time.monotonic() < deadline:
+    status = app.extensions["warmcache"].statuses["files"]
+    while (status.condition().state != "fresh" or status.progress) and time.monotonic() < deadline:
         time.sleep(0.01)
 """
     done = run_python(script, env={"TMPDIR": str(tmp_path)})
@@ -87,6 +89,31 @@ def test_the_private_folder_is_removed_by_its_own_process_only(
     monkeypatch.undo()
     remove(*given)
     assert not folder.exists()
+
+
+def test_a_report_written_meanwhile_does_not_keep_the_private_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    at_exit: list[tuple[Any, ...]] = []
+    monkeypatch.setattr("atexit.register", lambda *given: at_exit.append(given))
+    app = Flask("shop")
+    app.testing = True
+    WarmCache(app)
+    folder = state_of(app).store.folder
+    ((remove, *given),) = at_exit
+    rmdir, late = os.rmdir, iter([folder / "files.progress"])
+
+    def just_after_a_report(path: str, **named: Any) -> None:
+        for report in late:
+            report.write_text("{}")
+            break
+        rmdir(path, **named)
+
+    monkeypatch.setattr(os, "rmdir", just_after_a_report)
+    remove(*given)
+    try:
+        assert not folder.exists()
+    finally:
+        monkeypatch.undo()
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def test_a_folder_that_is_named_wins_over_testing(tmp_path: Path) -> None:

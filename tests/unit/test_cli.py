@@ -60,7 +60,8 @@ lock = store.try_lock("files")
 store.write_progress("files", {"phase": "enrich", "done": 1, "total": 4, "started": time.time(), "failures": 0})
 print("ready", flush=True)
 for line in sys.stdin:
-    store.write_progress("files", {"phase": line.strip(), "started": time.time(), "error": "ValueError"})
+    ended = {"phase": line.strip(), "started": time.time()}
+    store.write_progress("files", {**ended, "error": "ValueError", "failures": 1})
     lock.close()
 """
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import sys
 import tempfile
 import zlib
 from collections.abc import Iterator
@@ -143,7 +144,7 @@ header_values = st.recursive(
             "data.file",
             "data.id",
         ]
-        + ["data.length", "sections.starts", "sections.ends"]
+        + ["data.length", "sections.places", "place_type"]
     ),
     header_values | st.just(10**400) | st.just(-1),
 )
@@ -171,6 +172,14 @@ def test_no_changed_byte_makes_a_read_fail_and_what_breaks_an_answer_is_found_by
     begin = fmt.read_header(index, len(index))[1] if which == "index" else len(data.splitlines()[0]) + 1
     broken = 0
     with shelf_of(index, data) as shelf:
+        if which == "index":  # the second item reaches to the end of the third: it begins and ends where items do
+            _, newline = shelf.snapshot().place(2)
+            place = fmt.read_header(index, len(index))[0]["sections"]["places"][0] + begin + 3 * 4
+            content = index[:place] + newline.to_bytes(4, sys.byteorder) + index[place + 4 :]
+            shelf.index.write_bytes(content)
+            assert not answers_are_whole(shelf)
+            assert Verifier(shelf.folder, shelf.name).is_damaged(shelf.snapshot())
+            broken += 1
         path, content = (shelf.index, index) if which == "index" else (shelf.folder / name, data)
         for place in range(begin, len(content)):
             for byte in {0, 255, content[place] ^ 1, content[place] ^ 8}:
@@ -207,7 +216,7 @@ def damage(shelf: Shelf, section: str) -> None:
 
 @pytest.mark.parametrize(
     ("section", "asked"),
-    [(fmt.view_section("all", "name"), {"sort": "name"}), ("text_starts", {"search": "b"}), ("ends", {})],
+    [(fmt.view_section("all", "name"), {"sort": "name"}), ("text_starts", {"search": "b"}), ("places", {})],
 )
 def test_a_page_for_views_of_their_own_survives_damage(shelf: Shelf, section: str, asked: dict[str, str]) -> None:
     shelf.rebuild(files(*NAMES), **VIEWS)
@@ -228,9 +237,9 @@ def test_a_refusal_is_no_damage(shelf: Shelf) -> None:
 def test_an_answer_with_a_hole_is_not_kept(shelf: Shelf) -> None:
     shelf.rebuild(files("a", "b"))
     whole_data = shelf.data.read_bytes()
-    _, end = shelf.snapshot().place(0)
+    _, newline = shelf.snapshot().place(0)
     damaged = bytearray(whole_data)
-    damaged[end - 1] = ord("x")
+    damaged[newline] = ord("x")
     shelf.data.write_bytes(damaged)
     pager = shelf.pager(declare())
     shelf.ask(pager)

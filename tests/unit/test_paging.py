@@ -95,7 +95,8 @@ def test_all_at_once_where_the_list_allows_it(shelf: Shelf) -> None:
 
 def test_all_at_once_is_bounded_in_bytes(shelf: Shelf) -> None:
     shelf.rebuild(numbered(1000), **MARKS)
-    size = shelf.snapshot().size_of(range(1000))
+    snapshot = shelf.snapshot()
+    size = sum(newline - tab for tab, newline in map(snapshot.place, range(1000)))
     for limit, refused in ((size, False), (size - 1, True)):
         pager = shelf.pager(declare(**MARKS, allow_all=True), max_all_bytes=limit)
         if refused:

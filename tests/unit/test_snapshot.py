@@ -12,7 +12,7 @@ from flask_warmcache import SnapshotError
 from flask_warmcache.store import format as fmt
 from flask_warmcache.store.snapshot import Snapshot, Verifier
 
-from .world import Shelf, files
+from .world import Shelf, files, positions
 
 
 def test_what_is_published_is_read_back(shelf: Shelf) -> None:
@@ -25,8 +25,7 @@ def test_what_is_published_is_read_back(shelf: Shelf) -> None:
         False,
         False,
     )
-    assert snapshot.lines((2, 0)) == b'\t{"path":"c","size":1}\n,\t{"path":"b","size":1}\n'
-    assert snapshot.size_of((2, 0)) == len(snapshot.lines((2, 0))) - 1
+    assert snapshot.lines(snapshot.places((2, 0))) == b'\t{"path":"c","size":1},\t{"path":"b","size":1}'
 
 
 def test_an_empty_list_is_a_list(shelf: Shelf) -> None:
@@ -58,19 +57,37 @@ def test_a_list_without_keys_finds_nothing(shelf: Shelf) -> None:
     assert shelf.snapshot().find("a", "path") is None
 
 
-def test_positions_run_both_ways_in_any_order_and_filter(shelf: Shelf) -> None:
+def test_a_data_file_above_four_gigabytes_has_places_of_eight_bytes(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    views = {
+        "filters": {"all_but_b": lambda item: item["path"] != "b"},
+        "sorts": {"name": lambda item: item["path"]},
+    }
+    shelf.rebuild(files("b", "a", "c"), **views)
+    narrow, size = shelf.items(), shelf.index.stat().st_size
+    monkeypatch.setattr(fmt, "place_type", lambda length: "Q")
+    shelf.rebuild(files("b", "a", "c"), **views)
+    snapshot = shelf.snapshot()
+    assert shelf.items() == narrow and shelf.index.stat().st_size > size
+    assert positions(snapshot, "all", "name") == [1, 0, 2]
+    assert positions(snapshot, "all_but_b", "name") == [1, 2]
+    assert [fmt.place_type(length) for length in (0, 2**32 - 1)] == ["Q", "Q"]
+    monkeypatch.undo()
+    assert [fmt.place_type(length) for length in (0, 2**32 - 1, 2**32)] == ["I", "I", "Q"]
+
+
+def test_a_view_has_the_places_of_its_items_in_its_order(shelf: Shelf) -> None:
     shelf.rebuild(
         files("ccc", "a", "bb", "dddd"),
         filters={"even": lambda item: item["size"] % 2 == 0},
         sorts={"name": lambda item: item["path"]},
     )
     snapshot = shelf.snapshot()
-    assert list(snapshot.view("all", ""))[1:3] == [1, 2]
-    assert list(snapshot.view("all", ""))[::-1][1:3] == [2, 1]
-    assert list(snapshot.view("all", "name"))[0:9] == [1, 2, 0, 3]
-    assert list(snapshot.view("all", "name"))[::-1][0:3] == [3, 0, 2]
-    assert list(snapshot.view("even", "name"))[::-1][0:9] == [3, 2]
-    assert list(snapshot.view("even", ""))[0:1] == [2]
+    assert positions(snapshot, "all", "") == [0, 1, 2, 3]
+    assert positions(snapshot, "all", "name") == [1, 2, 0, 3]
+    assert positions(snapshot, "even", "name") == [2, 3]
+    assert positions(snapshot, "even", "") == [2, 3]
     assert snapshot.in_view([0, 2, 3], "even", "name", True) == [3, 2]
     assert (snapshot.filter_count("even"), snapshot.filter_count("all"), snapshot.filter_count("odd")) == (2, 4, 0)
     assert snapshot.has_view("even", "name") and not snapshot.has_view("odd", "name")
@@ -123,24 +140,26 @@ def test_an_item_cut_at_the_wrong_place_is_refused(shelf: Shelf) -> None:
     shelf.rebuild(files("a", "b"))
     data = bytearray(shelf.data.read_bytes())
     begin, end = shelf.snapshot().place(1)
-    for damaged in (begin, end - 1):
+    for damaged in (begin, end):
         changed = bytearray(data)
         changed[damaged] = ord("x")
         shelf.data.write_bytes(changed)
         snapshot = shelf.snapshot()
         assert snapshot.item(0) == files("a")[0]
         with pytest.raises(SnapshotError, match="an item's line in the data file is damaged"):
-            snapshot.lines((0, 1))
+            snapshot.lines(snapshot.places((0, 1)))
+        with pytest.raises(SnapshotError, match="an item's line in the data file is damaged"):
+            snapshot.line(1)
 
 
 def test_a_cold_snapshot_has_nothing_to_read(shelf: Shelf) -> None:
     shelf.rebuild(files("a"), filters={"big": bool})
     shelf.store.publish_cold(shelf.name)
     snapshot = shelf.snapshot()
-    assert (snapshot.is_cold, snapshot.count, snapshot.lines((0,)), snapshot.filter_count("big")) == (
+    assert (snapshot.is_cold, snapshot.count, len(snapshot.view("all", "")), snapshot.filter_count("big")) == (
         True,
         0,
-        b"",
+        0,
         0,
     )
 
@@ -250,8 +269,8 @@ def test_a_section_that_is_missing_or_of_another_length_is_refused(shelf: Shelf)
     whole = shelf.index.read_bytes()
     header, base = fmt.read_header(whole, len(whole))
     for sections, why in (
-        ({**header["sections"], "ends": [16, 8, 0]}, "section ends of the index has 1 entries, not 2"),
-        ({"starts": header["sections"]["starts"]}, "the index has no section ends"),
+        ({**header["sections"], "places": [16, 8, 0]}, "section places of the index has 2 entries, not 4"),
+        ({}, "the index has no section places"),
     ):
         shelf.index.write_bytes(fmt.pack_header({**header, "sections": sections}) + whole[base:])
         with pytest.raises(SnapshotError, match=why):

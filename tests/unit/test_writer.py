@@ -27,8 +27,9 @@ HEADER = {
     "count": 1,
     "filters": {},
     "data": None,
+    "place_type": "I",
 }
-SECTIONS = {"starts": array("Q", [0]), "ends": array("Q", [0])}
+SECTIONS = {"places": array("I", [0, 0])}
 
 
 @pytest.fixture

@@ -52,6 +52,13 @@ def breathe() -> None:
     """Nothing else wants the interpreter."""
 
 
+def positions(snapshot: Snapshot, filter_name: str, sort_name: str) -> list[int]:
+    """Which items a view has, in its order."""
+    at = {snapshot.place(position): position for position in range(snapshot.count)}
+    places = snapshot.view(filter_name, sort_name).tolist()
+    return [at[place] for place in zip(places[::2], places[1::2], strict=True)]
+
+
 def declare(name: str = NAME, **given: Any) -> Declaration:
     """A list of files, unless the test says otherwise."""
     common: dict[str, Any] = {"kind": "list", "key": "path", "unit": "file", "ttl": None}
