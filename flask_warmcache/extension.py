@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from flask import Flask
+from flask.json.provider import DefaultJSONProvider
 
 from . import cli, web
 from .declare import NAME, Declaration, Item, Kind, check_function
 from .errors import DeclarationError
-from .lists import KEY, Warm, WarmList, WarmValue
+from .lists import Warm, WarmList, WarmValue
 from .settings import Settings
-from .state import AppState
+from .state import KEY, AppState
 
 Section = Callable[[], Mapping[str, Any]]
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -147,10 +149,11 @@ class WarmCache:
     def value(self, name: str, *, ttl: float | None = None, cold: Any = None) -> Callable[[Function], Function]:
         """Declare one JSON value made by one function; read it with ``warmcache["name"].get()``.
 
-        :param cold: what is read while there is none yet.
+        :param cold: what is read while there is none yet; something that JSON can hold, like the value itself.
         :raises DeclarationError: for anything wrong, in this very call.
         """
         declaration = self._declaration(name, "value", ttl=ttl).with_functions(cold=cold)
+        _check_cold(name, cold)
 
         def declare(function: Function) -> Function:
             check_function(name, "value", function)
@@ -213,3 +216,14 @@ class WarmCache:
 
     def _is_closed(self) -> bool:
         return self._closed
+
+
+def _check_cold(name: str, cold: object) -> None:
+    """Refuse what an answer could not show; which app will show it, and with what provider, is not known yet."""
+    try:
+        json.dumps(cold, default=DefaultJSONProvider.default, allow_nan=False)
+    except Exception as error:
+        raise DeclarationError(
+            f"The cold= of warm value {name!r} cannot be written as JSON ({error}); give what the page shows "
+            "while there is no value yet, as in cold=None."
+        ) from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar, overload
 
@@ -14,11 +15,11 @@ from .items import Items
 from .paging import Page
 from .rebuild.job import Outcome
 from .rebuild.status import Condition, ListStatus
-from .state import AppState
+from .state import KEY, AppState
 from .store.format import key_hash
 from .store.snapshot import DAMAGE
 
-KEY = "warmcache"
+log = logging.getLogger("flask_warmcache")
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -77,17 +78,10 @@ class Warm:
         """The list as it is now; wakes the keeper when it is due."""
         state, status = self._status()
         if not state.settings.enabled:
-            state.keeper.note_outdated(status)
+            return state, state.build_inline(status)
         condition = status.condition()
         if condition.due:
-            if state.settings.enabled:
-                state.keeper.wake()
-            else:
-                try:
-                    state.keeper.rebuild_now(self.name)
-                except Exception:  # logged and counted by the keeper; the read goes on with what there is
-                    pass
-                condition = status.condition()
+            state.keeper.wake()
         return state, condition
 
     def _status(self) -> tuple[AppState, ListStatus]:
@@ -260,6 +254,8 @@ class WarmList(Warm):
 class WarmValue(Warm):
     """One cached JSON value."""
 
+    _is_cold_refused = False  # and that was logged
+
     def get(self) -> Any:
         """The newest value, or what was declared as ``cold`` while there is none."""
         state, condition = self._look()
@@ -286,7 +282,18 @@ class WarmValue(Warm):
                 return condition.snapshot.lines(condition.snapshot.place(0)).strip()
             except DAMAGE:
                 self._note_damage(state, condition)
-        return state.app.json.dumps({"value": self._declaration.cold}).strip().encode()
+        try:
+            return state.app.json.dumps({"value": self._declaration.cold}).strip().encode()
+        except Exception:
+            # Flask's own provider can write it, or the declaration had been refused; this app's cannot.
+            if not self._is_cold_refused:
+                self._is_cold_refused = True
+                log.exception(
+                    "warmcache.cold_unusable: app.json cannot write the cold= of %r; it is read as null",
+                    self.name,
+                    extra={"warmcache_list": self.name},
+                )
+            return b'{"value": null}'
 
     def _note_damage(self, state: AppState, condition: Condition) -> None:
         if condition.snapshot is not None:

@@ -28,11 +28,13 @@ from .page_cache import PageCache
 from .paging import Pager
 from .rebuild import runners
 from .rebuild.keeper import Keeper
-from .rebuild.status import ListStatus
+from .rebuild.status import Condition, ListStatus
 from .settings import Settings
+from .signals import announcer
 from .store.files import FileStore, default_folder
 
 log = logging.getLogger("flask_warmcache")
+KEY = "warmcache"  # in app.extensions
 REMOVAL_TRIES = 5
 SERVER_STARTED = "WARMCACHE_SERVER_STARTED"  # set by our gunicorn configuration, inherited by the workers
 
@@ -47,7 +49,7 @@ class AppState:
         """:param close: ends the time of declaring and returns what was declared."""
         self.app = app
         self.settings = settings
-        self._close = close
+        self.close = close
         self._made = time.time_ns()
         self._opening = threading.Lock()  # guards the one-time work of open()
         self._opened = False
@@ -68,7 +70,7 @@ class AppState:
         with self._opening:
             if self._opened:
                 return
-            declared = {declaration.name: declaration for declaration in self._close()}
+            declared = {declaration.name: declaration for declaration in self.close()}
             self.store = FileStore(self._folder())
             self.cache = PageCache(self.settings.page_cache_bytes)
             self.answers = Answers(self.app, self.settings.cache_control)
@@ -88,7 +90,12 @@ class AppState:
                 self.statuses[name] = status
                 self.pagers[name] = Pager(status, self.settings, self.cache)
             self.keeper = Keeper(
-                self.statuses.values(), self.store, self.settings, encoder(self.app), self.app.app_context
+                self.statuses.values(),
+                self.store,
+                self.settings,
+                encoder(self.app),
+                self.app.app_context,
+                announcer(self.app),
             )
             for status in self.statuses.values():
                 status.look()
@@ -109,13 +116,25 @@ class AppState:
 
         def gated(environ: Any, start_response: Any) -> Any:
             try:
-                self.start()
+                self.app.extensions[KEY].start()  # this state, unless a test has put another in its place
             except Exception:
                 # A view that reads a list meets the same error, inside Flask; the others work without us.
                 log.exception("warmcache.not_started: the lists of %r cannot be used", self.app.name)
             return wsgi_app(environ, start_response)
 
         return gated
+
+    def build_inline(self, status: ListStatus) -> Condition:
+        """The list as it is, rebuilt first by the calling thread when it is due: what ``enabled=False`` means."""
+        self.keeper.note_outdated(status)
+        condition = status.condition()
+        if condition.due:
+            try:
+                self.keeper.rebuild_now(status.name, wanted=False)
+            except Exception:  # logged and counted by the keeper; the read goes on with what there is
+                pass
+            condition = status.condition()
+        return condition
 
     def _note_outdated(self) -> None:
         """What was published before this server started is served as stale and rebuilt, once.

@@ -15,7 +15,7 @@ from ..settings import Settings
 from ..store.files import FileStore, HeldLock
 from ..store.snapshot import Snapshot, Verifier
 from .job import Job, Outcome
-from .progress import Progress
+from .progress import Progress, Report
 from .runners import polite, run_in_thread
 from .source import Tools
 from .status import LOOK_EVERY, ListStatus
@@ -23,6 +23,8 @@ from .status import LOOK_EVERY, ListStatus
 log = logging.getLogger("flask_warmcache")
 # A probe of another process may hold the lock for a microsecond just as we try.
 SECOND_TRY_AFTER = 0.02
+# Tells the app what happens to a list: an event of signals.py, and its facts. It never raises.
+Announce = Callable[[str, dict[str, Any]], None]
 
 
 class Keeper:
@@ -35,6 +37,7 @@ class Keeper:
         settings: Settings,
         encode: Callable[[Any], bytes],
         context: Callable[[], AbstractContextManager[Any]],
+        announce: Announce = lambda event, facts: None,
     ) -> None:
         # Lists made of others come first: their rebuild brings the others up to date on its way.
         self._lists = sorted(lists, key=lambda one: one.declaration.source_list is None)
@@ -43,6 +46,7 @@ class Keeper:
         self._settings = settings
         self._encode = encode
         self._context = context
+        self._announce = announce
         self._verifiers = {name: Verifier(store.folder, name) for name in self._by_name}
         self.after_fork()
 
@@ -84,6 +88,15 @@ class Keeper:
         self._stopped = True
         self._wake.set()
 
+    def join(self, timeout: float) -> bool:
+        """Wait, after ``stop``, for the thread and this process's rebuilds to end; say whether they did."""
+        deadline = time.monotonic() + timeout
+        while time.monotonic() < deadline:
+            if not (self._thread and self._thread.is_alive()) and not any(one.progress for one in self._lists):
+                return True
+            time.sleep(SECOND_TRY_AFTER)
+        return False
+
     def wake(self) -> None:
         """A read found a list due: look at once instead of at the next tick."""
         if not self._wake.is_set():
@@ -108,6 +121,7 @@ class Keeper:
             except Exception as error:
                 # One list's trouble, an unusable folder for instance, must not starve the others.
                 self._fail(status, error, None)
+                self._announce("rebuild_failed", {"name": status.name, "error": error})
 
     def _look_after(self, status: ListStatus) -> None:
         progress = status.progress
@@ -159,19 +173,20 @@ class Keeper:
 
     # Rebuilding
 
-    def rebuild_now(self, name: str) -> Outcome:
+    def rebuild_now(self, name: str, *, wanted: bool = True) -> Outcome:
         """Rebuild a list here and now, in the calling thread.
 
-        :raises RebuildBusyError: when another thread or process is rebuilding it.
+        :param wanted: whether it, and the list it is made of, are rebuilt even if they are not due.
+        :raises RebuildBusyError: when another thread or process is rebuilding it, or it is no longer due.
         :raises Exception: whatever ended the rebuild; it is logged and counted like any other.
         """
         status = self._by_name[name]
         if status.problem is not None:
             raise RebuildError(f"Warm list {name!r} cannot be rebuilt: {status.problem}.")
-        lock = self._take_lock(status, wanted=True)
+        lock = self._take_lock(status, wanted=wanted)
         if lock is None:
             raise RebuildBusyError(f"Warm list {name!r} is being rebuilt already.")
-        return self._rebuild(status, lock, wanted=True)
+        return self._rebuild(status, lock, wanted=wanted)
 
     def _rebuild_quietly(self, status: ListStatus, lock: HeldLock) -> None:
         try:
@@ -183,6 +198,18 @@ class Keeper:
         self.wake()  # what is made of this list is due now
 
     def _rebuild(self, status: ListStatus, lock: HeldLock, *, wanted: bool) -> Outcome:
+        """Rebuild, let go of the lock, and only then announce the end: who listens may take its time."""
+        try:
+            outcome = self._rebuild_locked(status, lock, wanted=wanted)
+        except RebuildBusyError:
+            raise
+        except BaseException as error:
+            self._announce("rebuild_failed", {"name": status.name, "error": error})
+            raise
+        self._announce("rebuild_finished", {"name": status.name, "outcome": outcome})
+        return outcome
+
+    def _rebuild_locked(self, status: ListStatus, lock: HeldLock, *, wanted: bool) -> Outcome:
         progress = status.progress
         assert progress is not None  # set together with the lock
         try:
@@ -193,6 +220,8 @@ class Keeper:
                 upstream = self._upstream(status, old, wanted)
                 if old is not None and not status.may_reuse(old):
                     old = None
+                self._announce("rebuild_started", {"name": status.name})
+                progress.announce = lambda report: self._announce_progress(status.name, report)
                 outcome = Job(
                     status.declaration, self._store, lock, old, upstream, tools, progress, status.code_started
                 ).run()
@@ -219,6 +248,19 @@ class Keeper:
         finally:
             status.report = progress.report
             self._let_go(status, lock)
+
+    def _announce_progress(self, name: str, report: Report) -> None:
+        self._announce(
+            "rebuild_progressed",
+            {
+                "name": name,
+                "done": report.done,
+                "total": report.total,
+                "phase": report.phase,
+                "rate": report.rate,
+                "eta": report.eta,
+            },
+        )
 
     def _upstream(self, status: ListStatus, old: Snapshot | None, wanted: bool) -> Snapshot | None:
         """The snapshot of a list's source list, brought up to date first."""

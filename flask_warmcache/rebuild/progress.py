@@ -77,6 +77,7 @@ class Progress:
         self._guard = threading.Lock()  # guards the order of writes: the keeper's beat and the builder's
         self._written_at = 0.0
         self._marks: deque[tuple[float, int]] = deque()  # when how many were done, the last seconds of it
+        self.announce: Callable[[Report], None] | None = None  # told by the builder's thread what it has written
         self.report = Report(pid=os.getpid(), started=time.time())
         if before is not None and before.has_failed:
             self.report.failures, self.report.error = before.failures, before.error
@@ -85,13 +86,13 @@ class Progress:
         """Enter a phase and say so at once."""
         self._marks = deque([(time.monotonic(), 0)])
         self.report.phase, self.report.done, self.report.total, self.report.rate = phase, 0, total, None
-        self._save()
+        self._say()
 
     def advance(self, done: int) -> None:
         """So many items are done; costs a clock reading unless a tenth of a second has passed."""
         self.report.done = done
         if time.monotonic() - self._written_at >= WRITE_EVERY:
-            self._save()
+            self._say()
 
     def beat(self) -> None:
         """Called by the keeper while the builder may be deep inside one item."""
@@ -112,6 +113,11 @@ class Progress:
         """Say that this rebuild ended without a result and without a failure, to be tried again soon."""
         self.report.phase = "finished"
         self._save()
+
+    def _say(self) -> None:
+        self._save()
+        if self.announce is not None:
+            self.announce(self.report)
 
     def _save(self) -> None:
         with self._guard:

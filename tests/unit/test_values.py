@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import date
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from flask import Flask
+from flask.json.provider import DefaultJSONProvider
 
-from flask_warmcache import WarmCache
+from flask_warmcache import DeclarationError, WarmCache
 
 from .world import files, make_app, state_of
 
@@ -18,12 +21,44 @@ def app(tmp_path: Path) -> Flask:
     return make_app(tmp_path)
 
 
-def test_a_cold_value_that_json_cannot_hold_is_got_as_it_is(app: Flask) -> None:
+@pytest.mark.parametrize("cold", [object(), {1}, {(1, 2): 3}, b"a", [float("nan")], {"a": {"b": len}}], ids=repr)
+def test_a_cold_value_that_json_cannot_hold_is_refused_in_its_call(app: Flask, cold: object) -> None:
     warmcache = WarmCache(app)
-    nothing = object()
-    warmcache.value("one", cold=nothing)(lambda: 1)
+    with pytest.raises(DeclarationError, match="'one' cannot be written as JSON .*cold=None"):
+        warmcache.value("one", cold=cold)
+    warmcache.value("one", cold=None)(lambda: 1)  # nothing is left of the refused one
+
+
+def test_a_cold_value_may_be_what_flask_can_write(app: Flask) -> None:
+    warmcache = WarmCache(app)
+    warmcache.value("one", cold={"on": date(2026, 9, 1), "of": Decimal("1.50")})(lambda: 1)
     with app.app_context():
-        assert warmcache["one"].get() is nothing
+        assert warmcache["one"].get() == {"on": "Tue, 01 Sep 2026 00:00:00 GMT", "of": "1.50"}
+
+
+class Strict(DefaultJSONProvider):
+    """A provider that knows only what JSON knows."""
+
+    @staticmethod
+    def default(value: object) -> Any:
+        raise TypeError(f"{value!r} is not for us")
+
+
+def test_a_cold_value_that_only_this_app_cannot_write_is_null_and_logged_once(
+    app: Flask, caplog: pytest.LogCaptureFixture
+) -> None:
+    app.json = Strict(app)
+    warmcache = WarmCache(app)
+    warmcache.value("one", cold=Decimal(1))(lambda: 2)
+    app.add_url_rule("/one", "one", warmcache["one"].response)
+    client = app.test_client()
+    for _ in range(3):
+        answer = client.get("/one")
+        assert (answer.status_code, answer.get_json()) == (200, {"value": None, "cache_rebuilding": True})
+    with app.app_context():
+        assert warmcache["one"].get() is None
+    assert caplog.text.count("warmcache.cold_unusable: app.json cannot write the cold= of 'one'") == 1
+    assert "is not for us" in caplog.text
 
 
 def test_a_value_is_cold_then_warm(app: Flask) -> None:

@@ -15,7 +15,6 @@ from typing import Any
 from flask import Flask
 
 from flask_warmcache.declare import Declaration, Item
-from flask_warmcache.lists import KEY
 from flask_warmcache.page_cache import PageCache
 from flask_warmcache.paging import Pager
 from flask_warmcache.rebuild.job import Job, Outcome
@@ -24,7 +23,7 @@ from flask_warmcache.rebuild.progress import Progress
 from flask_warmcache.rebuild.source import Tools
 from flask_warmcache.rebuild.status import ListStatus
 from flask_warmcache.settings import Settings
-from flask_warmcache.state import AppState
+from flask_warmcache.state import KEY, AppState
 from flask_warmcache.store.files import FileStore, HeldLock
 from flask_warmcache.store.snapshot import Snapshot
 
