@@ -17,6 +17,8 @@ from .stats import list_section
 log = logging.getLogger("flask_warmcache")
 # A section is the app's own function, often a query; many pollers must not multiply it.
 SECTION_EVERY = 1.0
+# The section of a function that another request called first, and that has never ended yet.
+COMPUTING: Mapping[str, Any] = {"cache_rebuilding": True}
 SCRIPT = "warmcache.js"
 
 
@@ -35,36 +37,50 @@ def static_folder() -> Path:
 
 
 class Sections:
-    """The app's own stats sections, each computed at most once a second in a process."""
+    """The app's own stats sections, each computed at most once a second in a process, and never twice at once."""
 
     def __init__(self, functions: Mapping[str, Callable[[], Mapping[str, Any]]]) -> None:
         self._functions = functions
-        self._guard = threading.Lock()  # guards _known; never held while a function runs
+        self._guard = threading.Lock()  # guards _known and _running; never held while a function runs
         self._known: dict[str, tuple[float, Mapping[str, Any]]] = {}
+        self._running: set[str] = set()
 
     def all(self) -> dict[str, Mapping[str, Any]]:
         """Every section by name."""
         return {name: self.one(name) for name in self._functions}
 
     def one(self, name: str) -> Mapping[str, Any]:
-        """One section; a function that fails is logged, and its section names the error's class.
+        """One section; while another request computes it, the last one known, at once.
+
+        A function that fails is logged, and its section names the error's class.
 
         :raises KeyError: when there is none of that name.
         """
         function = self._functions[name]
-        now = time.monotonic()
         with self._guard:
             known = self._known.get(name)
-        if known is not None and now - known[0] < SECTION_EVERY:
-            return known[1]
+            if known is not None and time.monotonic() - known[0] < SECTION_EVERY:
+                return known[1]
+            if name in self._running:
+                return COMPUTING if known is None else known[1]
+            self._running.add(name)
         try:
-            section: Mapping[str, Any] = dict(function())
+            section = self._compute(name, function)
+            with self._guard:
+                # By when it ended: a function that takes longer than a second would else never rest.
+                self._known[name] = (time.monotonic(), section)
+        finally:
+            with self._guard:
+                self._running.discard(name)
+        return section
+
+    def _compute(self, name: str, function: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
+        try:
+            section = dict(function())
             current_app.json.dumps(section)  # what JSON cannot hold must not take the other sections with it
         except Exception as error:
             log.exception("warmcache.section_failed: the stats section %r", name)
-            section = {"error": type(error).__name__}
-        with self._guard:
-            self._known[name] = (now, section)
+            return {"error": type(error).__name__}
         return section
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 import time
 from datetime import datetime
 from pathlib import Path
@@ -260,3 +261,84 @@ def test_a_missing_poller_says_what_to_do(tmp_path: Path, monkeypatch: pytest.Mo
 def test_a_time_out_of_any_calendar_is_no_error() -> None:
     assert stats._iso(0) == "1970-01-01T00:00:00Z"
     assert stats._iso(1e30) == stats._iso(float("nan")) == ""
+
+
+class SlowSection:
+    """A site whose section waits in its function until it is told to go on."""
+
+    def __init__(self, site: Site) -> None:
+        self.site = site
+        self.entered, self.go_on = threading.Event(), threading.Event()
+        self.calls = 0
+        self.error: BaseException | None = None
+        self.answers: list[Any] = []
+        site.warmcache.stats_section("slow")(self.section)
+
+    def section(self) -> dict[str, int]:
+        self.calls += 1
+        self.entered.set()
+        assert self.go_on.wait(20)
+        if self.error is not None:
+            raise self.error
+        return {"calls": self.calls}
+
+    def ask_beside(self) -> threading.Thread:
+        """A request in the function, in a thread of its own."""
+        self.entered.clear()
+        self.go_on.clear()
+        thread = threading.Thread(target=self._ask)
+        thread.start()
+        assert self.entered.wait(20)
+        return thread
+
+    def _ask(self) -> None:
+        try:
+            self.answers.append(self.site.app.test_client().get("/api/cache/stats/slow").get_json())
+        except SystemExit as error:
+            self.answers.append(error)
+
+
+def test_a_section_runs_once_for_all_who_ask_meanwhile(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(web, "SECTION_EVERY", 0.0)
+    slow = SlowSection(site)
+    first = slow.ask_beside()
+    assert site.stats("slow") == {"cache_rebuilding": True}  # nobody knows it yet, and nobody waits
+    assert site.stats()["slow"] == {"cache_rebuilding": True}
+    assert site.stats("markers") == {"marked": 5}  # another section does not wait either
+    slow.go_on.set()
+    first.join(20)
+    assert slow.answers == [{"calls": 1}]
+    second = slow.ask_beside()
+    assert site.stats("slow") == {"calls": 1}  # the last one known
+    slow.go_on.set()
+    second.join(20)
+    assert slow.answers == [{"calls": 1}, {"calls": 2}]
+
+
+def test_a_section_whose_request_was_ended_is_computed_by_the_next(site: Site) -> None:
+    slow = SlowSection(site)
+    slow.error = SystemExit(1)  # a worker's time limit, say
+    thread = slow.ask_beside()
+    slow.go_on.set()
+    thread.join(20)
+    assert isinstance(slow.answers[0], SystemExit)
+    slow.error = None
+    assert site.stats("slow") == {"calls": 2}
+
+
+def test_a_section_that_takes_longer_than_a_second_rests_for_one(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+
+    def take_five_seconds() -> dict[str, int]:
+        now[0] += 5
+        site.asked += 1
+        return {}
+
+    site.warmcache.stats_section("long")(take_five_seconds)
+    site.stats("long")
+    now[0] += 0.9
+    site.stats("long")
+    assert site.asked == 1
