@@ -1,0 +1,64 @@
+"""Nightly tests only when asked for, a deadline on every test, and a place of its own for each."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.server.world import Place
+
+from .world import Mother, mother_of
+
+HERE = Path(__file__).parent
+DEADLINE, NIGHTLY_DEADLINE = 120, 600  # seconds; a test that needs more says so with its own alarm
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the nightly ones out unless ``-m`` speaks of them."""
+    if "nightly" in config.getoption("markexpr", ""):
+        return
+    nightly = [item for item in items if item.get_closest_marker("nightly") and HERE in item.path.parents]
+    if nightly:
+        config.hook.pytest_deselected(items=nightly)
+        items[:] = [item for item in items if item not in set(nightly)]
+
+
+@pytest.fixture(autouse=True)
+def _deadline(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A fault that makes something wait for ever must not make the run wait for ever."""
+
+    def over(*_: object) -> None:
+        raise AssertionError("the test's time is over")
+
+    before = signal.signal(signal.SIGALRM, over)
+    signal.alarm(NIGHTLY_DEADLINE if request.node.get_closest_marker("nightly") else DEADLINE)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture
+def chance() -> random.Random:
+    """Chance that can be repeated with ``TEST_SEED``."""
+    seed = int(os.environ.get("TEST_SEED", time.time_ns() % 1_000_000))
+    print(f"\nTEST_SEED={seed}")
+    return random.Random(seed)
+
+
+@pytest.fixture
+def make_place(tmp_path: Path) -> Callable[..., Place]:
+    """A place whose builds are as the test says."""
+    return lambda **options: Place(tmp_path, **options)
+
+
+@pytest.fixture
+def mother(tmp_path: Path) -> Iterator[Mother]:
+    """Bears processes that rebuild a small list."""
+    with mother_of(Place(tmp_path, items=40)) as one:
+        yield one

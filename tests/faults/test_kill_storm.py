@@ -1,0 +1,177 @@
+"""Hundreds of SIGKILLs over eight processes that all always want to rebuild one list."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from tests.server.test_kills import Nursery, Witness, nursery
+from tests.server.world import Place, until
+
+from .world import litter, mother_of
+
+PROCESSES = 8
+TAKEOVER_P99 = 0.05  # seconds, after the kill of a builder
+LONGEST = {150: 60, 1000: 420, 100: 45, 300: 200}  # seconds of killing
+
+
+@dataclass
+class Storm:
+    """What the builders noted, and who was killed when."""
+
+    kills: dict[int, float] = field(default_factory=dict)
+    unlinked: int = 0
+    midway: int = 0  # builders killed between the beginning and the end of their build
+    published: list[int] = field(default_factory=list)
+    refused: int = 0
+    builds: int = 0
+    overlaps: int = 0
+    takeovers: list[float] = field(default_factory=list)
+
+    def sum_up(self, events: list[dict[str, int | str]]) -> None:
+        """Of each build: when it began, and when it ended or was killed."""
+        begins = sorted(
+            (int(event["at"]) / 1e9, int(event["pid"])) for event in events if event["what"] == "begin"
+        )
+        ends: dict[int, list[float]] = {}
+        for event in events:
+            if event["what"] == "end":
+                ends.setdefault(int(event["pid"]), []).append(int(event["at"]) / 1e9)
+                if event["generation"]:
+                    self.published.append(int(event["generation"]))
+                else:
+                    self.refused += 1
+        self.builds = len(begins)
+        for index, (begun, pid) in enumerate(begins):
+            following = begins[index + 1][0] if index + 1 < len(begins) else None
+            ended = min((at for at in ends.get(pid, []) if at > begun), default=None)
+            if ended is None and pid in self.kills:
+                self.midway += 1
+                ended = self.kills[pid]
+                if following is not None and following > ended:
+                    self.takeovers.append(following - ended)
+            if following is not None and (ended is None or following < ended):
+                self.overlaps += 1
+
+    def quantile(self, share: float) -> float:
+        return sorted(self.takeovers)[int(share * (len(self.takeovers) - 1))]
+
+
+def builder_of(events: list[dict[str, int | str]], alive: list[int]) -> int | None:
+    """Who builds now, as far as the last event tells."""
+    last = next((event for event in reversed(events) if event["what"] in ("begin", "end")), None)
+    return int(last["pid"]) if last and last["what"] == "begin" and int(last["pid"]) in alive else None
+
+
+def rage(
+    mother: Nursery, witness: Witness, place: Place, kills: int, chance: random.Random, *, unlink_every: int = 0
+) -> Storm:
+    """Kill so many, half of them at random and half of them at their build, and have the rest end in peace."""
+    storm = Storm()
+    lock = place.cache / "files.lock"
+    alive = [mother.bear() for _ in range(PROCESSES)]
+    until(lambda: witness.generations, "a first list", 30)
+    end = time.monotonic() + LONGEST[kills]
+    while len(storm.kills) < kills and time.monotonic() < end:
+        time.sleep(chance.uniform(0.0, 0.06))  # the random moment
+        victim = builder_of(mother.events(), alive) if chance.random() < 0.5 else None
+        victim = victim or chance.choice(alive)
+        alive.remove(victim)
+        storm.kills[victim] = time.monotonic()
+        os.kill(victim, signal.SIGKILL)
+        alive.append(mother.bear())
+        if unlink_every and len(storm.kills) % unlink_every == 0:
+            lock.unlink(missing_ok=True)
+            storm.unlinked += 1
+    published = len(witness.generations)
+    until(lambda: len(witness.generations) > published + 2, "builds after the last kill")
+    for survivor in alive:
+        os.kill(survivor, signal.SIGTERM)  # ends after the build it is at
+    until(lambda: all(not os.path.exists(f"/proc/{pid}") for pid in alive), "the end of the last builders")
+    storm.sum_up(mother.events())
+    print(
+        f"{len(storm.kills)} kills, {storm.midway} midway, {storm.unlinked} times the lock file deleted: "
+        f"{storm.builds} builds, {len(storm.published)} published, {storm.refused} refused, {storm.overlaps} "
+        f"overlapping, {witness.reads} looks at {len(witness.generations)} snapshots, takeover p50 "
+        f"{storm.quantile(0.5) * 1e3:.1f} ms, p99 {storm.quantile(0.99) * 1e3:.1f}, max "
+        f"{max(storm.takeovers) * 1e3:.1f}"
+    )
+    assert len(storm.kills) == kills, "too few kills in the time"
+    assert storm.midway >= kills // 6, "too few builders were killed midway to show anything"
+    assert witness.faults == [], "torn, or backwards"
+    assert len(storm.published) == len(set(storm.published)), "a generation was published twice"
+    return storm
+
+
+def check_the_next_build_tidies(place: Place) -> None:
+    left = [name for name in litter(place.cache) if name.endswith(".tmp")]
+    with mother_of(place) as mother:
+        done = mother.rebuild()
+        assert done.code == 0, done.err
+    print(f"{len(left)} drafts before the next build, then {litter(place.cache)}")
+    assert litter(place.cache) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [150, pytest.param(1000, marks=pytest.mark.nightly)])
+def test_kills_tear_nothing_and_publish_nothing_twice(
+    make_place: Callable[..., Place], chance: random.Random, kills: int
+) -> None:
+    place = make_place(items=40)
+    with nursery(place) as mother, Witness(place.cache) as witness:
+        storm = rage(mother, witness, place, kills, chance)
+    assert storm.overlaps == 0, "two builds at once"
+    assert storm.published == sorted(storm.published)
+    assert storm.refused == 0, "a build failed for another reason than a kill"
+    assert storm.quantile(0.99) < TAKEOVER_P99
+    check_the_next_build_tidies(place)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [100, pytest.param(300, marks=pytest.mark.nightly)])
+def test_a_deleted_lock_file_may_waste_a_build_but_publishes_nothing_over_a_newer_list(
+    make_place: Callable[..., Place], chance: random.Random, kills: int
+) -> None:
+    place = make_place(items=40)
+    with nursery(place) as mother, Witness(place.cache) as witness:
+        storm = rage(mother, witness, place, kills, chance, unlink_every=5)
+    assert storm.unlinked == kills // 5
+    # Who had lost its lock is refused, so no two that ran at once both published.
+    assert storm.overlaps <= 2 * storm.unlinked
+    assert storm.overlaps == 0 or storm.refused + storm.midway > 0
+    check_the_next_build_tidies(place)
+
+
+@pytest.mark.slow
+def test_a_hundred_killed_builds_leave_nothing_behind_the_next(
+    make_place: Callable[..., Place], chance: random.Random
+) -> None:
+    place = make_place(items=300)
+    midway, worst, drafts = 0, 0, 0
+    with mother_of(place) as mother:
+        began = time.monotonic()
+        assert mother.rebuild().code == 0
+        usual = time.monotonic() - began
+        end = time.monotonic() + 60
+        while midway < 100 and time.monotonic() < end:
+            pid = mother.bear(do="rebuild")
+            os.kill(pid, signal.SIGUSR1)
+            time.sleep(chance.uniform(0, usual))  # the random moment
+            os.kill(pid, signal.SIGKILL)
+            done = mother.wait()
+            midway += done.code == -signal.SIGKILL and not done.out
+            worst = max(worst, len(litter(place.cache)))
+            drafts += any(name.endswith(".tmp") for name in litter(place.cache))
+    print(f"{midway} builds killed, {drafts} times a draft was left, at most {worst} files at once")
+    assert midway == 100, "too few were killed midway"
+    assert drafts >= 3, "no kill left a draft, so nothing had to be tidied"
+    assert worst <= 4, "killed builds heap up files"
+    check_the_next_build_tidies(place)
+    assert json.loads(place.flask("warmcache", "status", "--json").stdout)["files"]["state"] == "fresh"

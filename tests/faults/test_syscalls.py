@@ -1,0 +1,206 @@
+"""A rebuild killed before each of its system calls, and failed at each of them.
+
+A first run under strace tells which calls on the cache folder a rebuild makes; then each is hit in a run of its
+own, in a folder that is as it was.  After each fault: what is published is the old or the new list, whole; and
+the next build leaves nothing behind that nobody needs.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from .world import Done, Mother, litter, need_tool, published
+
+CALL = re.compile(r"(\d+) +(\w+)\((.*)")
+RESUMED = re.compile(r"(\d+) +<\.\.\. (\w+) resumed>")
+# Which error which call can give; EINTR where the interpreter, or we, must try again.
+MAKING = ["ENOSPC", "EDQUOT", "EROFS"]
+ERRORS = {
+    "openat": ["EIO", "EINTR", "EMFILE", "EACCES"],
+    "write": ["ENOSPC", "EIO", "EDQUOT", "EINTR"],
+    "pwrite64": ["ENOSPC", "EIO", "EDQUOT", "EINTR"],
+    "read": ["EIO", "EINTR"],
+    "pread64": ["EIO", "EINTR"],
+    "fsync": ["ENOSPC", "EIO", "EDQUOT", "EINTR"],
+    "fdatasync": ["ENOSPC", "EIO", "EDQUOT", "EINTR"],
+    "close": ["EIO", "ENOSPC", "EDQUOT"],
+    "rename": ["EIO", "EBUSY", "EACCES", *MAKING],
+    "renameat": ["EIO", "EBUSY", "EACCES", *MAKING],
+    "unlink": ["EIO", "EBUSY", "EACCES", "EROFS"],
+    "mkdir": ["EIO", "EACCES", *MAKING],
+    "utimensat": ["EIO", "EACCES", "EROFS"],
+    "ftruncate": ["EIO", "EINTR", "EROFS"],
+    "newfstatat": ["EIO", "EACCES"],
+    "access": ["EIO", "EACCES", "EROFS"],
+    "getdents64": ["EIO"],
+    "flock": ["EINTR", "EIO"],
+    "mmap": ["EACCES"],
+}
+LEAST_KILLS = {"first": 60, "replacement": 80}
+LEAST_ERRORS = {"first": 60, "replacement": 80}
+LEAST_OF_ALL = {"first": 250, "replacement": 300}
+KINDS = {"ENOSPC", "EIO", "EDQUOT", "EINTR", "EMFILE", "EROFS", "EACCES", "EBUSY"}
+
+
+@dataclass(frozen=True)
+class Point:
+    """One system call of a rebuild: the nth of its name in its thread."""
+
+    call: str
+    nth: int
+    makes: bool  # opens a file to write it
+
+    @property
+    def errors(self) -> list[str]:
+        return ERRORS.get(self.call, []) + (MAKING if self.call == "openat" and self.makes else [])
+
+    def some_errors(self, chance: random.Random) -> list[str]:
+        """One, and what few calls can give."""
+        return sorted({*chance.sample(self.errors, min(1, len(self.errors))), *({"EBUSY"} & set(self.errors))})
+
+
+def points_of(trace: str, folder: Path) -> list[Point]:
+    """The calls of the thread that calls most, on the cache folder; the first ones, the look around, too."""
+    of_thread: dict[str, list[Point]] = {}
+    counts: Counter[tuple[str, str]] = Counter()
+    for line in trace.splitlines():
+        found = CALL.match(line)
+        if found is None:
+            continue
+        thread, call, rest = found.groups()
+        counts[thread, call] += 1
+        if str(folder) in rest:
+            makes = "O_RDWR" in rest or "O_WRONLY" in rest or "O_ACCMODE" in rest
+            of_thread.setdefault(thread, []).append(Point(call, counts[thread, call], makes))
+    return max(of_thread.values(), key=len)
+
+
+def was_hit(done: Done, folder: Path) -> bool:
+    """Whether the fault came at a call on the cache folder."""
+    lines = done.trace.splitlines()
+    hit = [at for at, line in enumerate(lines) if "(INJECTED)" in line]
+    if done.code == -9:
+        hit = [
+            at for at, line in enumerate(lines) if line.endswith(("= ?", "<unfinished ...>", "<unfinished ...>)"))
+        ]
+    for at in hit:
+        resumed = RESUMED.match(lines[at])
+        if resumed is not None:  # its beginning, which names the file, stands further up
+            begins = f"{resumed.group(1)} +{resumed.group(2)}\\("
+            at = max(before for before in range(at) if re.match(begins, lines[before]))
+        if str(folder) in lines[at]:
+            return True
+    return False
+
+
+class Matrix:
+    """One kind of rebuild, begun again and again from the same folder."""
+
+    def __init__(self, mother: Mother, kind: str) -> None:
+        self.mother = mother
+        self.kind = kind
+        self.folder = mother.place.cache
+        self._before = mother.place.folder / "before"
+        self.old: int | None = None
+        if kind == "replacement":
+            assert mother.rebuild().code == 0
+            self.old = published(self.folder)
+            shutil.copytree(self.folder, self._before)
+        done = mother.traced(do="rebuild")
+        assert done.code == 0, done.err
+        self.points = points_of(done.trace, self.folder)
+
+    def hit(self, point: Point, injection: str) -> Done | None:
+        """Have the fault there; None when it came elsewhere, or not at all."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self.old is not None:
+            shutil.copytree(self._before, self.folder)
+        done = self.mother.traced(
+            "-e", f"trace={point.call}", "-e", f"inject={point.call}:{injection}:when={point.nth}", do="rebuild"
+        )
+        return done if was_hit(done, self.folder) else None
+
+    def check(self, done: Done) -> int | None:
+        """Old or new, whole; and the next build is there and leaves no litter.  Returns what was published."""
+        now = published(self.folder)
+        assert now is None or self.old is None or now >= self.old
+        assert now is not None or self.old is None, "the old list is gone"
+        after = self.mother.rebuild()
+        assert after.code == 0, after.err
+        newest = published(self.folder)
+        assert newest is not None and newest > (now or 0)
+        assert litter(self.folder) == []
+        return now
+
+
+@pytest.fixture(params=["first", "replacement"])
+def matrix(request: pytest.FixtureRequest, mother: Mother) -> Iterator[Matrix]:
+    """Both kinds of publication: of a first list, and over an old one."""
+    need_tool("strace")
+    yield Matrix(mother, request.param)
+
+
+def test_killed_before_each_of_its_calls_a_rebuild_leaves_the_old_list_or_the_new(matrix: Matrix) -> None:
+    left: Counter[str] = Counter()
+    littered = 0
+    calls: Counter[str] = Counter()
+    for point in matrix.points:
+        done = matrix.hit(point, "signal=KILL")
+        if done is None or done.code != -9:
+            left["not hit"] += 1
+            continue
+        littered += any(name.endswith(".tmp") for name in litter(matrix.folder))
+        now = matrix.check(done)
+        left["nothing" if now is None else "old" if now == matrix.old else "new"] += 1
+        calls[point.call] += 1
+    print(f"\n{matrix.kind}: {left.total()} calls, left: {dict(left)}, {littered} with a draft; {dict(calls)}")
+    assert left.total() - left["not hit"] >= LEAST_KILLS[matrix.kind]
+    assert left["not hit"] <= len(matrix.points) // 20, "the rebuild is another in each run"
+    assert left["new"] >= 5 and left["old"] + left["nothing"] >= 50
+    assert {"openat", "write", "fsync", "rename", "close", "flock"} <= set(calls)
+    assert littered >= 5, "no kill left a draft, so nothing had to be tidied"
+
+
+@pytest.mark.parametrize("all_errors", [False, pytest.param(True, marks=pytest.mark.nightly)], ids=["one", "all"])
+def test_each_error_at_each_of_its_calls_leaves_the_old_list_or_the_new_and_is_told(
+    matrix: Matrix, all_errors: bool, chance: random.Random
+) -> None:
+    ends: Counter[str] = Counter()
+    errors: Counter[str] = Counter()
+    locked = next(at for at, point in enumerate(matrix.points) if point.call == "write")
+    for at, point in enumerate(matrix.points):
+        for error in point.errors if all_errors else point.some_errors(chance):
+            done = matrix.hit(point, f"error={error}")
+            if done is None:
+                ends["not hit"] += 1
+                continue
+            where = f"{error} at the {point.nth}. {point.call}: {done.err[-600:]}"
+            assert done.code in (0, 1), where
+            errors[error] += 1
+            if done.code == 0:
+                ends["survived"] += 1
+                assert published(matrix.folder) == int(done.out), where
+            else:
+                assert ": " in done.err.splitlines()[-1], where
+                status = matrix.mother.status()
+                if status["state"] == "failed":
+                    ends["told in status"] += 1
+                    assert status["last_error"] is not None, where
+                else:
+                    # Nothing had begun, or all was done but for the lock.
+                    ends["told by the command"] += 1
+                    assert at <= locked or at == len(matrix.points) - 1, where
+            matrix.check(done)
+    print(f"{matrix.kind}: {errors.total()} errors at {len(matrix.points)} calls: {dict(ends)}; {dict(errors)}")
+    assert errors.total() >= (LEAST_OF_ALL if all_errors else LEAST_ERRORS)[matrix.kind]
+    assert ends["not hit"] <= errors.total() // 10, "the rebuild is another in each run"
+    assert ends["told in status"] >= 15
+    assert set(errors) == KINDS if all_errors else len(errors) >= 7
