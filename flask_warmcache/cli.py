@@ -1,7 +1,7 @@
 """``flask warmcache``: how the lists are, and what can be done about it, from a shell or a script.
 
-Exit codes: 0 done; 1 a list is cold or failed, or its rebuild failed; 2 wrong usage, such as an unknown
-list; 3 another process is rebuilding the list.
+Exit codes: 0 done; 1 a list is cold or failed, or what was asked failed; 2 wrong usage, such as an unknown
+list; 3 another process is at the list.
 """
 
 from __future__ import annotations
@@ -10,13 +10,17 @@ import json
 import sys
 import threading
 import time
+from dataclasses import asdict
 from typing import Any
 
 import click
 from flask import current_app
 from flask.cli import AppGroup
 
+from .bar import Bar, pace
 from .errors import RebuildBusyError, StoreError
+from .lists import WarmList
+from .rebuild.job import Outcome
 from .rebuild.status import ListStatus
 from .state import AppState
 from .stats import list_section
@@ -29,7 +33,8 @@ group = AppGroup("warmcache", help="Warm lists: see how they are, rebuild, inval
 
 def _state() -> AppState:
     state: AppState = current_app.extensions["warmcache"]
-    state.open()  # without a keeper: a command does what it is told and nothing else
+    state.open()
+    state.is_started = True  # without a keeper: a command does what it is told and nothing else
     return state
 
 
@@ -66,7 +71,8 @@ def _row(section: dict[str, Any]) -> str:
     if section["progress"]:
         progress = section["progress"]
         of = f" of {progress['total']}" if progress["total"] else ""
-        note = f"rebuilding: {progress['phase']}, {progress['done']}{of}"
+        how_far = [progress["phase"], f"{progress['done']}{of}", *pace(progress["rate"], progress["eta_seconds"])]
+        note = f"rebuilding: {', '.join(how_far)}"
     elif section["last_error"]:
         note = f"last error: {section['last_error']}"
     return (
@@ -78,18 +84,20 @@ def _row(section: dict[str, Any]) -> str:
 @group.command("rebuild")
 @click.argument("name")
 @click.option("--wait", is_flag=True, help="When another process is rebuilding the list, follow it to its end.")
-def rebuild_command(name: str, wait: bool) -> None:
-    """Rebuild the list NAME here and now, with a progress bar.
+@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+def rebuild_command(name: str, wait: bool, as_json: bool) -> None:
+    """Rebuild the list NAME here and now, with a progress bar on a terminal.
 
     Exit code 1 when it fails, 3 when another process is rebuilding the list (see --wait).
     """
     status = _status(name)
     keeper = _state().keeper
+    outcome: list[Outcome] = []
     failure: list[BaseException] = []
 
     def work() -> None:
         try:
-            keeper.rebuild_now(name)
+            outcome.append(keeper.rebuild_now(name))
         except BaseException as error:
             failure.append(error)
 
@@ -105,15 +113,40 @@ def rebuild_command(name: str, wait: bool) -> None:
     elif failure:
         click.echo(f"The rebuild of {name!r} failed: {type(failure[0]).__name__}: {failure[0]}", err=True)
         sys.exit(FAILED)
-    snapshot = status.condition().snapshot
-    if snapshot is None or status.report is None or status.report.phase != "finished":
+    done = _own_outcome(name, outcome[0]) if outcome else _published_outcome(status)
+    if done is None:
         click.echo(f"The rebuild of {name!r} failed; the log of the process that ran it says why.", err=True)
         sys.exit(FAILED)
-    header = snapshot.header
+    if as_json:
+        click.echo(json.dumps(done))
+        return
     click.echo(
-        f"{name}: {snapshot.count} items, {header['enriched']} enriched, {header['reused']} reused, "
-        f"{header['failed_items']} failed, in {header['duration']:.2f} s"
+        f"{name}: {done['count']} items, {done['enriched']} enriched, {done['reused']} reused, "
+        f"{done['failed']} failed, in {done['duration']:.2f} s"
     )
+
+
+def _own_outcome(name: str, outcome: Outcome) -> dict[str, Any]:
+    facts = asdict(outcome)
+    return {"name": name, **facts, "generation": f"{outcome.generation:x}", "duration": round(outcome.duration, 3)}
+
+
+def _published_outcome(status: ListStatus) -> dict[str, Any] | None:
+    """What another process did, as its snapshot tells, or None when it failed."""
+    snapshot = status.condition().snapshot
+    if snapshot is None or status.report is None or status.report.phase != "finished":
+        return None
+    header = snapshot.header
+    return {
+        "name": status.name,
+        "generation": snapshot.token,
+        "count": snapshot.count,
+        "reused": header["reused"],
+        "enriched": header["enriched"],
+        "failed": header["failed_items"],
+        "dropped": header.get("dropped"),
+        "duration": header["duration"],
+    }
 
 
 def _follow(status: ListStatus) -> None:
@@ -128,20 +161,63 @@ def _follow(status: ListStatus) -> None:
 
 
 def _show_progress(status: ListStatus, goes_on: Any) -> None:
-    with click.progressbar(length=1, label=status.name, file=sys.stderr) as bar:
+    bar = Bar(status.name, sys.stderr)
+    try:
         while goes_on():
             progress = status.progress
             report = progress.report if progress is not None else status.report
             if report is not None and report.running:
-                bar.label = f"{status.name}: {report.phase}"
-                if report.total:
-                    bar.length = report.total
-                    bar.update(max(0, min(report.done, report.total) - bar.pos))
-                else:
-                    bar.render_progress()
+                bar.show(report)
             time.sleep(POLL)
-        if status.report is not None and status.report.phase == "finished":
-            bar.update(max(0, (bar.length or 0) - bar.pos))
+    finally:
+        bar.clear()
+
+
+@group.command("refresh")
+@click.argument("name")
+@click.argument("keys", nargs=-1, required=True, metavar="KEY...")
+@click.option("--int", "as_int", is_flag=True, help="The keys are whole numbers; otherwise they are text.")
+def refresh_command(name: str, keys: tuple[str, ...], as_int: bool) -> None:
+    """Look up the items KEY... of the list NAME again, enrich and publish them; the rest stays as it is.
+
+    Exit code 1 when it fails, 3 when it could not be published now: then the list is invalidated.
+    """
+    _change("refresh", name, keys, as_int)
+
+
+@group.command("discard")
+@click.argument("name")
+@click.argument("keys", nargs=-1, required=True, metavar="KEY...")
+@click.option("--int", "as_int", is_flag=True, help="The keys are whole numbers; otherwise they are text.")
+def discard_command(name: str, keys: tuple[str, ...], as_int: bool) -> None:
+    """Take the items KEY... out of the list NAME.
+
+    Exit code 1 when it fails, 3 when it could not be published now: then the list is invalidated.
+    """
+    _change("discard", name, keys, as_int)
+
+
+def _change(verb: str, name: str, texts: tuple[str, ...], as_int: bool) -> None:
+    status = _status(name)
+    if status.declaration.kind == "value" or status.declaration.key is None:
+        raise click.UsageError(f"{name!r} has no items with a key, so there is nothing to {verb}.")
+    try:
+        keys: list[str | int] = [int(text) for text in texts] if as_int else list(texts)
+    except ValueError as error:
+        raise click.UsageError(f"With --int each KEY is a whole number: {error}.") from None
+    # A handle like the app's own: what may be asked of a list hangs on its name.
+    listed = WarmList(status.declaration, lambda: True)
+    try:
+        is_published: bool = getattr(listed, verb)(*keys)
+    except Exception as error:
+        click.echo(f"{name} is as it was: {type(error).__name__}: {error}", err=True)
+        sys.exit(FAILED)
+    if not is_published:
+        click.echo(
+            f"{name} could not be written now; it is invalidated, so the next rebuild will see it.", err=True
+        )
+        sys.exit(BUSY)
+    click.echo(f"{name}: {len(keys)} {'key' if len(keys) == 1 else 'keys'} {verb.rstrip('e')}ed.")
 
 
 @group.command("invalidate")

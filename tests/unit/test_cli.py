@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
@@ -17,7 +19,7 @@ import pytest
 from click.testing import Result
 from flask import Flask
 
-from flask_warmcache import WarmCache, cli
+from flask_warmcache import WarmCache, WarmList, cli
 
 from .world import CHECKOUT, files, make_app, state_of, until
 
@@ -143,6 +145,33 @@ def test_rebuild_says_what_it_did(shop: Shop) -> None:
     assert "2 items, 0 enriched, 2 reused" in again.output
 
 
+def test_rebuild_as_json_is_the_outcome_and_nothing_else(shop: Shop) -> None:
+    result = shop.run("rebuild", "files", "--json")
+    printed = json.loads(result.stdout)
+    assert (result.exit_code, result.stderr) == (0, "")
+    generation = shop.app.test_client().get("/api/cache/stats/files").get_json()["generation"]
+    assert 0 <= printed.pop("duration") < 60
+    assert printed == {
+        "name": "files",
+        "generation": generation,
+        "count": 2,
+        "reused": 0,
+        "enriched": 2,
+        "failed": 0,
+        "dropped": 0,
+    }
+    shop.error = ValueError("broken")
+    failed = shop.run("rebuild", "files", "--json")
+    assert (failed.exit_code, failed.stdout) == (1, "")
+    assert "ValueError: broken" in failed.stderr
+
+
+def test_without_a_terminal_there_is_no_bar(shop: Shop) -> None:
+    result = shop.run("rebuild", "files")
+    assert result.stderr == ""
+    assert len(result.stdout.splitlines()) == 1
+
+
 def test_a_long_rebuild_shows_its_progress(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cli, "POLL", 0.001)
     seen: list[str] = []
@@ -180,7 +209,7 @@ def test_wait_follows_another_to_its_end(
     monkeypatch.setattr(cli, "POLL", 0.01)
     publisher = Shop(shop.folder.parent)
     results: list[Result] = []
-    thread = threading.Thread(target=lambda: results.append(shop.run("rebuild", "files", "--wait")))
+    thread = threading.Thread(target=lambda: results.append(shop.run("rebuild", "files", "--wait", "--json")))
     thread.start()
     assert not until(lambda: results, 0.2)  # it waits
     if phase == "finished":
@@ -188,7 +217,7 @@ def test_wait_follows_another_to_its_end(
     tell(other, phase)
     thread.join(20)
     assert results and results[0].exit_code == code, results
-    assert ("files: 2 items" in results[0].output) == (code == 0)
+    assert (json.loads(results[0].stdout or "{}").get("count") == 2) == (code == 0)
     assert ("failed; the log of the process that ran it says why" in results[0].output) == (code == 1)
 
 
@@ -247,15 +276,22 @@ def test_an_unusable_folder_exits_with_1_and_says_what_to_change(shop: Shop, com
     assert "Set WARMCACHE_DIR" in result.output
 
 
-@pytest.mark.parametrize("command", ["rebuild", "invalidate", "clear"])
-def test_an_unknown_list_exits_with_2_and_names_the_known(shop: Shop, command: str) -> None:
-    result = shop.run(command, "none")
+@pytest.mark.parametrize(
+    "command", [["rebuild"], ["invalidate"], ["clear"], ["refresh", "--int", "1"], ["discard", "a"]], ids=str
+)
+def test_an_unknown_list_exits_with_2_and_names_the_known(shop: Shop, command: list[str]) -> None:
+    result = shop.run(command[0], "none", *command[1:])
     assert result.exit_code == 2
     assert "No warm list named 'none'. Declared: files, dashboard." in result.output
 
 
 @pytest.mark.usefixtures("live")
 def test_a_command_starts_no_keeper(shop: Shop) -> None:
+    def enrich(item: dict[str, Any]) -> dict[str, Any]:
+        shop.warmcache["dashboard"].get()  # what a rebuild reads itself starts none either
+        return item
+
+    shop.warmcache["files"].enrich(enrich)
     for command in (["status"], ["rebuild", "files"], ["invalidate", "files"], ["clear", "files"]):
         shop.run(*command)
     assert "warmcache-keeper" not in [thread.name for thread in threading.enumerate()]
@@ -281,3 +317,102 @@ def test_commands_work_from_a_shell(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stdout.startswith("files: 1 items, 1 enriched")) == (0, True), done.stderr
     assert time.monotonic() - began < 60
+
+
+def test_a_terminal_shows_the_bar_and_then_only_the_outcome(tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(
+        "import time\n"
+        "from flask import Flask\n"
+        "from flask_warmcache import WarmCache\n"
+        "app = Flask(__name__)\n"
+        f"app.config['WARMCACHE_DIR'] = {str(tmp_path / 'cache')!r}\n"
+        "warmcache = WarmCache(app)\n"
+        "items = [{'path': str(number)} for number in range(40)]\n"
+        "files = warmcache.warm_list('files', key='path', source=lambda: items)\n"
+        "files.enrich(lambda item: time.sleep(0.02) or item)\n"
+    )
+    master, terminal = pty.openpty()
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-m", "flask", "--app", "shop", "warmcache", "rebuild", "files"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        stdout=subprocess.PIPE,
+        stderr=terminal,
+        text=True,
+        timeout=60,
+    )
+    os.close(terminal)
+    with open(master, "rb", closefd=True) as shown:
+        lines = shown.read1(100_000).decode().split("\r")
+    assert (done.returncode, len(done.stdout.splitlines())) == (0, 1)
+    assert any(
+        re.fullmatch(r"files: enrich  \[#+-+\]  [ \d]+ %  \d+ of 40  [\d.]+/s  \d s left *", line)
+        for line in lines
+    )
+    assert lines[-1] == "" and lines[-2].strip() == ""  # it leaves no line behind
+
+
+# refresh and discard
+
+
+@pytest.fixture
+def changes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, tuple[object, ...]]]:
+    """What was asked of the lists: which method, of which list, with which keys."""
+    asked: list[tuple[str, str, tuple[object, ...]]] = []
+
+    def method_of(what: str) -> Any:
+        def method(listed: WarmList, *keys: object) -> bool:
+            asked.append((what, listed.name, keys))
+            if "broken" in keys:
+                raise ValueError("no lookup")
+            return "late" not in keys
+
+        return method
+
+    for what in ("refresh", "discard"):
+        monkeypatch.setattr(WarmList, what, method_of(what), raising=False)
+    return asked
+
+
+@pytest.mark.parametrize("command", ["refresh", "discard"])
+@pytest.mark.parametrize(
+    ("arguments", "keys"),
+    [
+        (["a"], ("a",)),
+        (["a", "5", "ä b"], ("a", "5", "ä b")),
+        (["5", "7", "--int"], (5, 7)),
+        (["--int", "--", "-5"], (-5,)),
+    ],
+    ids=str,
+)
+def test_a_change_is_asked_of_the_list(
+    shop: Shop,
+    changes: list[tuple[str, str, tuple[object, ...]]],
+    command: str,
+    arguments: list[str],
+    keys: tuple[object, ...],
+) -> None:
+    result = shop.run(command, "files", *arguments)
+    assert changes == [(command, "files", keys)]
+    plural = "key" if len(keys) == 1 else "keys"
+    assert (result.exit_code, result.stdout) == (0, f"files: {len(keys)} {plural} {command.rstrip('e')}ed.\n")
+
+
+@pytest.mark.parametrize("command", ["refresh", "discard"])
+@pytest.mark.parametrize(
+    ("arguments", "code", "says"),
+    [
+        (["files", "late"], 3, "files could not be written now; it is invalidated"),
+        (["files", "broken"], 1, "files is as it was: ValueError: no lookup"),
+        (["files", "--int", "x"], 2, "With --int each KEY is a whole number: invalid literal"),
+        (["files"], 2, "Missing argument 'KEY...'"),
+        (["dashboard", "a"], 2, "'dashboard' has no items with a key"),
+    ],
+    ids=str,
+)
+@pytest.mark.usefixtures("changes")
+def test_a_change_that_was_not_made_says_why(
+    shop: Shop, command: str, arguments: list[str], code: int, says: str
+) -> None:
+    result = shop.run(command, *arguments)
+    assert (result.exit_code, says in result.stderr) == (code, True), result.output
