@@ -165,7 +165,8 @@ class WarmCache:
     def stats_section(self, name: str) -> Callable[[Function], Function]:
         """Declare a section of ``GET /api/cache/stats``: a function that returns a dict.
 
-        It runs in the request that asks, at most once a second in each worker; if it fails, the section says so.
+        It runs in the request that asks, at most once a second and never twice at once in each worker: who asks
+        meanwhile gets the last section known, or ``{"cache_rebuilding": true}``.  A failure is said in its section.
 
         :raises DeclarationError: for a name that is taken or cannot be one.
         """
