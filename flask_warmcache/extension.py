@@ -166,7 +166,7 @@ class WarmCache:
         """Declare a section of ``GET /api/cache/stats``: a function that returns a dict.
 
         It runs in the request that asks, at most once a second and never twice at once in each worker: who asks
-        meanwhile gets the last section known, or ``{"cache_rebuilding": true}``.  A failure is said in its section.
+        meanwhile gets the last section known, or ``{"cache_rebuilding": true}``.  What fails says so.
 
         :raises DeclarationError: for a name that is taken or cannot be one.
         """
