@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .errors import RebuildError as RebuildError
     from .errors import SettingError as SettingError
     from .errors import SnapshotError as SnapshotError
+    from .errors import SourceShrunkError as SourceShrunkError
     from .errors import StoreError as StoreError
     from .errors import UnknownListError as UnknownListError
     from .errors import ViewError as ViewError
@@ -40,6 +41,7 @@ _ERRORS = (
     "RebuildError",
     "SettingError",
     "SnapshotError",
+    "SourceShrunkError",
     "StoreError",
     "UnknownListError",
     "ViewError",

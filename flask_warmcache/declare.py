@@ -17,6 +17,8 @@ Kind = Literal["list", "builder", "value"]
 # Names become file names, URL parts and JSON keys; no dot, so that "NAME." never begins another's file.
 NAME = re.compile(r"[a-z0-9_-]{1,64}\Z")
 VIEW_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\Z")
+# A build is background work: more threads than this take the database from the requests.
+WORKERS_MAX = 64
 UNIT = re.compile(r"[a-z][a-z0-9_]{0,31}\Z")
 
 
@@ -31,7 +33,12 @@ class Declaration:
     ttl: float | None
     source: Callable[[], Any] | None = None
     source_list: str | None = None
-    enrich: Callable[[Item], Item] | None = None
+    enrich: Callable[..., Any] | None = None  # takes one item, or with ``batch`` a list of them
+    lookup: Callable[[Any], Item | None] | None = None
+    workers: int = 1
+    batch: int | None = None
+    item_timeout: float | None = None
+    max_shrink: float | None = None
     fingerprint: tuple[str, ...] | Callable[[Item], object] | None = None
     version: str = ""
     filters: Mapping[str, Callable[[Item], object]] = field(default_factory=dict)
@@ -54,6 +61,18 @@ class Declaration:
             self._refuse(f"has unit={self.unit!r}; unit is one lower-case noun, as in unit='file'")
         if self.ttl is not None and not _is_positive(self.ttl):
             self._refuse(f"has ttl={self.ttl!r}; ttl is a number of seconds above 0")
+        if not _is_whole(self.workers) or not 1 <= self.workers <= WORKERS_MAX:
+            self._refuse(f"has workers={self.workers!r}; workers is a number of threads, 1 to {WORKERS_MAX}")
+        if self.batch is not None and (not _is_whole(self.batch) or self.batch < 1):
+            self._refuse(f"has batch={self.batch!r}; batch is the most items that enrich takes at once")
+        if self.item_timeout is not None and not _is_positive(self.item_timeout):
+            self._refuse(f"has item_timeout={self.item_timeout!r}; item_timeout is a number of seconds above 0")
+        if self.max_shrink is not None and not (
+            isinstance(self.max_shrink, (int, float)) and 0 <= self.max_shrink <= 1
+        ):
+            self._refuse(
+                f"has max_shrink={self.max_shrink!r}; max_shrink is the share of items that may go, 0 to 1"
+            )
         self._check_views("filters", self.filters)
         self._check_views("sorts", self.sorts)
         if "all" in self.filters:
@@ -110,6 +129,10 @@ def check_function(name: str, role: str, function: object) -> None:
     """Refuse what is not callable, in the decorator that was given it."""
     if not callable(function):
         raise DeclarationError(f"The {role} of warm list {name!r} must be a function, not {function!r}.")
+
+
+def _is_whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_positive(value: object) -> bool:

@@ -45,9 +45,29 @@ class RebuildError(WarmCacheError, RuntimeError):
     """A rebuild could not be finished; the old snapshot, if any, stays."""
 
 
+class SourceShrunkError(RebuildError):
+    """The source gave so few items that something is wrong, such as a share that is not mounted."""
+
+
 class RebuildBusyError(RebuildError):
     """Another thread or process rebuilds this list at the moment."""
 
 
 class ViewError(RebuildError):
     """A filter or sort function cannot be applied to the list's items."""
+
+
+class ChildError(RebuildError):
+    """A rebuilding child process could not be started, or did not find its app; the log says why."""
+
+
+class ChildKilled(RebuildError):
+    """A rebuilding child process ended without saying why: killed, or out of memory."""
+
+
+class BuildTimeout(RebuildError):
+    """A rebuild in a child process took longer than ``WARMCACHE_BUILD_TIMEOUT``."""
+
+
+class ItemTimeout(RebuildError):
+    """One item took longer than it may; only a child process can stop it."""

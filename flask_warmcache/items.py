@@ -41,7 +41,7 @@ class Items(Sequence[Item]):
     def _item(self, position: int) -> Item:
         assert self._snapshot is not None  # an empty sequence has no position
         try:
-            item: Item = self._snapshot.item(position)
+            item: Item = self._snapshot.item(self._snapshot.slot_at(position))
             return item
         except DAMAGE as error:
             # Never IndexError, which a loop would take for the end of the list.

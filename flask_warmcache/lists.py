@@ -186,8 +186,8 @@ class WarmList(Warm):
         if snapshot is None:
             return None
         try:
-            position = snapshot.find(key, field)
-            return None if position is None else snapshot.item(position)
+            slot = snapshot.find(key, field)
+            return None if slot is None else snapshot.item(slot)
         except DAMAGE as error:
             key_hash(key)  # a key of a wrong type is the caller's TypeError
             # "There is none" would be a guess.

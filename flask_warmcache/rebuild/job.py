@@ -11,40 +11,54 @@ A job works in five steps, and only the last one changes what readers see:
 
 1. It notes the invalidation token and the start, *before* it calls ``source``: what is changed after that
    may or may not be in this rebuild, and whoever says so in the meantime gets another one.
-2. ``source`` says which items exist.  If it fails, the old snapshot stays.
-3. An item whose fingerprint is that of its published version keeps that version's bytes, where they lie.
-   The others are enriched and appended to the data file.  No index points at appended lines yet.
-4. Filters, orders, key look-up and search text are computed into arrays.
-5. The data is synced, then the index replaces the old one under the publish lock.
+2. ``source`` says which items exist.  If it fails, or has lost most of them, the old snapshot stays.
+3. An item whose fingerprint is that of its published version keeps that version.  The others are enriched and
+   appended to a data file of the rebuild's own, to which no index points yet.  A rebuild that is cut off here,
+   killed or recycled with its worker, leaves that file; the next one goes on in it and enriches only the rest.
+4. Filters, orders, key look-up and search text are brought up to date: few changes are mended into the
+   published arrays (mend.py), many have them computed anew (views.py).
+5. The index replaces the old one under the publish lock (publish.py).  Few changes are appended to the
+   published data file, many make the rebuild's own file the published one.
 
 Killed anywhere before the rename in step 5, it leaves the old snapshot whole; killed after it, the new one.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
 import time
-from array import array
+from collections.abc import Generator, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from ..declare import Declaration, Item
-from ..errors import RebuildError
-from ..store import format as fmt
+from ..declare import Declaration
+from ..errors import RebuildError, SourceShrunkError
 from ..store.files import FileStore, HeldLock
 from ..store.snapshot import DAMAGE, Snapshot
-from ..store.writer import DataWriter, next_generation, publish_index
+from ..store.writer import DataWriter, next_generation
+from .enrich import Enriched, Enricher
+from .leftovers import Leftovers
+from .mend import MendImpossible
 from .progress import Progress
-from .source import Failures, Tools, read_source
-from .views import ViewBuilder
+from .publish import BaseGone, Builder, Publisher
+from .source import Failures, Matched, Tools, match
 
 log = logging.getLogger("flask_warmcache")
-# A batch is what runs in one app context: long enough to share a database session, short enough not to
-# keep one open for a whole rebuild.
-BATCH_SECONDS = 1.0
 # A data file is written anew once more than half of it is dead, but never for less than this.
 COMPACT_FROM = 1 << 20
+# Past this share of changes it is quicker to compute the arrays anew than to mend them.
+MEND_SHARE = 50
+# A list that is smaller than this may lose all its items without being suspected.
+SUSPECT_FROM = 10
+MAX_SHRINK = 0.5
+# A list that is built for the first time is shown in part: at most once in so many seconds, and so that at most
+# one part in so many of the time goes into it.
+PARTIAL_EVERY = 0.5
+PARTIAL_COST = 20
 
 
 @dataclass(frozen=True)
@@ -58,6 +72,10 @@ class Outcome:
     failed: int
     dropped: int  # items of the old snapshot that source no longer gave
     duration: float
+
+
+class _OldDamaged(Exception):
+    """A line of the old snapshot cannot be read; nothing of it is to be reused."""
 
 
 class Job:
@@ -89,244 +107,255 @@ class Job:
         self._progress = progress
         self._code_started = code_started
         self._failures = Failures(declaration.name)
+        self._writer: DataWriter | None = None
+        self._publisher: Publisher
 
     def run(self) -> Outcome:
         """Rebuild and publish.
 
         :raises Exception: whatever ``source`` raised, or a RebuildError; the old snapshot stays.
         """
-        began = time.monotonic()
-        token = self._store.invalidation(self._declaration.name)
-        started = next_generation(*([self._old.generation] if self._old else []))
-        self._store.sweep_leftovers(self._declaration.name)
-        self._progress.begin("source")
-        items = read_source(self._declaration, self._upstream, self._tools, self._progress, self._failures)
-        writer = self._open_data(started)
         try:
-            places = self._fill(items, writer)
-            header, sections = self._index(places, writer)
-            self._progress.begin("publish", places.count)
-            writer.sync()
-            header |= {
-                "started": started,
-                "code_started": self._code_started,
-                "cold": False,
-                "is_value": self._declaration.kind == "value",
-                "duration": round(time.monotonic() - began, 3),
-                "upstream": self._upstream.generation if self._upstream else None,
-                "invalidation": token,
-                "writes": [],  # the place of the write protocol's entries, which no rebuild makes
-            }
-            generation = self._publish(header, sections, writer, token)
-        except BaseException:
-            # No map reaches behind the published length, and only the lock's holder appends. What went wrong
-            # may have done so after the rename, though.
-            if self._lock.still_ours() and self._store.is_unpublished(
-                self._declaration.name, writer.data_id, writer.began
-            ):
-                writer.take_back()
+            return self._run()
+        except _OldDamaged:
+            log.warning("warmcache.old_damaged: %r is rebuilt from nothing", self._declaration.name, exc_info=True)
+            self._old = None
+            self._failures = Failures(self._declaration.name)
+            return self._run()
+
+    def _run(self) -> Outcome:
+        self._began, self._cpu_began = time.monotonic(), time.thread_time()
+        name = self._declaration.name
+        self._token = self._store.invalidation(name)
+        self._started = next_generation(*([self._old.generation] if self._old else []))
+        published = self._store.published(name)
+        if self._old is not None and not self._old.complete:
+            self._old = None  # its items are in the data file that this rebuild goes on in
+        left = self._store.unfinished(name)
+        self._leftovers = Leftovers(left if self._declaration.key is not None else None)
+        if left is not None and published is not None and not published.is_cold:
+            if published.header["data"]["file"] == left.name and self._leftovers.writer is not None:
+                self._leftovers.writer.share(lambda: self._store.publishing(name))
+        self._progress.begin("source")
+        self._writer = self._leftovers.writer
+        try:
+            self._matched = matched = match(
+                self._declaration, self._old, self._upstream, self._tools, self._progress, self._failures
+            )
+            dropped = self._count_dropped(matched)
+            self._enricher = enricher = Enricher(self._declaration, self._tools, self._failures)
+            self._publisher = Publisher(
+                self._declaration,
+                self._store,
+                self._lock,
+                token=self._token,
+                started=self._started,
+                header=self._header,
+                enter=self._progress.begin,
+            )
+            self._choose_data(matched)
+            generation, count = self._make(matched, enricher)
+        except BaseException as error:
+            self._keep_for_the_next(error)
             raise
         finally:
-            writer.close()
-        keyed = self._declaration.key is not None
-        old_count = self._old.count if self._old and keyed else places.kept
+            if self._writer is not None:
+                self._writer.close()
+            # Maps and descriptors go now, and not when the collector finds the circles that we are in.
+            self.__dict__.pop("_publisher", None)
+            self._writer = None
+            del self._leftovers
         return Outcome(
             generation=generation,
-            count=places.count,
-            reused=places.reused,
-            enriched=places.enriched,
+            count=count,
+            reused=matched.reused + enricher.found,
+            enriched=enricher.enriched,
             failed=self._failures.count,
-            dropped=old_count - places.kept,
-            duration=time.monotonic() - began,
+            dropped=dropped,
+            duration=time.monotonic() - self._began,
         )
 
-    # Step 3
-
-    def _open_data(self, started: int) -> DataWriter:
-        """The published data file to go on in, or a new one where there is none or it is mostly dead."""
-        old = self._old
-        if old is not None:
-            try:
-                writer = DataWriter.extend(self._store.folder, old)
-            except FileNotFoundError:
-                pass  # the folder was emptied under us; what is mapped can still be copied
-            else:
-                # By the file's own size: failed rebuilds have left lines that no index knows of.
-                if writer.end < 2 * old.header["live_bytes"] + COMPACT_FROM:
-                    return writer
-                writer.close()
-        return DataWriter.create(self._store.folder, self._declaration.name, started)
-
-    def _fill(self, items: list[Item], writer: DataWriter) -> _Places:
-        """Give every item its bytes: those it had, or newly enriched ones."""
-        self._progress.begin("enrich", len(items))
-        places = _Places(self._declaration, ViewBuilder(self._declaration, self._tools.breathe))
-        in_place = self._old is not None and self._old.header["data"]["id"] == writer.data_id
-        done = 0
-        while done < len(items):
-            batch_end = time.monotonic() + BATCH_SECONDS
-            with self._tools.context():
-                while True:
-                    # Nothing refers to the item from here on, so its memory is free for the next.
-                    item, items[done] = items[done], {}
-                    self._place(item, writer, places, in_place)
-                    done += 1
-                    self._progress.advance(done)
-                    self._tools.breathe()
-                    if done == len(items) or time.monotonic() >= batch_end:
-                        break
-        if items and not places.count:
-            raise RebuildError(f"every one of the {len(items)} items of {self._declaration.name!r} failed")
-        writer.flush()
-        return places
-
-    def _place(self, item: Item, writer: DataWriter, places: _Places, in_place: bool) -> None:
-        declaration = self._declaration
-        key = item.get(declaration.key) if declaration.key is not None else None
-        old = self._old_version(key)
-        enriched: tuple[bytes, bytes] | None = None
-        try:
-            fingerprint = fmt.fingerprint_of(declaration.version, self._tools.encode(self._identity(item)))
-            if old is None or old.fingerprint != fingerprint:
-                enriched = fingerprint, self._enrich(item, key)
-        except Exception as error:
-            self._failures.note(f"the item {key!r}", error)
-            if old is None:
-                return
-            # Its old version stays, with its old fingerprint, so the next rebuild tries it again.
-        else:
-            places.reused += enriched is None
-        places.kept += old is not None
-        if enriched is not None:
-            places.enriched += 1
-            places.add(writer.add(*enriched), json.loads(enriched[1]), key)
-        elif old is not None:
-            place = old.place if in_place else writer.add(old.fingerprint, old.encoded)
-            places.add(place, old.item if places.views.needs_items else None, key)
-
-    def _old_version(self, key: object) -> _OldVersion | None:
-        """What the old snapshot has under the key; a damaged line is not reused."""
-        old, field = self._old, self._declaration.key
-        if old is None or field is None:
-            return None
-        try:
-            position = old.find(key, field)
-            return None if position is None else _OldVersion(old, position)
-        except DAMAGE:
-            return None
-
-    def _enrich(self, item: Item, key: object) -> bytes:
-        declaration = self._declaration
-        enriched = item if declaration.enrich is None else declaration.enrich(item)
-        if not isinstance(enriched, dict):
-            raise RebuildError(f"enrich returned {type(enriched).__name__} for {key!r}; return the completed dict")
-        if declaration.key is not None and enriched.get(declaration.key) != key:
-            raise RebuildError(
-                f"enrich changed the key field {declaration.key!r} of {key!r}; leave it as source gave it"
+    def _count_dropped(self, matched: Matched) -> int:
+        """
+        :raises SourceShrunkError: when so many items are gone that something is wrong, an unmounted share say.
+        """
+        if self._old is None or self._declaration.key is None:
+            return 0
+        count = self._old.count
+        dropped = count - sum(matched.known)
+        allowed = self._declaration.max_shrink
+        allowed = MAX_SHRINK if allowed is None else allowed
+        left = len(matched.sequence)
+        if count >= SUSPECT_FROM and left < count * (1 - allowed):
+            raise SourceShrunkError(
+                f"source gave {left} items where the list has {count}; the list stays as it is. If they are "
+                f"really gone, run 'flask warmcache clear {self._declaration.name}' once, or declare it with "
+                "max_shrink=1."
             )
-        return self._tools.encode(enriched)
+        return dropped
 
-    def _identity(self, item: Item) -> object:
-        """What, unchanged, means that the enriched item is still good."""
-        fingerprint = self._declaration.fingerprint
-        if fingerprint is None:
-            return item
-        if callable(fingerprint):
-            return fingerprint(item)
-        return [item[field] for field in fingerprint]
+    def _keep_for_the_next(self, error: BaseException) -> None:
+        """Leave finished items to the next rebuild, unless that would keep a disk full."""
+        writer = self._writer
+        if writer is None:
+            return
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        try:
+            if not (full or self._declaration.key is None):
+                writer.flush()
+            elif not writer.is_shared and self._lock.still_ours():
+                writer.remove()
+        except (OSError, RebuildError):
+            log.warning("warmcache.not_kept: finished items of %r are lost", self._declaration.name, exc_info=True)
 
-    # Steps 4 and 5
+    def _choose_data(self, matched: Matched) -> None:
+        """Go on in an interrupted rebuild's file, unless it is mostly of no use; then take over what is."""
+        writer = self._leftovers.writer
+        if writer is None:
+            return
+        useful = self._leftovers.size_of(one.fingerprint for one in matched.pending)
+        if writer.end > 2 * useful + COMPACT_FROM:
+            writer.close()
+            self._writer = None
+            self._leftovers.writer = None
 
-    def _index(self, places: _Places, writer: DataWriter) -> tuple[dict[str, Any], dict[str, Any]]:
-        declaration = self._declaration
-        self._progress.begin("views", places.count)
-        place_type = fmt.place_type(writer.end)
-        packed = array(place_type, places.places)
-        sections: dict[str, Any] = {"places": packed}
-        if declaration.key is not None:
-            order = sorted(range(len(places.hashes)), key=places.hashes.__getitem__)
+    def _data(self) -> DataWriter:
+        """This rebuild's data file, made when the first line is written."""
+        if self._writer is None:
+            self._store.prepare()
+            self._writer = DataWriter.create(self._store.folder, self._declaration.name, self._started)
+        return self._writer
+
+    # Steps 3 to 5
+
+    def _make(self, matched: Matched, enricher: Enricher) -> tuple[int, int]:
+        """Enrich what is pending and publish; returns generation and count."""
+        self._progress.begin("enrich", len(matched.pending))
+        results = self._enriched(matched, enricher)
+        with closing(results):
+            old = self._old
+            if old is None or not self._may_mend(old, matched):
+                return self._build(matched, results)
+            enriched = list(results)
+            survivors = matched.reused + sum(
+                result is not None or pending.slot is not None
+                for pending, result in zip(matched.pending, enriched, strict=True)
+            )
+            self._check_survivors(survivors)
+            try:
+                return self._publisher.mended(old, matched, enriched)
+            except (MendImpossible, BaseGone, OverflowError, FileNotFoundError, *DAMAGE) as why:
+                log.info("warmcache.computed_anew: %r: %s", self._declaration.name, why)
+            return self._build(matched, iter(enriched))
+
+    def _enriched(self, matched: Matched, enricher: Enricher) -> Generator[Enriched | None, None, None]:
+        """Each pending item's version, in the rebuild's data file, or None when it failed."""
+        for done, result in enumerate(enricher.run(matched.pending, self._leftovers), 1):
+            if result is not None:
+                result.line = self._line(result.fingerprint, result.encoded, result.place)
+            self._progress.advance(done)
             self._tools.breathe()
-            sections["key_hashes"] = array("Q", [places.hashes[position] for position in order])
-            sections["key_positions"] = array("I", order)
-        sections |= places.views.sections(packed)
-        for what, times in places.views.errors.items():
+            yield result
+
+    def _may_mend(self, old: Snapshot, matched: Matched) -> bool:
+        if self._declaration.key is None or old.header["declaration"] != self._declaration.digest:
+            return False
+        changes = len(matched.pending) + old.count - sum(matched.known)
+        if changes > max(old.count // MEND_SHARE, 1) or old.slots - old.count > old.count // 4:
+            return False
+        try:
+            size = os.stat(self._store.folder / old.header["data"]["file"]).st_size
+        except FileNotFoundError:
+            return False  # the folder was emptied under us; what is mapped can still be copied
+        return bool(size < 2 * old.header["live_bytes"] + COMPACT_FROM)
+
+    def _build(self, matched: Matched, results: Iterator[Enriched | None]) -> tuple[int, int]:
+        """Compute every array; the rebuild's own data file gets all lines and is published."""
+        builder = Builder(self._declaration, self._tools.breathe)
+        partial = _Schedule(self._tools.first_page) if self._old is None and self._declaration.key else None
+        last = len(matched.sequence) - 1
+        for number, one in enumerate(matched.sequence):
+            result = next(results) if one < 0 else None
+            pending = matched.pending[-1 - one] if one < 0 else None
+            slot = one if pending is None else pending.slot
+            if result is not None and pending is not None:
+                builder.add(result.line, result.fingerprint, result.encoded, pending.key)
+            elif slot is not None:
+                self._take_old(builder, slot)
+            if partial is not None and number < last and partial.is_due(builder.count):
+                with partial.publishing(builder.count):
+                    self._publisher.built(builder, self._data(), complete=False)
+            self._tools.breathe()
+        self._check_survivors(builder.count)
+        generation = self._publisher.built(builder, self._data(), complete=True)
+        for what, times in builder.views.errors.items():
             log.warning(
                 "warmcache.view_failed: %s on %d items of %r",
                 what,
                 times,
-                declaration.name,
-                extra={"warmcache_list": declaration.name},
+                self._declaration.name,
+                extra={"warmcache_list": self._declaration.name},
             )
+        return generation, builder.count
+
+    def _check_survivors(self, count: int) -> None:
+        if self._failures.count and not count:
+            raise RebuildError(f"every item of {self._declaration.name!r} failed")
+
+    def _take_old(self, builder: Builder, slot: int) -> None:
+        """Bring an item over from the old snapshot, unless an interrupted rebuild has done so."""
+        old, field = self._old, self._declaration.key
+        assert old is not None  # a slot is one of its own
+        try:
+            fingerprint, encoded = old.fingerprint(slot), old.encoded(slot)
+            key = json.loads(encoded)[field]
+        except DAMAGE as error:
+            raise _OldDamaged(f"slot {slot}") from error
+        found = self._leftovers.find(fingerprint, field, key)
+        place = found[0] if found is not None and found[1] == encoded else None
+        builder.add(self._line(fingerprint, encoded, place), fingerprint, encoded, key)
+
+    def _line(self, fingerprint: bytes, encoded: bytes, place: tuple[int, int] | None) -> int:
+        """The number of the item's line in this rebuild's data file, where an interrupted one may have put it."""
+        if place is not None and self._leftovers.writer is not None:
+            return self._data().found(*place)
+        return self._data().add(fingerprint, encoded)
+
+    def _header(self) -> dict[str, Any]:
+        """What the index says of this rebuild."""
+        duration = time.monotonic() - self._began
         return {
-            "declaration": declaration.digest,
-            "complete": True,
-            "count": places.count,
-            "place_type": place_type,
-            "filters": places.views.filter_counts(),
-            "live_bytes": sum(packed[1::2]) - sum(packed[::2]) + (fmt.FINGERPRINT_LENGTH + 1) * places.count,
-            "reused": places.reused,
-            "enriched": places.enriched,
+            "code_started": self._code_started,
+            "cold": False,
+            "is_value": self._declaration.kind == "value",
+            "duration": round(duration, 3),
+            "cpu_share": round(min(1.0, (time.thread_time() - self._cpu_began) / max(duration, 1e-6)), 3),
+            "upstream": self._upstream.generation if self._upstream else None,
+            "reused": self._matched.reused + self._enricher.found,
+            "enriched": self._enricher.enriched,
             "failed_items": self._failures.count,
-            "view_errors": places.views.errors.total(),
-        }, sections
-
-    def _publish(self, header: dict[str, Any], sections: dict[str, Any], writer: DataWriter, token: str) -> int:
-        name, store = self._declaration.name, self._store
-        with store.publishing(name):
-            if not self._lock.still_ours():
-                raise RebuildError("the lock file was removed during the rebuild, so another may be running")
-            writer.check_in_place()
-            generation = next_generation(header["started"], *store.published_generation(name))
-            header |= {
-                "generation": generation,
-                "published_at": time.time(),
-                "data": {
-                    "file": writer.path.name,
-                    "id": writer.data_id,
-                    "length": writer.end,
-                    "checksum": writer.checksum,
-                },
-            }
-            publish_index(store.folder, name, header, sections)
-            try:
-                store.mark_if_invalidated(name, token)
-                store.sweep(name, keep=writer.path.name)
-            except OSError:
-                # It is published.  The keeper compares the token, and the next rebuild sweeps again.
-                log.warning("warmcache.not_tidied: behind the publication of %r", name, exc_info=True)
-        return generation
+        }
 
 
-class _Places:
-    """Where the items of the snapshot in the making lie, in source order."""
+class _Schedule:
+    """When a list that was never there is shown in part: its first page at once, then as often as it is cheap."""
 
-    def __init__(self, declaration: Declaration, views: ViewBuilder) -> None:
-        self.places = array("Q")  # two numbers for each item
-        self.count = 0
-        self.hashes = array("Q")
-        self.views = views
-        self.enriched = 0
-        self.reused = 0
-        self.kept = 0  # items that the old snapshot had, too
-        self._has_key = declaration.key is not None
+    def __init__(self, first_page: int) -> None:
+        self._first_page = first_page
+        self._next = 0.0
+        self._shown = 0
 
-    def add(self, place: tuple[int, int], item: Any, key: object) -> None:
-        self.places.extend(place)
-        self.count += 1
-        if self._has_key:
-            self.hashes.append(fmt.key_hash(key))
-        self.views.add(item)
+    def is_due(self, count: int) -> bool:
+        """Whether so many items should be shown now."""
+        if not self._shown:
+            return count >= self._first_page
+        return count > self._shown and time.monotonic() >= self._next
 
-
-class _OldVersion:
-    """An item as the old snapshot has it."""
-
-    def __init__(self, snapshot: Snapshot, position: int) -> None:
-        line = snapshot.line(position)
-        self.fingerprint = line[: fmt.FINGERPRINT_LENGTH]
-        self.encoded = line[fmt.FINGERPRINT_LENGTH + 1 : -1]
-        self.place = snapshot.place(position)
-
-    @property
-    def item(self) -> Any:
-        return json.loads(self.encoded)
+    @contextmanager
+    def publishing(self, count: int) -> Iterator[None]:
+        """Around a publication; the next one waits until a twentieth of the time goes into publishing."""
+        began = time.monotonic()
+        yield
+        ended = time.monotonic()
+        self._shown = count
+        self._next = ended + max(PARTIAL_EVERY, PARTIAL_COST * (ended - began))

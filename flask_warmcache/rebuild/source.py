@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+from array import array
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..declare import Declaration, Item
 from ..errors import RebuildError
-from ..store.format import key_hash
-from ..store.snapshot import Snapshot
+from ..store.format import ALL, FINGERPRINT_BYTES, NO_FINGERPRINT, SOURCE_ORDER, fingerprint_of, key_hash
+from ..store.snapshot import DAMAGE, Snapshot
 from .progress import Progress
 
 log = logging.getLogger("flask_warmcache")
@@ -26,6 +28,9 @@ class Tools:
     encode: Callable[[Any], bytes]  # an item as JSON, without a raw newline or tab
     context: Callable[[], AbstractContextManager[Any]]  # an app context
     breathe: Callable[[], None]  # lets requests have the interpreter; called between small steps
+    # Ends an item that takes longer than so many seconds, where that can be done: in the child process.
+    first_page: int = 100  # a first list is shown when it has so many items
+    time_limit: Callable[[float | None], AbstractContextManager[Any]] = lambda seconds: nullcontext()
 
 
 class Failures:
@@ -48,14 +53,40 @@ class Failures:
             )
 
 
-def read_source(
+@dataclass
+class Pending:
+    """A source item that is to be enriched."""
+
+    item: Item
+    key: str | int | None
+    slot: int | None  # of its old version, if the snapshot has one
+    fingerprint: bytes | None  # None: it could not be made, so the old version stays
+
+
+@dataclass
+class Matched:
+    """What the source gave, beside what the old snapshot has."""
+
+    sequence: array[int] = field(default_factory=lambda: array("q"))
+    """Source order: the old snapshot's slot of an unchanged item, or ``-1 - number`` of a pending one."""
+    pending: list[Pending] = field(default_factory=list)
+    known: bytearray = field(default_factory=bytearray)  # one byte per old slot: the source gave its key
+    reused: int = 0
+    in_order: bool = True  # items the snapshot had come in its order, and new ones behind them
+
+
+def match(
     declaration: Declaration,
+    old: Snapshot | None,
     upstream: Snapshot | None,
     tools: Tools,
     progress: Progress,
     failures: Failures,
-) -> list[Item]:
-    """Every source item, in order, the first of each key.
+) -> Matched:
+    """Run the source, and see which items the old snapshot has unchanged.
+
+    Sources give their items in the same order again, so each is compared first with the one behind the last
+    match: an equal fingerprint is an equal key, and no look-up is needed.
 
     :param upstream: for a list whose source is another list, that list's snapshot.
     :raises Exception: whatever the app's function raised, or a RebuildError when it gave no list of dicts.
@@ -63,22 +94,132 @@ def read_source(
     with tools.context():
         produced = _call(declaration, upstream)
         if declaration.kind == "value":
-            return [{"value": produced}]
-        items: list[Item] = []
-        seen: set[object] = set()
+            produced = [{"value": produced}]
+        if declaration.key is None:
+            return _all_new(declaration, produced, tools, progress)
+        return _Matcher(declaration, old, tools, failures).match(produced, progress)
+
+
+def _all_new(declaration: Declaration, produced: Iterable[Any], tools: Tools, progress: Progress) -> Matched:
+    matched = Matched()
+    for item in produced:
+        tools.breathe()
+        _check(declaration, item)
+        matched.sequence.append(-1 - len(matched.pending))
+        matched.pending.append(Pending(item, None, None, NO_FINGERPRINT))
+        progress.advance(len(matched.pending))
+    return matched
+
+
+def _check(declaration: Declaration, item: object) -> None:
+    if not isinstance(item, dict):
+        raise RebuildError(f"source of {declaration.name!r} gave a {type(item).__name__}; items are dicts")
+
+
+class _Matcher:
+    def __init__(self, declaration: Declaration, old: Snapshot | None, tools: Tools, failures: Failures) -> None:
+        self._declaration = declaration
+        self._old = old
+        self._tools = tools
+        self._failures = failures
+        self._key = declaration.key or ""
+        self._version = declaration.version.encode("utf-8", "surrogatepass")
+        self._new_keys: set[object] = set()
+        self._expected = 0  # position in the old source order
+        self._first_new: int | None = None  # where in the sequence
+
+    def match(self, produced: Iterable[Any], progress: Progress) -> Matched:
+        old, breathe = self._old, self._tools.breathe
+        matched = Matched(known=bytearray(0 if old is None else old.slots))
+        known, sequence = matched.known, matched.sequence
+        prints = b"" if old is None else old.fingerprints()
+        order = () if old is None else old.order(ALL, SOURCE_ORDER)
+        count, length = len(order), FINGERPRINT_BYTES
+        number = 0
         for item in produced:
-            tools.breathe()
-            if not isinstance(item, dict):
-                raise RebuildError(f"source of {declaration.name!r} gave a {type(item).__name__}; items are dicts")
-            if declaration.key is None or _is_new_key(item, declaration.key, seen, failures):
-                items.append(item)
-                progress.advance(len(items))
-    return items
+            breathe()
+            _check(self._declaration, item)
+            fingerprint = self._fingerprint(item)
+            if fingerprint is not None and self._expected < count:
+                slot = order[self._expected]
+                if prints[slot * length : (slot + 1) * length] == fingerprint and not known[slot]:
+                    known[slot] = 1
+                    self._expected += 1
+                    matched.reused += 1
+                    sequence.append(slot)
+                    number += 1
+                    progress.advance(number)
+                    continue
+            self._match_by_key(item, fingerprint, matched)
+            number += 1
+            progress.advance(number)
+        if self._first_new is not None and matched.in_order:
+            behind = matched.sequence[self._first_new :]
+            matched.in_order = all(one < 0 and matched.pending[-1 - one].slot is None for one in behind)
+        return matched
+
+    def _match_by_key(self, item: Item, fingerprint: bytes | None, matched: Matched) -> None:
+        old = self._old
+        try:
+            key = item[self._key]
+            key_hash(key)
+        except (KeyError, TypeError) as error:
+            self._failures.note(f"an item whose key field {self._key!r} is missing or unfit", error)
+            return
+        slot = self._find(key)
+        if key in self._new_keys or (slot is not None and matched.known[slot]):
+            self._failures.note(f"a second item with the key {key!r}", None)
+            return
+        if slot is None or old is None:
+            self._new_keys.add(key)
+            if fingerprint is None:
+                return
+            if self._first_new is None:
+                self._first_new = len(matched.sequence)
+        else:
+            matched.known[slot] = 1
+            behind = _behind(old, slot)
+            matched.in_order = matched.in_order and behind > self._expected
+            self._expected = behind
+            if fingerprint is not None:
+                at = slot * FINGERPRINT_BYTES
+                if old.fingerprints()[at : at + FINGERPRINT_BYTES] == fingerprint:
+                    matched.reused += 1
+                    matched.sequence.append(slot)
+                    return
+        matched.sequence.append(-1 - len(matched.pending))
+        matched.pending.append(Pending(item, key, slot, fingerprint))
+
+    def _find(self, key: object) -> int | None:
+        try:
+            return None if self._old is None else self._old.find(key, self._key)
+        except DAMAGE:
+            return None
+
+    def _fingerprint(self, item: Item) -> bytes | None:
+        """What, unchanged, means that the enriched item is still good; the key is always in it."""
+        chosen = self._declaration.fingerprint
+        try:
+            identity: object = item
+            if callable(chosen):
+                identity = [item[self._key], chosen(item)]
+            elif chosen is not None:
+                identity = [item[self._key], *[item[field] for field in chosen]]
+            return fingerprint_of(self._version, self._tools.encode(identity))
+        except Exception as error:
+            self._failures.note(f"the fingerprint of the item {item.get(self._key)!r}", error)
+            return None
+
+
+def _behind(old: Snapshot, slot: int) -> int:
+    """The position behind that of a slot in the old source order."""
+    order, ranks = old.order(ALL, SOURCE_ORDER), old.ranks(SOURCE_ORDER)
+    return bisect_left(order, ranks[slot], key=ranks.__getitem__) + 1
 
 
 def _call(declaration: Declaration, upstream: Snapshot | None) -> Any:
     if upstream is not None:
-        return (upstream.item(position) for position in range(upstream.count))
+        return (upstream.item(slot) for slot in upstream.order(ALL, SOURCE_ORDER))
     source = declaration.source
     assert source is not None  # the keeper does not start a list whose declaration has a problem
     produced = source()
@@ -87,17 +228,3 @@ def _call(declaration: Declaration, upstream: Snapshot | None) -> Any:
     ):
         raise RebuildError(f"source of {declaration.name!r} gave a {type(produced).__name__}, not a list of items")
     return produced
-
-
-def _is_new_key(item: Item, field: str, seen: set[object], failures: Failures) -> bool:
-    try:
-        key = item[field]
-        key_hash(key)
-    except (KeyError, TypeError) as error:
-        failures.note(f"an item whose key field {field!r} is missing or unfit", error)
-        return False
-    if key in seen:
-        failures.note(f"a second item with the key {key!r}", None)
-        return False
-    seen.add(key)
-    return True

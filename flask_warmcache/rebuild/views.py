@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any
 
@@ -31,6 +31,7 @@ class ViewBuilder:
         self._flags = {name: bytearray() for name in self._filters}
         self._keys: dict[str, list[Any]] = {name: [] for name in self._sorts}
         self._unsortable: dict[str, list[int]] = {name: [] for name in self._sorts}
+        self.sort_types: dict[str, str | None] = {}  # of each sort's keys, when all are of one
         self._text = bytearray()
         self._text_starts = array("Q", [0])
         self.errors: Counter[str] = Counter()  # "filter marked: KeyError" and how often
@@ -56,10 +57,7 @@ class ViewBuilder:
                 self._unsortable[name].append(position)
                 self.errors[f"sort {name}: {type(error).__name__}"] += 1
         if self._search:
-            self._text += fmt.fold(" ".join(_words(item.get(field)) for field in self._search)).encode(
-                "utf-8", "surrogatepass"
-            )
-            self._text += b"\n"
+            self._text += text_of(self._search, item)
             self._text_starts.append(len(self._text))
 
     def sections(self, places: array[int]) -> dict[str, Section]:
@@ -74,17 +72,16 @@ class ViewBuilder:
         for name in self._sorts:
             orders[name] = self._order(name)
             self._breathe()
-            rank = array("I", bytes(4 * self._count))
-            for place, position in enumerate(orders[name]):
-                rank[position] = place
-            sections[fmt.rank_section(name)] = rank
-            sections[fmt.view_section(fmt.ALL, name)] = _in_order(places, orders[name])
+            sections[fmt.rank_section(name)] = ranks_of(orders[name], self._count)
+            sections[fmt.order_section(fmt.ALL, name)] = array("I", orders[name])
+            sections[fmt.view_section(fmt.ALL, name)] = in_order(places, orders[name])
             self._breathe()
         for filter_name, flags in self._flags.items():
             sections[fmt.flags_section(filter_name)] = flags
             for sort_name, order in orders.items():
                 passing = [position for position in order if flags[position]]
-                sections[fmt.view_section(filter_name, sort_name)] = _in_order(places, passing)
+                sections[fmt.order_section(filter_name, sort_name)] = array("I", passing)
+                sections[fmt.view_section(filter_name, sort_name)] = in_order(places, passing)
                 self._breathe()
         if self._search:
             sections["text"] = self._text
@@ -99,6 +96,8 @@ class ViewBuilder:
         keys = self._keys[name]
         last = set(self._unsortable[name])
         sortable = [position for position in range(self._count) if position not in last]
+        types = {type(keys[position]) for position in sortable}
+        self.sort_types[name] = types.pop().__qualname__ if len(types) == 1 and not last else None
         try:
             return sorted(sortable, key=keys.__getitem__) + sorted(last)
         except TypeError:
@@ -117,8 +116,22 @@ class ViewBuilder:
             ) from error
 
 
-def _in_order(places: array[int], order: Sequence[int]) -> array[int]:
-    """The places at these positions, as bytes in an array of whatever type."""
+def text_of(fields: Iterable[str], item: Item) -> bytes:
+    """An item's line in the search text."""
+    words = fmt.fold(" ".join(_words(item.get(field)) for field in fields))
+    return words.encode("utf-8", "surrogatepass") + b"\n"
+
+
+def ranks_of(order: Iterable[int], slots: int) -> array[int]:
+    """A number for each slot, rising in this order."""
+    ranks = array("Q", bytes(8 * slots))
+    for number, slot in enumerate(order, 1):
+        ranks[slot] = number * fmt.RANK_GAP
+    return ranks
+
+
+def in_order(places: array[int], order: Sequence[int]) -> array[int]:
+    """The places of these slots, as bytes in an array of whatever type."""
     if places.itemsize == 4:
         pairs = memoryview(places).cast("B").cast("Q")  # two numbers of four bytes are moved as one of eight
         return array("Q", [pairs[position] for position in order])

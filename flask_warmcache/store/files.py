@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import re
 import secrets
@@ -15,18 +16,19 @@ import stat
 import threading
 import time
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from filelock import lock_descriptor
 
-from ..errors import RebuildError, StoreError
+from ..errors import RebuildBusyError, StoreError
 from .reader import Reader
 from .snapshot import DAMAGE, INVALIDATED_MTIME, OPEN_FLAGS, Snapshot, stamp_of
-from .writer import next_generation, publish_index, write_whole
+from .writer import Draft, is_forsaken, next_generation, publish_index, write_whole
 
+log = logging.getLogger("flask_warmcache")
 LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 SMALL_FILE_MAX = 64 * 1024
 # A publication takes milliseconds; half a minute means a stopped process or a dead disk.
@@ -161,17 +163,18 @@ class FileStore:
         return False
 
     @contextmanager
-    def publishing(self, name: str) -> Iterator[None]:
+    def publishing(self, name: str, wait: float = PUBLISH_LOCK_DEADLINE) -> Iterator[None]:
         """Hold the publish lock, for the milliseconds that a publication takes.
 
-        :raises RebuildError: when another process keeps it for half a minute.
+        :param wait: seconds after which it gives up.
+        :raises RebuildBusyError: when another process keeps it for longer.
         """
         lock = self._open_lock(self.folder / f"{name}.publish.lock")
         try:
-            deadline = time.monotonic() + PUBLISH_LOCK_DEADLINE
+            deadline = time.monotonic() + wait
             while not lock_descriptor(lock.descriptor, blocking=False):
                 if time.monotonic() > deadline:
-                    raise RebuildError("another process has held the publish lock for too long")
+                    raise RebuildBusyError("another process has held the publish lock for too long")
                 time.sleep(PUBLISH_LOCK_POLL)
             yield
         finally:
@@ -224,6 +227,12 @@ class FileStore:
         if self.invalidation(name) != token:
             self._mark(name)
 
+    def _is_marked(self, name: str) -> bool:
+        try:
+            return os.stat(self.folder / f"{name}.index").st_mtime_ns == INVALIDATED_MTIME
+        except FileNotFoundError:
+            return False
+
     def _mark(self, name: str) -> None:
         try:
             os.utime(
@@ -258,23 +267,57 @@ class FileStore:
         finally:
             os.close(descriptor)
 
+    def commit(
+        self,
+        name: str,
+        draft: Draft,
+        base: tuple[int, ...],
+        append: Callable[[], bool],
+        *,
+        token: str,
+        keep_mark: bool,
+        then: Callable[[], None] = lambda: None,
+        wait: float = PUBLISH_LOCK_DEADLINE,
+    ) -> bool:
+        """Publish a draft, unless something else was published since it was made; then it is removed.
+
+        :param base: what ``published_generation`` was when the draft was begun.
+        :param append: called under the publish lock; brings the data in place and says whether it could.
+        :param token: of the last ``invalidate`` that the draft knows of; after another it is marked.
+        :param keep_mark: whether a mark on what is published goes over to the draft.
+        :param then: called under the lock once it is published.
+        :param wait: seconds that the publish lock is waited for.
+        :raises RebuildBusyError: when the publish lock is not to be had for so long.
+        """
+        try:
+            with self.publishing(name, wait):
+                if self.published_generation(name) != base or not append():
+                    return False
+                marked = keep_mark and self._is_marked(name)
+                draft.publish()
+                try:
+                    if marked:
+                        self._mark(name)
+                    self.mark_if_invalidated(name, token)
+                    then()
+                except OSError:
+                    # It is published. The keeper compares the token, and the next rebuild sweeps again.
+                    log.warning("warmcache.not_tidied: behind a publication of %r", name, exc_info=True)
+                return True
+        finally:
+            draft.remove()
+
     def published_generation(self, name: str) -> tuple[int, ...]:
         """The generation under the list's name at this moment, if there is one that can be read."""
-        try:
-            return (Snapshot(self.folder, name).generation,)
-        except (*DAMAGE, OSError):
-            return ()
+        published = self.published(name)
+        return () if published is None else (published.generation,)
 
-    def is_unpublished(self, name: str, data_id: str, begin: int) -> bool:
-        """Whether for certain no published index refers to this data file from ``begin`` on."""
+    def published(self, name: str) -> Snapshot | None:
+        """What is published at this moment, if it can be read."""
         try:
-            published = Snapshot(self.folder, name)
-        except FileNotFoundError:
-            return True
+            return Snapshot(self.folder, name)
         except (*DAMAGE, OSError):
-            return False
-        data = published.header["data"]
-        return data is None or data["id"] != data_id or data["length"] <= begin
+            return None
 
     def publish_cold(self, name: str) -> None:
         """Publish that there is nothing, and drop the items; the caller holds the rebuild lock.
@@ -289,6 +332,7 @@ class FileStore:
                 "is_value": False,
                 "complete": False,
                 "count": 0,
+                "slots": 0,
                 "filters": {},
                 "data": None,
                 "place_type": "I",
@@ -296,38 +340,58 @@ class FileStore:
                 "code_started": 0,
                 "invalidation": self.invalidation(name),
                 "upstream": None,
-                "writes": [],
             }
             publish_index(self.folder, name, header, {"places": b""})
-            self.sweep(name, keep=None)
+            self.sweep(name, keep=())
 
     # Tidying, for the holder of the rebuild lock
 
-    def sweep_leftovers(self, name: str) -> None:
-        """Remove what killed rebuilds left, before another begins; the caller holds the rebuild lock."""
+    def unfinished(self, name: str) -> Path | None:
+        """The data file that a rebuild which did not come to its end left, if any; all else it left is removed.
+
+        The caller holds the rebuild lock.
+        """
+        referenced: str | None = None
         with self.publishing(name):
             try:
                 published = Snapshot(self.folder, name)
             except FileNotFoundError:
-                keep = None  # nothing was ever published, so nothing is referred to
+                pass  # nothing was ever published, so nothing is referred to
             except (*DAMAGE, OSError):
-                return  # what cannot be read now may be readable to others, and its data theirs
+                return None  # what cannot be read now may be readable to others, and its data theirs
             else:
-                keep = None if published.is_cold else published.header["data"]["file"]
-            self.sweep(name, keep)
+                referenced = None if published.is_cold else str(published.header["data"]["file"])
+                if referenced is not None and not published.complete:
+                    self.sweep(name, (referenced,))
+                    return self.folder / referenced
+            left = [
+                (int(entry.split(".")[-2]), entry)
+                for entry in os.listdir(self.folder)
+                if entry != referenced and re.fullmatch(rf"{name}\.\d+\.data", entry)
+            ]
+            newest = max(left)[1] if left else None
+            self.sweep(name, (referenced, newest))
+            return None if newest is None else self.folder / newest
 
-    def sweep(self, name: str, keep: str | None) -> None:
+    def sweep(self, name: str, keep: Collection[str | None]) -> None:
         """Remove data files that no index refers to, and drafts of dead writers.
 
-        The caller holds both locks of the list, so no draft of its index or report is alive.
+        The caller holds both locks of the list. A write makes its draft without them, but a draft's maker holds
+        a lock on the draft itself, which the kernel frees when it dies.
         """
-        unreferenced = re.compile(rf"{name}\.\d+\.data|{name}\.(index|progress)\.\d+-[0-9a-f]+\.tmp")
+        data = re.compile(rf"{name}\.\d+\.data")
+        drafts = re.compile(rf"{name}\.index\.\d+-[0-9a-f]+\.tmp")
+        reports = re.compile(rf"{name}\.progress\.\d+-[0-9a-f]+\.tmp")
         # Anybody may be writing one of these at this moment, but not for an hour.
         forgotten = re.compile(rf"{name}\.invalidated\.\d+-[0-9a-f]+\.tmp")
         for entry in list(os.scandir(self.folder)):
             try:
-                old = forgotten.fullmatch(entry.name) and entry.stat().st_mtime < time.time() - FORGOTTEN_AFTER
-                if old or (entry.name != keep and unreferenced.fullmatch(entry.name)):
+                if (
+                    (data.fullmatch(entry.name) and entry.name not in keep)
+                    or reports.fullmatch(entry.name)
+                    or (drafts.fullmatch(entry.name) and is_forsaken(entry.path))
+                    or (forgotten.fullmatch(entry.name) and entry.stat().st_mtime < time.time() - FORGOTTEN_AFTER)
+                ):
                     os.unlink(entry.path)
             except FileNotFoundError:
                 pass

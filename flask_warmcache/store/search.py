@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from bisect import bisect_left, bisect_right
 
-from .format import fold
+from .format import ALL, SOURCE_ORDER, fold
 from .snapshot import Snapshot
 
 # Searched in some microseconds, so the budget is kept closely; and malloc keeps such pieces for the next one.
@@ -14,14 +14,14 @@ LOOK_AT_CLOCK_EVERY = 64
 
 
 def search(snapshot: Snapshot, query: str, budget: float) -> tuple[list[int], bool]:
-    """The positions, in source order, of the items that hold every word of the query.
+    """The slots, rising, of the items that hold every word of the query.
 
     :param budget: seconds after which it answers what it has found so far.
-    :returns: the positions, and whether the whole list was searched.
+    :returns: the slots, and whether the whole list was searched.
     """
     words = sorted(fold(query).split(), key=len, reverse=True)
     if not words:
-        return list(range(snapshot.count)), True
+        return sorted(snapshot.order(ALL, SOURCE_ORDER)), True
     # A long word is rare, so it finds the candidates; the others are looked up in each of those.
     first, *others = [word.encode("utf-8", "surrogatepass") for word in words]
     text, starts = snapshot.search_text()
@@ -36,11 +36,11 @@ def search(snapshot: Snapshot, query: str, budget: float) -> tuple[list[int], bo
         chunk = bytes(text[begin:end])
         at = chunk.find(first)
         while at >= 0:
-            position = bisect_right(starts, begin + at) - 1
-            line_end = starts[position + 1] - begin
-            line_begin = starts[position] - begin
+            slot = bisect_right(starts, begin + at) - 1
+            line_end = starts[slot + 1] - begin
+            line_begin = starts[slot] - begin
             if all(chunk.find(word, line_begin, line_end) >= 0 for word in others):
-                found.append(position)
+                found.append(slot)
             candidates += 1
             if candidates % LOOK_AT_CLOCK_EVERY == 0 and time.monotonic() > deadline:
                 return found, False

@@ -16,7 +16,7 @@ from collections.abc import Iterable, Sequence
 from itertools import cycle
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from ..errors import SnapshotError
 from . import format as fmt
@@ -38,16 +38,25 @@ def stamp_of(status: os.stat_result) -> Stamp:
     return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
+class Write(NamedTuple):
+    """One key's refresh or discard, kept until a rebuild that began after it has published."""
+
+    key: str | int
+    sequence: int  # the generation that made it visible
+    discarded: bool
+
+
 class Snapshot:
     """One immutable, published state of a list, mapped into memory."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, index_name: str = "") -> None:
         """Open what is published now.
 
+        :param index_name: the index file's name, for a draft that is not published yet.
         :raises FileNotFoundError: when there is no index.
         :raises SnapshotError: when index and data are damaged or do not belong together.
         """
-        index, self.stamp = _map(folder / f"{name}.index", None)
+        index, self.stamp = _map(folder / (index_name or f"{name}.index"), None)
         self.header, base = fmt.read_header(index, self.stamp[1])
         header = self.header
         if header["list"] != name:
@@ -56,17 +65,24 @@ class Snapshot:
         self.token = f"{self.generation:x}"  # the generation as it is shown: opaque, compared for equality
         self.published_at: float = header["published_at"]  # wall clock; the generation may run ahead of it
         self.count: int = header["count"]
+        self.slots: int = header["slots"]  # count, and the dead ones
         self.complete: bool = header["complete"]
         self.is_cold: bool = header["cold"]  # published by ``clear``: there is nothing to serve or reuse
         self.is_value: bool = header["is_value"]  # the one item is {"value": ...}
         self.is_invalidated = self.stamp[2] == INVALIDATED_MTIME
         self._bytes = memoryview(index)
         self.base = base  # where the sections begin
-        self._arrays: dict[str, memoryview[int]] = {}
+        self._arrays: dict[tuple[str, str], memoryview[int]] = {}
         self._place_type: Literal["I", "Q"] = header["place_type"]
         if self._place_type not in ("I", "Q"):
             raise SnapshotError(f"the index has places of type {self._place_type!r}")
-        self._places = self._section("places", self._place_type, 2 * self.count)
+        self._places = self._section("places", self._place_type, 2 * self.slots)
+        # Source order, unless it is that of the slots.
+        self._order: memoryview[int] | None = None
+        if fmt.order_section(fmt.ALL, fmt.SOURCE_ORDER) in header["sections"]:
+            self._order = self._section(fmt.order_section(fmt.ALL, fmt.SOURCE_ORDER), "I", self.count)
+        elif self.slots != self.count:
+            raise SnapshotError("the index has dead slots and no source order")
         # Slices of a memoryview copy nothing, so that one join then copies them all: while it waits for the
         # memory of one item it asks for that of the next.  Measured, half the time of a page of 1,000,000.
         self._data = memoryview(b"" if self.is_cold else self._map_data(folder))
@@ -85,7 +101,7 @@ class Snapshot:
         return data
 
     def _section(self, name: str, typecode: Literal["B", "I", "Q"], count: int | None = None) -> memoryview[int]:
-        known = self._arrays.get(name)
+        known = self._arrays.get((name, typecode))
         if known is not None:
             return known
         try:
@@ -96,7 +112,7 @@ class Snapshot:
         array: memoryview[int] = self._bytes[begin : begin + length].cast(typecode)
         if count is not None and len(array) != count:
             raise SnapshotError(f"section {name} of the index has {len(array)} entries, not {count}")
-        self._arrays[name] = array
+        self._arrays[name, typecode] = array
         return array
 
     # Views
@@ -115,28 +131,50 @@ class Snapshot:
 
     def view(self, filter_name: str, sort_name: str) -> memoryview[int]:
         """The places of a view's items, in its order, two numbers each; nothing is read of them yet."""
-        if filter_name == fmt.ALL and sort_name == fmt.SOURCE_ORDER:
+        if filter_name == fmt.ALL and sort_name == fmt.SOURCE_ORDER and self._order is None:
             return self._places
         return self._section(fmt.view_section(filter_name, sort_name), self._place_type)
 
-    def places(self, positions: Iterable[int]) -> array[int]:
-        """The places of the items at these positions, two numbers each."""
+    def order(self, filter_name: str, sort_name: str) -> Sequence[int]:
+        """The slots of a view's items, in its order."""
+        if filter_name == fmt.ALL and sort_name == fmt.SOURCE_ORDER:
+            return range(self.slots) if self._order is None else self._order
+        return self._section(fmt.order_section(filter_name, sort_name), "I")
+
+    def ranks(self, sort_name: str) -> Sequence[int]:
+        """A number for each slot, rising in this order; of dead slots any."""
+        if sort_name == fmt.SOURCE_ORDER and self._order is None:
+            return range(self.slots)
+        return self._section(fmt.rank_section(sort_name), "Q", self.slots)
+
+    def flags(self, filter_name: str) -> memoryview[int]:
+        """One byte per slot: whether the filter lets it through."""
+        return self._section(fmt.flags_section(filter_name), "B", self.slots)
+
+    def places(self, slots: Iterable[int]) -> array[int]:
+        """The places of the items in these slots, two numbers each."""
         places, chosen = self._places, array(self._place_type)
-        for position in array("I", positions):  # refuses a negative one, which would count from the end
-            chosen.append(places[2 * position])
-            chosen.append(places[2 * position + 1])
+        for slot in array("I", slots):  # refuses a negative one, which would count from the end
+            chosen.append(places[2 * slot])
+            chosen.append(places[2 * slot + 1])
         return chosen
 
     def in_view(self, found: list[int], filter_name: str, sort_name: str, backwards: bool) -> list[int]:
-        """Those of the found positions that a filter lets through, in a view's order."""
+        """Those of the found slots that a filter lets through, in a view's order."""
         if filter_name != fmt.ALL:
-            flags = self._section(fmt.flags_section(filter_name), "B", self.count)
-            found = [position for position in found if flags[position]]
-        if sort_name != fmt.SOURCE_ORDER:
-            found.sort(key=self._section(fmt.rank_section(sort_name), "I", self.count).__getitem__)
+            flags = self.flags(filter_name)
+            found = [slot for slot in found if flags[slot]]
+        if sort_name != fmt.SOURCE_ORDER or self._order is not None:
+            found.sort(key=self.ranks(sort_name).__getitem__)
         if backwards:
             found.reverse()
         return found
+
+    def section_bytes(self, name: str) -> memoryview[int]:
+        """A whole section, to be copied into the next index; nothing when there is none."""
+        if name not in self.header["sections"]:
+            return memoryview(b"")
+        return self._section(name, "B")
 
     # Items
 
@@ -160,36 +198,54 @@ class Snapshot:
             if self._data[at] != wanted:
                 raise SnapshotError("an item's line in the data file is damaged")
 
-    def place(self, position: int) -> tuple[int, int]:
+    def slot_at(self, position: int) -> int:
+        """The slot of the item at this position of the source order."""
+        return position if self._order is None else self._order[position]
+
+    def place(self, slot: int) -> tuple[int, int]:
         """Where an item's JSON lies in the data file: between this tab and this newline."""
-        return self._places[2 * position], self._places[2 * position + 1]
+        return self._places[2 * slot], self._places[2 * slot + 1]
 
-    def line(self, position: int) -> bytes:
-        """One item's whole line: fingerprint, tab, JSON, newline.
+    def encoded(self, slot: int) -> bytes:
+        """One item's JSON.
 
-        :raises SnapshotError: when it is not whole.
+        :raises SnapshotError: when its line is not whole.
         """
-        tab, newline = self.place(position)
+        tab, newline = self.place(slot)
         self._check_each((tab, newline))
-        return bytes(self._data[tab - fmt.FINGERPRINT_LENGTH : newline + 1])
+        return bytes(self._data[tab + 1 : newline])
 
-    def item(self, position: int) -> Any:
+    def item(self, slot: int) -> Any:
         """One item, decoded."""
-        return json.loads(self.lines(self.place(position)))
+        return json.loads(self.encoded(slot))
+
+    def fingerprint(self, slot: int) -> bytes:
+        """What one item was made of."""
+        begin = slot * fmt.FINGERPRINT_BYTES
+        return bytes(self.fingerprints()[begin : begin + fmt.FINGERPRINT_BYTES])
+
+    def fingerprints(self) -> memoryview[int]:
+        """The fingerprints of all slots, one behind the other."""
+        return self._section("fingerprints", "B", self.slots * fmt.FINGERPRINT_BYTES)
+
+    def writes(self) -> list[Write]:
+        """The writes that no rebuild has seen yet: key, sequence, and whether the item was discarded."""
+        return [Write(*entry) for entry in json.loads(bytes(self.section_bytes("writes")) or b"[]")]
 
     def find(self, key: object, field: str) -> int | None:
-        """The position of the item with this key, or None."""
+        """The slot of the item with this key, or None."""
         if "key_hashes" not in self.header["sections"]:
             return None
         wanted = fmt.key_hash(key)
         hashes = self._section("key_hashes", "Q", self.count)
-        by_hash = self._section("key_positions", "I", self.count)
+        by_hash = self._section("key_slots", "I", self.count)
         index = bisect_left(hashes, wanted)
         # Two keys can share a hash; the item itself decides.
         while index < self.count and hashes[index] == wanted:
-            position = int(by_hash[index])
-            if self.item(position).get(field) == key:
-                return position
+            slot = int(by_hash[index])
+            found = self.item(slot).get(field)
+            if found == key:
+                return slot
             index += 1
         return None
 
@@ -200,7 +256,7 @@ class Snapshot:
 
     def search_text(self) -> tuple[memoryview[int], memoryview[int]]:
         """The folded search text, one line per item, and where each item's line begins."""
-        return self._section("text", "B"), self._section("text_starts", "Q", self.count + 1)
+        return self._section("text", "B"), self._section("text_starts", "Q", self.slots + 1)
 
 
 class Verifier:

@@ -7,25 +7,35 @@ leaves at worst an unreferenced file, which the next holder of the rebuild lock 
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import secrets
 import time
 import zlib
 from array import array
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from ..errors import RebuildError
+from filelock import lock_descriptor
+
+from ..errors import RebuildError, SnapshotError
 from . import format as fmt
-from .snapshot import Snapshot, crc_of
+from .snapshot import crc_of
 
 log = logging.getLogger("flask_warmcache")
 BUFFER = 1 << 20
-CREATE_FLAGS = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
+CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 APPEND_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
-Section = array | bytes | bytearray  # type: ignore[type-arg]
+Piece = array | bytes | bytearray | memoryview  # type: ignore[type-arg]
+Section = Piece | list[Piece]  # in pieces where most of it is copied from the index before
+# A finished item is handed to the system after so many seconds at the latest: a killed rebuild loses no more.
+FLUSH_EVERY = 0.005
+FIRST_LINE_MAX = 256
+# Between a draft's creation and its lock lie microseconds.
+DRAFT_LOCKED_AFTER = 0.5
 
 
 def write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
@@ -53,17 +63,23 @@ def write_whole(folder: Path, name: str, data: bytes, *, sync: bool) -> None:
 
 
 class DataWriter:
-    """Appends items to a list's data file; only the holder of the rebuild lock has one."""
+    """The data file that a rebuild writes; only the holder of the rebuild lock has one.
+
+    No index refers to it at first.  It may be published while it grows, as that of a partial list; then a write
+    may append to it, too, so from that moment both do so under the publish lock only.
+    """
 
     def __init__(self, path: Path, data_id: str, descriptor: int, end: int, checksum: int) -> None:
         self.path = path
         self.data_id = data_id
         self.descriptor = descriptor
-        self.end = end  # where the next line begins
-        self.checksum = checksum  # CRC-32 of everything before it
-        self.began = end  # where this rebuild's lines begin
-        self.is_new = end == 0  # no index refers to the file yet
+        self.checksum = checksum  # CRC-32 of what is in the file
+        self.places = array("Q")  # of the lines added or found, two numbers each
+        self._end = end  # of the file, as we know it
         self._pending = bytearray()
+        self._pending_lines = 0
+        self._flushed_at = time.monotonic()
+        self._sharing: Callable[[], AbstractContextManager[None]] | None = None
 
     @classmethod
     def create(cls, folder: Path, name: str, generation: int) -> DataWriter:
@@ -71,56 +87,107 @@ class DataWriter:
         path = folder / f"{name}.{generation}.data"
         descriptor = os.open(path, CREATE_FLAGS, 0o600)
         writer = cls(path, secrets.token_hex(8), descriptor, 0, 0)
-        writer._append(fmt.data_first_line(writer.data_id))
+        writer._pending += fmt.data_first_line(writer.data_id)
+        writer.flush()
         return writer
 
     @classmethod
-    def extend(cls, folder: Path, snapshot: Snapshot) -> DataWriter:
-        """Go on in the data file of a published snapshot, behind whatever its last writer left."""
-        data = snapshot.header["data"]
-        path = folder / data["file"]
+    def go_on(cls, path: Path) -> DataWriter:
+        """Go on in a data file that an interrupted rebuild left.
+
+        :raises SnapshotError: when it is none of ours.
+        """
         descriptor = os.open(path, APPEND_FLAGS)
+        try:
+            status = os.fstat(descriptor)
+            first = os.pread(descriptor, FIRST_LINE_MAX, 0).partition(b"\n")[0] + b"\n"
+            data_id = fmt.data_id_of(first)
+            if status.st_uid != os.geteuid():
+                raise SnapshotError(f"{path.name} belongs to another account")
+        except BaseException:
+            os.close(descriptor)
+            raise
         end = os.lseek(descriptor, 0, os.SEEK_END)
-        # What lies behind the published length was left by a rebuild that did not finish.
-        writer = cls(path, data["id"], descriptor, end, crc_of(descriptor, data["length"], end, data["checksum"]))
+        writer = cls(path, data_id, descriptor, end, crc_of(descriptor, 0, end, 0))
         if os.pread(descriptor, 1, end - 1) != b"\n":
-            writer._append(b"\n")  # a killed writer left half a line; no index points at it
+            writer._pending += b"\n"  # a killed writer left half a line; no index points at it
+            writer.flush()
         return writer
 
-    def add(self, fingerprint: bytes, encoded: bytes) -> tuple[int, int]:
-        """Append one item; returns what ``Snapshot.place`` will say of it."""
-        tab = self.end + fmt.FINGERPRINT_LENGTH
-        self._append(b"%b\t%b\n" % (fingerprint, encoded))
-        return tab, self.end - 1
+    @property
+    def lines(self) -> int:
+        """How many lines were added or found so far."""
+        return len(self.places) // 2
 
-    def _append(self, data: bytes) -> None:
-        self._pending += data
-        self.end += len(data)
-        self.checksum = zlib.crc32(data, self.checksum)
-        if len(self._pending) >= BUFFER:
+    @property
+    def is_shared(self) -> bool:
+        """Whether the file was published, so that others may map it and append to it."""
+        return self._sharing is not None
+
+    def described(self) -> dict[str, Any]:
+        """What an index says of the file as it is, with what a write has appended; everything is flushed."""
+        self._make_room()
+        return {"file": self.path.name, "id": self.data_id, "length": self._end, "checksum": self.checksum}
+
+    @property
+    def end(self) -> int:
+        """The file's length once everything is flushed."""
+        return self._end + len(self._pending)
+
+    def found(self, tab: int, newline: int) -> int:
+        """Take a line that is in the file already; returns its number."""
+        self.flush()  # the pending lines are the last ones in places
+        self.places.append(tab)
+        self.places.append(newline)
+        return self.lines - 1
+
+    def add(self, fingerprint: bytes, encoded: bytes) -> int:
+        """Append one item; returns its line's number, under which ``places`` has it after ``flush``."""
+        tab = self.end + fmt.FINGERPRINT_LENGTH
+        self._pending += fmt.data_line(fingerprint, encoded)
+        self._pending_lines += 1
+        self.places.append(tab)
+        self.places.append(self.end - 1)
+        # What a killed process has handed over to the system is there for the next one.
+        if len(self._pending) >= BUFFER or time.monotonic() - self._flushed_at > FLUSH_EVERY:
             self.flush()
+        return self.lines - 1
 
     def flush(self) -> None:
         """Hand everything to the operating system."""
         if self._pending:
-            pending, self._pending = self._pending, bytearray()
-            write_all(self.descriptor, pending)
+            with self._sharing() if self._sharing is not None else nullcontext():
+                self._make_room()
+                write_all(self.descriptor, self._pending)
+            self.checksum = zlib.crc32(self._pending, self.checksum)
+            self._end += len(self._pending)
+            self._pending.clear()
+            self._pending_lines = 0
+        self._flushed_at = time.monotonic()
+
+    def _make_room(self) -> None:
+        """Put the pending lines behind what a write has appended meanwhile."""
+        end = os.lseek(self.descriptor, 0, os.SEEK_END)
+        moved = end - self._end
+        if moved:
+            self.checksum = crc_of(self.descriptor, self._end, end, self.checksum)
+            self._end = end
+            for at in range(len(self.places) - 2 * self._pending_lines, len(self.places)):
+                self.places[at] += moved
+
+    def share(self, publishing: Callable[[], AbstractContextManager[None]]) -> None:
+        """From here on the file is published, so lines are appended under the publish lock."""
+        self._sharing = publishing
 
     def sync(self) -> None:
         """Have everything on disk; an index may point at it from here on."""
         self.flush()
         os.fsync(self.descriptor)
 
-    def take_back(self) -> None:
-        """Drop what was appended, so that a rebuild that failed for lack of room does not keep it.
-
-        Only for lines that no published index refers to: readers that map them would die.
-        """
-        self._pending.clear()
-        if self.is_new:
-            self.path.unlink(missing_ok=True)
-        else:
-            os.ftruncate(self.descriptor, self.began)
+    def remove(self) -> None:
+        """Delete the file; for one that no index refers to."""
+        self.close()
+        self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
         """Give the descriptor back; what was not flushed is dropped."""
@@ -141,9 +208,120 @@ class DataWriter:
             raise RebuildError("the data file was replaced during the rebuild")
 
 
+def end_of(path: Path, begin: int, checksum: int) -> tuple[int, int, bool]:
+    """Where a data file ends, the checksum up to there, and whether its last line is whole.
+
+    :param begin: how much of it ``checksum`` is of.
+    """
+    descriptor = os.open(path, APPEND_FLAGS)
+    try:
+        end = os.lseek(descriptor, 0, os.SEEK_END)
+        return end, crc_of(descriptor, begin, end, checksum), os.pread(descriptor, 1, end - 1) == b"\n"
+    finally:
+        os.close(descriptor)
+
+
+def append_lines(path: Path, expected_end: int, lines: bytes) -> bool:
+    """Append whole lines to a published data file and sync it; the caller holds the publish lock.
+
+    :returns: whether the file ended where the lines' places assume; if not, nothing was written.
+    """
+    descriptor = os.open(path, APPEND_FLAGS)
+    try:
+        if os.lseek(descriptor, 0, os.SEEK_END) != expected_end:
+            return False
+        try:
+            write_all(descriptor, lines)
+            os.fsync(descriptor)
+        except BaseException:
+            # No index points behind expected_end, and nobody else appends while we hold the lock.
+            os.ftruncate(descriptor, expected_end)
+            raise
+        return True
+    finally:
+        os.close(descriptor)
+
+
 def next_generation(*seen: int) -> int:
     """The publishing time in nanoseconds, made to rise strictly above every generation seen."""
     return max(time.time_ns(), *(generation + 1 for generation in seen), 1)
+
+
+class Draft:
+    """An index written whole beside the published one, which one rename makes the published one."""
+
+    def __init__(
+        self, folder: Path, name: str, header: Mapping[str, Any], sections: Mapping[str, Section], *, sync: bool
+    ) -> None:
+        """
+        :param header: all of the header but the section table; ``generation`` becomes the file's mtime.
+        :param sync: whether it must be on disk, since it is to be published.
+        """
+        self._folder = folder
+        self._name = name
+        self.path = folder / f"{name}.index.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+        table: dict[str, tuple[int, int, int]] = {}
+        offset = 0
+        for section, content in sections.items():
+            length = checksum = 0
+            for view in pieces(content):
+                length += len(view)
+                checksum = zlib.crc32(view, checksum)
+            table[section] = (offset, length, checksum)
+            offset += length + (-length % 8)
+        head = fmt.pack_header({**header, "list": name, "sections": table})
+        self._descriptor = descriptor = os.open(self.path, CREATE_FLAGS, 0o600)
+        try:
+            # Says that the draft's maker lives, to who removes forsaken ones.
+            lock_descriptor(descriptor, blocking=False)
+            write_all(descriptor, head)
+            for section, content in sections.items():
+                for view in pieces(content):
+                    write_all(descriptor, view)
+                write_all(descriptor, bytes(-table[section][1] % 8))
+            if sync:
+                os.fsync(descriptor)
+            os.utime(descriptor, ns=(header["generation"], header["generation"]))
+        except BaseException:
+            self.remove()
+            raise
+
+    def publish(self) -> None:
+        """Put it in place of the published index; the caller holds the publish lock and has synced the data."""
+        try:
+            os.replace(self.path, self._folder / f"{self._name}.index")
+        finally:
+            self.remove()
+        _sync_folder(self._folder)
+
+    def remove(self) -> None:
+        """Delete it if it was not published; later calls do nothing."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+            self.path.unlink(missing_ok=True)
+
+
+def is_forsaken(path: str) -> bool:
+    """Whether a draft's maker is dead; one that is just being made counts as alive."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        if time.time() - os.fstat(descriptor).st_ctime < DRAFT_LOCKED_AFTER:
+            return False
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        return True
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+
+
+def pieces(content: Section) -> Iterator[memoryview]:
+    """The bytes of a section, piece by piece."""
+    for piece in content if isinstance(content, list) else [content]:
+        view = memoryview(piece)
+        if view.nbytes:
+            yield view.cast("B")
 
 
 def publish_index(folder: Path, name: str, header: Mapping[str, Any], sections: Mapping[str, Section]) -> None:
@@ -151,31 +329,7 @@ def publish_index(folder: Path, name: str, header: Mapping[str, Any], sections: 
 
     :param header: all of the header but the section table; ``generation`` becomes the file's mtime.
     """
-    table: dict[str, tuple[int, int, int]] = {}
-    offset = 0
-    for section, content in sections.items():
-        view = memoryview(content).cast("B")
-        table[section] = (offset, len(view), zlib.crc32(view))
-        offset += len(view) + (-len(view) % 8)
-    head = fmt.pack_header({**header, "list": name, "sections": table})
-    draft = folder / f"{name}.index.{os.getpid()}-{secrets.token_hex(4)}.tmp"
-    descriptor = os.open(draft, CREATE_FLAGS, 0o600)
-    try:
-        try:
-            write_all(descriptor, head)
-            for content in sections.values():
-                view = memoryview(content).cast("B")
-                write_all(descriptor, view)
-                write_all(descriptor, bytes(-len(view) % 8))
-            os.fsync(descriptor)
-            os.utime(descriptor, ns=(header["generation"], header["generation"]))
-        finally:
-            os.close(descriptor)
-        os.replace(draft, folder / f"{name}.index")
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
-    _sync_folder(folder)
+    Draft(folder, name, header, sections, sync=True).publish()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from flask_warmcache import StoreError
 from flask_warmcache.store.files import FileStore, default_folder
+from flask_warmcache.store.writer import Draft
 
 from .world import Shelf, files
 
@@ -148,7 +149,7 @@ def test_a_damaged_report_is_no_report(folder: Path, content: bytes) -> None:
     assert store.read_progress("files") is None
 
 
-def test_the_sweep_removes_only_what_nothing_refers_to(shelf: Shelf) -> None:
+def test_the_sweep_removes_only_what_nothing_refers_to(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.rebuild(files("a"))
     Shelf(shelf.folder, "files2").rebuild(files("b"))
     stray = [
@@ -169,28 +170,48 @@ def test_the_sweep_removes_only_what_nothing_refers_to(shelf: Shelf) -> None:
     for name in stray + foreign:
         (shelf.folder / name).write_bytes(b"")
     before = {path.name for path in shelf.folder.iterdir()}
-    shelf.store.sweep("files", keep=shelf.data_name)
+    now = time.time
+    with monkeypatch.context() as patched:  # a draft that was made just now may not be locked yet
+        patched.setattr(time, "time", lambda: now() + 60)
+        shelf.store.sweep("files", keep=(shelf.data_name,))
     assert before - {path.name for path in shelf.folder.iterdir()} == set(stray)
     assert shelf.items() == files("a")
 
 
-def test_leftovers_go_before_the_next_rebuild_begins(shelf: Shelf) -> None:
-    def sweep() -> list[str]:
-        (shelf.folder / "files.123.data").write_bytes(b"")
-        shelf.store.sweep_leftovers("files")
-        return sorted(path.name for path in shelf.folder.glob("*.data"))
+def test_of_the_leftovers_the_newest_data_file_stays_for_the_next_rebuild(shelf: Shelf) -> None:
+    def left() -> tuple[Path | None, list[str]]:
+        for name in ("files.123.data", "files.124.data"):
+            (shelf.folder / name).write_bytes(b"")
+        unfinished = shelf.store.unfinished("files")
+        return unfinished, sorted(path.name for path in shelf.folder.glob("*.data"))
 
+    newest = shelf.folder / "files.124.data"
     shelf.store.prepare()
-    assert sweep() == []  # nothing was ever published
+    assert left() == (newest, [newest.name])  # nothing was ever published
+    newest.unlink()
     shelf.rebuild(files("a"))
     data = shelf.data_name
-    assert sweep() == [data]
+    assert left() == (newest, sorted([data, newest.name]))
     whole = shelf.index.read_bytes()
     shelf.index.write_bytes(whole[:-8])
-    assert sweep() == sorted([data, "files.123.data"])  # what cannot be read may be readable to others
+    # What cannot be read may be readable to others.
+    assert left() == (None, sorted([data, "files.123.data", newest.name]))
     shelf.index.write_bytes(whole)
     shelf.store.publish_cold("files")
-    assert sweep() == []
+    assert left() == (newest, [newest.name])
+
+
+def test_a_draft_stays_as_long_as_its_maker_lives(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf.rebuild(files("a"))
+    snapshot = shelf.snapshot()
+    now = time.time
+    monkeypatch.setattr(time, "time", lambda: now() + 60)
+    draft = Draft(shelf.folder, "files", snapshot.header, {"places": b""}, sync=False)
+    shelf.store.sweep("files", keep=(shelf.data_name,))
+    assert draft.path.exists()
+    os.close(draft._descriptor)  # as the kernel does when its maker dies
+    shelf.store.sweep("files", keep=(shelf.data_name,))
+    assert not draft.path.exists()
 
 
 def test_a_forgotten_draft_of_an_invalidation_goes_after_an_hour(shelf: Shelf) -> None:
@@ -199,7 +220,7 @@ def test_a_forgotten_draft_of_an_invalidation_goes_after_an_hour(shelf: Shelf) -
         (shelf.folder / name).write_bytes(b"")
         modified = time.time() - age
         os.utime(shelf.folder / name, (modified, modified))
-    shelf.store.sweep("files", keep=None)
+    shelf.store.sweep("files", keep=())
     assert [path.name for path in shelf.folder.iterdir()] == ["files.invalidated.2-0a.tmp"]
 
 
@@ -213,5 +234,5 @@ def test_two_sweeps_do_not_disturb_each_other(shelf: Shelf, monkeypatch: pytest.
         unlink(path)
 
     monkeypatch.setattr(os, "unlink", late)
-    shelf.store.sweep("files", keep=None)
+    shelf.store.sweep("files", keep=())
     assert list(shelf.folder.iterdir()) == []

@@ -5,13 +5,16 @@ from __future__ import annotations
 import errno
 import os
 import time
+import zlib
 from array import array
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 
 from flask_warmcache import RebuildError
+from flask_warmcache.store import format as fmt
 from flask_warmcache.store import writer as writer_module
 from flask_warmcache.store.snapshot import Snapshot
 from flask_warmcache.store.writer import DataWriter, next_generation, publish_index, write_all, write_whole
@@ -25,6 +28,7 @@ HEADER = {
     "is_value": False,
     "complete": False,
     "count": 1,
+    "slots": 1,
     "filters": {},
     "data": None,
     "place_type": "I",
@@ -154,10 +158,38 @@ def test_an_item_longer_than_the_buffer_is_written_in_place(shelf: Shelf) -> Non
 
 def test_an_unflushed_writer_drops_what_it_has(tmp_path: Path) -> None:
     writer = DataWriter.create(tmp_path, "files", 1)
-    writer.add(b"f" * 32, b"{}")
+    begun = writer.path.read_bytes()
+    writer.add(b"f" * 16, b"{}")
     writer.close()
     writer.close()
-    assert writer.path.read_bytes() == b""
+    assert writer.path.read_bytes() == begun
+
+
+def test_what_is_added_slowly_is_handed_over_at_once(tmp_path: Path) -> None:
+    writer = DataWriter.create(tmp_path, "files", 1)
+    time.sleep(2 * writer_module.FLUSH_EVERY)  # the claim is about time
+    writer.add(b"f" * 16, b"{}")
+    assert writer.path.read_bytes().endswith(b"66\t{}\n")
+    writer.close()
+
+
+def test_lines_that_another_appended_meanwhile_move_the_pending_ones(tmp_path: Path) -> None:
+    writer = DataWriter.create(tmp_path, "files", 1)
+    writer.share(nullcontext)
+    writer.add(b"a" * 16, b'"first"')
+    writer.flush()
+    writer.add(b"b" * 16, b'"second"')
+    with writer.path.open("ab") as other:
+        other.write(fmt.data_line(b"c" * 16, b'"other"'))
+    writer.add(b"d" * 16, b'"third"')
+    writer.sync()
+    content = writer.path.read_bytes()
+    places = list(zip(writer.places[::2], writer.places[1::2], strict=True))
+    assert [content[tab + 1 : newline] for tab, newline in places] == [b'"first"', b'"second"', b'"third"']
+    assert writer.described() == {
+        "file": "files.1.data", "id": writer.data_id, "length": len(content), "checksum": zlib.crc32(content)
+    }  # fmt: skip
+    writer.close()
 
 
 def test_a_new_data_file_never_replaces_one(tmp_path: Path) -> None:

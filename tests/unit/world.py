@@ -102,7 +102,7 @@ class Shelf:
     def items(self) -> list[Item]:
         """Every published item, decoded."""
         snapshot = self.snapshot()
-        return [snapshot.item(position) for position in range(snapshot.count)]
+        return [snapshot.item(snapshot.slot_at(position)) for position in range(snapshot.count)]
 
     def lock(self) -> HeldLock:
         """The rebuild lock, which nobody else may have."""

@@ -1,0 +1,200 @@
+"""Pending items become enriched ones, in order: one by one, in batches, or in several threads."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..declare import Declaration, Item
+from ..errors import RebuildError
+from .leftovers import Leftovers
+from .source import Failures, Pending, Tools
+
+# What runs in one app context: long enough to share a database session, short enough not to keep one open for
+# a whole rebuild.
+CONTEXT_SECONDS = 1.0
+# So many units for each thread are under way or done and waiting for an earlier one.
+AHEAD = 3
+
+
+@dataclass
+class Enriched:
+    """One finished item."""
+
+    fingerprint: bytes
+    encoded: bytes
+    place: tuple[int, int] | None  # where an interrupted rebuild has written it already
+    line: int = -1  # its number in the rebuild's data file
+
+
+Result = Enriched | Exception
+
+
+class Enricher:
+    """Calls ``enrich`` for what needs it; one item that fails does not sink the list."""
+
+    def __init__(self, declaration: Declaration, tools: Tools, failures: Failures) -> None:
+        self._declaration = declaration
+        self._tools = tools
+        self._failures = failures
+        self.enriched = 0
+        self.found = 0  # finished by an interrupted rebuild
+
+    def run(self, pending: Sequence[Pending], leftovers: Leftovers) -> Iterator[Enriched | None]:
+        """For each pending item its enriched version, or None when it failed; its source item is let go."""
+        units = self._units(pending, leftovers)
+        done = self._in_threads(units) if self._declaration.workers > 1 else self._one_by_one(units)
+        for unit, results in done:
+            for one, result in zip(unit, results, strict=True):
+                one.item = {}
+                yield self._counted(one, result)
+
+    def _counted(self, one: Pending, result: Result) -> Enriched | None:
+        if isinstance(result, Exception):
+            if one.fingerprint is not None:  # else it has been noted
+                self._failures.note(f"the item {one.key!r}", result)
+            return None
+        if result.place is None:
+            self.enriched += 1
+        else:
+            self.found += 1
+        return result
+
+    def _units(
+        self, pending: Sequence[Pending], leftovers: Leftovers
+    ) -> Iterator[tuple[list[Pending], list[Result] | None]]:
+        """What is enriched in one call; or what is there already, with its results."""
+        size = self._declaration.batch or 1
+        unit: list[Pending] = []
+        for one in pending:
+            result: Result | None = None
+            if one.fingerprint is None:
+                result = RebuildError("it has no fingerprint")
+            elif len(leftovers):
+                found = leftovers.find(one.fingerprint, self._declaration.key, one.key)
+                if found is not None:
+                    result = Enriched(one.fingerprint, found[1], found[0])
+            if result is not None:
+                if unit:
+                    yield unit, None
+                    unit = []
+                yield [one], [result]
+                continue
+            unit.append(one)
+            if len(unit) == size:
+                yield unit, None
+                unit = []
+        if unit:
+            yield unit, None
+
+    def _one_by_one(
+        self, units: Iterator[tuple[list[Pending], list[Result] | None]]
+    ) -> Iterator[tuple[list[Pending], list[Result]]]:
+        following = next(units, None)
+        while following is not None:
+            until = time.monotonic() + CONTEXT_SECONDS
+            with self._tools.context():
+                while following is not None:
+                    unit, results = following
+                    yield unit, self._enrich(unit) if results is None else results
+                    following = next(units, None)
+                    if time.monotonic() >= until:
+                        break
+
+    def _in_threads(
+        self, units: Iterator[tuple[list[Pending], list[Result] | None]]
+    ) -> Iterator[tuple[list[Pending], list[Result]]]:
+        """For functions that wait for others: several at once, results in order.
+
+        Daemon threads of our own: those of a ThreadPoolExecutor keep a stopping worker until they are done.
+        """
+        workers = self._declaration.workers
+        todo: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        for number in range(workers):
+            name = f"warmcache-enrich-{self._declaration.name}-{number}"
+            threading.Thread(target=self._work, args=(todo,), name=name, daemon=True).start()
+        under_way: list[_Task] = []
+        try:
+            for unit, results in units:
+                task = _Task(unit, results)
+                under_way.append(task)
+                if results is None:
+                    todo.put(task)
+                else:
+                    task.done.set()
+                while len(under_way) > workers * AHEAD or (under_way and under_way[0].done.is_set()):
+                    yield under_way[0].wait(self._tools)
+                    del under_way[0]
+            for task in under_way:
+                yield task.wait(self._tools)
+        finally:
+            for _ in range(workers):
+                todo.put(None)
+
+    def _work(self, todo: queue.SimpleQueue[_Task | None]) -> None:
+        while (task := todo.get()) is not None:
+            try:
+                with self._tools.context():
+                    task.results = self._enrich(task.unit)
+            except BaseException as error:  # a sys.exit() in the app's code ends the rebuild, in its own thread
+                task.error = error
+            task.done.set()
+
+    def _enrich(self, unit: list[Pending]) -> list[Result]:
+        function = self._declaration.enrich
+        try:
+            with self._tools.time_limit(self._declaration.item_timeout):
+                if function is None:
+                    produced: Any = [one.item for one in unit]
+                elif self._declaration.batch is None:
+                    produced = [function(one.item) for one in unit]
+                else:
+                    produced = list(function([one.item for one in unit]))
+                    if len(produced) != len(unit):
+                        raise RebuildError(
+                            f"enrich returned {len(produced)} items for {len(unit)}; return one for each, in order"
+                        )
+        except Exception as error:
+            if len(unit) == 1:
+                return [error]
+            # Which one it was shows when each is tried alone.
+            return [self._enrich([one])[0] for one in unit]
+        return [self._checked(one, enriched) for one, enriched in zip(unit, produced, strict=True)]
+
+    def _checked(self, one: Pending, enriched: Item) -> Result:
+        field, key = self._declaration.key, one.key
+        try:
+            if not isinstance(enriched, dict):
+                raise RebuildError(
+                    f"enrich returned {type(enriched).__name__} for {key!r}; return the completed dict"
+                )
+            if field is not None and enriched.get(field) != key:
+                raise RebuildError(
+                    f"enrich changed the key field {field!r} of {key!r}; leave it as source gave it"
+                )
+            return Enriched(one.fingerprint or b"", self._tools.encode(enriched), None)
+        except Exception as error:
+            return error
+
+
+class _Task:
+    """One unit on its way through a thread."""
+
+    def __init__(self, unit: list[Pending], results: list[Result] | None) -> None:
+        self.unit = unit
+        self.results = results
+        self.error: BaseException | None = None
+        self.done = threading.Event()
+
+    def wait(self, tools: Tools) -> tuple[list[Pending], list[Result]]:
+        """The results, when they are there; meanwhile the rebuild may be asked to stop."""
+        while not self.done.wait(0.1):
+            tools.breathe()
+        if self.error is not None:
+            raise self.error
+        assert self.results is not None  # the thread sets one of the two
+        return self.unit, self.results

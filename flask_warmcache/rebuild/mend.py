@@ -1,0 +1,449 @@
+"""A few changes to a snapshot: its arrays copied, with the changed entries cut out and put in where they belong.
+
+Nothing is computed that did not change.  In each order the changed items are cut out and inserted again by
+bisection, which decodes the twenty or so items that each is compared with; all else is copied, in pieces,
+from the map of the old index to the new file.  So a change costs one rewrite of the index and no more.
+
+Slots stay: see store/format.py.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from typing import Any
+
+from ..declare import Declaration, Item
+from ..store import format as fmt
+from ..store.snapshot import Snapshot
+from ..store.writer import Piece, Section
+from .views import in_order, ranks_of, text_of
+
+
+class MendImpossible(Exception):
+    """These changes need the arrays to be computed from all items."""
+
+
+@dataclass
+class Row:
+    """One item that is new, or that replaces the one in its slot."""
+
+    key: str | int
+    fingerprint: bytes
+    item: Item  # as JSON gives it back
+    place: tuple[int, int]  # in the data file of the index in the making
+    slot: int | None  # None: a new item
+
+
+@dataclass
+class Mended:
+    """The next index, but for what its maker writes into the header."""
+
+    sections: dict[str, Section]
+    header: dict[str, Any]
+
+
+@dataclass
+class _Cut:
+    """Where a sequence of the old index is cut: entries to leave out, and rows to put in, by old place."""
+
+    out: list[int] = field(default_factory=list)
+    rows: list[tuple[int, Row]] = field(default_factory=list)  # in their new order
+
+    def splice(self, old: memoryview[int], width: int, content: Callable[[Row], bytes]) -> list[Piece]:
+        """The old entries of so many bytes each, without and with them."""
+        whole = old.cast("B")
+        pieces: list[Piece] = []
+        done = 0
+        # At one place, rows come before the entry that is left out or stays.
+        events = sorted([*((at, 0, row) for at, row in self.rows), *((at, 1, None) for at in self.out)], key=_when)
+        for at, leaves_out, row in events:
+            pieces.append(whole[done * width : at * width])
+            done = max(done, at)
+            if row is not None:
+                pieces.append(content(row))
+            elif leaves_out:
+                done = at + 1
+        pieces.append(whole[done * width :])
+        return pieces
+
+
+def _when(event: tuple[int, int, Row | None]) -> tuple[int, int]:
+    return event[0], event[1]
+
+
+class Mender:
+    """Makes the sections of an index from those of a snapshot, some rows and some slots that die."""
+
+    def __init__(
+        self,
+        base: Snapshot,
+        declaration: Declaration,
+        rows: Sequence[Row],
+        dead: Iterable[int],
+        sequence: Sequence[int] | None = None,
+    ) -> None:
+        """
+        :param rows: at most one for each key.
+        :param dead: slots whose items go.
+        :param sequence: source order, as slots, new ones numbered from ``base.slots`` in the order of ``rows``;
+            items that are no rows keep their order. By default new items come last.
+        """
+        self._base = base
+        self._declaration = declaration
+        self._rows = rows
+        self._dead = sorted(dead)
+        self._sequence = sequence
+        self._slots = base.slots
+        self._slot_of: dict[int, int] = {}
+        for number, row in enumerate(rows):
+            if row.slot is None:
+                self._slot_of[number] = self._slots
+                self._slots += 1
+            else:
+                self._slot_of[number] = row.slot
+        self._slot = {id(row): self._slot_of[number] for number, row in enumerate(rows)}
+        # What is cut out of each order: the slots that die, and those whose item is replaced.
+        self._leaving = sorted({*self._dead, *(row.slot for row in rows if row.slot is not None)})
+        self._new = [row for row in rows if row.slot is None]
+        self._place_type = base.header["place_type"]
+        self._sections: dict[str, Section] = {}
+        self._errors: Counter[str] = Counter()
+        self._packed = {id(row): array(self._place_type, row.place).tobytes() for row in rows}
+
+    def mend(self) -> Mended:
+        """
+        :raises MendImpossible: when the arrays must be computed from all items.
+        """
+        base = self._base
+        sections = self._sections
+        count = base.count - len(self._dead) + len(self._new)
+        sections["places"] = self._patched("places", 2 * base._places.itemsize, self._packed)
+        sections["fingerprints"] = self._patched(
+            "fingerprints", fmt.FINGERPRINT_BYTES, {id(row): row.fingerprint for row in self._rows}
+        )
+        self._keys()
+        source_ranks = self._source_order(count)
+        flags = self._flags()
+        for name in self._declaration.sorts:
+            self._sort(name, source_ranks, flags)
+        self._text()
+        counts = {
+            name: base.filter_count(name)
+            - sum(base.flags(name)[slot] for slot in self._leaving)
+            + sum(passing.values())
+            for name, passing in flags.items()
+        }
+        live = base.header["live_bytes"]
+        for slot in self._leaving:
+            live -= _line_length(base.place(slot))
+        live += sum(_line_length(row.place) for row in self._rows)
+        header = {
+            "count": count,
+            "slots": self._slots,
+            "place_type": self._place_type,
+            "filters": counts,
+            "sort_types": base.header["sort_types"],
+            "live_bytes": live,
+            "view_errors": base.header["view_errors"] + self._errors.total(),
+        }
+        return Mended(sections, header)
+
+    # By slot
+
+    def _patched(self, name: str, width: int, contents: Mapping[int, bytes]) -> list[Piece]:
+        """A section of one entry per slot, with the rows' entries in place of the old ones or behind them."""
+        old = self._base.section_bytes(name)
+        pieces: list[Piece] = []
+        done = 0
+        for row in sorted(self._rows, key=self._slot_of_row):
+            at = self._slot_of_row(row) * width
+            if row.slot is not None:
+                pieces += (old[done:at], contents[id(row)])
+                done = at + width
+        pieces.append(old[done:])
+        pieces += (contents[id(row)] for row in self._new)
+        return pieces
+
+    def _slot_of_row(self, row: Row) -> int:
+        return self._slot[id(row)]
+
+    def _keys(self) -> None:
+        base = self._base
+        hashes = base._section("key_hashes", "Q", base.count)
+        slots = base._section("key_slots", "I", base.count)
+        cut = _Cut()
+        for slot in self._dead:
+            key_field = self._declaration.key
+            at = bisect_left(hashes, fmt.key_hash(base.item(slot)[key_field]))
+            while slots[at] != slot:
+                at += 1
+            cut.out.append(at)
+        hashed = sorted((fmt.key_hash(row.key), number) for number, row in enumerate(self._new))
+        cut.rows = [(bisect_left(hashes, one), self._new[number]) for one, number in hashed]
+        wanted = {id(self._new[number]): one for one, number in hashed}
+        self._sections["key_hashes"] = cut.splice(hashes, 8, lambda row: array("Q", [wanted[id(row)]]).tobytes())
+        self._sections["key_slots"] = cut.splice(slots, 4, self._slot_bytes)
+
+    def _slot_bytes(self, row: Row) -> bytes:
+        return array("I", [self._slot_of_row(row)]).tobytes()
+
+    # Source order
+
+    def _source_order(self, count: int) -> Sequence[int]:
+        """Write source order, where it is not that of the slots; returns the ranks of all slots in it."""
+        base, sections = self._base, self._sections
+        view = fmt.view_section(fmt.ALL, fmt.SOURCE_ORDER)
+        order = fmt.order_section(fmt.ALL, fmt.SOURCE_ORDER)
+        rank = fmt.rank_section(fmt.SOURCE_ORDER)
+        old_ranks = base.ranks(fmt.SOURCE_ORDER)
+        old_order = base.order(fmt.ALL, fmt.SOURCE_ORDER)
+        is_plain = isinstance(old_order, range)
+        if self._sequence is not None:
+            self._check_kept_order(old_ranks)
+            ranks: Any = ranks_of(self._sequence, self._slots)
+            sections[rank] = ranks
+            sections[order] = array("I", self._sequence)
+            sections[view] = in_order(self._all_places(), self._sequence)
+            return ranks  # type: ignore[no-any-return]
+        if is_plain and not self._dead:
+            return range(self._slots)
+        # Items stay where they are, some go, new ones come last.
+        kept = memoryview(array("I", old_order)) if isinstance(old_order, range) else old_order
+        cut = _Cut()
+        for slot in self._leaving:
+            at = bisect_left(old_order, old_ranks[slot], key=old_ranks.__getitem__)
+            cut.out.append(at)
+            cut.rows += [(at, row) for row in self._rows if row.slot == slot]
+        cut.rows += [(len(old_order), row) for row in self._new]
+        old_view = base.view(fmt.ALL, fmt.SOURCE_ORDER)
+        assert isinstance(kept, memoryview)
+        sections[order] = cut.splice(kept, 4, self._slot_bytes)
+        sections[view] = cut.splice(old_view, 2 * old_view.itemsize, self._place_bytes)
+        if is_plain:
+            ranks = ranks_of(range(self._slots), self._slots)
+        else:
+            ranks = array("Q", bytes(base.section_bytes(rank)))
+            last = old_ranks[old_order[-1]] if len(old_order) else 0
+            ranks.extend(last + fmt.RANK_GAP * (1 + number) for number in range(len(self._new)))
+        sections[rank] = ranks
+        return ranks  # type: ignore[no-any-return]
+
+    def _check_kept_order(self, old_ranks: Sequence[int]) -> None:
+        """Equal sort keys keep source order, so an item that moved in it is in the wrong place elsewhere, too."""
+        assert self._sequence is not None
+        replaced = {row.slot for row in self._rows}
+        before = -1
+        for slot in self._sequence:
+            if slot < self._base.slots and slot not in replaced:
+                if old_ranks[slot] < before:
+                    raise MendImpossible("unchanged items have another order")
+                before = old_ranks[slot]
+
+    def _all_places(self) -> array[int]:
+        places = array(self._place_type)
+        for piece in self._sections["places"]:
+            places.frombytes(piece)  # type: ignore[arg-type]
+        return places
+
+    def _place_bytes(self, row: Row) -> bytes:
+        return self._packed[id(row)]
+
+    # Filters and sorts
+
+    def _flags(self) -> dict[str, dict[int, bool]]:
+        """Which rows pass each filter, by slot; writes the sections that are in source order."""
+        flags: dict[str, dict[int, bool]] = {}
+        for name, passes in self._declaration.filters.items():
+            passing: dict[int, bool] = {}
+            for row in self._rows:
+                try:
+                    passing[self._slot_of_row(row)] = bool(passes(row.item))
+                except Exception as error:
+                    passing[self._slot_of_row(row)] = False
+                    self._errors[f"filter {name}: {type(error).__name__}"] += 1
+            flags[name] = passing
+            contents = {id(row): bytes([passing[self._slot_of_row(row)]]) for row in self._rows}
+            self._sections[fmt.flags_section(name)] = self._patched(fmt.flags_section(name), 1, contents)
+            self._filtered_source_order(name, passing)
+        return flags
+
+    def _filtered_source_order(self, name: str, passing: dict[int, bool]) -> None:
+        order, view = fmt.order_section(name, fmt.SOURCE_ORDER), fmt.view_section(name, fmt.SOURCE_ORDER)
+        if self._sequence is not None and fmt.order_section(fmt.ALL, fmt.SOURCE_ORDER) in self._sections:
+            all_flags = b"".join(self._sections[fmt.flags_section(name)])  # type: ignore[arg-type]
+            slots = [slot for slot in self._sequence if all_flags[slot]]
+            self._sections[order] = array("I", slots)
+            self._sections[view] = in_order(self._all_places(), slots)
+            return
+        base = self._base
+        ranks = base.ranks(fmt.SOURCE_ORDER)
+        old = base.order(name, fmt.SOURCE_ORDER)
+        cut = self._cut(old, ranks, base.flags(name))
+        for row in self._rows:
+            if passing[self._slot_of_row(row)]:
+                at = len(old) if row.slot is None else bisect_left(old, ranks[row.slot], key=ranks.__getitem__)
+                cut.rows.append((at, row))
+        cut.rows.sort(key=lambda entry: (entry[0], self._slot_of_row(entry[1])))
+        self._write(name, fmt.SOURCE_ORDER, cut)
+
+    def _cut(self, old: Sequence[int], ranks: Sequence[int], flags: Sequence[int] | None) -> _Cut:
+        """An old order without the slots that leave it."""
+        return _Cut(
+            [
+                bisect_left(old, ranks[slot], key=ranks.__getitem__)
+                for slot in self._leaving
+                if flags is None or flags[slot]
+            ]
+        )
+
+    def _write(self, filter_name: str, sort_name: str, cut: _Cut) -> None:
+        base = self._base
+        old_view = base.view(filter_name, sort_name)
+        order = base._section(fmt.order_section(filter_name, sort_name), "I")
+        self._sections[fmt.order_section(filter_name, sort_name)] = cut.splice(order, 4, self._slot_bytes)
+        self._sections[fmt.view_section(filter_name, sort_name)] = cut.splice(
+            old_view, 2 * old_view.itemsize, self._place_bytes
+        )
+
+    def _sort(self, name: str, source_ranks: Sequence[int], flags: dict[str, dict[int, bool]]) -> None:
+        base = self._base
+        sort_key = self._declaration.sorts[name]
+        keys: dict[int, Any] = {}
+        for row in self._rows:
+            try:
+                keys[id(row)] = sort_key(row.item)
+            except Exception as error:
+                raise MendImpossible(f"sort {name}: {type(error).__name__}") from error
+        kinds = {type(key).__qualname__ for key in keys.values()} - {base.header["sort_types"].get(name)}
+        if kinds:
+            raise MendImpossible(f"sort {name} gives keys of another type than so far")
+        order, ranks = base.order(fmt.ALL, name), base.ranks(name)
+        leaving = set(self._leaving)
+        known: dict[int, Any] = {}
+
+        def is_before(slot: int, row: Row) -> bool:
+            if slot not in known:
+                known[slot] = sort_key(base.item(slot))
+            mine, key = keys[id(row)], known[slot]
+            if key < mine:
+                return True
+            return not mine < key and source_ranks[slot] < source_ranks[self._slot_of_row(row)]
+
+        placed: list[tuple[int, Row]] = []
+        try:
+            for row in sorted(self._rows, key=lambda row: (keys[id(row)], source_ranks[self._slot_of_row(row)])):
+                low, high = placed[-1][0] if placed else 0, len(order)
+                while low < high:
+                    at = middle = (low + high) // 2
+                    while at < high and order[at] in leaving:
+                        at += 1  # an item that leaves may not stand where its old place was in source order
+                    if at < high and is_before(order[at], row):
+                        low = at + 1
+                    else:
+                        high = middle
+                placed.append((low, row))
+        except Exception as error:
+            raise MendImpossible(f"sort {name}: {type(error).__name__}") from error
+        cut = self._cut(order, ranks, None)
+        cut.rows = placed
+        self._write(fmt.ALL, name, cut)
+        new_ranks = self._new_ranks(order, ranks, set(cut.out), placed)
+        if new_ranks is None:
+            self._number_anew(name, flags)
+            return
+        self._sections[fmt.rank_section(name)] = self._patched(
+            fmt.rank_section(name),
+            8,
+            {id(row): array("Q", [new_ranks[self._slot_of_row(row)]]).tobytes() for row in self._rows},
+        )
+        for filter_name, passing in flags.items():
+            old = base.order(filter_name, name)
+            cut = self._cut(old, ranks, base.flags(filter_name))
+            cut.rows = [
+                (bisect_left(old, new_ranks[self._slot_of_row(row)], key=ranks.__getitem__), row)
+                for _, row in placed
+                if passing[self._slot_of_row(row)]
+            ]
+            self._write(filter_name, name, cut)
+
+    def _new_ranks(
+        self, order: Sequence[int], ranks: Sequence[int], out: set[int], placed: list[tuple[int, Row]]
+    ) -> dict[int, int] | None:
+        """Numbers between those of each row's new neighbours, or None when there is no room between two."""
+
+        def gap(at: int) -> tuple[int, int]:
+            left, right = at - 1, at
+            while left in out:
+                left -= 1
+            while right in out:
+                right += 1
+            return left, right
+
+        given: dict[int, int] = {}
+        for (left, right), rows in groupby(placed, key=lambda entry: gap(entry[0])):
+            members = [row for _, row in rows]
+            below = ranks[order[left]] if left >= 0 else 0
+            above = ranks[order[right]] if right < len(order) else below + (len(members) + 1) * fmt.RANK_GAP
+            step = (above - below) // (len(members) + 1)
+            if step == 0 or above >= 1 << 64:
+                return None
+            for number, row in enumerate(members, 1):
+                given[self._slot_of_row(row)] = below + number * step
+        return given
+
+    def _number_anew(self, name: str, flags: dict[str, dict[int, bool]]) -> None:
+        order = array("I")
+        for piece in self._sections[fmt.order_section(fmt.ALL, name)]:
+            order.frombytes(piece)  # type: ignore[arg-type]
+        places = self._all_places()
+        self._sections[fmt.rank_section(name)] = ranks_of(order, self._slots)
+        for filter_name in flags:
+            all_flags = b"".join(self._sections[fmt.flags_section(filter_name)])  # type: ignore[arg-type]
+            slots = [slot for slot in order if all_flags[slot]]
+            self._sections[fmt.order_section(filter_name, name)] = array("I", slots)
+            self._sections[fmt.view_section(filter_name, name)] = in_order(places, slots)
+
+    # Search
+
+    def _text(self) -> None:
+        """Each slot has its line; that of a dead one is empty, which no word is found in."""
+        fields = self._declaration.search
+        if not fields:
+            return
+        base = self._base
+        text, starts = base.search_text()
+        lines = {slot: b"\n" for slot in self._dead}
+        lines |= {self._slot_of_row(row): text_of(fields, row.item) for row in self._rows}
+        pieces: list[Piece] = []
+        new_starts = array("Q")
+        done = moved = 0  # slots copied, and how much further on their lines begin
+        for slot in sorted(lines):
+            if slot < base.slots:
+                pieces += (text[starts[done] : starts[slot]], lines[slot])
+                _extend(new_starts, starts[done : slot + 1], moved)
+                moved += len(lines[slot]) - (starts[slot + 1] - starts[slot])
+                done = slot + 1
+        pieces.append(text[starts[done] : starts[base.slots]])
+        _extend(new_starts, starts[done:], moved)
+        for slot in range(base.slots, self._slots):
+            pieces.append(lines[slot])
+            new_starts.append(new_starts[-1] + len(lines[slot]))
+        self._sections["text"] = pieces
+        self._sections["text_starts"] = new_starts
+
+
+def _extend(numbers: array[int], more: memoryview[int], moved: int) -> None:
+    """Append numbers, each so much higher."""
+    if moved:
+        numbers.extend([number + moved for number in more])
+    else:
+        numbers.frombytes(more.cast("B"))
+
+
+def _line_length(place: tuple[int, int]) -> int:
+    return place[1] + 1 - place[0] + fmt.FINGERPRINT_LENGTH

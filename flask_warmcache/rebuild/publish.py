@@ -1,0 +1,393 @@
+"""Step 5 of a rebuild, and all of a write: an index that is made without a lock, and put in place under it.
+
+Making an index runs the app's own sort functions and writes up to a hundred megabytes, so it happens before
+the publish lock is taken.  Under it the maker looks whether what it began with is still what is published:
+
+    rebuild A                          refresh B
+    reads the index, generation 7
+    makes its draft                    reads the index, generation 7
+                                       makes its draft, locks, sees 7, publishes 8, unlocks
+    locks, sees 8 and not 7, unlocks
+    makes another draft from 8, in which B's item stays as B wrote it
+
+A write wins over a rebuild that began before it, since the rebuild's source may have been read before what
+the write says.  It stays in the index's ``writes`` until a rebuild that began after it has published.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+import zlib
+from array import array
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from ..declare import Declaration, Item
+from ..errors import RebuildError
+from ..store import format as fmt
+from ..store.files import FileStore, HeldLock
+from ..store.snapshot import Snapshot, Write
+from ..store.writer import DataWriter, Draft, append_lines, end_of, next_generation
+from .enrich import Enriched
+from .mend import Mended, Mender, MendImpossible, Row
+from .source import Matched
+from .views import ViewBuilder
+
+log = logging.getLogger("flask_warmcache")
+# Somebody publishes between our look and our lock; a writer in a loop could make that go on for ever.
+TRIES = 50
+
+
+class BaseGone(Exception):
+    """The snapshot that was to be mended is no longer what is published."""
+
+
+class Builder:
+    """Takes all items of a list in source order, and makes every section from nothing."""
+
+    def __init__(self, declaration: Declaration, breathe: Callable[[], None]) -> None:
+        self._declaration = declaration
+        self._breathe = breathe
+        self.lines = array("Q")  # the number of each item's line in the data file
+        self.hashes = array("Q")
+        self.fingerprints = bytearray()
+        self.views = ViewBuilder(declaration, breathe)
+
+    @property
+    def count(self) -> int:
+        """How many items there are so far."""
+        return len(self.lines)
+
+    def add(self, line: int, fingerprint: bytes, encoded: bytes, key: object) -> None:
+        """Take the next item."""
+        self.lines.append(line)
+        self.fingerprints += fingerprint
+        if self._declaration.key is not None:
+            self.hashes.append(fmt.key_hash(key))
+        self.views.add(json.loads(encoded) if self.views.needs_items else None)
+
+    def made(self, writer: DataWriter) -> Mended:
+        """The sections and what the header says of them; ``writer`` is flushed.
+
+        :raises ViewError: when a sort's keys cannot be compared with one another at all.
+        """
+        place_type = fmt.place_type(writer.end)
+        every = memoryview(writer.places)
+        places = array(place_type)
+        for line in self.lines:
+            places.append(every[2 * line])
+            places.append(every[2 * line + 1])
+        self._breathe()
+        sections: dict[str, Any] = {"places": places, "fingerprints": self.fingerprints}
+        if self._declaration.key is not None:
+            hashes = self.hashes
+            order = sorted(range(len(hashes)), key=hashes.__getitem__)
+            self._breathe()
+            sections["key_hashes"] = array("Q", [hashes[slot] for slot in order])
+            sections["key_slots"] = array("I", order)
+        sections |= self.views.sections(places)
+        return Mended(
+            sections,
+            {
+                "count": self.count,
+                "slots": self.count,
+                "place_type": place_type,
+                "filters": self.views.filter_counts(),
+                "sort_types": dict(self.views.sort_types),
+                "live_bytes": sum(places[1::2]) - sum(places[::2]) + (fmt.FINGERPRINT_LENGTH + 1) * self.count,
+                "view_errors": self.views.errors.total(),
+            },
+        )
+
+
+class Publisher:
+    """Publishes what one rebuild made."""
+
+    def __init__(
+        self,
+        declaration: Declaration,
+        store: FileStore,
+        lock: HeldLock,
+        *,
+        token: str,
+        started: int,
+        header: Callable[[], dict[str, Any]],
+        enter: Callable[[str, int], None],
+    ) -> None:
+        """
+        :param token: of the last ``invalidate`` before the source was called.
+        :param started: the rebuild's own start, as a generation; later writes win.
+        :param header: what the header says of the rebuild.
+        :param enter: told which phase begins, with how many items.
+        """
+        self._declaration = declaration
+        self._name = declaration.name
+        self._store = store
+        self._lock = lock
+        self._token = token
+        self._started = started
+        self._header = header
+        self._enter = enter
+        self.written: list[Write] = []  # writes that won over this rebuild
+
+    def built(self, builder: Builder, writer: DataWriter, *, complete: bool) -> int:
+        """Publish every item that the builder has; the rebuild's own data file becomes the published one.
+
+        :returns: the generation.
+        """
+
+        def prepare(published: Snapshot | None) -> tuple[Draft, Callable[[], bool], int]:
+            writes = self._writes(published)
+            copied = [] if published is None else self._copy(published, writes, writer)
+            writer.sync()
+            if complete:
+                self._enter("views", builder.count)
+            made = builder.made(writer)
+            if complete:
+                self._enter("publish", builder.count)
+            generation = self._generation(published)
+            data = writer.described()
+            rest = {"complete": complete, "data": data, "generation": generation}
+            draft = self._draft(made, rest, writes, sync=not writes)
+            if writes:
+                plain = draft
+                try:
+                    draft = self._with_writes(plain, published, writes, copied, rest, writer)
+                finally:
+                    plain.remove()
+
+            def in_place() -> bool:
+                self._check()
+                writer.check_in_place()
+                return writer.described() == data
+
+            return draft, in_place, generation
+
+        generation = self._publish(prepare, writer.path.name)
+        writer.share(lambda: self._store.publishing(self._name))
+        return generation
+
+    def _copy(
+        self, published: Snapshot, writes: Iterable[Write], writer: DataWriter
+    ) -> list[tuple[Write, Enriched | None]]:
+        """The written items, brought into the rebuild's own data file."""
+        copied: list[tuple[Write, Enriched | None]] = []
+        for write in writes:
+            slot = None if write.discarded else published.find(write.key, self._declaration.key or "")
+            if slot is None:
+                copied.append((write, None))
+                continue
+            fingerprint, encoded = published.fingerprint(slot), published.encoded(slot)
+            line = Enriched(fingerprint, encoded, None)
+            if published.header["data"]["id"] == writer.data_id:
+                line.place = published.place(slot)
+            else:
+                line.line = writer.add(fingerprint, encoded)
+            copied.append((write, line))
+        return copied
+
+    def _with_writes(
+        self,
+        plain: Draft,
+        published: Snapshot | None,
+        writes: list[Write],
+        copied: list[tuple[Write, Enriched | None]],
+        rest: dict[str, Any],
+        writer: DataWriter,
+    ) -> Draft:
+        base = Snapshot(self._store.folder, self._name, plain.path.name)
+        rows, dead = [], []
+        for write, line in copied:
+            slot = base.find(write.key, self._declaration.key or "")
+            if line is not None:
+                place = line.place or (writer.places[2 * line.line], writer.places[2 * line.line + 1])
+                rows.append(Row(write.key, line.fingerprint, json.loads(line.encoded), place, slot))
+            elif slot is not None:
+                dead.append(slot)
+        try:
+            made = Mender(base, self._declaration, rows, dead).mend()
+        except (MendImpossible, OverflowError) as error:
+            # The next rebuild's source says what they say; until then readers would see the list before them.
+            raise RebuildError(f"writes of {self._name!r} do not fit into the new list: {error}") from error
+        return self._draft(made, rest, writes, sync=True)
+
+    def mended(self, old: Snapshot, matched: Matched, results: Sequence[Enriched | None]) -> tuple[int, int]:
+        """Publish the published snapshot with the changes that the rebuild found.
+
+        :returns: generation and count.
+        :raises BaseGone: when it is not what it was.
+        :raises MendImpossible: when every array must be computed anew.
+        """
+        counts: list[int] = []
+
+        def prepare(published: Snapshot | None) -> tuple[Draft, Callable[[], bool], int]:
+            if (
+                published is None
+                or published.is_cold
+                or published.header["data"]["id"] != old.header["data"]["id"]
+                or published.header["declaration"] != self._declaration.digest
+                or published.slots < old.slots
+            ):
+                raise BaseGone("something else is published")
+            writes = self._writes(published)
+            change = _Change(old, published, matched, results, {write.key for write in writes}, self._declaration)
+            tail = Tail(self._store, published)
+            rows = tail.rows(change.lines)
+            self._enter("views", len(rows))
+            made = Mender(published, self._declaration, rows, change.dead, change.sequence(rows)).mend()
+            self._enter("publish", made.header["count"])
+            counts[:] = [made.header["count"]]
+            generation = self._generation(published)
+            rest = {"complete": True, "data": tail.described(), "generation": generation}
+            draft = self._draft(made, rest, writes, sync=True)
+
+            def in_place() -> bool:
+                self._check()
+                return tail.append()
+
+            return draft, in_place, generation
+
+        generation = self._publish(prepare, old.header["data"]["file"])
+        return generation, counts[0]
+
+    def _publish(
+        self, prepare: Callable[[Snapshot | None], tuple[Draft, Callable[[], bool], int]], data_file: str
+    ) -> int:
+        for _ in range(TRIES):
+            published = self._store.published(self._name)
+            base = () if published is None else (published.generation,)
+            draft, in_place, generation = prepare(published)
+            if self._store.commit(
+                self._name,
+                draft,
+                base,
+                in_place,
+                token=self._token,
+                keep_mark=False,
+                then=lambda: self._store.sweep(self._name, (data_file,)),
+            ):
+                return generation
+        raise RebuildError(f"{self._name!r} is written to so often that its rebuild cannot be published")
+
+    def _generation(self, published: Snapshot | None) -> int:
+        return next_generation(self._started, *([published.generation] if published else []))
+
+    def _writes(self, published: Snapshot | None) -> list[Write]:
+        """The writes that this rebuild cannot know of."""
+        if published is None or published.is_cold:
+            return []
+        self.written = [write for write in published.writes() if write.sequence > self._started]
+        return self.written
+
+    def _draft(self, made: Mended, rest: dict[str, Any], writes: Sequence[Write], *, sync: bool) -> Draft:
+        header = {
+            **made.header,
+            **self._header(),
+            **rest,
+            "started": self._started,
+            "declaration": self._declaration.digest,
+            "invalidation": self._token,
+            "published_at": time.time(),
+        }
+        return Draft(self._store.folder, self._name, header, with_writes(made, writes), sync=sync)
+
+    def _check(self) -> None:
+        if not self._lock.still_ours():
+            raise RebuildError("the lock file was removed during the rebuild, so another may be running")
+
+
+def with_writes(made: Mended, writes: Iterable[Write]) -> dict[str, Any]:
+    """The sections, with the writes that no rebuild has seen yet."""
+    entries = [list(write) for write in writes]
+    return {**made.sections, **({"writes": json.dumps(entries).encode()} if entries else {})}
+
+
+class Tail:
+    """The end of a published data file, and the lines that are to come behind it."""
+
+    def __init__(self, store: FileStore, snapshot: Snapshot) -> None:
+        data = snapshot.header["data"]
+        self._data = data
+        self._path = store.folder / data["file"]
+        self._end, self._checksum, is_whole = end_of(self._path, data["length"], data["checksum"])
+        # What lies behind the published length was left by a write that was killed, perhaps half a line.
+        self._lines = bytearray(b"" if is_whole else b"\n")
+
+    def rows(self, lines: Iterable[tuple[str | int, Enriched, int | None]]) -> list[Row]:
+        """The rows of these items, as they will lie in the file: key, item and slot of each."""
+        rows = []
+        for key, one, slot in lines:
+            tab = self._end + len(self._lines) + fmt.FINGERPRINT_LENGTH
+            self._lines += fmt.data_line(one.fingerprint, one.encoded)
+            place = (tab, self._end + len(self._lines) - 1)
+            item: Item = json.loads(one.encoded)
+            rows.append(Row(key, one.fingerprint, item, place, slot))
+        return rows
+
+    def described(self) -> dict[str, Any]:
+        """What the header says of the data file once they are there."""
+        return {
+            **self._data,
+            "length": self._end + len(self._lines),
+            "checksum": zlib.crc32(self._lines, self._checksum),
+        }
+
+    def append(self) -> bool:
+        """Write them; the caller holds the publish lock."""
+        try:
+            return append_lines(self._path, self._end, bytes(self._lines))
+        except FileNotFoundError:
+            raise RebuildError("the cache folder was removed during the rebuild") from None
+
+
+class _Change:
+    """What a rebuild found, as changes to what is published by now."""
+
+    def __init__(
+        self,
+        old: Snapshot,
+        published: Snapshot,
+        matched: Matched,
+        results: Sequence[Enriched | None],
+        written: set[object],
+        declaration: Declaration,
+    ) -> None:
+        """:param written: the keys of writes that win."""
+        self._published = published
+        self._matched = matched
+        self._written = written
+        field = declaration.key or ""
+        # Slots that source no longer gave, unless a write did.
+        self.dead = [
+            slot
+            for slot in old.order(fmt.ALL, fmt.SOURCE_ORDER)
+            if not matched.known[slot] and not (written and old.item(slot)[field] in written)
+        ]
+        self.lines: list[tuple[str | int, Enriched, int | None]] = []
+        self._row_of: dict[int, int] = {}  # a pending item's number: that of its row
+        for number, (pending, result) in enumerate(zip(matched.pending, results, strict=True)):
+            if result is not None and pending.key is not None and pending.key not in written:
+                self._row_of[number] = len(self.lines)
+                self.lines.append((pending.key, result, pending.slot))
+
+    def sequence(self, rows: Sequence[Row]) -> list[int] | None:
+        """Source order as slots, or None when items are where they were and new ones come last."""
+        if self._matched.in_order:
+            return None
+        if self._written:
+            raise MendImpossible("the order of the source changed beside a write")
+        slots, new = [], self._published.slots
+        slot_of: list[int] = []
+        for row in rows:
+            slot_of.append(new if row.slot is None else row.slot)
+            new += row.slot is None
+        for one in self._matched.sequence:
+            if one >= 0:
+                slots.append(one)
+            elif -1 - one in self._row_of:
+                slots.append(slot_of[self._row_of[-1 - one]])
+            elif (kept := self._matched.pending[-1 - one].slot) is not None:
+                slots.append(kept)  # it failed, so its old version stays
+        return slots
