@@ -52,6 +52,12 @@ def chance() -> random.Random:
 
 
 @pytest.fixture
+def place(tmp_path: Path) -> Place:
+    """Builds are quick and never stop."""
+    return Place(tmp_path)
+
+
+@pytest.fixture
 def make_place(tmp_path: Path) -> Callable[..., Place]:
     """A place whose builds are as the test says."""
     return lambda **options: Place(tmp_path, **options)

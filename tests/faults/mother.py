@@ -10,14 +10,18 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import random
 import signal
 import sys
 import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import app_files  # type: ignore[import-not-found, unused-ignore]
 from flask.cli import ScriptInfo
+
+from flask_warmcache.store.reader import Reader
 
 READY = {signal.SIGUSR1}
 PR_SET_PTRACER, ANYBODY = 0x59616D61, ctypes.c_ulong(-1)
@@ -61,6 +65,24 @@ def rebuild(times: int) -> int:
     return 0
 
 
+def publish_and_look(times: int, seed: int) -> int:
+    """Rebuild without a pause, looking now and then whether a reader sees the newest; prints the counts."""
+    chance = random.Random(seed)
+    reader = Reader(Path(os.environ["WARMCACHE_DIR"]), "files")
+    looks, missed, next_look = 0, 0, 1
+    with app_files.app.app_context():
+        for nth in range(1, times + 1):
+            generation = app_files.files.rebuild_now().generation
+            if nth == next_look:
+                snapshot = reader.current()
+                looks += 1
+                missed += snapshot is None or snapshot.generation != generation
+                # Two publications between looks are the worst: ext4 then gives the same inode again.
+                next_look += chance.choice((1, 2, 2, 2, 3, 7))
+    print(json.dumps({"published": times, "looks": looks, "missed": missed}), flush=True)
+    return 0
+
+
 def live(order: dict[str, Any]) -> int:
     """One child's life."""
     # Some kernels let a process be traced by its ancestors only, unless it says otherwise.
@@ -76,6 +98,8 @@ def live(order: dict[str, Any]) -> int:
     signal.sigwait(READY)
     if order["do"] == "rebuild":
         return rebuild(order.get("times", 1))
+    if order["do"] == "look":
+        return publish_and_look(order["times"], order["seed"])
     return flask(*order["arguments"])
 
 

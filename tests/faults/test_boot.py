@@ -1,0 +1,198 @@
+"""What loading the app and forking workers cost: nothing is done before it is needed, and we never fork."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import signal
+import statistics
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.server.world import CHECKOUT, HERE, OUR_CONF, Place, check_whole, gunicorn_server, until
+
+from . import world
+
+APPS = 50
+PROMISED = 0.005  # seconds, for init_app
+
+# Says how long init_app takes, and what it did meanwhile besides looking at files.
+MEASURE = """
+import json, os, sys, threading, time
+from flask import Flask
+from flask_warmcache import WarmCache
+apps = [Flask("app_files") for _ in range(50)]
+for app in apps:
+    app.config["WARMCACHE_DIR"] = os.environ["WARMCACHE_DIR"]
+warm = WarmCache()
+warm.warm_list("files", key="path").source(lambda: [])
+events = []
+QUIET = {"os.listdir", "os.scandir", "open", "os.mkdir", "os.rename", "os.remove", "os.utime", "os.chmod"}
+QUIET |= {"os.fork", "fcntl.flock", "_thread.start_new_thread", "subprocess.Popen", "socket.connect"}
+on = False
+def note(event, arguments):
+    if on and event in QUIET:
+        events.append((event, str(arguments[:1])))
+sys.addaudithook(note)
+times = []
+on = True
+for app in apps:
+    began = time.perf_counter()
+    warm.init_app(app)
+    times.append(time.perf_counter() - began)
+on = False
+print(json.dumps({"times": times, "events": events, "threads": threading.active_count()}))
+"""
+
+
+def missing(place: Place) -> None:
+    place.cache = place.folder / "no" / "such" / "folder"
+    place.env["WARMCACHE_DIR"] = os.fspath(place.cache)
+
+
+def a_file(place: Place) -> None:
+    place.cache.write_text("not a folder")
+
+
+def unreadable(place: Place) -> None:
+    place.cache.mkdir(mode=0o000)
+
+
+def damaged(place: Place) -> None:
+    place.cache.mkdir(mode=0o700)
+    for name in ("files.index", "files.lock", "files.progress", "files.invalidated"):
+        (place.cache / name).write_bytes(b"\0" * 10_000)
+
+
+FOLDERS = pytest.mark.parametrize("prepare", [missing, a_file, unreadable, damaged])
+
+
+@FOLDERS
+def test_init_app_starts_nothing_and_looks_at_nothing(place: Place, prepare: Callable[[Place], None]) -> None:
+    prepare(place)
+    ran = subprocess.run(
+        [sys.executable, "-W", "error", "-c", MEASURE], env=place.env, text=True, capture_output=True, timeout=60
+    )
+    assert ran.returncode == 0, ran.stderr
+    said = json.loads(ran.stdout)
+    median = statistics.median(said["times"])
+    print(f"\n{len(said['times'])} times init_app: median {median * 1e3:.2f} ms, {said['events']}")
+    assert len(said["times"]) == APPS
+    assert said["events"] == []
+    assert said["threads"] == 1
+    assert median < PROMISED
+
+
+@FOLDERS
+def test_loading_the_app_makes_no_system_call_on_the_folder(
+    place: Place, prepare: Callable[[Place], None], tmp_path: Path
+) -> None:
+    """So a store that is slow, or hangs, cannot delay a server's boot."""
+    world.need_tool("strace")
+    prepare(place)
+    trace = tmp_path / "trace"
+    ran = subprocess.run(
+        ["strace", "-f", "-y", "-s", "200", "-e", "trace=file,desc", "-o", trace]
+        + [sys.executable, "-c", "import app_files"],
+        cwd=HERE, env=place.env, text=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    lines = trace.read_text(errors="replace").splitlines()
+    assert len(lines) > 500, "nothing was traced"
+    assert any("app_files.py" in line for line in lines)
+    ours = [line for line in lines if str(place.cache) in line and "stat" not in line]
+    assert ours == []
+
+
+def test_a_boot_with_an_unusable_folder_answers(place: Place) -> None:
+    a_file(place)
+    with gunicorn_server(place, *OUR_CONF, workers=2) as server:
+        for answer in server.next_of_each_worker().values():
+            assert answer.status == 200 and answer.json["files"] == []
+        until(lambda: server.get().state == "failed", "failed", 10)
+        assert server.get("/plain").body == b"plain"
+
+
+# --preload
+
+
+WITHIN = 0.05  # seconds inside the app, other processes' turns apart
+
+
+@pytest.mark.parametrize("conf", [(), OUR_CONF], ids=["plain", "our conf"])
+def test_every_preloaded_worker_answers_at_once_and_the_arbiter_does_nothing(
+    place: Place, conf: tuple[str, ...]
+) -> None:
+    seen: dict[int, float] = {}
+
+    def threads_of_arbiter() -> int:
+        return len(list(Path(f"/proc/{server.process.pid}/task").iterdir()))
+
+    with gunicorn_server(place, *conf, preload=True) as server:
+        for _ in range(3):  # the first workers, then after each a newcomer
+            for pid, answer in server.next_of_each_worker().items():
+                seen.setdefault(pid, answer.own_time)
+            assert threads_of_arbiter() == 1
+            victim = min(server.pids)
+            os.kill(victim, signal.SIGKILL)
+            server.until_gone(victim)
+        check_whole(server.warm_up())
+        assert {call.pid for call in place.calls("source")} <= {*seen, *server.pids}
+        assert server.process.pid not in {call.pid for call in place.calls("source")}
+    print(f"\nfirst answers of {len(seen)} workers: at most {max(seen.values()) * 1e3:.1f} ms")
+    assert len(seen) >= 6
+    assert max(seen.values()) < WITHIN
+
+
+# Forks
+
+
+def test_the_package_has_no_fork() -> None:
+    modules = sorted((CHECKOUT / "flask_warmcache").rglob("*.py"))
+    assert len(modules) >= 20
+    for module in modules:
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.Attribute):
+                assert node.attr not in {"fork", "forkpty", "fork_exec"}, module
+            if isinstance(node, (ast.Import, ast.ImportFrom)):
+                names = [name.name for name in node.names] + [getattr(node, "module", None) or ""]
+                assert not any(
+                    name.startswith(("multiprocessing", "concurrent.futures.process")) for name in names
+                )
+
+
+@pytest.mark.parametrize("preload", [False, True], ids=["", "preload"])
+def test_no_worker_forks_through_builds_refreshes_and_failures(
+    make_place: Callable[..., Place], preload: bool
+) -> None:
+    place = make_place(ttl=0.4, retry_min=0.1, retry_max=0.2).with_failing()
+    seen = place.folder / "forks"
+    place.env |= {"TEST_FORKS_SEEN": os.fspath(seen), "PYTHONWARNINGS": "error::DeprecationWarning"}
+    place.env["PYTHONPATH"] += f"{os.pathsep}{world.HERE / 'faked'}"
+    with gunicorn_server(place, preload=preload, workers=2) as server:
+        server.warm_up()
+        until(lambda: len(place.calls("source")) >= 6, "six builds")
+        place.failing.touch()
+        until(lambda: server.get().state == "failed", "a failed build")
+        place.failing.unlink()
+        server.get("/invalidate", "POST")
+        server.warm_up()
+        forked_by = [int(line) for line in seen.read_text().split()]
+        print(f"\n{len(place.calls('source'))} builds, {len(forked_by)} forks by the arbiter")
+        assert len(forked_by) >= 2, "not even gunicorn's forks were seen"
+        assert set(forked_by) == {server.process.pid}
+        assert "DeprecationWarning" not in server.log
+        assert "multi-threaded" not in server.log
+
+
+@pytest.mark.skipif(sys.version_info < (3, 12), reason="Python warns of a fork beside threads from 3.12 on")
+def test_this_python_warns_of_a_fork_beside_threads() -> None:
+    """Else the warnings looked for above would show nothing."""
+    script = "import os, threading, time; threading.Thread(target=time.sleep, args=(1,)).start(); os.fork()"
+    ran = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=30)
+    assert "DeprecationWarning" in ran.stderr

@@ -1,0 +1,241 @@
+"""Folders that cannot be written any more, and folders and files that are mounted into a container."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.server.world import Answer, Place, Readers, Server, backwards, check_whole, gunicorn_server, until
+
+from .world import litter, mother_of, need_root, published
+
+SIZE = 4 << 20
+RETRY_MAX = 0.5
+BACK_OFF = RETRY_MAX * 1.25  # with its jitter
+
+
+def mount(*arguments: object) -> None:
+    subprocess.run(["mount", *map(str, arguments)], check=True, timeout=20)
+
+
+@contextmanager
+def mounted(where: Path, *arguments: object) -> Iterator[Path]:
+    """Something mounted there for the time of the block."""
+    mount(*arguments, where)
+    try:
+        yield where
+    finally:
+        subprocess.run(["umount", "-l", where], check=True, timeout=20)
+
+
+# Each makes the folder unwritable for the block
+
+
+@contextmanager
+def full(place: Place, server: Server) -> Iterator[None]:
+    ballast = place.cache / "ballast"
+    descriptor = os.open(ballast, os.O_WRONLY | os.O_CREAT, 0o600)
+    try:
+        for piece in (1 << 16, 1 << 12, 1):
+            with suppress(OSError):
+                while True:
+                    os.write(descriptor, bytes(piece))
+        yield
+    finally:
+        os.close(descriptor)
+        ballast.unlink()
+
+
+@contextmanager
+def read_only(place: Place, server: Server) -> Iterator[None]:
+    # A file that is open for writing would make the remount fail.
+    def remounted() -> bool:
+        return subprocess.run(["mount", "-o", "remount,ro", place.cache], stderr=-1).returncode == 0
+
+    until(remounted, "a moment in which nobody writes")
+    try:
+        yield
+    finally:
+        mount("-o", "remount,rw", place.cache)
+
+
+@contextmanager
+def no_inodes(place: Place, server: Server) -> Iterator[None]:
+    made: list[Path] = []
+    try:
+        with pytest.raises(OSError) as failed:
+            while True:
+                path = place.cache / f"ballast-{len(made)}"
+                path.touch()
+                made.append(path)
+        assert failed.value.errno == errno.ENOSPC
+        yield
+    finally:
+        for path in made:
+            path.unlink()
+
+
+@contextmanager
+def quota(place: Place, server: Server) -> Iterator[None]:
+    """Files may grow by half a list only; the kernel then writes a part, and says nothing until the next."""
+    limit = sum(path.stat().st_size for path in place.cache.glob("*.data")) * 3 // 2
+    limited = [psutil.Process(pid) for pid in server.pids]
+    for process in limited:
+        process.rlimit(psutil.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    try:
+        yield
+    finally:
+        for process in limited:
+            process.rlimit(psutil.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+
+def failures_of(server: Server) -> int:
+    """How many rebuilds have failed, as its log tells."""
+    return server.log.count("warmcache.rebuild_failed")
+
+
+Trouble = Callable[[Place, Server], "contextmanager[None]"]
+
+
+@pytest.mark.parametrize("trouble", [full, read_only, no_inodes, quota])
+def test_where_nothing_can_be_written_the_old_list_is_served_and_the_new_one_comes_with_the_room(
+    make_place: Callable[..., Place], trouble: Trouble
+) -> None:
+    need_root()
+    # Half a megabyte a list.
+    place = make_place(items=60, text=400, ttl=0.5, retry_min=0.1, retry_max=RETRY_MAX)
+    place.cache.mkdir(mode=0o700)
+    options = f"size={SIZE},nr_inodes=40,mode=0700"
+    with mounted(place.cache, "-t", "tmpfs", "-o", options, "tmpfs"), gunicorn_server(place, workers=2) as server:
+        server.warm_up()
+        server.next_of_each_worker()
+        with Readers(server, clients=2) as readers:
+            with trouble(place, server):
+
+                def all_know() -> bool:
+                    return {stats["state"] for stats in server.stats().values()} == {"failed"}
+
+                until(all_know, lambda: f"failed in every worker, only {server.stats()}", 15)
+                tries = failures_of(server)
+                old = server.get().generation
+                readers.wait_for(100)
+                until(lambda: failures_of(server) >= tries + 3, "three more attempts", 15)
+                for stats in server.stats().values():
+                    assert stats["last_error"] is not None and stats["is_populated"] is True
+                during = [answer for answer in readers.answers if answer.generation == old]
+            ended = time.monotonic()
+            newer: Answer = until(
+                lambda: next((one for one in [server.get()] if one.generation > old), None), "a newer list", 15
+            )
+            took = time.monotonic() - ended
+            readers.wait_for(50)
+        failures = failures_of(server)
+        print(
+            f"\n{len(readers.answers)} reads, {len(during)} of the old list, {failures} failed builds; "
+            f"a newer list {took:.2f} s after the trouble"
+        )
+        assert failures >= 4, "too few builds failed to show anything"
+        assert len(during) >= 100
+        for answer in readers.answers:
+            check_whole(answer)
+        assert readers.errors == [] and backwards(readers.answers) == []
+        check_whole(newer)
+        assert took < BACK_OFF + 1.0
+        until(lambda: {one["last_error"] for one in server.stats().values()} == {None}, "the failure's end", 10)
+        assert [name for name in litter(place.cache) if name.endswith(".tmp")] == []
+
+
+def test_a_first_build_on_a_full_disk_answers_cold_and_comes_with_the_room(
+    make_place: Callable[..., Place],
+) -> None:
+    need_root()
+    place = make_place(items=60, text=400, retry_min=0.1, retry_max=RETRY_MAX)
+    place.cache.mkdir(mode=0o700)
+    options = f"size={SIZE},mode=0700"
+    with mounted(place.cache, "-t", "tmpfs", "-o", options, "tmpfs"), gunicorn_server(place, workers=2) as server:
+        with full(place, server):
+            server.next_of_each_worker()
+            until(lambda: failures_of(server) >= 3, "three failed builds", 15)
+            answers = server.next_of_each_worker().values()
+            for answer in answers:
+                assert answer.status == 200
+                assert answer.json["files"] == [] and answer.json["cache_rebuilding"] is True
+        check_whole(server.warm_up())
+
+
+# Mounts
+
+
+def test_a_folder_that_is_mounted_is_a_folder_like_any_other(make_place: Callable[..., Place]) -> None:
+    need_root()
+    place = make_place()
+    host = place.folder / "volume"
+    for folder in (host, place.cache):
+        folder.mkdir(mode=0o700)
+    with mounted(place.cache, "--bind", host), mother_of(place) as mother:
+        for _ in range(3):
+            done = mother.rebuild()
+            assert done.code == 0, done.err
+            assert published(host) == published(place.cache) == int(done.out)
+        assert litter(host) == []
+
+
+@pytest.mark.parametrize("name", ["files.index", "files.progress"])
+def test_a_single_file_that_is_mounted_keeps_the_old_list_and_is_told(
+    make_place: Callable[..., Place], name: str
+) -> None:
+    need_root()
+    place = make_place()
+    with mother_of(place) as mother:
+        assert mother.rebuild().code == 0
+        old = published(place.cache)
+        path = place.cache / name
+        with mounted(path, "--bind", path):
+            with pytest.raises(OSError) as refused:
+                os.replace(place.cache / "files.lock", path)
+            assert refused.value.errno == errno.EBUSY, "the mount does not stand in the way"
+            done = mother.rebuild()
+            if name == "files.index":
+                assert done.code == 1
+                assert "OSError: [Errno 16] Device or resource busy" in done.err
+                assert "warmcache.rebuild_failed" in done.err
+                assert published(place.cache) == old
+                status = mother.status()
+                assert status["state"] == "failed" and status["last_error"] == "OSError"
+            else:  # only a report
+                assert done.code == 0, done.err
+                assert published(place.cache) == int(done.out)
+        done = mother.rebuild()
+        assert done.code == 0, done.err
+        assert published(place.cache) == int(done.out)
+        assert litter(place.cache) == []
+        assert mother.status()["state"] == "fresh"
+
+
+def test_a_lock_on_another_mount_of_the_same_folder_is_the_same_lock(make_place: Callable[..., Place]) -> None:
+    """As two containers have it, each with a mount of its own of one volume."""
+    need_root()
+    place = make_place().with_gate()
+    other = Place(place.folder)
+    other.cache = place.folder / "other"
+    other.env |= {"WARMCACHE_DIR": os.fspath(other.cache)}
+    for folder in (place.cache, other.cache):
+        folder.mkdir(mode=0o700)
+    with mounted(other.cache, "--bind", place.cache), gunicorn_server(place, workers=1) as server:
+        server.get()
+        place.builder_at_gate()
+        ran = other.flask("warmcache", "rebuild", "files")
+        assert ran.returncode == 3, f"two builds at once: {ran}"
+        place.gate.touch()
+        server.warm_up()
+        assert other.flask("warmcache", "rebuild", "files").returncode == 0
+        assert published(place.cache) == published(other.cache)

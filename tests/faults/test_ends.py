@@ -1,0 +1,107 @@
+"""Servers that are reloaded and stopped at any moment of a build."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import statistics
+import time
+from collections.abc import Callable
+
+import psutil
+import pytest
+
+from tests.server.world import OUR_CONF, Place, Server, check_whole, gunicorn_server, until
+
+from .world import published
+
+BUILD = 1.0  # seconds
+ROUNDS = 2  # of each kind; 15 by night
+STOPS = [signal.SIGTERM, signal.SIGQUIT]
+ADDS = 0.2  # seconds that a build may add to a stop
+
+
+def left_behind(place: Place) -> list[int]:
+    """Processes of this test that still run."""
+    left = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("TEST_CALLS") == place.env["TEST_CALLS"]:
+                left.append(process.pid)
+        except (psutil.NoSuchProcess, psutil.AccessDenied, psutil.ZombieProcess):
+            pass
+    return left
+
+
+def until_building(place: Place, server: Server) -> None:
+    begun = len(place.calls("source"))
+    server.get("/invalidate", "POST")
+    place.until_built(begun + 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rounds", [ROUNDS, pytest.param(15, marks=pytest.mark.nightly)])
+def test_a_build_does_not_hold_up_the_end_whatever_it_is_at(
+    make_place: Callable[..., Place], chance: random.Random, rounds: int
+) -> None:
+    place = make_place(items=50, sleep=BUILD)
+    idle: list[float] = []
+    busy: list[float] = []
+    midway = 0
+    with gunicorn_server(place, workers=2) as server:
+        old = server.warm_up().generation
+    for _ in range(rounds):
+        for number in STOPS:
+            with gunicorn_server(place, "--no-sendfile", workers=2) as server:
+                server.get("/who")
+                idle.append(server.stop(number))
+            with gunicorn_server(place, *OUR_CONF, workers=2) as server:
+                until(lambda: place.calls("source"), "a build")
+                server.warm_up()
+                until_building(place, server)
+                time.sleep(chance.uniform(0, BUILD))  # the random moment
+                finished = published(place.cache)
+                busy.append(server.stop(number))
+                until(lambda: not left_behind(place), lambda: f"the end of {left_behind(place)}", 5)
+                now = published(place.cache)
+                assert now is not None and now >= old
+                midway += now == finished
+                old = now
+    added = statistics.median(busy) - statistics.median(idle)
+    print(
+        f"{len(busy)} stops in a build, {midway} of them midway: median {statistics.median(busy):.2f} s, at most "
+        f"{max(busy):.2f}; without a build {statistics.median(idle):.2f}"
+    )
+    assert len(busy) == 2 * rounds and midway >= rounds
+    assert added < ADDS
+
+
+@pytest.mark.slow
+def test_reloads_at_random_moments_of_builds_lose_no_list(
+    make_place: Callable[..., Place], chance: random.Random
+) -> None:
+    place = make_place(items=50, sleep=BUILD)
+    reloads = 0
+    with gunicorn_server(place, workers=2) as server:
+        generation = server.warm_up().generation
+        for _ in range(4):
+            workers = server.pids
+            until_building(place, server)
+            time.sleep(chance.uniform(0, BUILD))  # the random moment
+            server.send(signal.SIGHUP)
+            until(lambda workers=workers: len(server.pids) == 2 and not server.pids & workers, "new workers only")
+            reloads += 1
+            now = published(place.cache)
+            assert now is not None and now >= generation
+            answer = server.warm_up()
+            check_whole(answer)
+            assert answer.generation >= now
+            generation = answer.generation
+        builds = len(place.calls("source"))
+        assert "SIGKILL" not in server.log and "Fatal Python error" not in server.log
+    until(lambda: not left_behind(place), lambda: f"the end of {left_behind(place)}", 5)
+    print(f"{reloads} reloads in a build, {builds} builds begun")
+    assert reloads == 4
+    assert builds <= 1 + 2 * reloads + 1
+    assert os.path.exists(place.cache / "files.index")
