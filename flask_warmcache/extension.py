@@ -71,6 +71,7 @@ class WarmCache:
         key: str | None = None,
         source: Callable[[], Iterable[Item]] | WarmList | None = None,
         enrich: Callable[[Item], Item] | None = None,
+        lookup: Callable[[Any], Item | None] | None = None,
         unit: str = "item",
         ttl: float | None = None,
         filters: Mapping[str, Callable[[Item], object]] | None = None,
@@ -78,6 +79,7 @@ class WarmCache:
         search: Sequence[str] = (),
         counts: Sequence[str] = (),
         allow_all: bool = False,
+        max_shrink: float | None = None,
     ) -> WarmList:
         """Declare a list; give its functions here or with the decorators of what is returned.
 
@@ -85,6 +87,7 @@ class WarmCache:
         :param key: the field that is unique for each item; its values are text or whole numbers.
         :param source: the cheap function that says which items exist, or another list of this WarmCache.
         :param enrich: the expensive function that completes one item; without it the source items are the list.
+        :param lookup: the function that gives one source item by key, or None; for ``refresh``.
         :param unit: one noun that names the JSON keys: ``file`` gives ``files``, ``total_files``, ``file_count``.
         :param ttl: seconds until a snapshot is stale; by default ``WARMCACHE_DEFAULT_TTL``.
         :param filters: names and pure functions of an item: does it pass?
@@ -92,11 +95,14 @@ class WarmCache:
         :param search: the fields that ``search=`` looks into.
         :param counts: filters whose size stands in every answer, as ``unmarked_count``.
         :param allow_all: whether ``per_page=0`` may ask for all items at once.
+        :param max_shrink: the share of its items, 0 to 1, that a list of ten or more may lose in one rebuild; past
+            it the source is not believed, since a share that is not mounted looks like an empty folder. By
+            default a half; 1 believes everything.
         :raises DeclarationError: for anything wrong, in this very call.
         """
         declaration = self._declaration(
             name, "list", key=key, unit=unit, ttl=ttl, filters=filters, sorts=sorts, search=search,
-            counts=counts, allow_all=allow_all,
+            counts=counts, allow_all=allow_all, max_shrink=max_shrink,
         )  # fmt: skip
         if isinstance(source, WarmList):
             if self._lists.get(source.name) is not source:
@@ -110,6 +116,9 @@ class WarmCache:
         if enrich is not None:
             check_function(name, "enrich", enrich)
             declaration = declaration.with_functions(enrich=enrich)
+        if lookup is not None:
+            check_function(name, "lookup", lookup)
+            declaration = declaration.with_functions(lookup=lookup)
         warm = WarmList(declaration, self._is_closed)
         self._add(warm)
         return warm

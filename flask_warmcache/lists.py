@@ -15,6 +15,7 @@ from .items import Items
 from .paging import Page
 from .rebuild.job import Outcome
 from .rebuild.status import Condition, ListStatus
+from .rebuild.writes import Writes
 from .state import KEY, AppState
 from .store.format import key_hash
 from .store.snapshot import DAMAGE
@@ -135,6 +136,9 @@ class WarmList(Warm):
         *,
         fingerprint: Sequence[str] | Callable[[Item], object] | None = None,
         version: str | int = "",
+        workers: int = 1,
+        batch: int | None = None,
+        item_timeout: float | None = None,
     ) -> Callable[[Function], Function]: ...
 
     def enrich(
@@ -143,12 +147,19 @@ class WarmList(Warm):
         *,
         fingerprint: Sequence[str] | Callable[[Item], object] | None = None,
         version: str | int = "",
+        workers: int = 1,
+        batch: int | None = None,
+        item_timeout: float | None = None,
     ) -> Function | Callable[[Function], Function]:
         """Declare the expensive function that completes one item; it is called for new and changed ones only.
 
         :param fingerprint: what, unchanged, means that an enriched item is still good: field names of the
             source item, or a function of it. By default the whole source item.
         :param version: of the function itself; another version enriches every item anew.
+        :param workers: threads that call it at the same time, for a function that waits for disks or networks.
+        :param batch: the function takes a list of at most so many items, and returns the completed ones in order.
+        :param item_timeout: seconds after which a call is ended and its items count as failed; only where
+            the rebuild runs in a child process, where that can be done, and with one worker.
         """
         if not (
             fingerprint is None
@@ -162,10 +173,62 @@ class WarmList(Warm):
         fields = fingerprint if fingerprint is None or callable(fingerprint) else tuple(fingerprint)
 
         def declare(enrich: Function) -> Function:
-            self._declare("enrich", enrich, enrich=enrich, fingerprint=fields, version=str(version))
+            self._declare(
+                "enrich",
+                enrich,
+                enrich=enrich,
+                fingerprint=fields,
+                version=str(version),
+                workers=workers,
+                batch=batch,
+                item_timeout=item_timeout,
+            )
             return enrich
 
         return declare if function is None else declare(function)
+
+    def lookup(self, function: Function) -> Function:
+        """Declare the function that gives one source item by key, or None when there is none; for ``refresh``."""
+        if self._declaration.key is None:
+            raise DeclarationError(f"Warm list {self.name!r} has no key=, so nothing can be looked up by it.")
+        self._declare("lookup", function, lookup=function)
+        return function
+
+    # Changing
+
+    def refresh(self, *keys: str | int | Item) -> bool:
+        """Look these keys up and enrich them now; the next request in every worker sees them.
+
+        It costs one rewrite of the index and never waits for a rebuild. Call it behind the commit of what
+        changed. A key that ``lookup`` no longer finds is discarded.
+
+        :param keys: keys, or source items, which are then not looked up.
+        :returns: True when they are published. False when that could not be done within a second, or there is
+            no list yet to publish them in; then the list is invalidated, and the next rebuild brings them.
+        :raises DeclarationError: for a key of a list that has neither ``lookup`` nor a source list.
+        :raises Exception: what ``lookup`` or ``enrich`` raised; nothing is changed then.
+        """
+        published: bool = self._writes().refresh(keys)
+        return self._woken(published)
+
+    def discard(self, *keys: str | int) -> bool:
+        """Take these keys out of the list; the next request in every worker no longer sees them.
+
+        :returns: as ``refresh``.
+        """
+        published: bool = self._writes().discard(keys)
+        return self._woken(published)
+
+    def _writes(self) -> Writes:
+        state, _ = self._status()
+        if self._declaration.key is None:
+            raise DeclarationError(f"Warm list {self.name!r} has no key=, so no item can be written by it.")
+        return state.writes[self.name]
+
+    def _woken(self, published: bool) -> bool:
+        if not published:
+            self._status()[0].keeper.wake()
+        return published
 
     # Reading
 

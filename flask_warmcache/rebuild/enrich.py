@@ -53,6 +53,10 @@ class Enricher:
                 one.item = {}
                 yield self._counted(one, result)
 
+    def one(self, pending: Pending) -> Result:
+        """One item's enriched version, or why there is none."""
+        return self._enrich([pending])[0]
+
     def _counted(self, one: Pending, result: Result) -> Enriched | None:
         if isinstance(result, Exception):
             if one.fingerprint is not None:  # else it has been noted

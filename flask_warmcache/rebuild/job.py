@@ -46,6 +46,7 @@ from .mend import MendImpossible
 from .progress import Progress
 from .publish import BaseGone, Builder, Publisher
 from .source import Failures, Matched, Tools, match
+from .writes import Writes, item_finder
 
 log = logging.getLogger("flask_warmcache")
 # A data file is written anew once more than half of it is dead, but never for less than this.
@@ -155,6 +156,7 @@ class Job:
             )
             self._choose_data(matched)
             generation, count = self._make(matched, enricher)
+            self._write_again([write.key for write in self._publisher.written])
         except BaseException as error:
             self._keep_for_the_next(error)
             raise
@@ -225,6 +227,24 @@ class Job:
             self._store.prepare()
             self._writer = DataWriter.create(self._store.folder, self._declaration.name, self._started)
         return self._writer
+
+    def _write_again(self, keys: list[str | int]) -> None:
+        """What was written while this ran won over it; now that the source has been read, look once more."""
+        name, lookup = self._declaration.name, self._declaration.lookup
+        upstream, field = self._upstream, self._declaration.key or ""
+        if not keys:
+            return
+        if lookup is None and upstream is not None:
+            lookup = item_finder(lambda: upstream, field)
+        try:
+            if lookup is None:
+                self._store.invalidate(name)
+            else:
+                with self._tools.context():
+                    Writes(self._declaration, self._store, self._tools, lookup).refresh(keys)
+        except Exception:
+            # The rebuild itself is published; the writes stay in the index for the next one.
+            log.exception("warmcache.not_written_again: writes of %r stay until the next rebuild", name)
 
     # Steps 3 to 5
 

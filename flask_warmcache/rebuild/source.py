@@ -123,7 +123,6 @@ class _Matcher:
         self._tools = tools
         self._failures = failures
         self._key = declaration.key or ""
-        self._version = declaration.version.encode("utf-8", "surrogatepass")
         self._new_keys: set[object] = set()
         self._expected = 0  # position in the old source order
         self._first_new: int | None = None  # where in the sequence
@@ -197,18 +196,25 @@ class _Matcher:
             return None
 
     def _fingerprint(self, item: Item) -> bytes | None:
-        """What, unchanged, means that the enriched item is still good; the key is always in it."""
-        chosen = self._declaration.fingerprint
         try:
-            identity: object = item
-            if callable(chosen):
-                identity = [item[self._key], chosen(item)]
-            elif chosen is not None:
-                identity = [item[self._key], *[item[field] for field in chosen]]
-            return fingerprint_of(self._version, self._tools.encode(identity))
+            return fingerprint_of_item(self._declaration, self._tools.encode, item)
         except Exception as error:
             self._failures.note(f"the fingerprint of the item {item.get(self._key)!r}", error)
             return None
+
+
+def fingerprint_of_item(declaration: Declaration, encode: Callable[[Any], bytes], item: Item) -> bytes:
+    """What, unchanged, means that the enriched item is still good; the key is always in it.
+
+    :raises Exception: whatever the app's function or encoder raised.
+    """
+    chosen = declaration.fingerprint
+    identity: object = item
+    if callable(chosen):
+        identity = [item[declaration.key or ""], chosen(item)]
+    elif chosen is not None:
+        identity = [item[declaration.key or ""], *[item[field] for field in chosen]]
+    return fingerprint_of(declaration.version.encode("utf-8", "surrogatepass"), encode(identity))
 
 
 def _behind(old: Snapshot, slot: int) -> int:

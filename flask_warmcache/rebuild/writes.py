@@ -1,0 +1,277 @@
+"""A write: some keys refreshed or discarded at once, in front of every worker's next read, without a rebuild.
+
+The app changes something and says which keys.  Their items are looked up and enriched in the calling thread, then
+published beside the others.  Whoever writes at the same time in the same process shares one publication:
+
+    A prepares, finds nobody publishing, publishes A
+    B and C prepare meanwhile and wait for A's publication
+    B finds nobody publishing, publishes B and C; C finds that it is done
+
+What was looked up may be out of date by the time it is published: another write of the same key, begun later,
+may be faster.  It shows in the index's ``writes`` with a higher sequence than ours began with; then the key is
+looked up again.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from ..declare import Declaration, Item
+from ..errors import DeclarationError, RebuildBusyError, RebuildError, StoreError
+from ..store import format as fmt
+from ..store.files import FileStore
+from ..store.snapshot import DAMAGE, Snapshot, Write
+from ..store.writer import Draft, next_generation
+from .enrich import Enriched, Enricher
+from .mend import Mender, MendImpossible
+from .publish import Tail, with_writes
+from .source import Failures, Pending, Tools, fingerprint_of_item
+
+log = logging.getLogger("flask_warmcache")
+# The time that a write waits for others that publish; a publication takes milliseconds.
+DEADLINE = 1.0
+LOOKUPS = 3
+Key = str | int
+
+
+@dataclass
+class _Change:
+    """One key's new state."""
+
+    key: Key
+    item: Enriched | None  # None: discarded
+    begin: int  # the published generation before it was looked up
+    given: bool  # not looked up, so there is nothing to look up again
+
+
+class _Request:
+    """What one caller wants published."""
+
+    def __init__(self, changes: dict[Key, _Change]) -> None:
+        self.changes = changes
+        self.outdated: list[Key] = []  # were written by others since they were looked up
+        self.done = False
+        self.published = False
+        self.error: BaseException | None = None
+
+
+def item_finder(newest: Callable[[], Snapshot | None], field: str) -> Callable[[Any], Item | None]:
+    """The lookup of a list that is made of another: the other's item."""
+
+    def find(key: Any) -> Item | None:
+        snapshot = newest()
+        slot = None if snapshot is None or snapshot.is_cold else snapshot.find(key, field)
+        return None if snapshot is None or slot is None else snapshot.item(slot)
+
+    return find
+
+
+class Writes:
+    """One list's writes in one process."""
+
+    def __init__(
+        self, declaration: Declaration, store: FileStore, tools: Tools, lookup: Callable[[Any], Item | None] | None
+    ) -> None:
+        """:param lookup: gives one source item by key, or None when there is none."""
+        self._declaration = declaration
+        self._lookup = lookup
+        self._name = declaration.name
+        self._store = store
+        self._tools = tools
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """Nobody waits or publishes in a new process."""
+        self._guard = threading.Lock()  # guards _waiting
+        self._publishing = threading.Lock()  # held by the caller who publishes for all that wait
+        self._waiting: list[_Request] = []
+
+    def refresh(self, wanted: Iterable[Key | Item]) -> bool:
+        """Look the keys up, enrich them, and publish; an item that is given is not looked up.
+
+        :returns: False when it could not be published in time, and the list was invalidated instead.
+        :raises Exception: what ``lookup`` or ``enrich`` raised; nothing is published then.
+        """
+        changes: dict[Key, _Change] = {}
+        begin = self._generation()
+        for one in wanted:
+            if isinstance(one, dict):
+                key = self._key_of(one)
+                changes[key] = _Change(key, self._enriched(one, key), begin, given=True)
+            else:
+                fmt.key_hash(one)
+                changes[one] = self._looked_up(one, begin)
+        return self._submit(changes)
+
+    def discard(self, keys: Iterable[Key]) -> bool:
+        """Take the keys out of the list, and publish.
+
+        :returns: False when it could not be published in time, and the list was invalidated instead.
+        """
+        begin = self._generation()
+        changes: dict[Key, _Change] = {}
+        for key in keys:
+            fmt.key_hash(key)
+            changes[key] = _Change(key, None, begin, given=True)
+        return self._submit(changes)
+
+    # Preparing, in the caller's thread
+
+    def _generation(self) -> int:
+        return next(iter(self._store.published_generation(self._name)), 0)
+
+    def _key_of(self, item: Item) -> Key:
+        field = self._declaration.key or ""
+        try:
+            key: Key = item[field]
+            fmt.key_hash(key)
+        except (KeyError, TypeError) as error:
+            raise RebuildError(f"an item given to {self._name!r} has no usable key field {field!r}") from error
+        return key
+
+    def _looked_up(self, key: Key, begin: int) -> _Change:
+        lookup = self._lookup
+        if lookup is None:
+            raise DeclarationError(
+                f"Warm list {self._name!r} has no lookup, so refresh({key!r}) cannot find the item. Declare one "
+                f"with @{self._name}.lookup, or give the source item itself."
+            )
+        item = lookup(key)
+        if item is None:
+            return _Change(key, None, begin, given=False)
+        if not isinstance(item, dict) or item.get(self._declaration.key or "") != key:
+            raise RebuildError(f"lookup of {self._name!r} gave no item with the key {key!r}")
+        return _Change(key, self._enriched(item, key), begin, given=False)
+
+    def _enriched(self, item: Item, key: Key) -> Enriched:
+        mark = fingerprint_of_item(self._declaration, self._tools.encode, item)
+        enricher = Enricher(self._declaration, self._tools, Failures(self._name))
+        result = enricher.one(Pending(item, key, None, mark))
+        if isinstance(result, Exception):
+            raise result
+        return result
+
+    # Publishing, for all who wait
+
+    def _submit(self, changes: dict[Key, _Change]) -> bool:
+        if not changes:
+            return True
+        deadline = time.monotonic() + DEADLINE
+        request = _Request(changes)
+        for attempt in range(LOOKUPS + 1):
+            self._publish_shared(request, deadline)
+            if request.error is not None:
+                raise request.error
+            if not request.outdated:
+                break
+            for key in request.outdated:
+                changes[key] = self._looked_up(key, self._generation())
+            # After so many times it is published as it is, and the list is marked.
+            last = attempt == LOOKUPS - 1
+            for change in changes.values():
+                change.given = change.given or last
+            if last:
+                self._invalidate()
+            request = _Request(changes)
+        if not request.published:
+            self._invalidate()
+        return request.published
+
+    def _publish_shared(self, request: _Request, deadline: float) -> None:
+        with self._guard:
+            self._waiting.append(request)
+        if self._publishing.acquire(timeout=max(0.0, deadline - time.monotonic())):
+            try:
+                if not request.done:
+                    with self._guard:
+                        requests, self._waiting = self._waiting, []
+                    self._publish_all(requests, deadline)
+            finally:
+                self._publishing.release()
+        with self._guard:
+            if request in self._waiting:
+                self._waiting.remove(request)
+
+    def _publish_all(self, requests: list[_Request], deadline: float) -> None:
+        try:
+            while not self._try(requests, deadline):
+                if time.monotonic() > deadline:
+                    break
+        except RebuildBusyError:
+            pass  # somebody else keeps the publish lock
+        except (MendImpossible, OverflowError, *DAMAGE, StoreError, OSError) as error:
+            log.warning(
+                "warmcache.write_not_published: a write of %r is left to the next rebuild",
+                self._name,
+                exc_info=error,
+                extra={"warmcache_list": self._name},
+            )
+        except BaseException as error:
+            for request in requests:
+                request.error = error
+        finally:
+            for request in requests:
+                request.done = True
+
+    def _try(self, requests: list[_Request], deadline: float) -> bool:
+        """Publish once; False when somebody else published meanwhile."""
+        published = self._store.published(self._name)
+        if (
+            published is None
+            or published.is_cold
+            or published.header["declaration"] != self._declaration.digest
+            or published.is_value
+        ):
+            return True  # there is nothing to write into; the mark has the next rebuild say it
+        before = {write.key: write for write in published.writes()}
+        changes: dict[Key, _Change] = {}
+        fitting = []
+        for request in requests:
+            request.outdated = [
+                key
+                for key, change in request.changes.items()
+                if not change.given and key in before and before[key].sequence > change.begin
+            ]
+            if not request.outdated:
+                fitting.append(request)
+                changes |= request.changes
+        if not changes:
+            return True
+        generation = next_generation(published.generation)
+        tail = Tail(self._store, published)
+        field = self._declaration.key or ""
+        slots = {key: published.find(key, field) for key in changes}
+        rows = tail.rows((key, one.item, slots[key]) for key, one in changes.items() if one.item is not None)
+        dead = [slot for key, slot in slots.items() if slot is not None and changes[key].item is None]
+        made = Mender(published, self._declaration, rows, dead).mend()
+        writes = [write for key, write in before.items() if key not in changes]
+        writes += [Write(key, generation, one.item is None) for key, one in changes.items()]
+        # All else the index says is of the last rebuild, its time above all.
+        header: dict[str, Any] = {
+            **published.header, **made.header, "data": tail.described(), "generation": generation
+        }  # fmt: skip
+        draft = Draft(self._store.folder, self._name, header, with_writes(made, writes), sync=True)
+        if not self._store.commit(
+            self._name,
+            draft,
+            (published.generation,),
+            tail.append,
+            token=published.header["invalidation"],
+            keep_mark=True,
+            wait=max(0.0, deadline - time.monotonic()),
+        ):
+            return False
+        for request in fitting:
+            request.published = True
+        return True
+
+    def _invalidate(self) -> None:
+        try:
+            self._store.invalidate(self._name)
+        except (StoreError, OSError):
+            log.exception("warmcache.not_invalidated: a write of %r is lost until the next rebuild", self._name)
