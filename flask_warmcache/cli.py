@@ -7,6 +7,7 @@ list; 3 another process is at the list.
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import threading
 import time
@@ -26,6 +27,7 @@ from .state import AppState
 from .stats import list_section
 
 FAILED, BUSY = 1, 3
+WATCH_EVERY = 1.0
 POLL = 0.1
 
 group = AppGroup("warmcache", help="Warm lists: see how they are, rebuild, invalidate or clear them.")
@@ -254,3 +256,21 @@ def clear_command(name: str) -> None:
         click.echo(str(error), err=True)
         sys.exit(FAILED)
     click.echo(f"{name} is cleared.")
+
+
+@group.command("watch")
+def watch_command() -> None:
+    """Rebuild what is due, looking once a second, until SIGTERM or SIGINT; for WARMCACHE_RUNNER=external."""
+    keeper = _state().keeper
+    stopped = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+
+    def work() -> None:
+        while not stopped.wait(WATCH_EVERY):
+            keeper.rebuild_due()
+
+    # A daemon: what it is at when the signal comes is cut off, and the next rebuild goes on from there.
+    threading.Thread(target=work, name="warmcache-watch", daemon=True).start()
+    while not stopped.wait(WATCH_EVERY):
+        keeper.beat()

@@ -28,8 +28,10 @@ def on_reload(server: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """A worker has loaded the app: its keepers start now and not at its first request."""
+    from flask_warmcache.rebuild.location import note_worker
     from flask_warmcache.state import start_keepers
 
+    note_worker(worker)
     try:
         start_keepers()
     except Exception:

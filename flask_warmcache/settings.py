@@ -11,6 +11,7 @@ from typing import Any
 from .errors import SettingError
 
 PREFIX = "WARMCACHE_"
+RUNNERS = ("thread", "process", "external", "auto")
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,9 @@ class Settings:
     search_budget: float = 0.05  # how long one search may run before it answers what it has found
     allow_refresh: bool = True  # whether ?refresh=true asks for a rebuild
     refresh_interval: float = 10.0  # the least time between a snapshot and a ?refresh=true that replaces it
+    runner: str = "auto"  # where rebuilds run: thread, process, external, or auto, which chooses
+    app: str | None = None  # how a child process imports the app: "module:app" or "module:factory('x')"
+    build_timeout: float = 3600.0  # how long a rebuild in a child process may take
     retry_min: float = 2.0  # the first pause after a failed rebuild; it doubles with each failure
     retry_max: float = 300.0  # the longest pause after a failed rebuild
     api_prefix: str = "/api/cache"  # where the blueprint is mounted
@@ -35,7 +39,7 @@ class Settings:
     def __post_init__(self) -> None:
         for field in fields(self):
             self._check_type(field.name, str(field.type), getattr(self, field.name))
-        for name in ("default_ttl", "search_budget", "retry_min", "retry_max"):
+        for name in ("default_ttl", "search_budget", "build_timeout", "retry_min", "retry_max"):
             self._require(getattr(self, name) > 0, name, "a number of seconds above 0")
         for name in ("per_page", "max_per_page", "max_all_bytes"):
             self._require(getattr(self, name) >= 1, name, "a whole number of at least 1")
@@ -43,6 +47,8 @@ class Settings:
         self._require(self.page_cache_bytes >= 0, "page_cache_bytes", "a number of bytes, 0 for none")
         self._require(self.refresh_interval >= 0, "refresh_interval", "a number of seconds, 0 for none")
         self._require(self.per_page <= self.max_per_page, "per_page", f"at most {PREFIX}MAX_PER_PAGE")
+        self._require(self.runner in RUNNERS, "runner", f"one of {', '.join(RUNNERS)}")
+        self._require(self.app is None or ":" in self.app, "app", "text like 'module:app' or 'module:factory()'")
         self._require(self.retry_max <= 3600, "retry_max", "at most 3600 seconds, an hour")
         self._require(self.retry_min <= self.retry_max, "retry_min", f"at most {PREFIX}RETRY_MAX")
         self._require(
@@ -63,6 +69,7 @@ class Settings:
             "int": ((int,), "a whole number"),
             "float": ((int, float), "a finite number of seconds"),
             "str": ((str,), "text"),
+            "str | None": ((str, type(None)), "text like 'module:app'"),
             "str | os.PathLike[str] | None": ((str, os.PathLike, type(None)), "a folder's path"),
         }
         types, meaning = kinds[wanted]

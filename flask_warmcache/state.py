@@ -27,8 +27,12 @@ from .declare import Declaration
 from .page_cache import PageCache
 from .paging import Pager
 from .rebuild import runners
+from .rebuild.children import SERVER_STARTED, Children
 from .rebuild.keeper import Keeper
+from .rebuild.location import Location, NoLocation, locate
+from .rebuild.source import Tools
 from .rebuild.status import Condition, ListStatus
+from .rebuild.writes import Writes, item_finder
 from .settings import Settings
 from .signals import announcer
 from .store.files import FileStore, default_folder
@@ -36,7 +40,6 @@ from .store.files import FileStore, default_folder
 log = logging.getLogger("flask_warmcache")
 KEY = "warmcache"  # in app.extensions
 REMOVAL_TRIES = 5
-SERVER_STARTED = "WARMCACHE_SERVER_STARTED"  # set by our gunicorn configuration, inherited by the workers
 
 # Every state of this process: what a fork resets, and what gunicorn's hook starts.
 _states: weakref.WeakSet[AppState] = weakref.WeakSet()
@@ -61,6 +64,7 @@ class AppState:
         self.answers: Answers
         self.statuses: dict[str, ListStatus] = {}
         self.pagers: dict[str, Pager] = {}
+        self.writes: dict[str, Writes] = {}
         _states.add(self)
 
     def open(self) -> None:
@@ -89,23 +93,36 @@ class AppState:
                 status = ListStatus(declaration, self.store, ttl, problem, started)
                 self.statuses[name] = status
                 self.pagers[name] = Pager(status, self.settings, self.cache)
+            for declaration in declared.values():
+                self._add_writes(declaration)
             self.keeper = Keeper(
                 self.statuses.values(),
                 self.store,
                 self.settings,
                 encoder(self.app),
                 self.app.app_context,
+                Children(self._locate, self.settings, self.store.folder, started),
                 announcer(self.app),
             )
             for status in self.statuses.values():
                 status.look()
             self._opened = True
 
+    def _add_writes(self, declaration: Declaration) -> None:
+        if declaration.key is None:
+            return
+        lookup = declaration.lookup
+        upstream = self.statuses.get(declaration.source_list or "")
+        if lookup is None and upstream is not None:
+            lookup = item_finder(upstream.reader.current, declaration.key)
+        tools = Tools(encoder(self.app), self.app.app_context, breathe=lambda: None)
+        self.writes[declaration.name] = Writes(declaration, self.store, tools, lookup)
+
     def start(self) -> None:
         """Have a keeper running in this process; called at every request, so it costs next to nothing."""
         if not self._opened:
             self.open()
-        if self.settings.enabled:
+        if self.settings.enabled and not runners.in_child:
             if not self._outdated_checked:
                 self._note_outdated()
             self.keeper.ensure()
@@ -156,6 +173,13 @@ class AppState:
         if self._opened:
             self.cache.after_fork()
             self.keeper.after_fork()
+            for writes in self.writes.values():
+                writes.after_fork()
+
+    def _locate(self) -> Location:
+        if self.settings.dir is None and self.app.testing:
+            raise NoLocation("an app under test has a folder of its own")
+        return locate(self.app, self.settings.app)
 
     def _folder(self) -> Path:
         if self.settings.dir is not None:

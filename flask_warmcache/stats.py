@@ -26,13 +26,15 @@ def list_section(status: ListStatus) -> dict[str, Any]:
         "complete": snapshot is not None and snapshot.complete,
         "generation": None if snapshot is None else snapshot.token,
         "progress": _progress(report) if report and report.running and status.is_rebuilding else None,
-        "last_success_at": None if snapshot is None else _iso(snapshot.published_at),
+        "last_success_at": None if snapshot is None or not snapshot.complete else _iso(snapshot.published_at),
         "last_error": _last_error(status, condition),
         "last_duration_seconds": None if snapshot is None else snapshot.header["duration"],
         "next_attempt_at": _iso(report.next_attempt_at) if report and report.next_attempt_at else None,
         "reused_items": None if snapshot is None else snapshot.header["reused"],
         "enriched_items": None if snapshot is None else snapshot.header["enriched"],
         "failed_items": None if snapshot is None else snapshot.header["failed_items"],
+        "dropped_items": None if snapshot is None else snapshot.header["dropped"],
+        "runner": status.runner(),
     }
     return section
 

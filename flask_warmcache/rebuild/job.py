@@ -143,7 +143,7 @@ class Job:
             self._matched = matched = match(
                 self._declaration, self._old, self._upstream, self._tools, self._progress, self._failures
             )
-            dropped = self._count_dropped(matched)
+            self._dropped = self._count_dropped(matched)
             self._enricher = enricher = Enricher(self._declaration, self._tools, self._failures)
             self._publisher = Publisher(
                 self._declaration,
@@ -173,7 +173,7 @@ class Job:
             reused=matched.reused + enricher.found,
             enriched=enricher.enriched,
             failed=self._failures.count,
-            dropped=dropped,
+            dropped=self._dropped,
             duration=time.monotonic() - self._began,
         )
 
@@ -354,6 +354,7 @@ class Job:
             "reused": self._matched.reused + self._enricher.found,
             "enriched": self._enricher.enriched,
             "failed_items": self._failures.count,
+            "dropped": self._dropped,
         }
 
 

@@ -1,33 +1,29 @@
-"""When a list is rebuilt: the background thread that each worker has one of."""
+"""When a list is rebuilt, and where: the background thread that each worker has one of."""
 
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from ..errors import RebuildBusyError, RebuildError
+from ..errors import ChildError, RebuildBusyError
 from ..settings import Settings
-from ..store.files import FileStore, HeldLock
-from ..store.snapshot import Snapshot, Verifier
-from .job import Job, Outcome
-from .progress import Progress, Report
-from .runners import polite, run_in_thread
-from .source import Tools
+from ..store.files import FileStore
+from ..store.snapshot import Verifier
+from . import runners
+from .children import Child, Children
+from .rebuilder import SECOND_TRY_AFTER, Announce, Attempt, Rebuilder
+from .runners import COMPUTING, LONG, HandOver, Relay, run_in_thread
 from .status import LOOK_EVERY, ListStatus
 
 log = logging.getLogger("flask_warmcache")
-# A probe of another process may hold the lock for a microsecond just as we try.
-SECOND_TRY_AFTER = 0.02
-# Tells the app what happens to a list: an event of signals.py, and its facts. It never raises.
-Announce = Callable[[str, dict[str, Any]], None]
+CHILD_POLL = 0.01
 
 
-class Keeper:
+class Keeper(Rebuilder):
     """Looks at every list five times a second, and rebuilds what is due and nobody else rebuilds."""
 
     def __init__(
@@ -37,17 +33,15 @@ class Keeper:
         settings: Settings,
         encode: Callable[[Any], bytes],
         context: Callable[[], AbstractContextManager[Any]],
+        children: Children,
         announce: Announce = lambda event, facts: None,
     ) -> None:
-        # Lists made of others come first: their rebuild brings the others up to date on its way.
-        self._lists = sorted(lists, key=lambda one: one.declaration.source_list is None)
-        self._by_name = {status.name: status for status in self._lists}
-        self._store = store
-        self._settings = settings
-        self._encode = encode
-        self._context = context
-        self._announce = announce
+        super().__init__(lists, store, settings, encode, context, announce)
+        self._children = children
         self._verifiers = {name: Verifier(store.folder, name) for name in self._by_name}
+        for status in self._lists:
+            status.runner = self._describe_runner
+            status.is_rebuilt_elsewhere = settings.runner == "external" and settings.enabled
         self.after_fork()
 
     def after_fork(self) -> None:
@@ -56,6 +50,7 @@ class Keeper:
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
         self._stopped = False
+        self._children.after_fork()
         for status in self._lists:
             status.progress = None
             status.reader.after_fork()
@@ -70,10 +65,12 @@ class Keeper:
 
     def _start(self) -> None:
         with self._guard:
-            if self._thread is not None and self._thread.is_alive():
+            if runners.in_child or (self._thread is not None and self._thread.is_alive()):
                 return
             if self._thread is not None:
                 log.error("warmcache.keeper_died: the keeper thread had ended; a new one starts")
+            elif runners.uwsgi_problem() is not None:
+                log.error("warmcache.no_threads: %s", runners.uwsgi_problem())
             thread = threading.Thread(target=self._keep, name="warmcache-keeper", daemon=True)
             try:
                 thread.start()
@@ -89,7 +86,7 @@ class Keeper:
         self._wake.set()
 
     def join(self, timeout: float) -> bool:
-        """Wait, after ``stop``, for the thread and this process's rebuilds to end; say whether they did."""
+        """Wait, after ``stop``, for the end of the thread and of this process's rebuilds; say whether it came."""
         deadline = time.monotonic() + timeout
         while time.monotonic() < deadline:
             if not (self._thread and self._thread.is_alive()) and not any(one.progress for one in self._lists):
@@ -112,194 +109,181 @@ class Keeper:
                 log.exception("warmcache.keeper_error: the keeper goes on")
             self._wake.wait(LOOK_EVERY)
             self._wake.clear()
+        self._children.forget()
 
-    def tick(self) -> None:
-        """Look at every list once and start what is due."""
+    def tick(self, run: Callable[[Callable[[], None], str], None] = run_in_thread) -> None:
+        """Look at every list once and start what is due.
+
+        :param run: runs a rebuild; the second argument is the list's name.
+        """
+        self._children.watch()
         for status in self._lists:
             try:
-                self._look_after(status)
+                self._look_after(status, run)
             except Exception as error:
                 # One list's trouble, an unusable folder for instance, must not starve the others.
                 self._fail(status, error, None)
                 self._announce("rebuild_failed", {"name": status.name, "error": error})
 
-    def _look_after(self, status: ListStatus) -> None:
+    def rebuild_due(self) -> None:
+        """Look at every list once and rebuild, in this thread, what is due, whatever the runner is."""
+        for status in self._lists:
+            status.is_rebuilt_elsewhere = False
+        self.tick(lambda work, name: work())
+
+    def beat(self) -> None:
+        """Say in the reports of this process's rebuilds that they go on."""
+        for status in self._lists:
+            progress = status.progress
+            if progress is not None:
+                progress.beat()
+
+    def _look_after(self, status: ListStatus, run: Callable[[Callable[[], None], str], None]) -> None:
         progress = status.progress
         if progress is not None:
             progress.beat()
             return
         status.look()
+        if status.is_left_by_child and not status.is_rebuilding:
+            self._note_dead_child(status)
         self.note_outdated(status)
-        self._verify(status)
+        runners.apart(lambda: self._verify(status))
         if not status.condition().due or self._is_upstream_busy(status):
             return
-        lock = self._take_lock(status)
-        if lock is None:
+        attempt = Attempt(status, wanted=False)
+        if not self._take_lock(status, attempt):
             return
         try:
-            run_in_thread(lambda: self._rebuild_quietly(status, lock), status.name)
+            run(lambda: self._rebuild_quietly(status, attempt), status.name)
         except BaseException:
-            self._let_go(status, lock)
+            self._let_go(status, attempt)
             raise
 
-    def _take_lock(self, status: ListStatus, *, wanted: bool = False) -> HeldLock | None:
-        """The list's lock, if nobody has it and the list is still due; never waits for another's rebuild."""
-        with self._guard:
-            if status.progress is not None or self._stopped:
-                return None
-            lock = self._store.try_lock(status.name)
-            if lock is None:
-                time.sleep(SECOND_TRY_AFTER)
-                lock = self._store.try_lock(status.name)
-            if lock is None:
-                status.look()
-                return None
-            # A and B both find the list stale.  A locks, rebuilds, unlocks.  B locks.  Without this second
-            # look B would build the same list again.
-            status.look()
-            if not wanted and not status.condition().due:
-                lock.close()
-                return None
-            status.progress = self._new_progress(status)
-        return lock
-
-    def _new_progress(self, status: ListStatus) -> Progress:
-        return Progress(lambda report: self._store.write_progress(status.name, report), status.report)
-
-    def _let_go(self, status: ListStatus, lock: HeldLock) -> None:
-        # The report first: who sees the lock free must not find it "running".
-        status.progress = None
-        lock.close()
-
-    # Rebuilding
-
-    def rebuild_now(self, name: str, *, wanted: bool = True) -> Outcome:
-        """Rebuild a list here and now, in the calling thread.
-
-        :param wanted: whether it, and the list it is made of, are rebuilt even if they are not due.
-        :raises RebuildBusyError: when another thread or process is rebuilding it, or it is no longer due.
-        :raises Exception: whatever ended the rebuild; it is logged and counted like any other.
-        """
-        status = self._by_name[name]
-        if status.problem is not None:
-            raise RebuildError(f"Warm list {name!r} cannot be rebuilt: {status.problem}.")
-        lock = self._take_lock(status, wanted=wanted)
-        if lock is None:
-            raise RebuildBusyError(f"Warm list {name!r} is being rebuilt already.")
-        return self._rebuild(status, lock, wanted=wanted)
-
-    def _rebuild_quietly(self, status: ListStatus, lock: HeldLock) -> None:
+    def _rebuild_quietly(self, status: ListStatus, attempt: Attempt) -> None:
         try:
-            self._rebuild(status, lock, wanted=False)
+            if self._belongs_in_child(status) and self._send_to_child(status, attempt):
+                return
+            runners.apart(lambda: self._rebuild_here(status, attempt))
         except RebuildBusyError:
             return  # its source list is being rebuilt elsewhere; the next tick tries again, not this moment
         except BaseException:
             return  # logged, reported and counted by _rebuild, even a sys.exit(); nothing may leave the thread
         self.wake()  # what is made of this list is due now
 
-    def _rebuild(self, status: ListStatus, lock: HeldLock, *, wanted: bool) -> Outcome:
-        """Rebuild, let go of the lock, and only then announce the end: who listens may take its time."""
+    def _rebuild_here(self, status: ListStatus, attempt: Attempt) -> None:
+        """Rebuild in this thread; it may turn out on the way that a child had better go on."""
+        relay: Relay | None = None
+        if self._settings.runner == "auto" and not runners.in_child and not runners.is_green():
+            relay = attempt.relay = Relay(lambda: self._start_heir(attempt), attempt.may_stop)
+        heir: Child | None = None
         try:
-            outcome = self._rebuild_locked(status, lock, wanted=wanted)
-        except RebuildBusyError:
-            raise
-        except BaseException as error:
-            self._announce("rebuild_failed", {"name": status.name, "error": error})
-            raise
-        self._announce("rebuild_finished", {"name": status.name, "outcome": outcome})
-        return outcome
-
-    def _rebuild_locked(self, status: ListStatus, lock: HeldLock, *, wanted: bool) -> Outcome:
-        progress = status.progress
-        assert progress is not None  # set together with the lock
-        try:
-            with polite() as breathe:
-                tools = Tools(self._encode, self._context, breathe)
-                progress.begin("source")
-                old = status.reader.current()
-                upstream = self._upstream(status, old, wanted)
-                if old is not None and not status.may_reuse(old):
-                    old = None
-                self._announce("rebuild_started", {"name": status.name})
-                progress.announce = lambda report: self._announce_progress(status.name, report)
-                outcome = Job(
-                    status.declaration, self._store, lock, old, upstream, tools, progress, status.code_started
-                ).run()
-        except RebuildBusyError:
-            progress.give_up()
-            raise
-        except BaseException as error:
-            # Whatever it is: a sys.exit() in the app's code, unreported, would be started again for ever.
-            self._fail(status, error, progress)
-            raise
-        else:
-            progress.end(None)
-            log.info(
-                "warmcache.rebuild_finished: %r has %d items, %d enriched, %d reused, %d failed, in %.3f s",
-                status.name,
-                outcome.count,
-                outcome.enriched,
-                outcome.reused,
-                outcome.failed,
-                outcome.duration,
-                extra={"warmcache_list": status.name},
-            )
-            return outcome
+            self._rebuild(status, attempt)
+        except HandOver:
+            heir = attempt.child
+            assert heir is not None
+            heir.go()
         finally:
-            status.report = progress.report
-            self._let_go(status, lock)
+            if attempt.child is not None and heir is None:
+                attempt.child.kill()  # it holds the lock, too
+                self._note_refusal(status, relay.answer if relay is not None else None)
 
-    def _announce_progress(self, name: str, report: Report) -> None:
-        self._announce(
-            "rebuild_progressed",
-            {
-                "name": name,
-                "done": report.done,
-                "total": report.total,
-                "phase": report.phase,
-                "rate": report.rate,
-                "eta": report.eta,
-            },
+    # Children
+
+    def _belongs_in_child(self, status: ListStatus) -> bool:
+        """Whether a rebuild that begins now had better run in a child from its beginning."""
+        if self._settings.runner not in ("process", "auto") or runners.in_child:
+            return False
+        if self._children.problem() is not None:
+            return False
+        if self._settings.runner == "process" or runners.is_green():
+            return True
+        progress, snapshot = status.progress, status.reader.current()
+        if progress is not None and progress.report.interruptions:
+            return True  # a worker's life was too short for it
+        if snapshot is None or snapshot.is_cold:
+            return False
+        return snapshot.header["duration"] > LONG and (snapshot.header.get("cpu_share") or 0) > COMPUTING
+
+    def _start_child(self, attempt: Attempt, *, wait: bool) -> Child:
+        status = attempt.target
+        notes = {one.name: (one.outdated_generation, one.damaged_generation) for one in self._lists}
+        return self._children.start(
+            status.name, status.declaration.digest, attempt.locks, notes, wanted=attempt.wanted, wait=wait
         )
 
-    def _upstream(self, status: ListStatus, old: Snapshot | None, wanted: bool) -> Snapshot | None:
-        """The snapshot of a list's source list, brought up to date first."""
-        source_list = status.declaration.source_list
-        if source_list is None:
+    def _start_heir(self, attempt: Attempt) -> Child | None:
+        """A child that gets ready to go on with this rebuild, or None; the rebuild does not depend on it."""
+        if self._children.problem() is not None:
             return None
-        upstream = self._by_name[source_list]
-        if upstream.problem is not None:
-            raise RebuildError(f"the source list {source_list!r} cannot be rebuilt: {upstream.problem}")
-        invalidated = old.is_invalidated if old else bool(self._store.invalidation(status.name))
-        lock = self._take_lock(upstream, wanted=wanted or invalidated)
-        if lock is not None:
-            self._rebuild(upstream, lock, wanted=wanted)
-        condition = upstream.condition()
-        if lock is None and (condition.due or upstream.is_rebuilding):
-            raise RebuildBusyError(f"The source list {source_list!r} is being rebuilt elsewhere.")
-        if condition.snapshot is None:
-            raise RebuildError(f"the source list {source_list!r} has failed and has nothing to show")
-        return condition.snapshot
+        try:
+            attempt.child = self._start_child(attempt, wait=True)
+        except (ChildError, OSError):
+            log.warning(
+                "warmcache.no_child: %r goes on in its thread",
+                attempt.target.name,
+                exc_info=True,
+                extra={"warmcache_list": attempt.target.name},
+            )
+        return attempt.child
 
-    def _fail(self, status: ListStatus, error: BaseException, progress: Progress | None) -> None:
-        """Log, report and count a failure, and say when the next attempt may be."""
-        if progress is None:
-            progress = self._new_progress(status)
-        failures = progress.report.failures
-        pause = min(self._settings.retry_max, self._settings.retry_min * 2 ** min(failures, 30))
-        # Jitter, so that lists that failed together do not try again together.
-        pause *= random.uniform(0.75, 1.25)
-        log.error(
-            "warmcache.rebuild_failed: the rebuild of %r failed (%d in a row); the old snapshot stays, the next "
-            "attempt is in %.1f s",
-            status.name,
-            failures + 1,
-            pause,
-            exc_info=error,
-            extra={"warmcache_list": status.name},
-        )
-        progress.end(error, next_attempt_at=time.time() + pause)
-        status.report = progress.report
+    def _send_to_child(self, status: ListStatus, attempt: Attempt) -> bool:
+        """Have a child do it from the beginning; False when there is none, and the thread is to do it."""
+        interruptions = status.progress.report.interruptions if status.progress is not None else 0
+        self._leave_to_child(status)  # before the child may write its own report
+        status.progress = None
+        answer: str | None = None
+        error: Exception
+        try:
+            child = self._start_child(attempt, wait=False)
+            while (answer := child.heard()) is None:
+                time.sleep(CHILD_POLL)
+            if answer == "ready" or (answer == "gone" and self._settings.runner == "process"):
+                attempt.let_go()  # of our copies; what became of a child that is gone is seen at the next look
+                return True
+            error = ChildError(f"The child process for {status.name!r} is not ready: {answer}.")
+        except (ChildError, OSError) as failure:
+            error = failure
+        if self._settings.runner == "process":
+            self._fail(status, error, None)
+            self._announce("rebuild_failed", {"name": status.name, "error": error})
+            attempt.let_go()
+            return True
+        log.warning("warmcache.no_child: %r is rebuilt in a thread: %s", status.name, error)
+        self._note_refusal(status, answer)
+        status.progress = self._new_progress(status, handed_over=True)
+        status.progress.report.interruptions = interruptions
+        return False
+
+    def _note_refusal(self, status: ListStatus, answer: str | None) -> None:
+        """A child that does not find the app once will not find it the next time."""
+        if answer is not None and answer.startswith("refused"):
+            log.error("warmcache.child_refused: %r stays in its thread: %s", status.name, answer)
+            self._children.refuse("it does not find the app; the log says why")
+
+    def _note_dead_child(self, status: ListStatus) -> None:
+        """Count a failure that nobody else has counted; a list need not be due for that."""
+        with self._guard:
+            lock = self._try_lock(status)
+            if lock is None:
+                return
+            try:
+                status.look()  # again, under the lock
+                if status.is_left_by_child:
+                    self._fail_for_child(status)
+            finally:
+                status.locked = False
+                lock.close()
+
+    def _describe_runner(self) -> dict[str, str]:
+        """For the stats: where this process's rebuilds run, and what stands in the way."""
+        said = {"mode": self._settings.runner}
+        if self._settings.runner in ("process", "auto"):
+            problem = self._children.problem()
+            said["child"] = "available" if problem is None else f"unavailable: {problem}"
+        problem = runners.uwsgi_problem()
+        if problem is not None:
+            said["problem"] = problem
+        return said
 
     # Looking after what is published
 

@@ -15,7 +15,7 @@ WRITE_EVERY = 0.1
 HEARTBEAT = 1.0
 # Rate and eta speak of so many seconds.
 RATE_WINDOW = 10.0
-RUNNING = ("source", "enrich", "views", "publish")
+RUNNING = ("import", "source", "enrich", "views", "publish")
 
 
 @dataclass
@@ -32,6 +32,9 @@ class Report:
     error: str | None = None  # the class name of what ended it; details are in the log
     failures: int = 0  # rebuilds failed in a row
     next_attempt_at: float | None = None  # wall clock; nobody starts before
+    runner: str = "thread"  # where it runs or ran: thread or process
+    deadline: float | None = None  # wall clock; a child process is ended then
+    interruptions: int = 0  # builders that died over this rebuild, or over the last one
 
     @property
     def running(self) -> bool:
@@ -59,28 +62,44 @@ class Report:
             report = cls(**raw)
         except TypeError:
             return None
-        needed = (report.started, report.done, report.failures)
-        optional = (report.total, report.rate, report.ended, report.next_attempt_at)
+        needed = (report.started, report.done, report.failures, report.interruptions)
+        optional = (report.total, report.rate, report.ended, report.next_attempt_at, report.deadline)
         if not all(isinstance(number, (int, float)) for number in needed):
             return None
         if not all(number is None or isinstance(number, (int, float)) for number in optional):
             return None
-        return report if isinstance(report.phase, str) else None
+        return report if isinstance(report.phase, str) and isinstance(report.runner, str) else None
 
 
 class Progress:
     """Keeps the report of a running rebuild up to date; the builder's thread counts, the keeper beats."""
 
-    def __init__(self, write: Callable[[dict[str, Any]], None], before: Report | None) -> None:
-        """:param before: the last report, whose failure is not forgotten until this rebuild is done."""
+    def __init__(
+        self,
+        write: Callable[[dict[str, Any]], None],
+        before: Report | None,
+        *,
+        runner: str = "thread",
+        deadline: float | None = None,
+        handed_over: bool = False,
+    ) -> None:
+        """
+        :param before: the last report, whose failure is not forgotten until this rebuild is done.  Is it still
+            "running", its builder is dead, since the caller holds the lock.
+        :param deadline: on the wall clock, of the process.
+        :param handed_over: the builder before is not dead: it has left the rebuild to this process.
+        """
         self._write = write
         self._guard = threading.Lock()  # guards the order of writes: the keeper's beat and the builder's
         self._written_at = 0.0
         self._marks: deque[tuple[float, int]] = deque()  # when how many were done, the last seconds of it
         self.announce: Callable[[Report], None] | None = None  # told by the builder's thread what it has written
-        self.report = Report(pid=os.getpid(), started=time.time())
+        self.report = Report(pid=os.getpid(), started=time.time(), runner=runner, deadline=deadline)
+        self._is_closed = False
         if before is not None and before.has_failed:
             self.report.failures, self.report.error = before.failures, before.error
+        if before is not None and before.running:
+            self.report.interruptions = before.interruptions + (0 if handed_over else 1)
 
     def begin(self, phase: str, total: int | None = None) -> None:
         """Enter a phase and say so at once."""
@@ -109,6 +128,16 @@ class Progress:
         report.next_attempt_at = next_attempt_at
         self._save()
 
+    def leave_to_child(self, deadline: float) -> None:
+        """Say that a child process goes on from here, which writes its own report; this one is not written again.
+
+        :param deadline: on the wall clock.
+        """
+        self.report.runner, self.report.deadline = "process", deadline
+        self.begin("import")
+        with self._guard:
+            self._is_closed = True
+
     def give_up(self) -> None:
         """Say that this rebuild ended without a result and without a failure, to be tried again soon."""
         self.report.phase = "finished"
@@ -121,6 +150,8 @@ class Progress:
 
     def _save(self) -> None:
         with self._guard:
+            if self._is_closed:
+                return
             self._written_at = time.monotonic()
             self._measure_rate(self._written_at)
             try:

@@ -1,17 +1,33 @@
-"""Where a rebuild runs: in a thread of the worker that won the lock, politely."""
+"""Where a rebuild runs: in a thread of the worker that won the lock, politely, or in a child process.
+
+A rebuild that turns out long and computing moves: a child is started while the thread works on, and when the
+child has imported the app, the thread stops between two items and the child goes on.
+"""
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
+if TYPE_CHECKING:
+    from .children import Child
+
+T = TypeVar("T")
 # Measured: with the default interval of 5 ms a request waits 77 ms (p50) beside a computing thread, with
 # 0.5 ms and a yield each 0.5 ms about 3 ms; a yield after each item would make the rebuild seven times longer.
 POLITE_INTERVAL = 0.0005
+# A rebuild is long after so many seconds, and computing when the processor was its own for more than this share.
+LONG = 1.0
+COMPUTING = 0.5
+ANSWER_POLL = 0.01
 
+in_child = False  # this process is a rebuilding child: it starts no keeper, no task and no child of its own
+_where = threading.local()  # apart: this thread is one of the system's, though gevent is about
 _guard = threading.Lock()  # guards _polite_threads and _impolite_interval
 _polite_threads = 0
 _impolite_interval = 0.005
@@ -26,9 +42,57 @@ def after_fork() -> None:
     _polite_threads = 0
 
 
+class HandOver(BaseException):
+    """Raised by ``breathe`` to end a rebuild between two items; a child, which holds the lock, goes on."""
+
+
+class Relay:
+    """Watches a rebuild in its own thread; starts a child when it is long and computing, and stops for it."""
+
+    def __init__(self, start: Callable[[], Child | None], may_stop: Callable[[], bool]) -> None:
+        """
+        :param start: gives a child that waits for ``go``, or None when there is none to be had.
+        :param may_stop: whether the rebuild is where another can take it up.
+        """
+        self._start = start
+        self._may_stop = may_stop
+        self._thread = threading.get_ident()
+        self._child: Child | None = None
+        self.answer: str | None = None  # what the child has said
+        self._is_over = False
+        self._open_window()
+
+    def _open_window(self) -> None:
+        self._began, self._computed = time.perf_counter(), time.thread_time()
+
+    def look(self) -> None:
+        """Take the next step, if it is time for one.
+
+        :raises HandOver: when the child is ready, in the thread that made this object and no other.
+        """
+        if self._is_over or threading.get_ident() != self._thread:
+            return
+        elapsed = time.perf_counter() - self._began
+        if self._child is None:
+            if elapsed >= LONG:
+                if (time.thread_time() - self._computed) > COMPUTING * elapsed and self._may_stop():
+                    self._child = self._start()
+                    self._is_over = self._child is None
+                self._open_window()
+        elif elapsed >= ANSWER_POLL and self._may_stop():
+            self._began += elapsed
+            self.answer = self._child.heard()
+            if self.answer == "ready":
+                raise HandOver
+            self._is_over = self.answer is not None  # it did not find the app, or died: the thread works on
+
+
 @contextmanager
-def polite() -> Iterator[Callable[[], None]]:
-    """Give other threads the interpreter more often while a rebuild runs; yields what to call in its loops."""
+def polite(look: Callable[[], None] = lambda: None) -> Iterator[Callable[[], None]]:
+    """Give other threads the interpreter more often while a rebuild runs; yields what to call in its loops.
+
+    :param look: called now and then, and may raise HandOver.
+    """
     global _polite_threads, _impolite_interval
     with _guard:
         if _polite_threads == 0:
@@ -36,12 +100,14 @@ def polite() -> Iterator[Callable[[], None]]:
             sys.setswitchinterval(POLITE_INTERVAL)
         _polite_threads += 1
     last = time.perf_counter()
+    sleep = _native_sleep() or time.sleep
 
     def breathe() -> None:
         nonlocal last
         if time.perf_counter() - last > POLITE_INTERVAL:
-            time.sleep(0)
+            sleep(0)
             last = time.perf_counter()
+            look()
 
     try:
         yield breathe
@@ -59,3 +125,60 @@ def run_in_thread(work: Callable[[], None], name: str) -> None:
     cut off at any instruction is harmless, since only a finished rename changes what readers see.
     """
     threading.Thread(target=work, name=f"warmcache-rebuild-{name}", daemon=True).start()
+
+
+# gevent: what looks like a thread is a greenlet there, and one that computes stops all requests
+
+
+def is_green() -> bool:
+    """Whether this process's threads are gevent's greenlets."""
+    monkey: Any = sys.modules.get("gevent.monkey")
+    return monkey is not None and bool(monkey.is_module_patched("threading"))
+
+
+def apart(work: Callable[[], T]) -> T:
+    """Run what may take long, and wait; under gevent in a thread of the system, so that others can go on."""
+    if not is_green():
+        return work()
+    gevent: Any = sys.modules["gevent"]
+
+    def work_here() -> T:
+        _where.apart = True
+        try:
+            return work()
+        finally:
+            _where.apart = False
+
+    outcome: T = gevent.get_hub().threadpool.apply(work_here)
+    return outcome
+
+
+def _native_sleep() -> Callable[[float], None] | None:
+    """What lets other threads run in a thread of the system, where gevent's own sleep would make another loop."""
+    if not getattr(_where, "apart", False):
+        return None
+    sleep: Callable[[float], None] = sys.modules["gevent.monkey"].get_original("time", "sleep")
+    return sleep
+
+
+def popen_class() -> type[subprocess.Popen[bytes]]:
+    """What starts a process without running any Python between fork and exec.
+
+    gevent's own forks, and a fork runs hooks: ours close the lock that the child is to inherit.
+    """
+    monkey: Any = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("subprocess"):
+        original: type[subprocess.Popen[bytes]] = monkey.get_original("subprocess", "Popen")
+        return original
+    return subprocess.Popen
+
+
+def uwsgi_problem() -> str | None:
+    """Why no thread runs in this process, or None: uWSGI stops them unless it is told not to."""
+    uwsgi = sys.modules.get("uwsgi")
+    if uwsgi is None:
+        return None
+    options = {key if isinstance(key, str) else key.decode(): value for key, value in uwsgi.opt.items()}
+    if "enable-threads" in options or "threads" in options:
+        return None
+    return "uWSGI runs without enable-threads, so no rebuild can run; set enable-threads = true"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from typing import NamedTuple
 
 from ..declare import Declaration
@@ -55,6 +56,8 @@ class ListStatus:
         self.reader = store.reader(self.name)
         self.report: Report | None = None
         self.progress: Progress | None = None  # of the rebuild that runs in this process
+        self.is_rebuilt_elsewhere = False  # runner external: nothing that this process finds due is started here
+        self.runner: Callable[[], dict[str, str]] = dict  # for the stats: where this process's rebuilds run
         self.locked = False  # another process was rebuilding at the last look
         self.outdated_generation: int | None = None  # found to need replacing for another reason than its age
         self.damaged_generation: int | None = None  # nor may its items be reused
@@ -82,7 +85,8 @@ class ListStatus:
         failed = self._has_failed()
         if not (stale or failed or self.locked or self.progress is not None):
             return Condition(snapshot, "fresh", False, age if age > 0 else 0.0, False)
-        due = stale and not self._from_newer_code and not (failed and self._is_pausing())
+        may_start = not (self.is_rebuilt_elsewhere or self._from_newer_code or (failed and self._is_pausing()))
+        due = stale and may_start
         if failed:
             state = "failed"
         elif not snapshot.complete:
@@ -102,7 +106,8 @@ class ListStatus:
         failed = self._has_failed()
         # A first list is owed: even between two attempts an empty answer must not pass for the truth.
         owed = self.problem is None
-        return Condition(None, "failed" if failed else "cold", owed, 0.0, owed and not self._is_pausing())
+        due = owed and not self.is_rebuilt_elsewhere and not self._is_pausing()
+        return Condition(None, "failed" if failed else "cold", owed, 0.0, due)
 
     def _examine(self, snapshot: Snapshot) -> None:
         """What can be said of a snapshot once and for all, when this process first sees it."""
@@ -138,6 +143,18 @@ class ListStatus:
     def is_rebuilding(self) -> bool:
         """Whether a rebuild runs, in this process or, at the last look, in another."""
         return self.progress is not None or self.locked
+
+    @property
+    def is_left_by_child(self) -> bool:
+        """Whether the last report is that of a child process at work, which is dead if the lock is free.
+
+        A thread that died with its worker is no failure; nor is a child of an earlier server, which may have been
+        ended together with it.
+        """
+        report = self.report
+        if report is None or not report.running or report.runner != "process":
+            return False
+        return report.started * 1e9 >= self.code_started
 
     def look(self) -> None:
         """Read the builder's report if there is a new one, and see whether a builder is alive."""

@@ -18,6 +18,8 @@ from flask_warmcache import WarmCache, stats, web
 from .world import CHECKOUT, files, make_app, state_of
 
 LIST_KEYS = {
+    "runner",
+    "dropped_items",
     "file_count",
     "age_seconds",
     "is_populated",
@@ -80,7 +82,9 @@ def test_a_cold_lists_section(site: Site) -> None:
     assert set(section) == LIST_KEYS
     assert (section["file_count"], section["state"], section["cache_rebuilding"]) == (0, "cold", True)
     assert [section[key] for key in ("is_populated", "rebuild_in_progress", "complete")] == [False] * 3
+    assert section["runner"]["mode"] == "auto"
     others = LIST_KEYS - {
+        "runner",
         "file_count",
         "state",
         "cache_rebuilding",

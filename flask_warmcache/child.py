@@ -1,0 +1,247 @@
+"""The rebuilding child process: ``python -m flask_warmcache.child``, started by a worker with orders on stdin.
+
+Its first act is to make the locks that it inherits its own, so that no process it starts holds them too.  Then
+it imports the app as gunicorn does, answers that it is ready, waits, if told to, until the worker has stopped
+between two items or is gone, and rebuilds.  It may outlive its worker, but not its deadline.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .errors import ChildError, ItemTimeout
+from .store.files import FileStore, HeldLock, _open_locks
+
+if TYPE_CHECKING:
+    from .state import AppState
+
+log = logging.getLogger("flask_warmcache")
+NICE = 10
+DONE, FAILED = 0, 1  # never 3 or 4: as an orphan of a gunicorn that is process 1, these would end the server
+LINE_MAX = 1 << 20
+LOG_FORMAT = "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"
+# How often a long item is looked at, and the report said to be alive.
+WATCH_EVERY = 0.05
+BEAT_EVERY = 0.5
+# Threads that the app has started, and that do not end with us, are left behind so many seconds after.
+LINGER = 5.0
+# Handed to the main thread when an item takes too long; one that hardly any app uses.
+ITEM_SIGNAL = getattr(signal, "SIGRTMAX", signal.SIGUSR2 + 2) - 2
+
+
+class InheritedLock(HeldLock):
+    """A lock that this process holds because the one that took it has left its descriptor to it."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        os.set_inheritable(descriptor, False)
+        self.path = path
+        self.descriptor = descriptor
+        _open_locks.add(self)
+
+
+class TimeLimits:
+    """Ends items that take too long, by an exception in the main thread."""
+
+    def __init__(self) -> None:
+        self._end: float | None = None
+        signal.signal(ITEM_SIGNAL, self._raise)
+        threading.Thread(target=self._watch, name="warmcache-time-limit", daemon=True).start()
+
+    @contextmanager
+    def limit(self, seconds: float | None) -> Iterator[None]:
+        """Raise ItemTimeout in the block when it takes longer; does nothing outside the main thread."""
+        if seconds is None or threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        self._end = time.monotonic() + seconds
+        try:
+            yield
+        finally:
+            self._end = None
+
+    def _watch(self) -> None:
+        while True:
+            time.sleep(WATCH_EVERY)  # polled, so that setting a limit costs an item nothing
+            end = self._end
+            if end is not None and time.monotonic() > end:
+                signal.pthread_kill(threading.main_thread().ident or 0, ITEM_SIGNAL)
+
+    def _raise(self, *_: object) -> None:
+        # The signal may come when its item is done and the next has begun.
+        if self._end is not None and time.monotonic() > self._end:
+            self._end = None
+            raise ItemTimeout("the item took longer than it may")
+
+
+def main() -> int:
+    """Do what the orders on stdin say; returns the exit code."""
+    began = time.time()
+    pipe = os.dup(0)
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+    line, rest = _read_line(pipe, b"")
+    orders = json.loads(line)
+    store = FileStore(Path(orders["cache"]))
+    locks = {name: InheritedLock(store.folder / f"{name}.lock", fd) for name, fd in orders["locks"].items()}
+    os.set_inheritable(orders["answering"], False)
+    try:
+        # A group of its own, but no session: with scheduler autogroups a new session undoes nice (measured).
+        os.setpgid(0, 0)
+    except OSError:
+        pass
+    os.nice(NICE)
+    # The default action, by the kernel: a handler would not run while a C call keeps the interpreter.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, orders["timeout"])
+    deadline = began + orders["timeout"]
+    try:
+        served = _import_app(orders)
+        state = _find_state(orders, served)
+        state.open()
+    except BaseException as error:
+        return _refuse(orders, store, error, deadline)
+    _plain_logging()
+    _answer(orders, "ready")
+    if orders["wait"]:
+        _read_line(pipe, rest)  # "go", or the end of the worker, which means the same
+    os.close(pipe)
+    threading.Thread(target=_beat, args=(state,), name="warmcache-beat", daemon=True).start()
+    try:
+        state.keeper.rebuild_inherited(
+            orders["name"],
+            locks,
+            orders["notes"],
+            wanted=orders["wanted"],
+            deadline=deadline,
+            time_limit=TimeLimits().limit,
+        )
+    except BaseException:
+        return FAILED  # logged, reported and counted, even a sys.exit()
+    return DONE
+
+
+def _read_line(pipe: int, begun: bytes) -> tuple[bytes, bytes]:
+    """The next line, or what came before the end, and what came behind the line."""
+    while b"\n" not in begun:
+        more = os.read(pipe, LINE_MAX)
+        if not more:
+            break
+        begun += more
+    line, _, rest = begun.partition(b"\n")
+    return line, rest
+
+
+def _import_app(orders: dict[str, Any]) -> Any:
+    """What gunicorn serves, imported as gunicorn does."""
+    from .rebuild import runners
+
+    runners.in_child = True
+    os.chdir(orders["folder"])
+    sys.path[:] = orders["paths"]
+    if orders["folder"] not in sys.path:
+        sys.path.insert(0, orders["folder"])
+    from gunicorn.util import import_app
+
+    return import_app(orders["app"])
+
+
+def _find_state(orders: dict[str, Any], served: Any) -> AppState:
+    """The one initialised extension with this folder and this declaration of the list.
+
+    :raises ChildError: when there is none, or several that might be meant.
+    """
+    from . import state
+
+    found = [one for one in list(state._states) if _is_meant(one, orders)]
+    if orders["served"]:
+        # The worker's own app is what its uri gives, so a second one beside it is not the one that is meant.
+        extensions = getattr(served, "extensions", {})
+        found = [one for one in found if one is extensions.get(state.KEY)] or found
+    if len(found) == 1:
+        return found[0]
+    raise ChildError(
+        f"{len(found) or 'No'} apps behind {orders['app']!r} keep a list {orders['name']!r}, declared as in the "
+        "worker, in the same folder; set WARMCACHE_APP to how the app is imported."
+    )
+
+
+def _is_meant(state: AppState, orders: dict[str, Any]) -> bool:
+    if state.settings.dir is None and state.app.testing:
+        return False  # its folder would be a new one
+    if os.path.realpath(state._folder()) != orders["cache"]:
+        return False
+    wanted: tuple[str, str] = (orders["name"], orders["digest"])
+    return wanted in [(one.name, one.digest) for one in state.close()]
+
+
+def _refuse(orders: dict[str, Any], store: FileStore, error: BaseException, deadline: float) -> int:
+    """Say that there is no app to rebuild for: to the worker, or in the report if the worker is gone."""
+    _plain_logging()
+    log.error(
+        "warmcache.child_refused: the app for %r was not found",
+        orders["name"],
+        exc_info=error,
+        extra={"warmcache_list": orders["name"]},
+    )
+    why = str(error) if isinstance(error, ChildError) else f"importing the app raised {type(error).__name__}"
+    if not _answer(orders, f"refused: {why}") and not orders["wait"]:
+        from .rebuild.progress import Progress, Report
+        from .rebuild.rebuilder import report_failure
+
+        name = orders["name"]
+        before = Report.read(store.read_progress(name))
+        progress = Progress(
+            lambda report: store.write_progress(name, report),
+            before,
+            runner="process",
+            deadline=deadline,
+            handed_over=True,
+        )
+        report_failure(name, ChildError(why), progress, *orders["retry"])
+    return FAILED
+
+
+def _answer(orders: dict[str, Any], text: str) -> bool:
+    """Tell the worker; False when it is gone."""
+    try:
+        os.write(orders["answering"], f"{text}\n".encode())
+    except OSError:
+        return False
+    return True
+
+
+def _plain_logging() -> None:
+    """Log to stderr, which the worker has left to us, unless the app has seen to its logging."""
+    if not logging.getLogger().handlers:
+        logging.basicConfig(format=LOG_FORMAT, stream=sys.stderr)
+
+
+def _beat(state: AppState) -> None:
+    while True:
+        time.sleep(BEAT_EVERY)
+        state.keeper.beat()
+
+
+def _end(code: int) -> None:
+    """Leave, even if the app has threads that do not end."""
+
+    def leave() -> None:
+        time.sleep(LINGER)
+        os._exit(code)
+
+    threading.Thread(target=leave, name="warmcache-leave", daemon=True).start()
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    _end(main())
