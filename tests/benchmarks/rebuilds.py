@@ -1,0 +1,320 @@
+"""What rebuilds cost: the latency of requests beside one, by runner; a rebuild of few changes; a write; memory.
+
+Latencies come from one worker, since with two the kernel hands nearly every connection to the idle one. The load
+is open loop: a request is due at its time, whether or not those before it are answered, and its latency counts
+from there. Everything is measured in one run beside the same server idle.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import selectors
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+CLASSES = {"sync": ["--worker-class", "sync"], "gthread": ["--worker-class", "gthread", "--threads", "4"]}
+RUNNERS = ("thread", "auto", "process")
+RATES = (20, 100)
+DEADLINE = 120.0
+Sample = tuple[float, float]  # when it was due, and seconds until it was answered
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3, help="rebuilds for each figure")
+    parser.add_argument("--items", type=int, default=1_000_000, help="of the list with few changes")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON instead of tables")
+    arguments = parser.parse_args()
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    figures: dict[str, Any] = {"latency": [], "politeness": politeness(arguments.rounds)}
+    for one_core in (False, True):
+        for name, options in CLASSES.items():
+            for rate in RATES:
+                note(f"latency: {name}, {rate} requests/s{', one core' if one_core else ''}")
+                figures["latency"] += latencies(name, options, rate, one_core, arguments.rounds)
+    for items in (10_300, arguments.items):
+        note(f"few changes: {items} items")
+        figures[f"changes {items}"] = few_changes(items)
+    print(json.dumps(figures, indent=2)) if arguments.json else show(figures)
+
+
+def note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+# A server, and requests at fixed times
+
+
+class Server:
+    """A gunicorn with one worker on tests/benchmarks/busy.py."""
+
+    def __init__(self, port: int, folder: Path) -> None:
+        self.port = port
+        self.folder = folder
+
+    def get(self, path: str) -> dict[str, Any]:
+        with socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE) as client:
+            client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
+            answer = b""
+            while piece := client.recv(1 << 16):
+                answer += piece
+        answered: dict[str, Any] = json.loads(answer.partition(b"\r\n\r\n")[2])
+        return answered
+
+    def stats(self) -> dict[str, Any]:
+        return self.get("/api/cache/stats/work")
+
+    def wait_until_fresh(self) -> None:
+        deadline = time.monotonic() + DEADLINE
+        while (stats := self.stats())["state"] != "fresh" or stats["rebuild_in_progress"]:
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the list does not get fresh: {stats}")
+            time.sleep(0.05)
+
+    def builder(self) -> int:
+        """The pid in the builder's report."""
+        pid: int = json.loads((self.folder / "cache" / "work.progress").read_text())["pid"]
+        return pid
+
+
+@contextmanager
+def server(runner: str, options: list[str], core: int | None, **env: str) -> Iterator[Server]:
+    with tempfile.TemporaryDirectory(prefix="warmcache-benchmark-") as folder:
+        Path(folder, "round").write_text("1")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        command = [
+            *(["taskset", "--cpu-list", str(core)] if core is not None else []),
+            *[sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--workers", "1"],
+            *["--log-level", "warning", "--config", "python:flask_warmcache.gunicorn_conf", *options],
+            "tests.benchmarks.busy:app",
+        ]
+        environment = os.environ | env | {"BENCHMARK_DIR": folder, "BENCHMARK_RUNNER": runner}
+        process = subprocess.Popen(command, env=environment)
+        try:
+            running = Server(port, Path(folder))
+            deadline = time.monotonic() + DEADLINE
+            while True:
+                try:
+                    running.stats()
+                    break
+                except OSError:
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.1)
+            running.wait_until_fresh()
+            yield running
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def open_loop(port: int, rate: int, goes_on: Callable[[], bool]) -> list[Sample]:
+    """Ask so often a second, until told to stop, and wait for the last answers."""
+    samples: list[Sample] = []
+    request = b"GET /api/work HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    with selectors.DefaultSelector() as selector:
+        due = time.perf_counter()
+        asking = True
+        while asking or selector.get_map():
+            now = time.perf_counter()
+            if asking and now >= due:
+                client = socket.create_connection(("127.0.0.1", port))
+                client.sendall(request)
+                selector.register(client, selectors.EVENT_READ, due)
+                due += 1 / rate
+                asking = goes_on()
+                continue
+            for key, _ in selector.select(max(0.0, due - now) if asking else 1.0):
+                sock = key.fileobj
+                assert isinstance(sock, socket.socket)
+                if not sock.recv(1 << 18):
+                    samples.append((key.data, time.perf_counter() - key.data))
+                    selector.unregister(sock)
+                    sock.close()
+    return samples
+
+
+def latencies(name: str, options: list[str], rate: int, one_core: bool, rounds: int) -> list[dict[str, Any]]:
+    """Idle, and beside a rebuild in each runner."""
+    cores = sorted(os.sched_getaffinity(0))
+    core = cores[0] if one_core and len(cores) > 1 else None
+    if core is not None:
+        os.sched_setaffinity(0, set(cores[1:]))
+    rows = []
+    try:
+        for runner in RUNNERS:
+            with server(runner, options, core) as running:
+                idle: list[Sample] = []
+                busy: list[Sample] = []
+                handed_over: list[Sample] = []
+                took = []
+                for _ in range(rounds):
+                    until = time.perf_counter() + 4
+                    idle += open_loop(running.port, rate, lambda until=until: time.perf_counter() < until)  # type: ignore[misc]
+                    samples, duration, moved_at = beside_a_rebuild(running, rate)
+                    busy += samples
+                    took.append(duration)
+                    handed_over += [sample for sample in samples if sample[0] >= moved_at]
+            row = {"class": name, "rate": rate, "one core": one_core, "runner": runner}
+            rows.append({**row, "idle": spread(idle), "busy": spread(busy), "build": statistics.median(took)})
+            if runner == "auto" and handed_over:
+                rows[-1]["from its hand-over on"] = spread(handed_over)
+    finally:
+        os.sched_setaffinity(0, set(cores))
+    return rows
+
+
+def beside_a_rebuild(running: Server, rate: int) -> tuple[list[Sample], float, float]:
+    """The samples, how long the rebuild took, and when another process had taken it over."""
+    before = running.builder()
+    generation = running.stats()["generation"]
+    running.get("/again")
+    began = time.perf_counter()
+    moved_at = [float("inf")]
+    published = running.folder / "cache" / "work.index"
+    stamp = published.stat().st_ino
+
+    def goes_on() -> bool:
+        if moved_at[0] == float("inf") and running.builder() != before:
+            moved_at[0] = time.perf_counter()
+        return published.stat().st_ino == stamp and time.perf_counter() < began + DEADLINE
+
+    samples = open_loop(running.port, rate, goes_on)
+    took = time.perf_counter() - began
+    running.wait_until_fresh()
+    assert running.stats()["generation"] != generation
+    return samples, took, moved_at[0]
+
+
+def spread(samples: list[Sample]) -> dict[str, float]:
+    ordered = sorted(latency for _, latency in samples)
+    return {
+        "requests": len(ordered),
+        "p50": ordered[len(ordered) // 2],
+        "p90": ordered[len(ordered) * 9 // 10],
+        "p99": ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)],
+        "max": ordered[-1],
+    }
+
+
+def politeness(rounds: int) -> dict[str, float]:
+    """How long the same rebuild takes in the thread, with and without making room for requests."""
+    took: dict[str, list[float]] = {"polite": [], "impolite": []}
+    for _ in range(rounds):
+        for name, env in (("polite", {}), ("impolite", {"BENCHMARK_IMPOLITE": "1"})):
+            with server("thread", CLASSES["gthread"], None, **env) as running:
+                took[name].append(running.stats()["last_duration_seconds"])
+    return {name: statistics.median(values) for name, values in took.items()}
+
+
+# Few changes, and writes
+
+
+def few_changes(items: int) -> dict[str, Any]:
+    """A first build with 50 µs of enriching an item, a rebuild with ten changed, and writes of one item."""
+    with tempfile.TemporaryDirectory(prefix="warmcache-benchmark-") as folder:
+        figures = {}
+        for step in ("first", "changed", "refresh"):
+            command = [sys.executable, "-m", "tests.benchmarks.rebuilds", "--step", step, str(items), folder]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            figures[step] = json.loads(done.stdout)
+        return figures
+
+
+def step(which: str, items: int, folder: str) -> dict[str, Any]:
+    """One of them, in a process of its own, so that its memory is its own."""
+    os.environ |= {"BENCHMARK_ITEMS": str(items), "BENCHMARK_DIR": folder + "/cache", "BENCHMARK_CHANGED": "0"}
+    from . import app as measured
+
+    calls = 0
+
+    def slowly(item: dict[str, Any]) -> dict[str, Any]:
+        nonlocal calls
+        calls += 1
+        until = time.perf_counter() + 50e-6
+        while time.perf_counter() < until:
+            pass
+        return measured.read_tags(item)
+
+    def changed() -> Iterator[dict[str, Any]]:
+        for number, item in enumerate(measured.scan()):
+            yield item | {"size": item["size"] + 1} if number % (items // 10) == 7 else item
+
+    files = measured.files
+    files.enrich(slowly)
+    files.lookup(lambda path: {"path": path, "size": calls, "modified": 1, "processed": True, "duplicate": False})
+    if which == "changed":
+        files.source(changed)
+    app = measured.app
+    app.config["WARMCACHE_ENABLED"] = False
+    with app.app_context():
+        if which == "refresh":
+            files.get()
+            calls, took = 0, []
+            for item in files.get()[:: max(1, items // 20)]:
+                began = time.perf_counter()
+                assert files.refresh(item["path"])
+                took.append(time.perf_counter() - began)
+            return {"median seconds": statistics.median(took), "longest seconds": max(took)}
+        began = time.perf_counter()
+        outcome = files.rebuild_now()
+        seconds = time.perf_counter() - began
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"seconds": seconds, "enriched": outcome.enriched, "calls": calls, "peak bytes": peak}
+
+
+# The tables
+
+
+def show(figures: dict[str, Any]) -> None:
+    print("\n| one worker | requests/s | runner | idle p50 / p99 | beside a rebuild p50 / p99 | of idle | build |")
+    print("|---|---|---|---|---|---|---|")
+    for row in figures["latency"]:
+        where = f"{row['class']}{', one core' if row['one core'] else ''}"
+        idle = row["idle"]
+        for what, busy in (("", row["busy"]), (" from its hand-over on", row.get("from its hand-over on"))):
+            if busy is not None:
+                print(
+                    f"| {where} | {row['rate']} | {row['runner']}{what} | {milliseconds(idle)} "
+                    f"| {milliseconds(busy)} | {busy['p99'] / idle['p99']:.1f} | {row['build']:.1f} s |"
+                )
+    polite = figures["politeness"]
+    slower = polite["polite"] / polite["impolite"] - 1
+    print(f"\nA rebuild in the thread takes {slower:+.0%} longer for its politeness ({polite['polite']:.1f} s).")
+    print(
+        "\n| list | first build, 50 µs an item | ten changed | of it | refresh | builder's memory, first / ten |"
+    )
+    print("|---|---|---|---|---|---|")
+    for name, one in figures.items():
+        if name.startswith("changes "):
+            first, changed = one["first"], one["changed"]
+            print(
+                f"| {name.removeprefix('changes ')} items | {first['seconds']:.1f} s | {changed['seconds']:.2f} s "
+                f"({changed['calls']} enriched) | 1/{first['seconds'] / changed['seconds']:.0f} "
+                f"| {one['refresh']['median seconds'] * 1e3:.1f} ms "
+                f"| {first['peak bytes'] / 1e6:.0f} / {changed['peak bytes'] / 1e6:.0f} MB |"
+            )
+
+
+def milliseconds(spread: dict[str, float]) -> str:
+    return f"{spread['p50'] * 1e3:.1f} / {spread['p99'] * 1e3:.1f} ms"
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--step"]:
+        print(json.dumps(step(sys.argv[2], int(sys.argv[3]), sys.argv[4])))
+    else:
+        main()
