@@ -23,6 +23,7 @@ COMPUTE = float(os.environ.get("TEST_COMPUTE", "0"))  # seconds that a build com
 GATE = os.environ.get("TEST_GATE")
 FAILING = os.environ.get("TEST_FAILING")  # while this file exists, source raises
 TEXT = int(os.environ.get("TEST_TEXT", "10"))  # how often an item's text says the version
+STABLE = "TEST_STABLE" in os.environ  # whether every build is of the same items
 FORKS = "TEST_FORKS" in os.environ  # whether enrich starts a process by fork that outlives the build
 CALLS = os.open(os.environ["TEST_CALLS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
@@ -38,6 +39,8 @@ for _name, _convert in (("REFRESH_INTERVAL", float), ("RETRY_MIN", float), ("RET
     if f"TEST_{_name}" in os.environ:
         app.config[f"WARMCACHE_{_name}"] = _convert(os.environ[f"TEST_{_name}"])
 app.config["WARMCACHE_PER_PAGE"] = 500
+if "TEST_RUNNER" in os.environ:
+    app.config["WARMCACHE_RUNNER"] = os.environ["TEST_RUNNER"]
 warmcache = WarmCache(app)
 files = warmcache.warm_list(
     "files",
@@ -57,8 +60,8 @@ def scan() -> Iterator[dict[str, Any]]:
     note("source")
     if FAILING is not None and os.path.exists(FAILING):
         raise OSError("the share is not mounted")
-    version = time.time_ns()
-    of = ITEMS + version // 1000 % 7
+    version = 1 if STABLE else time.time_ns()
+    of = ITEMS if STABLE else ITEMS + version // 1000 % 7
     for number in range(of):
         yield {"path": f"f{number:05}", "number": number, "version": version, "of": of}
 
