@@ -14,7 +14,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.wrappers import Response
 
 from demo import comics
-from demo.lists import EXTENSION, Library, files, library, warmcache
+from demo.lists import EXTENSION, Library, file_list, files, library, warmcache
 from demo.markers import MarkerStore
 
 MOST_PATHS = 500  # marked in one request
@@ -55,7 +55,7 @@ def list_files() -> ResponseReturnValue:
 
 
 def mark() -> ResponseReturnValue:
-    """Set markers of some comics, and have the list follow in the background."""
+    """Set markers of some comics; the next request in every worker sees them."""
     if not _is_same_origin():
         abort(403, "Markers can be changed from the library's own page only.")
     asked = request.get_json()  # 415 for another content type: a form on another site cannot send this one
@@ -67,7 +67,7 @@ def mark() -> ResponseReturnValue:
         if not path.startswith(prefix) or not comics.contains(here.root, relative[path]):
             abort(404, f"No comic {path[:200]!r}.")
     markers = here.markers.set_markers(relative.values(), **changes)
-    files.invalidate()
+    file_list.refresh(*paths)
     return jsonify(files={path: markers[relative[path]]._asdict() for path in paths})
 
 

@@ -69,12 +69,28 @@ def scan() -> Iterator[dict[str, Any]]:
     here = library()
     markers = here.markers.all()
     for file in comics.walk(here.root):
-        yield {
-            "path": f"{here.shown_root}/{file.relative_path}",
-            "name": file.relative_path.rpartition("/")[2],
-            **file._asdict(),
-            **markers.get(file.relative_path, Markers())._asdict(),
-        }
+        yield _described(here, file, markers.get(file.relative_path, Markers()))
+
+
+def _described(here: Library, file: comics.ComicFile, markers: Markers) -> dict[str, Any]:
+    return {
+        "path": f"{here.shown_root}/{file.relative_path}",
+        "name": file.relative_path.rpartition("/")[2],
+        **file._asdict(),
+        **markers._asdict(),
+    }
+
+
+@file_list.lookup
+def find_comic(path: str) -> dict[str, Any] | None:
+    """Look one comic up; what is in it follows, since the other list is made of this one."""
+    here = library()
+    relative = path.removeprefix(f"{here.shown_root}/")
+    if not comics.contains(here.root, relative):
+        return None
+    stat = here.root.joinpath(relative).stat()
+    file = comics.ComicFile(relative, stat.st_size, stat.st_mtime)
+    return _described(here, file, here.markers.one(relative))
 
 
 @files.enrich

@@ -59,6 +59,13 @@ class MarkerStore:
             rows = connection.execute("select relative_path, processed, duplicate, web_modified from markers")
             return {path: Markers(*map(bool, flags)) for path, *flags in rows}
 
+    def one(self, path: str) -> Markers:
+        """Return the markers of one comic."""
+        with self._connect() as connection:
+            select = "select processed, duplicate, web_modified from markers where relative_path = ?"
+            row = connection.execute(select, (path,)).fetchone()
+            return Markers() if row is None else Markers(*map(bool, row))
+
     def counts(self) -> Counts:
         """Return how many comics have each marker."""
         with self._connect() as connection:

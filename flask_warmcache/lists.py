@@ -200,7 +200,7 @@ class WarmList(Warm):
         """Look these keys up and enrich them now; the next request in every worker sees them.
 
         It costs one rewrite of the index and never waits for a rebuild. Call it behind the commit of what
-        changed. A key that ``lookup`` no longer finds is discarded.
+        changed. A key that ``lookup`` no longer finds is discarded. Lists that are made of this one follow.
 
         :param keys: keys, or source items, which are then not looked up.
         :returns: True when they are published. False when that could not be done within a second, or there is

@@ -95,6 +95,10 @@ class AppState:
                 self.pagers[name] = Pager(status, self.settings, self.cache)
             for declaration in declared.values():
                 self._add_writes(declaration)
+            for name, writes in self.writes.items():
+                upstream = self.writes.get(declared[name].source_list or "")
+                if upstream is not None:
+                    upstream.followers.append(writes)
             self.keeper = Keeper(
                 self.statuses.values(),
                 self.store,

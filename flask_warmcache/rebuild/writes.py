@@ -9,15 +9,22 @@ published beside the others.  Whoever writes at the same time in the same proces
 
 What was looked up may be out of date by the time it is published: another write of the same key, begun later,
 may be faster.  It shows in the index's ``writes`` with a higher sequence than ours began with; then the key is
-looked up again.
+looked up again.  So it is when a rebuild has published meanwhile, which may have read something newer and has
+forgotten the writes that it knew of.  Of two writes that are published together the one whose look-up began
+later counts: it saw all that the other's caller had written before.
+
+An index is made without a lock and is made again when somebody else was faster (see publish.py).  Who lost twice
+makes the next one under the lock, or a rebuild that writes its first list could keep it from ever winning.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +43,8 @@ log = logging.getLogger("flask_warmcache")
 # The time that a write waits for others that publish; a publication takes milliseconds.
 DEADLINE = 1.0
 LOOKUPS = 3
+# So often an index is made without the lock, before one is made under it.
+FREE_TRIES = 2
 Key = str | int
 
 
@@ -46,14 +55,19 @@ class _Change:
     key: Key
     item: Enriched | None  # None: discarded
     begin: int  # the published generation before it was looked up
+    order: int  # of two in this process, the one whose look-up began later has the higher
     given: bool  # not looked up, so there is nothing to look up again
 
 
 class _Request:
     """What one caller wants published."""
 
-    def __init__(self, changes: dict[Key, _Change]) -> None:
+    def __init__(self, changes: dict[Key, _Change], upstream: tuple[int, int] | None) -> None:
+        """:param upstream: a source list's generations before and behind the write that this one follows."""
         self.changes = changes
+        self.upstream = upstream
+        self.moved: tuple[int, int] | None = None  # this list's own generations, before and behind it
+        self.deadline = time.monotonic() + DEADLINE
         self.outdated: list[Key] = []  # were written by others since they were looked up
         self.done = False
         self.published = False
@@ -80,6 +94,7 @@ class Writes:
         """:param lookup: gives one source item by key, or None when there is none."""
         self._declaration = declaration
         self._lookup = lookup
+        self.followers: list[Writes] = []  # of the lists that are made of this one
         self._name = declaration.name
         self._store = store
         self._tools = tools
@@ -90,6 +105,7 @@ class Writes:
         self._guard = threading.Lock()  # guards _waiting
         self._publishing = threading.Lock()  # held by the caller who publishes for all that wait
         self._waiting: list[_Request] = []
+        self._orders = itertools.count()
 
     def refresh(self, wanted: Iterable[Key | Item]) -> bool:
         """Look the keys up, enrich them, and publish; an item that is given is not looked up.
@@ -102,11 +118,12 @@ class Writes:
         for one in wanted:
             if isinstance(one, dict):
                 key = self._key_of(one)
-                changes[key] = _Change(key, self._enriched(one, key), begin, given=True)
+                order = next(self._orders)
+                changes[key] = _Change(key, self._enriched(one, key), begin, order, given=True)
             else:
                 fmt.key_hash(one)
                 changes[one] = self._looked_up(one, begin)
-        return self._submit(changes)
+        return self._submit(changes, None)
 
     def discard(self, keys: Iterable[Key]) -> bool:
         """Take the keys out of the list, and publish.
@@ -117,8 +134,21 @@ class Writes:
         changes: dict[Key, _Change] = {}
         for key in keys:
             fmt.key_hash(key)
-            changes[key] = _Change(key, None, begin, given=True)
-        return self._submit(changes)
+            changes[key] = _Change(key, None, begin, next(self._orders), given=True)
+        return self._submit(changes, None)
+
+    def _follow(self, keys: Iterable[Key], upstream: tuple[int, int]) -> bool:
+        """The same keys of a list that is made of another, just written; it need not be rebuilt for that."""
+        begin = self._generation()
+        try:
+            return self._submit({key: self._looked_up(key, begin) for key in keys}, upstream)
+        except Exception:
+            log.exception(
+                "warmcache.write_not_followed: a write of its source list is left to the next rebuild of %r",
+                self._name,
+                extra={"warmcache_list": self._name},
+            )
+            return False
 
     # Preparing, in the caller's thread
 
@@ -141,12 +171,13 @@ class Writes:
                 f"Warm list {self._name!r} has no lookup, so refresh({key!r}) cannot find the item. Declare one "
                 f"with @{self._name}.lookup, or give the source item itself."
             )
+        order = next(self._orders)
         item = lookup(key)
         if item is None:
-            return _Change(key, None, begin, given=False)
+            return _Change(key, None, begin, order, given=False)
         if not isinstance(item, dict) or item.get(self._declaration.key or "") != key:
             raise RebuildError(f"lookup of {self._name!r} gave no item with the key {key!r}")
-        return _Change(key, self._enriched(item, key), begin, given=False)
+        return _Change(key, self._enriched(item, key), begin, order, given=False)
 
     def _enriched(self, item: Item, key: Key) -> Enriched:
         mark = fingerprint_of_item(self._declaration, self._tools.encode, item)
@@ -158,13 +189,12 @@ class Writes:
 
     # Publishing, for all who wait
 
-    def _submit(self, changes: dict[Key, _Change]) -> bool:
+    def _submit(self, changes: dict[Key, _Change], upstream: tuple[int, int] | None) -> bool:
         if not changes:
             return True
-        deadline = time.monotonic() + DEADLINE
-        request = _Request(changes)
+        request = _Request(changes, upstream)
         for attempt in range(LOOKUPS + 1):
-            self._publish_shared(request, deadline)
+            self._publish_shared(request)
             if request.error is not None:
                 raise request.error
             if not request.outdated:
@@ -177,20 +207,22 @@ class Writes:
                 change.given = change.given or last
             if last:
                 self._invalidate()
-            request = _Request(changes)
+            request = _Request(changes, upstream)
         if not request.published:
             self._invalidate()
-        return request.published
+            return False
+        moved = request.moved
+        return all([moved is not None and one._follow(changes, moved) for one in self.followers])
 
-    def _publish_shared(self, request: _Request, deadline: float) -> None:
+    def _publish_shared(self, request: _Request) -> None:
         with self._guard:
             self._waiting.append(request)
-        if self._publishing.acquire(timeout=max(0.0, deadline - time.monotonic())):
+        if self._publishing.acquire(timeout=max(0.0, request.deadline - time.monotonic())):
             try:
                 if not request.done:
                     with self._guard:
                         requests, self._waiting = self._waiting, []
-                    self._publish_all(requests, deadline)
+                    self._publish_all(requests, request.deadline)
             finally:
                 self._publishing.release()
         with self._guard:
@@ -199,12 +231,12 @@ class Writes:
 
     def _publish_all(self, requests: list[_Request], deadline: float) -> None:
         try:
-            while not self._try(requests, deadline):
-                if time.monotonic() > deadline:
+            for number in itertools.count():
+                if self._try(requests, deadline, hold=number >= FREE_TRIES) or time.monotonic() > deadline:
                     break
         except RebuildBusyError:
             pass  # somebody else keeps the publish lock
-        except (MendImpossible, OverflowError, *DAMAGE, StoreError, OSError) as error:
+        except (MendImpossible, OverflowError, *DAMAGE, StoreError, RebuildError, OSError) as error:
             log.warning(
                 "warmcache.write_not_published: a write of %r is left to the next rebuild",
                 self._name,
@@ -218,8 +250,19 @@ class Writes:
             for request in requests:
                 request.done = True
 
-    def _try(self, requests: list[_Request], deadline: float) -> bool:
-        """Publish once; False when somebody else published meanwhile."""
+    def _try(self, requests: list[_Request], deadline: float, *, hold: bool) -> bool:
+        """Publish once; False when somebody else published meanwhile.
+
+        :param hold: whether nobody else may, since the publish lock is held all the time.
+        """
+        wait = max(0.0, deadline - time.monotonic())
+        try:
+            with self._store.publishing(self._name, wait) if hold else nullcontext():
+                return self._try_now(requests, wait, held=hold)
+        except FileNotFoundError:
+            return False  # a rebuild has just removed the data file that was the published one when we looked
+
+    def _try_now(self, requests: list[_Request], wait: float, *, held: bool) -> bool:
         published = self._store.published(self._name)
         if (
             published is None
@@ -235,11 +278,15 @@ class Writes:
             request.outdated = [
                 key
                 for key, change in request.changes.items()
-                if not change.given and key in before and before[key].sequence > change.begin
+                if not change.given
+                and max(published.rebuilt, before[key].sequence if key in before else 0) > change.begin
             ]
-            if not request.outdated:
-                fitting.append(request)
-                changes |= request.changes
+            if request.outdated:
+                continue
+            fitting.append(request)
+            for key, change in request.changes.items():
+                if key not in changes or changes[key].order < change.order:
+                    changes[key] = change
         if not changes:
             return True
         generation = next_generation(published.generation)
@@ -255,6 +302,9 @@ class Writes:
         header: dict[str, Any] = {
             **published.header, **made.header, "data": tail.described(), "generation": generation
         }  # fmt: skip
+        for request in fitting:
+            if request.upstream is not None and request.upstream[0] == header["upstream"]:
+                header["upstream"] = request.upstream[1]
         draft = Draft(self._store.folder, self._name, header, with_writes(made, writes), sync=True)
         if not self._store.commit(
             self._name,
@@ -263,11 +313,13 @@ class Writes:
             tail.append,
             token=published.header["invalidation"],
             keep_mark=True,
-            wait=max(0.0, deadline - time.monotonic()),
+            wait=wait,
+            held=held,
         ):
             return False
         for request in fitting:
             request.published = True
+            request.moved = (published.generation, generation)
         return True
 
     def _invalidate(self) -> None:
