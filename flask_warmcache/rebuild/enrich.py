@@ -5,20 +5,27 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from ..declare import Declaration, Item
 from ..errors import RebuildError
+from ..store.format import key_hash
 from .leftovers import Leftovers
 from .source import Failures, Pending, Tools
 
 # What runs in one app context: long enough to share a database session, short enough not to keep one open for
 # a whole rebuild.
 CONTEXT_SECONDS = 1.0
-# So many units for each thread are under way or done and waiting for an earlier one.
+# So many units for each thread wait to be begun,
 AHEAD = 3
+# and so many may be done or under way behind one that takes long.
+HELD = 1000
+# How soon, in seconds, a rebuild that waits for its threads sees that it is to stop.
+LOOK_EVERY = 0.1
 
 
 @dataclass
@@ -32,6 +39,9 @@ class Enriched:
 
 
 Result = Enriched | Exception
+Keep = Callable[[Sequence[Enriched]], None]
+_Unit = tuple[list[Pending], list[Result] | None]  # what is enriched in one call, or is there with its results
+_Done = tuple[list[Pending], list[Result]]
 
 
 class Enricher:
@@ -44,14 +54,24 @@ class Enricher:
         self.enriched = 0
         self.found = 0  # finished by an interrupted rebuild
 
-    def run(self, pending: Sequence[Pending], leftovers: Leftovers) -> Iterator[Enriched | None]:
-        """For each pending item its enriched version, or None when it failed; its source item is let go."""
+    def run(
+        self,
+        pending: Sequence[Pending],
+        leftovers: Leftovers,
+        keep: Keep = lambda finished: None,
+    ) -> Generator[Enriched | None, None, None]:
+        """For each pending item its enriched version, or None when it failed; its source item is let go.
+
+        :param keep: given what is finished as soon as it is, which may be before an earlier item; called in the
+            thread that asks for the items.
+        """
         units = self._units(pending, leftovers)
-        done = self._in_threads(units) if self._declaration.workers > 1 else self._one_by_one(units)
-        for unit, results in done:
-            for one, result in zip(unit, results, strict=True):
-                one.item = {}
-                yield self._counted(one, result)
+        threads = self._declaration.workers > 1
+        with closing(self._in_threads(units, keep) if threads else self._one_by_one(units, keep)) as done:
+            for unit, results in done:
+                for one, result in zip(unit, results, strict=True):
+                    one.item = {}
+                    yield self._counted(one, result)
 
     def one(self, pending: Pending) -> Result:
         """One item's enriched version, or why there is none."""
@@ -68,10 +88,7 @@ class Enricher:
             self.found += 1
         return result
 
-    def _units(
-        self, pending: Sequence[Pending], leftovers: Leftovers
-    ) -> Iterator[tuple[list[Pending], list[Result] | None]]:
-        """What is enriched in one call; or what is there already, with its results."""
+    def _units(self, pending: Sequence[Pending], leftovers: Leftovers) -> Iterator[_Unit]:
         size = self._declaration.batch or 1
         unit: list[Pending] = []
         for one in pending:
@@ -95,33 +112,33 @@ class Enricher:
         if unit:
             yield unit, None
 
-    def _one_by_one(
-        self, units: Iterator[tuple[list[Pending], list[Result] | None]]
-    ) -> Iterator[tuple[list[Pending], list[Result]]]:
+    def _one_by_one(self, units: Iterator[_Unit], keep: Keep) -> Generator[_Done, None, None]:
         following = next(units, None)
         while following is not None:
             until = time.monotonic() + CONTEXT_SECONDS
             with self._tools.context():
                 while following is not None:
                     unit, results = following
-                    yield unit, self._enrich(unit) if results is None else results
+                    if results is None:
+                        results = self._enrich(unit)
+                    keep(_finished(results))
+                    yield unit, results
                     following = next(units, None)
                     if time.monotonic() >= until:
                         break
 
-    def _in_threads(
-        self, units: Iterator[tuple[list[Pending], list[Result] | None]]
-    ) -> Iterator[tuple[list[Pending], list[Result]]]:
+    def _in_threads(self, units: Iterator[_Unit], keep: Keep) -> Generator[_Done, None, None]:
         """For functions that wait for others: several at once, results in order.
 
         Daemon threads of our own: those of a ThreadPoolExecutor keep a stopping worker until they are done.
         """
         workers = self._declaration.workers
         todo: queue.SimpleQueue[_Task | None] = queue.SimpleQueue()
+        back: queue.SimpleQueue[_Task] = queue.SimpleQueue()
         for number in range(workers):
             name = f"warmcache-enrich-{self._declaration.name}-{number}"
-            threading.Thread(target=self._work, args=(todo,), name=name, daemon=True).start()
-        under_way: list[_Task] = []
+            threading.Thread(target=self._work, args=(todo, back), name=name, daemon=True).start()
+        under_way: deque[_Task] = deque()
         try:
             for unit, results in units:
                 task = _Task(unit, results)
@@ -129,24 +146,44 @@ class Enricher:
                 if results is None:
                     todo.put(task)
                 else:
-                    task.done.set()
-                while len(under_way) > workers * AHEAD or (under_way and under_way[0].done.is_set()):
-                    yield under_way[0].wait(self._tools)
-                    del under_way[0]
-            for task in under_way:
-                yield task.wait(self._tools)
+                    task.keep(keep)
+                yield from _in_order(under_way)
+                while todo.qsize() >= workers * AHEAD or len(under_way) >= HELD:
+                    self._take_back(back, keep)
+                    yield from _in_order(under_way)
+            while under_way:
+                self._take_back(back, keep)
+                yield from _in_order(under_way)
         finally:
+            while not todo.empty():  # nobody else puts anything in
+                with suppress(queue.Empty):
+                    todo.get_nowait()
             for _ in range(workers):
                 todo.put(None)
+            # What was finished behind a slow one is there for the next rebuild, too.
+            with suppress(queue.Empty, OSError):
+                while True:
+                    back.get_nowait().keep(keep)
 
-    def _work(self, todo: queue.SimpleQueue[_Task | None]) -> None:
+    def _take_back(self, back: queue.SimpleQueue[_Task], keep: Keep) -> None:
+        """Take the next unit that is done; until then the rebuild may be asked to stop."""
+        try:
+            task = back.get(timeout=LOOK_EVERY)
+        except queue.Empty:
+            self._tools.breathe()
+            return
+        task.keep(keep)
+        if task.error is not None:
+            raise task.error
+
+    def _work(self, todo: queue.SimpleQueue[_Task | None], back: queue.SimpleQueue[_Task]) -> None:
         while (task := todo.get()) is not None:
             try:
                 with self._tools.context():
                     task.results = self._enrich(task.unit)
             except BaseException as error:  # a sys.exit() in the app's code ends the rebuild, in its own thread
                 task.error = error
-            task.done.set()
+            back.put(task)
 
     def _enrich(self, unit: list[Pending]) -> list[Result]:
         function = self._declaration.enrich
@@ -176,7 +213,8 @@ class Enricher:
                 raise RebuildError(
                     f"enrich returned {type(enriched).__name__} for {key!r}; return the completed dict"
                 )
-            if field is not None and enriched.get(field) != key:
+            # 1.0 is equal to 1 and would not be found by it.
+            if field is not None and key is not None and not _is_same(enriched.get(field), key):
                 raise RebuildError(
                     f"enrich changed the key field {field!r} of {key!r}; leave it as source gave it"
                 )
@@ -192,13 +230,24 @@ class _Task:
         self.unit = unit
         self.results = results
         self.error: BaseException | None = None
-        self.done = threading.Event()
+        self.is_kept = False
 
-    def wait(self, tools: Tools) -> tuple[list[Pending], list[Result]]:
-        """The results, when they are there; meanwhile the rebuild may be asked to stop."""
-        while not self.done.wait(0.1):
-            tools.breathe()
-        if self.error is not None:
-            raise self.error
-        assert self.results is not None  # the thread sets one of the two
-        return self.unit, self.results
+    def keep(self, keep: Keep) -> None:
+        """Back in the rebuild's thread, whether it went well or not."""
+        keep(_finished(self.results or []))
+        self.is_kept = True
+
+
+def _in_order(under_way: deque[_Task]) -> Iterator[_Done]:
+    """Those that are done, up to the first that is not."""
+    while under_way and under_way[0].is_kept:
+        task = under_way.popleft()
+        yield task.unit, task.results or []
+
+
+def _finished(results: Iterable[Result]) -> list[Enriched]:
+    return [result for result in results if isinstance(result, Enriched)]
+
+
+def _is_same(found: object, key: str | int) -> bool:
+    return found == key and (type(found) is type(key) or key_hash(found) == key_hash(key))

@@ -30,7 +30,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +53,8 @@ log = logging.getLogger("flask_warmcache")
 COMPACT_FROM = 1 << 20
 # Past this share of changes it is quicker to compute the arrays anew than to mend them.
 MEND_SHARE = 50
+# Past this share of dead slots, too: every search and every rewrite goes past them.
+DEAD_SHARE = 4
 # A list that is smaller than this may lose all its items without being suspected.
 SUSPECT_FROM = 10
 MAX_SHRINK = 0.5
@@ -270,18 +272,26 @@ class Job:
 
     def _enriched(self, matched: Matched, enricher: Enricher) -> Generator[Enriched | None, None, None]:
         """Each pending item's version, in the rebuild's data file, or None when it failed."""
-        for done, result in enumerate(enricher.run(matched.pending, self._leftovers), 1):
-            if result is not None:
-                result.line = self._line(result.fingerprint, result.encoded, result.place)
-            self._progress.advance(done)
-            self._tools.breathe()
-            yield result
+        with closing(enricher.run(matched.pending, self._leftovers, self._keep)) as results:
+            for done, result in enumerate(results, 1):
+                self._progress.advance(done)
+                self._tools.breathe()
+                yield result
+
+    def _keep(self, finished: Sequence[Enriched]) -> None:
+        """Write finished items, so that they are not lost with this process."""
+        for one in finished:
+            one.line = self._line(one.fingerprint, one.encoded, one.place)
+        if finished and (self._declaration.batch or self._declaration.workers > 1):
+            self._data().flush()  # the next may be long in coming
 
     def _may_mend(self, old: Snapshot, matched: Matched) -> bool:
         if self._declaration.key is None or old.header["declaration"] != self._declaration.digest:
             return False
         changes = len(matched.pending) + old.count - sum(matched.known)
-        if changes > max(old.count // MEND_SHARE, 1) or old.slots - old.count > old.count // 4:
+        if changes > 1 and changes * MEND_SHARE > old.count:
+            return False
+        if (old.slots - old.count) * DEAD_SHARE > old.count:
             return False
         try:
             size = os.stat(self._store.folder / old.header["data"]["file"]).st_size
@@ -308,14 +318,6 @@ class Job:
             self._tools.breathe()
         self._check_survivors(builder.count)
         generation = self._publisher.built(builder, self._data(), complete=True)
-        for what, times in builder.views.errors.items():
-            log.warning(
-                "warmcache.view_failed: %s on %d items of %r",
-                what,
-                times,
-                self._declaration.name,
-                extra={"warmcache_list": self._declaration.name},
-            )
         return generation, builder.count
 
     def _check_survivors(self, count: int) -> None:

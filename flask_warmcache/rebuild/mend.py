@@ -21,7 +21,7 @@ from ..declare import Declaration, Item
 from ..store import format as fmt
 from ..store.snapshot import Snapshot
 from ..store.writer import Piece, Section
-from .views import in_order, ranks_of, text_of
+from .views import in_order, kind_of, ranks_of, text_of
 
 
 class MendImpossible(Exception):
@@ -45,6 +45,7 @@ class Mended:
 
     sections: dict[str, Section]
     header: dict[str, Any]
+    errors: Counter[str]  # of filters and sorts, and how often
 
 
 @dataclass
@@ -149,9 +150,27 @@ class Mender:
             "filters": counts,
             "sort_types": base.header["sort_types"],
             "live_bytes": live,
-            "view_errors": base.header["view_errors"] + self._errors.total(),
+            "view_errors": base.header["view_errors"] - self._errors_left() + self._errors.total(),
         }
-        return Mended(sections, header)
+        return Mended(sections, header, self._errors)
+
+    def _errors_left(self) -> int:
+        """How many errors of the base go with the items that go; those of a sort do not come to this point."""
+        if not self._base.header["view_errors"]:
+            return 0
+        errors: Counter[str] = Counter()
+        for slot in self._leaving:
+            item = self._base.item(slot)
+            for name in self._declaration.filters:
+                self._passes(name, item, errors)
+        return errors.total()
+
+    def _passes(self, name: str, item: Item, errors: Counter[str]) -> bool:
+        try:
+            return bool(self._declaration.filters[name](item))
+        except Exception as error:
+            errors[f"filter {name}: {type(error).__name__}"] += 1
+            return False
 
     # By slot
 
@@ -214,11 +233,9 @@ class Mender:
             return range(self._slots)
         # Items stay where they are, some go, new ones come last.
         kept = memoryview(array("I", old_order)) if isinstance(old_order, range) else old_order
-        cut = _Cut()
-        for slot in self._leaving:
-            at = bisect_left(old_order, old_ranks[slot], key=old_ranks.__getitem__)
-            cut.out.append(at)
-            cut.rows += [(at, row) for row in self._rows if row.slot == slot]
+        cut = self._cut(old_order, old_ranks, None)
+        place_of = dict(zip(self._leaving, cut.out, strict=True))
+        cut.rows = [(place_of[row.slot], row) for row in self._rows if row.slot is not None]
         cut.rows += [(len(old_order), row) for row in self._new]
         old_view = base.view(fmt.ALL, fmt.SOURCE_ORDER)
         assert isinstance(kept, memoryview)
@@ -258,14 +275,8 @@ class Mender:
     def _flags(self) -> dict[str, dict[int, bool]]:
         """Which rows pass each filter, by slot; writes the sections that are in source order."""
         flags: dict[str, dict[int, bool]] = {}
-        for name, passes in self._declaration.filters.items():
-            passing: dict[int, bool] = {}
-            for row in self._rows:
-                try:
-                    passing[self._slot_of_row(row)] = bool(passes(row.item))
-                except Exception as error:
-                    passing[self._slot_of_row(row)] = False
-                    self._errors[f"filter {name}: {type(error).__name__}"] += 1
+        for name in self._declaration.filters:
+            passing = {self._slot_of_row(row): self._passes(name, row.item, self._errors) for row in self._rows}
             flags[name] = passing
             contents = {id(row): bytes([passing[self._slot_of_row(row)]]) for row in self._rows}
             self._sections[fmt.flags_section(name)] = self._patched(fmt.flags_section(name), 1, contents)
@@ -288,8 +299,12 @@ class Mender:
             if passing[self._slot_of_row(row)]:
                 at = len(old) if row.slot is None else bisect_left(old, ranks[row.slot], key=ranks.__getitem__)
                 cut.rows.append((at, row))
-        cut.rows.sort(key=lambda entry: (entry[0], self._slot_of_row(entry[1])))
+        # Between two neighbours, replaced items stand as they did and new ones behind them.
+        cut.rows.sort(key=lambda entry: (entry[1].slot is None, self._rank_before(ranks, entry[1])))
         self._write(name, fmt.SOURCE_ORDER, cut)
+
+    def _rank_before(self, ranks: Sequence[int], row: Row) -> int:
+        return self._slot_of_row(row) if row.slot is None else ranks[row.slot]
 
     def _cut(self, old: Sequence[int], ranks: Sequence[int], flags: Sequence[int] | None) -> _Cut:
         """An old order without the slots that leave it."""
@@ -312,6 +327,9 @@ class Mender:
 
     def _sort(self, name: str, source_ranks: Sequence[int], flags: dict[str, dict[int, bool]]) -> None:
         base = self._base
+        kind = base.header["sort_types"].get(name)
+        if kind is None and self._slots + len(self._leaving) > base.slots:
+            raise MendImpossible(f"sort {name} gives keys of several types, or none for some items")
         sort_key = self._declaration.sorts[name]
         keys: dict[int, Any] = {}
         for row in self._rows:
@@ -319,8 +337,7 @@ class Mender:
                 keys[id(row)] = sort_key(row.item)
             except Exception as error:
                 raise MendImpossible(f"sort {name}: {type(error).__name__}") from error
-        kinds = {type(key).__qualname__ for key in keys.values()} - {base.header["sort_types"].get(name)}
-        if kinds:
+        if any(kind_of(key) != kind for key in keys.values()):
             raise MendImpossible(f"sort {name} gives keys of another type than so far")
         order, ranks = base.order(fmt.ALL, name), base.ranks(name)
         leaving = set(self._leaving)

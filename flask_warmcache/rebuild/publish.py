@@ -21,7 +21,7 @@ import logging
 import time
 import zlib
 from array import array
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from ..declare import Declaration, Item
@@ -38,6 +38,8 @@ from .views import ViewBuilder
 log = logging.getLogger("flask_warmcache")
 # Somebody publishes between our look and our lock; a writer in a loop could make that go on for ever.
 TRIES = 50
+# So many indexes are made without the lock; the next is made under it, so that nobody can.
+FREE_TRIES = 3
 
 
 class BaseGone(Exception):
@@ -99,6 +101,7 @@ class Builder:
                 "live_bytes": sum(places[1::2]) - sum(places[::2]) + (fmt.FINGERPRINT_LENGTH + 1) * self.count,
                 "view_errors": self.views.errors.total(),
             },
+            self.views.errors,
         )
 
 
@@ -113,12 +116,15 @@ class Publisher:
         *,
         token: str,
         started: int,
+        seen: int,
         header: Callable[[], dict[str, Any]],
         enter: Callable[[str, int], None],
     ) -> None:
         """
         :param token: of the last ``invalidate`` before the source was called.
-        :param started: the rebuild's own start, as a generation; later writes win.
+        :param started: the rebuild's own start, by the clock, as a generation.
+        :param seen: the generation that was published before the source was called; later writes win. It is not
+            the start, since clocks are set back.
         :param header: what the header says of the rebuild.
         :param enter: told which phase begins, with how many items.
         """
@@ -128,6 +134,7 @@ class Publisher:
         self._lock = lock
         self._token = token
         self._started = started
+        self._seen = seen
         self._header = header
         self._enter = enter
         self.written: list[Write] = []  # writes that won over this rebuild
@@ -137,16 +144,17 @@ class Publisher:
 
         :returns: the generation.
         """
+        writer.flush()
+        if complete:
+            self._enter("views", builder.count)
+        made = builder.made(writer)
+        if complete:
+            self._enter("publish", builder.count)
 
         def prepare(published: Snapshot | None) -> tuple[Draft, Callable[[], bool], int]:
             writes = self._writes(published)
             copied = [] if published is None else self._copy(published, writes, writer)
             writer.sync()
-            if complete:
-                self._enter("views", builder.count)
-            made = builder.made(writer)
-            if complete:
-                self._enter("publish", builder.count)
             generation = self._generation(published)
             data = writer.described()
             rest = {"complete": complete, "data": data, "generation": generation}
@@ -166,6 +174,8 @@ class Publisher:
             return draft, in_place, generation
 
         generation = self._publish(prepare, writer.path.name)
+        if complete:
+            self._log_errors(builder.views.errors)
         writer.share(lambda: self._store.publishing(self._name))
         return generation
 
@@ -220,16 +230,10 @@ class Publisher:
         :raises BaseGone: when it is not what it was.
         :raises MendImpossible: when every array must be computed anew.
         """
-        counts: list[int] = []
+        published_as: list[Mended] = []
 
         def prepare(published: Snapshot | None) -> tuple[Draft, Callable[[], bool], int]:
-            if (
-                published is None
-                or published.is_cold
-                or published.header["data"]["id"] != old.header["data"]["id"]
-                or published.header["declaration"] != self._declaration.digest
-                or published.slots < old.slots
-            ):
+            if published is None or not self._is_base(published, old):
                 raise BaseGone("something else is published")
             writes = self._writes(published)
             change = _Change(old, published, matched, results, {write.key for write in writes}, self._declaration)
@@ -238,7 +242,7 @@ class Publisher:
             self._enter("views", len(rows))
             made = Mender(published, self._declaration, rows, change.dead, change.sequence(rows)).mend()
             self._enter("publish", made.header["count"])
-            counts[:] = [made.header["count"]]
+            published_as[:] = [made]
             generation = self._generation(published)
             rest = {"complete": True, "data": tail.described(), "generation": generation}
             draft = self._draft(made, rest, writes, sync=True)
@@ -250,7 +254,34 @@ class Publisher:
             return draft, in_place, generation
 
         generation = self._publish(prepare, old.header["data"]["file"])
-        return generation, counts[0]
+        (made,) = published_as
+        self._log_errors(made.errors)
+        return generation, made.header["count"]
+
+    def _log_errors(self, errors: Mapping[str, int]) -> None:
+        for what, times in errors.items():
+            log.warning(
+                "warmcache.view_failed: %s on %d items of %r",
+                what,
+                times,
+                self._name,
+                extra={"warmcache_list": self._name},
+            )
+
+    def _is_base(self, published: Snapshot, old: Snapshot) -> bool:
+        """Whether what is published is what this rebuild compared its source with, or that and writes.
+
+        Not another rebuild's, not a backup put back under us, and not with a write in it that was published when
+        the snapshot had been opened and the rebuild had not yet begun: that one does not win over the rebuild.
+        """
+        return (
+            not published.is_cold
+            and published.header["data"]["id"] == old.header["data"]["id"]
+            and published.header["started"] == old.header["started"]
+            and published.header["declaration"] == self._declaration.digest
+            and published.generation >= old.generation
+            and not any(old.generation < write.sequence <= self._started for write in published.writes())
+        )
 
     def _publish(
         self, prepare: Callable[[Snapshot | None], tuple[Draft, Callable[[], bool], int]], data_file: str
@@ -278,7 +309,7 @@ class Publisher:
         """The writes that this rebuild cannot know of."""
         if published is None or published.is_cold:
             return []
-        self.written = [write for write in published.writes() if write.sequence > self._started]
+        self.written = [write for write in published.writes() if write.sequence > self._seen]
         return self.written
 
     def _draft(self, made: Mended, rest: dict[str, Any], writes: Sequence[Write], *, sync: bool) -> Draft:
@@ -287,6 +318,7 @@ class Publisher:
             **self._header(),
             **rest,
             "started": self._started,
+            "rebuilt": rest["generation"],
             "declaration": self._declaration.digest,
             "invalidation": self._token,
             "published_at": time.time(),

@@ -31,7 +31,7 @@ class ViewBuilder:
         self._flags = {name: bytearray() for name in self._filters}
         self._keys: dict[str, list[Any]] = {name: [] for name in self._sorts}
         self._unsortable: dict[str, list[int]] = {name: [] for name in self._sorts}
-        self.sort_types: dict[str, str | None] = {}  # of each sort's keys, when all are of one
+        self.sort_types: dict[str, str | None] = {}  # of each sort's keys, when all are of one kind
         self._text = bytearray()
         self._text_starts = array("Q", [0])
         self.errors: Counter[str] = Counter()  # "filter marked: KeyError" and how often
@@ -51,7 +51,10 @@ class ViewBuilder:
                 self.errors[f"filter {name}: {type(error).__name__}"] += 1
         for name, key in self._sorts.items():
             try:
-                self._keys[name].append(key(item))
+                value = key(item)
+                if value != value:
+                    raise ValueError("not a number, which is neither before nor behind any other")
+                self._keys[name].append(value)
             except Exception as error:
                 self._keys[name].append(None)
                 self._unsortable[name].append(position)
@@ -96,8 +99,8 @@ class ViewBuilder:
         keys = self._keys[name]
         last = set(self._unsortable[name])
         sortable = [position for position in range(self._count) if position not in last]
-        types = {type(keys[position]) for position in sortable}
-        self.sort_types[name] = types.pop().__qualname__ if len(types) == 1 and not last else None
+        kinds = {_kind(one) for one in {type(keys[position]) for position in sortable}}
+        self.sort_types[name] = kinds.pop() if len(kinds) == 1 and not last else None
         try:
             return sorted(sortable, key=keys.__getitem__) + sorted(last)
         except TypeError:
@@ -114,6 +117,15 @@ class ViewBuilder:
                 f"Sort {name!r} gives keys that cannot be compared ({error}). "
                 "Make its function return one type, numbers or text."
             ) from error
+
+
+def kind_of(key: object) -> str | None:
+    """What a sort key can be compared with: keys of one kind; None for one that is not even equal to itself."""
+    return _kind(type(key)) if key == key else None
+
+
+def _kind(of: type) -> str:
+    return "number" if of in (int, float, bool) else of.__qualname__
 
 
 def text_of(fields: Iterable[str], item: Item) -> bytes:
