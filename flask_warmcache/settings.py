@@ -31,6 +31,7 @@ class Settings:
     runner: str = "auto"  # where rebuilds run: thread, process, external, or auto, which chooses
     app: str | None = None  # how a child process imports the app: "module:app" or "module:factory('x')"
     build_timeout: float = 3600.0  # how long a rebuild in a child process may take
+    max_shrink: float = 0.5  # the share of its items that a list may lose in one rebuild, unless it says otherwise
     retry_min: float = 2.0  # the first pause after a failed rebuild; it doubles with each failure
     retry_max: float = 300.0  # the longest pause after a failed rebuild
     api_prefix: str = "/api/cache"  # where the blueprint is mounted
@@ -43,6 +44,7 @@ class Settings:
             self._require(getattr(self, name) > 0, name, "a number of seconds above 0")
         for name in ("per_page", "max_per_page", "max_all_bytes"):
             self._require(getattr(self, name) >= 1, name, "a whole number of at least 1")
+        self._require(0 <= self.max_shrink <= 1, "max_shrink", "a share from 0 to 1")
         self._require(self.dir is None or os.fspath(self.dir) != "", "dir", "a folder's path")
         self._require(self.page_cache_bytes >= 0, "page_cache_bytes", "a number of bytes, 0 for none")
         self._require(self.refresh_interval >= 0, "refresh_interval", "a number of seconds, 0 for none")

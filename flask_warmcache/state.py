@@ -74,7 +74,12 @@ class AppState:
         with self._opening:
             if self._opened:
                 return
-            declared = {declaration.name: declaration for declaration in self.close()}
+            declared = {
+                one.name: one
+                if one.max_shrink is not None
+                else one.with_functions(max_shrink=self.settings.max_shrink)
+                for one in self.close()
+            }
             self.store = FileStore(self._folder())
             self.cache = PageCache(self.settings.page_cache_bytes)
             self.answers = Answers(self.app, self.settings.cache_control)
