@@ -1,0 +1,597 @@
+"""A list that was mended, however often, is the list that would be built from nothing."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote_plus
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flask_warmcache.declare import Item
+from flask_warmcache.rebuild import job as job_module
+from flask_warmcache.rebuild import views as views_module
+from flask_warmcache.rebuild.mend import MendImpossible
+from flask_warmcache.rebuild.publish import Publisher
+from flask_warmcache.store import format as fmt
+from flask_warmcache.store.snapshot import Snapshot, Verifier
+
+from .world import Shelf, declare
+
+Key = str | int
+
+
+def risky(item: Item) -> bool:
+    """A filter that fails on items without a title."""
+    return bool(len(item["title"]) // len(item["title"]) == item["size"] % 2)
+
+
+def odd(item: Item) -> Any:
+    """A sort whose keys are of several types, and which fails on some items."""
+    if item["size"] == 3:
+        raise LookupError("no key for this one")
+    return item["title"] if item["tags"] else item["size"]
+
+
+TAME: dict[str, Any] = {
+    "filters": {"even": lambda item: item["size"] % 2 == 0, "risky": risky, "none": lambda item: False},
+    "sorts": {
+        "title": lambda item: item["title"],
+        "size": lambda item: -item["size"],
+        "weight": lambda item: item["weight"],
+        "pair": lambda item: (item["size"], item["title"]),
+    },
+    "search": ("title", "tags"),
+    "counts": ("even",),
+    "max_shrink": 1,
+}
+WILD: dict[str, Any] = {**TAME, "sorts": {"odd": odd, "size": lambda item: item["size"]}}
+
+
+class Mends:
+    """Counts what was mended, and why something was not."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        self.refused: list[BaseException] = []
+
+
+@contextmanager
+def mending(**patches: Any) -> Iterator[Mends]:
+    """Every rebuild is mended that can be, however much changed and however many slots are dead."""
+    mends, mended = Mends(), Publisher.mended
+
+    def noted(*given: Any) -> tuple[int, int]:
+        try:
+            result = mended(*given)
+        except BaseException as error:
+            mends.refused.append(error)
+            raise
+        mends.done += 1
+        return result
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Publisher, "mended", noted)
+        patch.setattr(job_module, "MEND_SHARE", 0)
+        patch.setattr(job_module, "DEAD_SHARE", 0)
+        # Hundreds of lists of items that fail on purpose: neither the disk nor the log is asked for here.
+        patch.setattr(os, "fsync", lambda descriptor: None)
+        patch.setattr(logging.getLogger("flask_warmcache"), "disabled", True)
+        for name, value in patches.items():
+            patch.setattr(fmt, name, value)
+        yield mends
+
+
+@pytest.fixture
+def mends() -> Iterator[Mends]:
+    """As ``mending``, for a whole test."""
+    with mending() as counted:
+        yield counted
+
+
+def enriched(item: Item) -> Item:
+    """What all lists here are made of."""
+    if item["bad"]:
+        raise OSError("unreadable")
+    return {**item, "double": 2 * item["size"]}
+
+
+def observed(shelf: Shelf, declared: dict[str, Any]) -> dict[str, Any]:
+    """All that can be seen of a list, but for the slots and places it is kept in."""
+    snapshot, declaration = shelf.snapshot(), declare(**declared)
+    check(snapshot, declared)
+    assert not Verifier(shelf.folder, shelf.name).is_damaged(snapshot)
+    order = snapshot.order(fmt.ALL, fmt.SOURCE_ORDER)
+    seen: dict[str, Any] = {
+        "items": [snapshot.item(slot) for slot in order],
+        "fingerprints": [snapshot.fingerprint(slot) for slot in order],
+        "header": {
+            name: snapshot.header[name] for name in ("count", "filters", "live_bytes", "view_errors", "complete")
+        },
+        "writes": snapshot.writes(),
+    }
+    for filter_name, sort_name in product([fmt.ALL, *declared["filters"]], [fmt.SOURCE_ORDER, *declared["sorts"]]):
+        assert snapshot.has_view(filter_name, sort_name)
+        keys = [snapshot.item(slot)["path"] for slot in snapshot.order(filter_name, sort_name)]
+        seen[f"view {filter_name} {sort_name}"] = keys
+    pager = shelf.pager(declaration, search_budget=60.0)
+    sorts = ["", *declared["sorts"], *(f"-{name}" for name in declared["sorts"])]
+    for filter_name, sort_name in product([fmt.ALL, *declared["filters"]], sorts):
+        asked = f"filter={filter_name}" + (f"&sort={quote_plus(sort_name)}" if sort_name else "")
+        for more in ("per_page=3&page=2", "per_page=100", "search=a", "search=ss+B"):
+            query = f"{asked}&{more}"
+            seen[query] = shelf.ask(pager, query)
+    for key in POSSIBLE_KEYS:
+        slot = snapshot.find(key, "path")
+        seen[f"find {key!r}"] = None if slot is None else snapshot.item(slot)
+    return seen
+
+
+def check(snapshot: Snapshot, declared: dict[str, Any]) -> None:
+    """What must hold inside every index."""
+    order = list(snapshot.order(fmt.ALL, fmt.SOURCE_ORDER))
+    assert len(order) == len(set(order)) == snapshot.count <= snapshot.slots
+    assert not order or max(order) < snapshot.slots
+    for sort_name in (fmt.SOURCE_ORDER, *declared["sorts"]):
+        everything = snapshot.order(fmt.ALL, sort_name)
+        assert sorted(everything) == sorted(order)
+        ranks = [snapshot.ranks(sort_name)[slot] for slot in everything]
+        assert all(one < following for one, following in zip(ranks, ranks[1:], strict=False)), sort_name
+        for filter_name in (fmt.ALL, *declared["filters"]):
+            slots = snapshot.order(filter_name, sort_name)
+            if filter_name != fmt.ALL:
+                flags = snapshot.flags(filter_name)
+                assert list(slots) == [slot for slot in everything if flags[slot]]
+                assert len(slots) == snapshot.filter_count(filter_name)
+            assert snapshot.view(filter_name, sort_name).tolist() == snapshot.places(slots).tolist()
+    hashes = snapshot._section("key_hashes", "Q", snapshot.count)
+    slots_by_hash = snapshot._section("key_slots", "I", snapshot.count)
+    assert list(hashes) == sorted(hashes)
+    assert sorted(slots_by_hash) == sorted(order)
+    assert list(hashes) == [fmt.key_hash(snapshot.item(slot)["path"]) for slot in slots_by_hash]
+    assert snapshot.slots == snapshot.count or set(range(snapshot.slots)) - set(order)
+    if declared["search"]:
+        text, starts = snapshot.search_text()
+        assert (starts[0], starts[snapshot.slots]) == (0, len(text))
+        alive = set(order)
+        for slot in range(snapshot.slots):
+            line = bytes(text[starts[slot] : starts[slot + 1]])
+            wanted = views_module.text_of(declared["search"], snapshot.item(slot)) if slot in alive else b"\n"
+            assert line == wanted
+    # The sections lie one behind the other, and so does nothing else.
+    table = sorted(snapshot.header["sections"].values())
+    end = 0
+    for offset, length, _ in table:
+        assert offset == end
+        end += length + -length % 8
+    assert snapshot.base + end == snapshot.stamp[1]
+
+
+@dataclass
+class World:
+    """A list that goes through changes, and what it must then be."""
+
+    folder: Path
+    declared: dict[str, Any]
+    source: list[Item] = field(default_factory=list)
+    good: dict[tuple[type, Key], Item] = field(default_factory=dict)  # by key, the source item that is shown
+    rounds: int = 0
+
+    def __post_init__(self) -> None:
+        self.shelf = Shelf(self.folder / "mended")
+
+    def rebuild(self) -> None:
+        """Rebuild, and note what must be shown now."""
+        self.shelf.rebuild(self.source, enrich=enriched, **self.declared)
+        shown: dict[tuple[type, Key], Item] = {}
+        seen: set[tuple[type, Key]] = set()
+        for item in self.source:
+            key = (type(item["path"]), item["path"])
+            if key in seen:
+                continue
+            seen.add(key)
+            if not item["bad"]:
+                shown[key] = item
+            elif key in self.good:
+                shown[key] = self.good[key]
+        self.good = shown
+
+    def check(self) -> None:
+        """Compare with a list that is built from nothing."""
+        self.rounds += 1
+        fresh = Shelf(self.folder / "fresh")
+        fresh.rebuild(list(self.good.values()), enrich=enriched, **self.declared)
+        assert observed(self.shelf, self.declared) == observed(fresh, self.declared)
+        shutil.rmtree(fresh.folder)
+
+    @property
+    def would_fail(self) -> bool:
+        """Whether every item the source gives fails, which a rebuild refuses."""
+        keys = {(type(item["path"]), item["path"]) for item in self.source if item["bad"]}
+        return bool(keys) and all(item["bad"] for item in self.source) and not keys & set(self.good)
+
+
+POSSIBLE_KEYS: list[Key] = ["a", "b", "ß", "\udcff", "1", "", "x/y", 1, 2, -3, 10**20, 0, *range(20, 40)]
+contents = st.fixed_dictionaries(
+    {
+        "size": st.integers(0, 3),
+        "title": st.text(alphabet="abB ßéİ\t\n", max_size=3),
+        "weight": st.sampled_from([0.0, 0.5, 0.5, 1.5, -2.0]),
+        "tags": st.lists(st.sampled_from(["a", "bß", "é B"]), max_size=2),
+        "bad": st.sampled_from([False] * 7 + [True]),
+    }
+)
+new_items = st.builds(lambda key, item: {"path": key, **item}, st.sampled_from(POSSIBLE_KEYS), contents)
+numbers = st.integers(0, 30)
+changes = st.one_of(
+    st.tuples(st.just("change"), numbers, contents),
+    st.tuples(st.just("change"), numbers, contents),
+    st.tuples(st.just("insert"), numbers, new_items),
+    st.tuples(st.just("append"), numbers, new_items),
+    st.tuples(st.just("append"), numbers, new_items),
+    st.tuples(st.just("remove"), numbers, st.none()),
+    st.tuples(st.just("move"), numbers, numbers),
+)
+rounds = st.lists(st.lists(changes, max_size=5), min_size=1, max_size=6)
+first_lists = st.lists(new_items, max_size=14, unique_by=lambda item: (type(item["path"]), item["path"]))
+
+
+def apply(source: list[Item], change: tuple[str, int, Any]) -> None:
+    """One change to what the source gives."""
+    what, at, value = change
+    if what == "append":
+        source.append(value)
+    elif what == "insert":
+        source.insert(at % (len(source) + 1), value)
+    elif source:
+        at %= len(source)
+        if what == "change":
+            source[at] = {"path": source[at]["path"], **value}
+        elif what == "remove":
+            del source[at]
+        else:
+            source.insert(value % len(source), source.pop(at))
+
+
+def play(declared: dict[str, Any], first: list[Item], rounds_of_changes: list[Any], **patches: Any) -> Mends:
+    """Every round is what a build from nothing gives."""
+    with tempfile.TemporaryDirectory() as folder, mending(**patches) as mends:
+        world = World(Path(folder), declared, [dict(item) for item in first])
+        if world.would_fail:
+            return mends
+        world.rebuild()
+        world.check()
+        for one_round in rounds_of_changes:
+            before = list(world.source)
+            for change in one_round:
+                apply(world.source, change)
+            if world.would_fail:
+                world.source = before
+                continue
+            tried = mends.done + len(mends.refused)
+            world.rebuild()
+            assert mends.done + len(mends.refused) == tried + 1
+            world.check()
+    return mends
+
+
+@settings(max_examples=40)
+@given(first_lists, rounds)
+def test_a_mended_list_is_the_list_built_from_nothing(first: list[Item], changed: list[Any]) -> None:
+    mends = play(TAME, first, changed)
+    # The one thing that cannot be mended here: unchanged items that moved; and a list of nothing has no key types.
+    for error in mends.refused:
+        assert isinstance(error, MendImpossible), repr(error)
+
+
+@settings(max_examples=20)
+@given(first_lists, rounds)
+def test_a_list_of_odd_sort_keys_is_right_mended_or_not(first: list[Item], changed: list[Any]) -> None:
+    for error in play(WILD, first, changed).refused:
+        assert isinstance(error, MendImpossible), repr(error)
+
+
+@settings(max_examples=15)
+@given(first_lists, rounds, st.sampled_from([1, 2, 5]))
+def test_orders_without_room_between_two_items_are_numbered_anew(
+    first: list[Item], changed: list[Any], gap: int
+) -> None:
+    play(TAME, first, changed, RANK_GAP=gap)
+
+
+@settings(max_examples=10)
+@given(first_lists, rounds)
+def test_places_beyond_four_gigabytes_are_mended_as_others(first: list[Item], changed: list[Any]) -> None:
+    play(TAME, first, changed, place_type=lambda length: "Q")
+
+
+def many(count: int) -> list[Item]:
+    """Items of which several share each sort key."""
+    return [
+        {"path": number, "size": number % 3, "title": f"T{number % 5}", "weight": 0.5, "tags": [], "bad": False}
+        for number in range(count)
+    ]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    """Thirty items."""
+    made = World(tmp_path, TAME, many(30))
+    made.rebuild()
+    return made
+
+
+def new(key: Key, **given: Any) -> Item:
+    """An item that no list has yet."""
+    return {**many(1)[0], "path": key, **given}
+
+
+def test_nothing_changed_is_mended(world: World, mends: Mends) -> None:
+    for _ in range(3):
+        world.rebuild()
+        world.check()
+    assert (mends.done, mends.refused) == (3, [])
+    assert world.shelf.snapshot().slots == 30
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        pytest.param(lambda source: source.append(new("z")), id="a new one at the end"),
+        pytest.param(lambda source: source.insert(0, new("z")), id="in front"),
+        pytest.param(lambda source: source.insert(7, new("z")), id="in the middle"),
+        pytest.param(lambda source: source.pop(7), id="one goes"),
+        pytest.param(lambda source: source.__delitem__(slice(0, 5)), id="the first go"),
+        pytest.param(lambda source: source.__delitem__(slice(25, 30)), id="the last go"),
+        pytest.param(lambda source: source.clear(), id="all go"),
+        pytest.param(lambda source: source.__setitem__(7, new(7, size=9)), id="one changes"),
+        pytest.param(lambda source: source.insert(3, {**source.pop(20), "size": 9}), id="one changes and moves"),
+        pytest.param(lambda source: source.__setitem__(4, new("z")), id="one is exchanged for another"),
+    ],
+)
+def test_each_kind_of_change_is_mended(world: World, mends: Mends, change: Any) -> None:
+    change(world.source)
+    world.rebuild()
+    assert (mends.done, mends.refused) == (1, [])
+    world.check()
+    world.source += [new("y"), new("x", size=2)]
+    world.source[0:0] = [new("w", title="T3")]
+    world.rebuild()
+    world.check()
+    assert mends.done == 2 or not world.source[3:]
+
+
+def test_a_list_that_lost_everything_is_filled_again(world: World, mends: Mends) -> None:
+    items, world.source = world.source, []
+    world.rebuild()
+    world.check()
+    assert (world.shelf.snapshot().count, world.shelf.snapshot().slots) == (0, 30)
+    world.source = [{**item, "size": 7} for item in items]
+    world.rebuild()
+    world.check()
+    assert (mends.done, mends.refused) == (2, [])
+
+
+def test_unchanged_items_that_moved_have_the_list_computed_anew(world: World, mends: Mends) -> None:
+    world.source.append(world.source.pop(3))
+    world.rebuild()
+    assert [str(error) for error in mends.refused] == ["unchanged items have another order"]
+    world.check()
+
+
+def test_so_many_dead_slots_have_the_list_computed_anew(world: World) -> None:
+    with mending() as mends, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job_module, "DEAD_SHARE", 4)
+        del world.source[:8]
+        world.rebuild()
+        assert (mends.done, world.shelf.snapshot().slots) == (1, 30)  # counted at the next rebuild
+        world.rebuild()
+        world.check()
+        assert (mends.done, world.shelf.snapshot().slots) == (1, 22)
+
+
+def test_so_many_changes_have_the_list_computed_anew(world: World) -> None:
+    with mending() as mends, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(job_module, "MEND_SHARE", 10)
+        for at in range(4):
+            world.source[at] = new(at, size=9)
+            world.rebuild()
+        assert mends.done == 4
+        for at in range(4):
+            world.source[at] = new(at, size=10)
+        world.rebuild()
+        world.check()
+    assert (mends.done, mends.refused) == (4, [])
+
+
+def test_a_mend_appends_to_the_data_file_and_leaves_no_other(world: World, mends: Mends) -> None:
+    data, before = world.shelf.data, world.shelf.data.read_bytes()
+    world.source[3] = new(3, title="changed")
+    world.rebuild()
+    assert world.shelf.data == data
+    added = data.read_bytes().removeprefix(before)
+    assert added.count(b"\n") == 1 and b'"changed"' in added
+    assert mends.done == 1
+
+
+def test_a_thousand_items_between_two_others_find_their_place(tmp_path: Path) -> None:
+    """Each between the last two: after thirty times there is no number between their ranks."""
+    world = World(tmp_path, TAME, [new("a", title="a"), new("b", title="b")])
+    with mending() as mends:
+        world.rebuild()
+        title = "a"
+        for number in range(40):
+            title += "z"
+            world.source.append(new(100 + number, title=title))
+            world.rebuild()
+        assert (mends.done, mends.refused) == (40, [])
+        world.check()
+
+
+def test_what_a_filter_fails_on_is_counted_and_forgotten(
+    world: World, mends: Mends, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("flask_warmcache"), "disabled", False)
+    world.source[3] = new(3, title="")
+    world.rebuild()
+    assert "warmcache.view_failed: filter risky: ZeroDivisionError on 1 items of 'files'" in caplog.text
+    assert world.shelf.snapshot().header["view_errors"] == 1
+    world.source[5] = new(5, title="")
+    world.rebuild()
+    assert world.shelf.snapshot().header["view_errors"] == 2
+    world.source[3] = new(3, title="T")
+    del world.source[5]
+    world.rebuild()
+    assert world.shelf.snapshot().header["view_errors"] == 0
+    assert mends.done == 3
+
+
+@pytest.mark.parametrize(
+    ("sort", "why"),
+    [
+        (lambda item: 1 // item["size"], "sort by: ZeroDivisionError"),
+        (lambda item: item["size"] or "text", "sort by gives keys of another type than so far"),
+        (lambda item: item["size"] or None, "sort by gives keys of another type than so far"),
+        (lambda item: item["size"] or float("nan"), "sort by gives keys of another type than so far"),
+        (lambda item: (item["size"] or None, 1), "sort by: TypeError"),
+    ],
+)
+def test_a_sort_key_of_another_kind_has_the_list_computed_anew(tmp_path: Path, sort: Any, why: str) -> None:
+    items = [new(number, size=number) for number in range(1, 6)]
+    world = World(tmp_path, {**TAME, "sorts": {"by": sort}}, items)
+    with mending() as mends:
+        world.rebuild()
+        world.source.append(new(9, size=0))
+        if why.endswith("TypeError"):
+            with pytest.raises(Exception, match="keys that cannot be compared"):
+                world.rebuild()
+        else:
+            world.rebuild()
+            world.check()
+        assert [str(error) for error in mends.refused] == [why]
+        world.source[-1] = new(9, size=3)
+        world.rebuild()
+        world.check()
+        world.source.append(new(10, size=3))
+        world.rebuild()
+        world.check()
+        assert mends.done >= 1
+
+
+def test_whole_and_broken_numbers_are_mended_together(tmp_path: Path) -> None:
+    sorts = {"by": lambda item: item["weight"]}
+    items = [new(number, weight=weight) for number, weight in enumerate([3, 1.5, 0, 2.5])]
+    world = World(tmp_path, {**TAME, "sorts": sorts}, items)
+    with mending() as mends:
+        world.rebuild()
+        for number, weight in enumerate([2, 2.0, 1.5, True, -1], 10):
+            world.source.insert(1, new(number, weight=weight))
+            world.rebuild()
+            world.check()
+        assert (mends.done, mends.refused) == (5, [])
+
+
+def test_keys_that_are_equal_elsewhere_are_two_items(tmp_path: Path) -> None:
+    world = World(tmp_path, TAME, [new(1), new("1")])
+    with mending() as mends:
+        world.rebuild()
+        world.source.insert(1, new("\udcff"))
+        world.rebuild()
+        del world.source[0]
+        world.rebuild()
+        world.check()
+        assert mends.done == 2
+    assert [item["path"] for item in world.shelf.items()] == ["\udcff", "1"]
+
+
+@pytest.mark.parametrize("key", [1.0, True])
+def test_enrich_must_not_make_another_key_of_an_equal_one(shelf: Shelf, key: object) -> None:
+    outcome = shelf.rebuild(
+        [{"path": 1}, {"path": 2}], enrich=lambda item: {"path": key} if item["path"] == 1 else item
+    )
+    assert (outcome.failed, shelf.items()) == (1, [{"path": 2}])
+
+
+# What is published may not be what the rebuild began with
+
+
+@pytest.mark.parametrize("trouble", ["gone", "damaged", "cold", "data gone", "rebuilt", "an older one"])
+def test_a_snapshot_that_is_not_what_it_was_is_not_mended(world: World, mends: Mends, trouble: str) -> None:
+    shelf = world.shelf
+    backup = shelf.index.read_bytes(), shelf.index.stat().st_mtime_ns
+    world.source[4] = new(4, title="second")
+    world.rebuild()
+    assert mends.done == 1
+    world.source[5] = new(5, title="third")
+    items = list(world.source)
+
+    def meddled(item: Item) -> Item:
+        if trouble == "gone":
+            shelf.index.unlink()
+        elif trouble == "damaged":
+            index = bytearray(shelf.index.read_bytes())
+            index[100] ^= 1
+            replace(shelf.index, bytes(index))
+        elif trouble == "cold":
+            shelf.store.publish_cold(shelf.name)
+        elif trouble == "data gone":
+            (shelf.folder / shelf.data_name).unlink()
+        elif trouble == "an older one":
+            replace(shelf.index, backup[0])
+            os.utime(shelf.index, ns=(backup[1], backup[1]))
+        else:
+            other = Shelf(shelf.folder)
+            (shelf.folder / "files.lock").rename(shelf.folder / "aside")
+            other.rebuild([new("other")], enrich=enriched, **TAME)
+            (shelf.folder / "aside").rename(shelf.folder / "files.lock")
+        return enriched(item)
+
+    shelf.rebuild(items, enrich=meddled, **TAME)
+    assert len(mends.refused) == 1
+    fresh = Shelf(world.folder / "fresh")
+    fresh.rebuild(items, enrich=enriched, **TAME)
+    assert observed(shelf, TAME) == observed(fresh, TAME)
+    assert len(list(shelf.folder.glob("*.data"))) == 1
+
+
+def replace(path: Path, content: bytes) -> None:
+    """A file put in place of another, as a restore would."""
+    aside = path.with_name("aside")
+    aside.write_bytes(content)
+    aside.rename(path)
+
+
+def test_a_damaged_line_has_everything_enriched_anew(world: World, mends: Mends) -> None:
+    snapshot = world.shelf.snapshot()
+    with open(world.shelf.data, "r+b") as data:
+        for slot in range(30):
+            data.seek(snapshot.place(slot)[0] + 1)
+            data.write(b"X")
+    world.source[4] = new(4, title="T2")
+    world.rebuild()
+    world.check()
+    assert len(mends.refused) == 1
+
+
+def test_a_data_file_that_grows_past_four_gigabytes_is_written_anew(world: World, mends: Mends) -> None:
+    with open(world.shelf.data, "r+b") as data:
+        data.truncate((1 << 32) + 10)  # sparse: as if a write had been killed very late
+    world.source[4] = new(4, title="T2")
+    snapshot = world.shelf.snapshot()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flask_warmcache.store.writer.crc_of", lambda *given: 0)
+        patch.setattr(job_module, "COMPACT_FROM", 1 << 40)
+        world.rebuild()
+    assert [type(error) for error in mends.refused] == [OverflowError]
+    assert world.shelf.snapshot().header["data"]["file"] != snapshot.header["data"]["file"]
+    world.check()
