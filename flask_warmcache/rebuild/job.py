@@ -132,6 +132,9 @@ class Job:
         self._token = self._store.invalidation(name)
         self._started = next_generation(*([self._old.generation] if self._old else []))
         published = self._store.published(name)
+        # Of what is published later than what it is compared with, the source may know or not.
+        known = self._old or published
+        seen = known.generation if known is not None else 0
         if self._old is not None and not self._old.complete:
             self._old = None  # its items are in the data file that this rebuild goes on in
         left = self._store.unfinished(name)
@@ -153,6 +156,7 @@ class Job:
                 self._lock,
                 token=self._token,
                 started=self._started,
+                seen=seen,
                 header=self._header,
                 enter=self._progress.begin,
             )
@@ -233,11 +237,12 @@ class Job:
     def _write_again(self, keys: list[str | int]) -> None:
         """What was written while this ran won over it; now that the source has been read, look once more."""
         name, lookup = self._declaration.name, self._declaration.lookup
-        upstream, field = self._upstream, self._declaration.key or ""
+        source_list, field = self._declaration.source_list, self._declaration.key or ""
         if not keys:
             return
-        if lookup is None and upstream is not None:
-            lookup = item_finder(lambda: upstream, field)
+        if lookup is None and source_list is not None:
+            # As it is by now: what was written may be newer than what this rebuild was made of.
+            lookup = item_finder(lambda: self._store.published(source_list), field)
         try:
             if lookup is None:
                 self._store.invalidate(name)

@@ -22,6 +22,7 @@ import time
 import zlib
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from ..declare import Declaration, Item
@@ -173,7 +174,7 @@ class Publisher:
 
             return draft, in_place, generation
 
-        generation = self._publish(prepare, writer.path.name)
+        generation = self._publish(prepare, writer.path.name, writer)
         if complete:
             self._log_errors(builder.views.errors)
         writer.share(lambda: self._store.publishing(self._name))
@@ -284,22 +285,31 @@ class Publisher:
         )
 
     def _publish(
-        self, prepare: Callable[[Snapshot | None], tuple[Draft, Callable[[], bool], int]], data_file: str
+        self,
+        prepare: Callable[[Snapshot | None], tuple[Draft, Callable[[], bool], int]],
+        data_file: str,
+        writer: DataWriter | None = None,
     ) -> int:
-        for _ in range(TRIES):
-            published = self._store.published(self._name)
-            base = () if published is None else (published.generation,)
-            draft, in_place, generation = prepare(published)
-            if self._store.commit(
-                self._name,
-                draft,
-                base,
-                in_place,
-                token=self._token,
-                keep_mark=False,
-                then=lambda: self._store.sweep(self._name, (data_file,)),
+        for number in range(TRIES):
+            held = number >= FREE_TRIES
+            with (
+                self._store.publishing(self._name) if held else nullcontext(),
+                writer.lock_held(held) if writer is not None else nullcontext(),
             ):
-                return generation
+                published = self._store.published(self._name)
+                base = () if published is None else (published.generation,)
+                draft, in_place, generation = prepare(published)
+                if self._store.commit(
+                    self._name,
+                    draft,
+                    base,
+                    in_place,
+                    token=self._token,
+                    keep_mark=False,
+                    then=lambda: self._store.sweep(self._name, (data_file,)),
+                    held=held,
+                ):
+                    return generation
         raise RebuildError(f"{self._name!r} is written to so often that its rebuild cannot be published")
 
     def _generation(self, published: Snapshot | None) -> int:

@@ -319,7 +319,8 @@ class Writes:
             return False
         for request in fitting:
             request.published = True
-            request.moved = (published.generation, generation)
+            # A follower of only one of several is not as new as this list: it is not to say so.
+            request.moved = (published.generation if len(fitting) == 1 else generation, generation)
         return True
 
     def _invalidate(self) -> None:

@@ -17,14 +17,14 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from filelock import lock_descriptor
 
 from ..errors import RebuildBusyError, StoreError
-from .reader import Reader
+from .reader import TRIES, Reader
 from .snapshot import DAMAGE, INVALIDATED_MTIME, OPEN_FLAGS, Snapshot, stamp_of
 from .writer import Draft, is_forsaken, next_generation, publish_index, write_whole
 
@@ -208,10 +208,17 @@ class FileStore:
         return self._read_small(f"{name}.invalidated").decode("ascii", "replace")
 
     def outdate(self, name: str, snapshot: Snapshot) -> None:
-        """Mark this snapshot, and no newer one, as out of date; a rebuild that runs is as good as a new one.
+        """Mark this snapshot as out of date, and what writes made of it, but no newer one.
 
-        By descriptor: a name could mean the next index by the time it is marked.
+        A rebuild that runs is as good as a new one.
         """
+        published: Snapshot | None = snapshot
+        while published is not None and published.rebuilt == snapshot.rebuilt and not published.is_invalidated:
+            self._outdate(name, published)
+            published = self.published(name)  # a write may have put another in its place
+
+    def _outdate(self, name: str, snapshot: Snapshot) -> None:
+        """By descriptor: a name could mean the next index by the time it is marked."""
         try:
             descriptor = os.open(self.folder / f"{name}.index", OPEN_FLAGS)
         except FileNotFoundError:
@@ -227,11 +234,18 @@ class FileStore:
         if self.invalidation(name) != token:
             self._mark(name)
 
-    def _is_marked(self, name: str) -> bool:
+    @contextmanager
+    def _marks(self, name: str) -> Iterator[Callable[[], bool]]:
+        """Tells of what is published at this moment whether it is marked, even after it has been replaced."""
         try:
-            return os.stat(self.folder / f"{name}.index").st_mtime_ns == INVALIDATED_MTIME
+            descriptor = os.open(self.folder / f"{name}.index", OPEN_FLAGS)
         except FileNotFoundError:
-            return False
+            yield lambda: False
+            return
+        try:
+            yield lambda: os.fstat(descriptor).st_mtime_ns == INVALIDATED_MTIME
+        finally:
+            os.close(descriptor)
 
     def _mark(self, name: str) -> None:
         try:
@@ -278,6 +292,7 @@ class FileStore:
         keep_mark: bool,
         then: Callable[[], None] = lambda: None,
         wait: float = PUBLISH_LOCK_DEADLINE,
+        held: bool = False,
     ) -> bool:
         """Publish a draft, unless something else was published since it was made; then it is removed.
 
@@ -287,16 +302,17 @@ class FileStore:
         :param keep_mark: whether a mark on what is published goes over to the draft.
         :param then: called under the lock once it is published.
         :param wait: seconds that the publish lock is waited for.
+        :param held: the caller holds the publish lock already.
         :raises RebuildBusyError: when the publish lock is not to be had for so long.
         """
         try:
-            with self.publishing(name, wait):
+            with nullcontext() if held else self.publishing(name, wait), self._marks(name) as is_marked:
                 if self.published_generation(name) != base or not append():
                     return False
-                marked = keep_mark and self._is_marked(name)
                 draft.publish()
                 try:
-                    if marked:
+                    # Behind the rename: a mark set at the last moment went to the index that was replaced.
+                    if keep_mark and is_marked():
                         self._mark(name)
                     self.mark_if_invalidated(name, token)
                     then()
@@ -314,10 +330,14 @@ class FileStore:
 
     def published(self, name: str) -> Snapshot | None:
         """What is published at this moment, if it can be read."""
-        try:
-            return Snapshot(self.folder, name)
-        except (*DAMAGE, OSError):
-            return None
+        for _ in range(TRIES):
+            try:
+                return Snapshot(self.folder, name)
+            except FileNotFoundError:
+                return None
+            except (*DAMAGE, OSError):
+                pass  # a rebuild may have published meanwhile, and removed the data file that we looked for
+        return None
 
     def publish_cold(self, name: str) -> None:
         """Publish that there is nothing, and drop the items; the caller holds the rebuild lock.

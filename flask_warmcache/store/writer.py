@@ -15,7 +15,7 @@ import time
 import zlib
 from array import array
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,7 @@ class DataWriter:
         self._pending_lines = 0
         self._flushed_at = time.monotonic()
         self._sharing: Callable[[], AbstractContextManager[None]] | None = None
+        self._lock_is_held = False  # the publish lock, by who publishes this file
 
     @classmethod
     def create(cls, folder: Path, name: str, generation: int) -> DataWriter:
@@ -156,8 +157,10 @@ class DataWriter:
     def flush(self) -> None:
         """Hand everything to the operating system."""
         if self._pending:
-            with self._sharing() if self._sharing is not None else nullcontext():
-                self._make_room()
+            with nullcontext() if self._sharing is None or self._lock_is_held else self._sharing():
+                if self._make_room() and os.pread(self.descriptor, 1, self._end - 1) != b"\n":
+                    self._move_pending(1)  # a killed write left half a line; no index points at it
+                    self._pending[:0] = b"\n"
                 write_all(self.descriptor, self._pending)
             self.checksum = zlib.crc32(self._pending, self.checksum)
             self._end += len(self._pending)
@@ -165,19 +168,32 @@ class DataWriter:
             self._pending_lines = 0
         self._flushed_at = time.monotonic()
 
-    def _make_room(self) -> None:
-        """Put the pending lines behind what a write has appended meanwhile."""
+    def _make_room(self) -> bool:
+        """Put the pending lines behind what a write has appended meanwhile; says whether one has."""
         end = os.lseek(self.descriptor, 0, os.SEEK_END)
         moved = end - self._end
         if moved:
             self.checksum = crc_of(self.descriptor, self._end, end, self.checksum)
             self._end = end
-            for at in range(len(self.places) - 2 * self._pending_lines, len(self.places)):
-                self.places[at] += moved
+            self._move_pending(moved)
+        return bool(moved)
+
+    def _move_pending(self, by: int) -> None:
+        for at in range(len(self.places) - 2 * self._pending_lines, len(self.places)):
+            self.places[at] += by
 
     def share(self, publishing: Callable[[], AbstractContextManager[None]]) -> None:
         """From here on the file is published, so lines are appended under the publish lock."""
         self._sharing = publishing
+
+    @contextmanager
+    def lock_held(self, held: bool) -> Iterator[None]:
+        """Within it, whether the publish lock is held by who writes here."""
+        self._lock_is_held = held
+        try:
+            yield
+        finally:
+            self._lock_is_held = False
 
     def sync(self) -> None:
         """Have everything on disk; an index may point at it from here on."""
