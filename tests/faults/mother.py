@@ -107,7 +107,7 @@ order_pipe = os.pipe()
 
 
 def main() -> None:
-    threading.Thread.start = without_keeper(threading.Thread.start)  # type: ignore[method-assign]
+    setattr(threading.Thread, "start", without_keeper(threading.Thread.start))  # noqa: B010
     signal.pthread_sigmask(signal.SIG_BLOCK, READY)
     print("ready", flush=True)
     pid = 0

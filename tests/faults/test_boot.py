@@ -97,7 +97,7 @@ def test_loading_the_app_makes_no_system_call_on_the_folder(
     prepare(place)
     trace = tmp_path / "trace"
     ran = subprocess.run(
-        ["strace", "-f", "-y", "-s", "200", "-e", "trace=file,desc", "-o", trace]
+        ["strace", "-f", "-y", "-s", "200", "-e", "trace=file,desc", "-o", os.fspath(trace)]
         + [sys.executable, "-c", "import app_files"],
         cwd=HERE, env=place.env, text=True, capture_output=True, timeout=60,
     )  # fmt: skip

@@ -8,7 +8,7 @@ import resource
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -86,8 +86,8 @@ def no_inodes(place: Place, server: Server) -> Iterator[None]:
 
 @contextmanager
 def quota(place: Place, server: Server) -> Iterator[None]:
-    """Files may grow by half a list only; the kernel then writes a part, and says nothing until the next."""
-    limit = sum(path.stat().st_size for path in place.cache.glob("*.data")) * 3 // 2
+    """No file may be longer than half a list; the kernel then writes a part, and says nothing until the next."""
+    limit = min(path.stat().st_size for path in place.cache.glob("*.data")) // 2
     limited = [psutil.Process(pid) for pid in server.pids]
     for process in limited:
         process.rlimit(psutil.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
@@ -103,7 +103,7 @@ def failures_of(server: Server) -> int:
     return server.log.count("warmcache.rebuild_failed")
 
 
-Trouble = Callable[[Place, Server], "contextmanager[None]"]
+Trouble = Callable[[Place, Server], AbstractContextManager[None]]
 
 
 @pytest.mark.parametrize("trouble", [full, read_only, no_inodes, quota])

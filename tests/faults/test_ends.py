@@ -90,7 +90,7 @@ def test_reloads_at_random_moments_of_builds_lose_no_list(
             until_building(place, server)
             time.sleep(chance.uniform(0, BUILD))  # the random moment
             server.send(signal.SIGHUP)
-            until(lambda workers=workers: len(server.pids) == 2 and not server.pids & workers, "new workers only")
+            until(lambda: len(server.pids) == 2 and not server.pids & workers, "new workers")  # noqa: B023
             reloads += 1
             now = published(place.cache)
             assert now is not None and now >= generation

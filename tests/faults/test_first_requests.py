@@ -43,11 +43,12 @@ def test_no_request_waits_however_long_the_first_build_takes(make_place: Callabl
         assert all(answer.json["cache_rebuilding"] for answer in answers)
         own = sorted(answer.own_time for answer in answers)
         first = {answer.pid: answer.own_time for answer in reversed(answers)}
+        median, p99 = statistics.median(own), own[len(own) * 99 // 100]
         print(
-            f"\n{len(own)} requests while a build of 10 s runs: own time median {statistics.median(own) * 1e3:.2f} ms, "
-            f"p99 {own[len(own) * 99 // 100] * 1e3:.2f}, each worker's first at most {max(first.values()) * 1e3:.2f}"
+            f"\n{len(own)} requests while a build of 10 s runs: own time median {median * 1e3:.2f} ms, p99 "
+            f"{p99 * 1e3:.2f}, each worker's first at most {max(first.values()) * 1e3:.2f}"
         )
-        assert own[len(own) * 99 // 100] < PROMISED
+        assert p99 < PROMISED
         assert len(place.calls("source")) == 1
         assert len(place.calls("enrich")) < 1000, "the build was over, so nothing was shown"
         assert os.path.exists(place.cache / "files.lock")

@@ -152,7 +152,7 @@ def test_no_meddling_with_the_files_makes_an_answer_fail(
         with Readers(server, clients=3) as readers:
             for _ in range(rounds):
                 for kind in chance.sample(KINDS, len(KINDS)):
-                    newest = server.warm_up().generation
+                    before = server.warm_up().generation
                     at = time.monotonic()
                     try:
                         getattr(meddler, kind)()
@@ -163,11 +163,11 @@ def test_no_meddling_with_the_files_makes_an_answer_fail(
                         in_place.append(at)
                         # Not every byte says something: padding, or an order's rank.
                         time.sleep(0.4)
-                        if server.warm_up().generation == newest:
+                        if server.warm_up().generation == before:
                             continue
                     if kind.startswith("restores") and server.get().state == "fresh":
                         server.get("/invalidate", "POST")
-                    until(lambda: server.get().generation > newest, f"a newer list after meddling: {kind}")  # noqa: B023
+                    until(lambda: server.get().generation > before, f"a newer list after meddling: {kind}")  # noqa: B023
                     rebuilt.append(time.monotonic() - at)
         assert not list(place.cache.glob("*.tmp"))
         check_answers(server, readers, in_place)
@@ -221,7 +221,7 @@ def test_a_file_cut_in_place_may_cost_its_readers_and_the_list_is_rebuilt(
                 server.get("/api/files?page=1&per_page=300")
             except OSError:
                 pass  # this worker's end
-            until(lambda builds=builds: has_rebuilt(server, place, builds), "a rebuild", 20)
+            until(lambda: has_rebuilt(server, place, builds), "a rebuild", 20)  # noqa: B023
             check_whole(server.warm_up())
             until(lambda: len(server.pids) == 2, "two workers")
             killed += len(before - server.pids)

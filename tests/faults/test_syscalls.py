@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import re
 import shutil
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,7 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from .world import Done, Mother, litter, need_tool, published
+from tests.server.world import until
+
+from .world import DRAFT, YOUNG, Done, Mother, litter, need_tool, published
 
 CALL = re.compile(r"(\d+) +(\w+)\((.*)")
 RESUMED = re.compile(r"(\d+) +<\.\.\. (\w+) resumed>")
@@ -31,7 +34,7 @@ ERRORS = {
     "pread64": ["EIO", "EINTR"],
     "fsync": ["ENOSPC", "EIO", "EDQUOT", "EINTR"],
     "fdatasync": ["ENOSPC", "EIO", "EDQUOT", "EINTR"],
-    "close": ["EIO", "ENOSPC", "EDQUOT"],
+    "close": ["EIO"],
     "rename": ["EIO", "EBUSY", "EACCES", *MAKING],
     "renameat": ["EIO", "EBUSY", "EACCES", *MAKING],
     "unlink": ["EIO", "EBUSY", "EACCES", "EROFS"],
@@ -45,7 +48,7 @@ ERRORS = {
     "mmap": ["EACCES"],
 }
 LEAST_KILLS = {"first": 60, "replacement": 80}
-LEAST_ERRORS = {"first": 60, "replacement": 80}
+LEAST_ERRORS = {"first": 35, "replacement": 45}
 LEAST_OF_ALL = {"first": 250, "replacement": 300}
 KINDS = {"ENOSPC", "EIO", "EDQUOT", "EINTR", "EMFILE", "EROFS", "EACCES", "EBUSY"}
 
@@ -63,8 +66,9 @@ class Point:
         return ERRORS.get(self.call, []) + (MAKING if self.call == "openat" and self.makes else [])
 
     def some_errors(self, chance: random.Random) -> list[str]:
-        """One, and what few calls can give."""
-        return sorted({*chance.sample(self.errors, min(1, len(self.errors))), *({"EBUSY"} & set(self.errors))})
+        """One or none, and what few calls can give."""
+        one = chance.sample(self.errors, min(1, len(self.errors))) if chance.random() < 0.6 else []
+        return sorted({*one, *({"EBUSY"} & set(self.errors))})
 
 
 def points_of(trace: str, folder: Path) -> list[Point]:
@@ -109,6 +113,8 @@ class Matrix:
         self.kind = kind
         self.folder = mother.place.cache
         self._before = mother.place.folder / "before"
+        self._graveyard = mother.place.folder / "graveyard"
+        self._graveyard.mkdir()
         self.old: int | None = None
         if kind == "replacement":
             assert mother.rebuild().code == 0
@@ -119,7 +125,14 @@ class Matrix:
         self.points = points_of(done.trace, self.folder)
 
     def hit(self, point: Point, injection: str) -> Done | None:
-        """Have the fault there; None when it came elsewhere, or not at all."""
+        """Have the fault there; None when it came elsewhere, or not at all, three times."""
+        for _ in range(3):
+            done = self._try_to_hit(point, injection)
+            if done is not None:
+                return done
+        return None
+
+    def _try_to_hit(self, point: Point, injection: str) -> Done | None:
         shutil.rmtree(self.folder, ignore_errors=True)
         if self.old is not None:
             shutil.copytree(self._before, self.folder)
@@ -128,24 +141,42 @@ class Matrix:
         )
         return done if was_hit(done, self.folder) else None
 
-    def check(self, done: Done) -> int | None:
+    def check(self, done: Done, where: str) -> int | None:
         """Old or new, whole; and the next build is there and leaves no litter.  Returns what was published."""
-        now = published(self.folder)
+        try:
+            now = published(self.folder)
+        except Exception as error:
+            raise AssertionError(f"torn after {where}: {error}") from error
+        assert done.code != 0 or now == int(done.out), where
         assert now is None or self.old is None or now >= self.old
         assert now is not None or self.old is None, "the old list is gone"
         after = self.mother.rebuild()
         assert after.code == 0, after.err
         newest = published(self.folder)
         assert newest is not None and newest > (now or 0)
-        assert litter(self.folder) == []
+        left = litter(self.folder)
+        assert left == [] or (len(left) == 1 and DRAFT.fullmatch(left[0])), f"{left} after {where}"
+        for name in left:
+            shutil.copy2(self.folder / name, self._graveyard / name)
         return now
+
+    def check_forsaken_drafts_go(self) -> None:
+        """All that were left for a later build go with one that comes later."""
+        drafts = [shutil.copy2(path, self.folder) for path in self._graveyard.iterdir()]
+        end = time.monotonic() + YOUNG
+        until(lambda: time.monotonic() > end, "their age")
+        assert self.mother.rebuild().code == 0
+        print(f"{len(drafts)} drafts left to a later build")
+        assert litter(self.folder) == []
 
 
 @pytest.fixture(params=["first", "replacement"])
 def matrix(request: pytest.FixtureRequest, mother: Mother) -> Iterator[Matrix]:
     """Both kinds of publication: of a first list, and over an old one."""
     need_tool("strace")
-    yield Matrix(mother, request.param)
+    one = Matrix(mother, request.param)
+    yield one
+    one.check_forsaken_drafts_go()
 
 
 def test_killed_before_each_of_its_calls_a_rebuild_leaves_the_old_list_or_the_new(matrix: Matrix) -> None:
@@ -158,7 +189,7 @@ def test_killed_before_each_of_its_calls_a_rebuild_leaves_the_old_list_or_the_ne
             left["not hit"] += 1
             continue
         littered += any(name.endswith(".tmp") for name in litter(matrix.folder))
-        now = matrix.check(done)
+        now = matrix.check(done, f"a kill before the {point.nth}. {point.call}")
         left["nothing" if now is None else "old" if now == matrix.old else "new"] += 1
         calls[point.call] += 1
     print(f"\n{matrix.kind}: {left.total()} calls, left: {dict(left)}, {littered} with a draft; {dict(calls)}")
@@ -167,6 +198,21 @@ def test_killed_before_each_of_its_calls_a_rebuild_leaves_the_old_list_or_the_ne
     assert left["new"] >= 5 and left["old"] + left["nothing"] >= 50
     assert {"openat", "write", "fsync", "rename", "close", "flock"} <= set(calls)
     assert littered >= 5, "no kill left a draft, so nothing had to be tidied"
+
+
+@pytest.mark.xfail(
+    strict=True, reason="told that the disk is full behind the rename, it deletes the published data"
+)
+def test_a_full_disk_that_is_told_at_closing_leaves_the_old_list_or_the_new(matrix: Matrix) -> None:
+    """Some file systems take what is written and say only then that there is no room."""
+    hit = 0
+    for point in matrix.points:
+        for error in ("ENOSPC", "EDQUOT") if point.call == "close" else ():
+            done = matrix.hit(point, f"error={error}")
+            if done is not None:
+                hit += 1
+                matrix.check(done, f"{error} at the {point.nth}. close: {done.err[-600:]}")
+    assert hit >= 20
 
 
 @pytest.mark.parametrize("all_errors", [False, pytest.param(True, marks=pytest.mark.nightly)], ids=["one", "all"])
@@ -187,7 +233,6 @@ def test_each_error_at_each_of_its_calls_leaves_the_old_list_or_the_new_and_is_t
             errors[error] += 1
             if done.code == 0:
                 ends["survived"] += 1
-                assert published(matrix.folder) == int(done.out), where
             else:
                 assert ": " in done.err.splitlines()[-1], where
                 status = matrix.mother.status()
@@ -195,12 +240,12 @@ def test_each_error_at_each_of_its_calls_leaves_the_old_list_or_the_new_and_is_t
                     ends["told in status"] += 1
                     assert status["last_error"] is not None, where
                 else:
-                    # Nothing had begun, or all was done but for the lock.
+                    # Nothing had begun, or all was done but for the closing.
                     ends["told by the command"] += 1
-                    assert at <= locked or at == len(matrix.points) - 1, where
-            matrix.check(done)
+                    assert at <= locked or point.call == "close", where
+            matrix.check(done, where)
     print(f"{matrix.kind}: {errors.total()} errors at {len(matrix.points)} calls: {dict(ends)}; {dict(errors)}")
     assert errors.total() >= (LEAST_OF_ALL if all_errors else LEAST_ERRORS)[matrix.kind]
     assert ends["not hit"] <= errors.total() // 10, "the rebuild is another in each run"
-    assert ends["told in status"] >= 15
-    assert set(errors) == KINDS if all_errors else len(errors) >= 7
+    assert ends["told in status"] >= 8
+    assert set(errors) == KINDS if all_errors else len(errors) >= 6
