@@ -137,6 +137,9 @@ class Job:
         seen = known.generation if known is not None else 0
         if self._old is not None and not self._old.complete:
             self._old = None  # its items are in the data file that this rebuild goes on in
+        # What is whole is not replaced by a part, even if nothing of it can be reused.
+        self._shown = 0 if published is None or published.is_cold else published.count
+        self._may_show = published is None or published.is_cold or not published.complete
         left = self._store.unfinished(name)
         self._leftovers = Leftovers(left if self._declaration.key is not None else None)
         if left is not None and published is not None and not published.is_cold:
@@ -223,9 +226,26 @@ class Job:
             return
         useful = self._leftovers.size_of(one.fingerprint for one in matched.pending)
         if writer.end > 2 * useful + COMPACT_FROM:
-            writer.close()
             self._writer = None
-            self._leftovers.writer = None
+            self._take_over(self._leftovers, matched)
+            if writer.is_shared:
+                writer.close()
+            else:
+                writer.remove()
+
+    def _take_over(self, leftovers: Leftovers, matched: Matched) -> None:
+        """Begin a data file with what is of use; at once, as this rebuild may be interrupted, too."""
+        self._leftovers = Leftovers(None)
+        for one in matched.pending:
+            found = leftovers.find(one.fingerprint, self._declaration.key, one.key) if one.fingerprint else None
+            if found is not None and one.fingerprint is not None:
+                self._data().add(one.fingerprint, found[1])
+            self._tools.breathe()
+        if self._writer is not None:
+            self._writer.flush()
+            self._writer.close()
+            self._leftovers = Leftovers(self._writer.path)
+            self._writer = self._leftovers.writer
 
     def _data(self) -> DataWriter:
         """This rebuild's data file, made when the first line is written."""
@@ -307,7 +327,9 @@ class Job:
     def _build(self, matched: Matched, results: Iterator[Enriched | None]) -> tuple[int, int]:
         """Compute every array; the rebuild's own data file gets all lines and is published."""
         builder = Builder(self._declaration, self._tools.breathe)
-        partial = _Schedule(self._tools.first_page) if self._old is None and self._declaration.key else None
+        partial = None
+        if self._old is None and self._may_show and self._declaration.key is not None:
+            partial = _Schedule(self._tools.first_page, self._shown)
         last = len(matched.sequence) - 1
         for number, one in enumerate(matched.sequence):
             result = next(results) if one < 0 else None
@@ -368,16 +390,15 @@ class Job:
 class _Schedule:
     """When a list that was never there is shown in part: its first page at once, then as often as it is cheap."""
 
-    def __init__(self, first_page: int) -> None:
+    def __init__(self, first_page: int, shown: int) -> None:
+        """:param shown: how many items an interrupted build has shown; never are there fewer."""
         self._first_page = first_page
         self._next = 0.0
-        self._shown = 0
+        self._shown = shown
 
     def is_due(self, count: int) -> bool:
         """Whether so many items should be shown now."""
-        if not self._shown:
-            return count >= self._first_page
-        return count > self._shown and time.monotonic() >= self._next
+        return count >= self._first_page and count > self._shown and time.monotonic() >= self._next
 
     @contextmanager
     def publishing(self, count: int) -> Iterator[None]:

@@ -34,7 +34,8 @@ class ViewBuilder:
         self.sort_types: dict[str, str | None] = {}  # of each sort's keys, when all are of one kind
         self._text = bytearray()
         self._text_starts = array("Q", [0])
-        self.errors: Counter[str] = Counter()  # "filter marked: KeyError" and how often
+        self._errors: Counter[str] = Counter()
+        self._others: dict[str, int] = {}  # keys of another type than most, as the sections were last made
         self.needs_items = bool(self._filters or self._sorts or self._search)
 
     def add(self, item: Item | None) -> None:
@@ -48,7 +49,7 @@ class ViewBuilder:
                 self._flags[name].append(1 if passes(item) else 0)
             except Exception as error:
                 self._flags[name].append(0)
-                self.errors[f"filter {name}: {type(error).__name__}"] += 1
+                self._errors[f"filter {name}: {type(error).__name__}"] += 1
         for name, key in self._sorts.items():
             try:
                 value = key(item)
@@ -58,7 +59,7 @@ class ViewBuilder:
             except Exception as error:
                 self._keys[name].append(None)
                 self._unsortable[name].append(position)
-                self.errors[f"sort {name}: {type(error).__name__}"] += 1
+                self._errors[f"sort {name}: {type(error).__name__}"] += 1
         if self._search:
             self._text += text_of(self._search, item)
             self._text_starts.append(len(self._text))
@@ -69,6 +70,7 @@ class ViewBuilder:
         :param places: of all items, in source order, two numbers each.
         :raises ViewError: when a sort's keys cannot be compared with one another at all.
         """
+        self._others = {}
         sections: dict[str, Section] = {}
         everything = range(self._count)
         orders: dict[str, Any] = {fmt.SOURCE_ORDER: everything}
@@ -91,6 +93,11 @@ class ViewBuilder:
             sections["text_starts"] = self._text_starts
         return sections
 
+    @property
+    def errors(self) -> Counter[str]:
+        """What failed, "filter marked: KeyError" say, and on how many items; complete behind ``sections``."""
+        return self._errors + Counter(self._others)
+
     def filter_counts(self) -> dict[str, int]:
         """How many items each filter lets through."""
         return {name: sum(flags) for name, flags in self._flags.items()}
@@ -109,7 +116,7 @@ class ViewBuilder:
         commonest = Counter(type(keys[position]) for position in sortable).most_common(1)[0][0]
         fitting = [position for position in sortable if type(keys[position]) is commonest]
         others = [position for position in sortable if type(keys[position]) is not commonest]
-        self.errors[f"sort {name}: keys that are no {commonest.__name__}"] += len(others)
+        self._others[f"sort {name}: keys that are no {commonest.__name__}"] = len(others)
         try:
             return sorted(fitting, key=keys.__getitem__) + sorted([*others, *last])
         except TypeError as error:

@@ -372,6 +372,7 @@ class FileStore:
         The caller holds the rebuild lock.
         """
         referenced: str | None = None
+        is_done = True
         with self.publishing(name):
             try:
                 published = Snapshot(self.folder, name)
@@ -381,13 +382,12 @@ class FileStore:
                 return None  # what cannot be read now may be readable to others, and its data theirs
             else:
                 referenced = None if published.is_cold else str(published.header["data"]["file"])
-                if referenced is not None and not published.complete:
-                    self.sweep(name, (referenced,))
-                    return self.folder / referenced
+                is_done = published.is_cold or published.complete
+            # A build that goes on in the file of a list that is shown in part may have begun another.
             left = [
                 (int(entry.split(".")[-2]), entry)
                 for entry in os.listdir(self.folder)
-                if entry != referenced and re.fullmatch(rf"{name}\.\d+\.data", entry)
+                if not (is_done and entry == referenced) and re.fullmatch(rf"{name}\.\d+\.data", entry)
             ]
             newest = max(left)[1] if left else None
             self.sweep(name, (referenced, newest))
