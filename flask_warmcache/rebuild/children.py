@@ -23,7 +23,7 @@ from typing import Any
 from ..errors import ChildError
 from ..settings import Settings
 from ..store.files import HeldLock
-from . import room, runners
+from . import room
 from .location import Location, NoLocation
 
 log = logging.getLogger("flask_warmcache")
@@ -164,8 +164,9 @@ class Children:
         if problem is not None or not isinstance(location, Location):
             raise ChildError(f"The list {name!r} cannot be rebuilt in a child: {problem}.")
         answers, answering = os.pipe()
+        # Copies, since gevent starts a process by a fork of its own, in which hooks close our locks.
+        held = {one: os.dup(lock.descriptor) for one, lock in locks.items()}
         try:
-            held = {one: lock.descriptor for one, lock in locks.items()}
             orders = {
                 "paths": [path or os.curdir for path in sys.path if isinstance(path, str)],
                 "folder": location.folder,
@@ -182,7 +183,7 @@ class Children:
                 "timeout": self._settings.build_timeout,
                 "retry": [self._settings.retry_min, self._settings.retry_max],
             }
-            process = runners.popen_class()(
+            process = subprocess.Popen(
                 [sys.executable, "-m", "flask_warmcache.child"],
                 stdin=subprocess.PIPE,
                 pass_fds=(*held.values(), answering),
@@ -194,7 +195,8 @@ class Children:
             os.close(answers)
             raise
         finally:
-            os.close(answering)
+            for descriptor in (answering, *held.values()):
+                os.close(descriptor)
         child = Child(process, answers, self._settings.build_timeout)
         self._alive.append((name, child))
         assert process.stdin is not None

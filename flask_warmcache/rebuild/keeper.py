@@ -217,7 +217,7 @@ class Keeper(Rebuilder):
             return None
         try:
             attempt.child = self._start_child(attempt, wait=True)
-        except (ChildError, OSError):
+        except Exception:
             log.warning(
                 "warmcache.no_child: %r goes on in its thread",
                 attempt.target.name,
@@ -241,7 +241,7 @@ class Keeper(Rebuilder):
                 attempt.let_go()  # of our copies; what became of a child that is gone is seen at the next look
                 return True
             error = ChildError(f"The child process for {status.name!r} is not ready: {answer}.")
-        except (ChildError, OSError) as failure:
+        except Exception as failure:
             error = failure
         if self._settings.runner == "process":
             self._fail(status, error, None)

@@ -6,7 +6,6 @@ child has imported the app, the thread stops between two items and the child goe
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import threading
 import time
@@ -159,18 +158,6 @@ def _native_sleep() -> Callable[[float], None] | None:
         return None
     sleep: Callable[[float], None] = sys.modules["gevent.monkey"].get_original("time", "sleep")
     return sleep
-
-
-def popen_class() -> type[subprocess.Popen[bytes]]:
-    """What starts a process without running any Python between fork and exec.
-
-    gevent's own forks, and a fork runs hooks: ours close the lock that the child is to inherit.
-    """
-    monkey: Any = sys.modules.get("gevent.monkey")
-    if monkey is not None and monkey.is_module_patched("subprocess"):
-        original: type[subprocess.Popen[bytes]] = monkey.get_original("subprocess", "Popen")
-        return original
-    return subprocess.Popen
 
 
 def uwsgi_problem() -> str | None:

@@ -1,0 +1,441 @@
+"""Where rebuilds run: in a thread, in a child that holds the lock, in one after the other, or elsewhere."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gunicorn
+import psutil
+import pytest
+
+from flask_warmcache.store.reader import Reader
+
+from .world import OUR_CONF, Place, Server, free_port, running, until
+
+Make = Callable[..., Place]
+
+
+@contextmanager
+def serving(
+    place: Place, *arguments: str, uri: str = "app_runners:create_app()", workers: int = 1
+) -> Iterator[Server]:
+    """A gunicorn server of our app, with our configuration."""
+    port = free_port()
+    command = [sys.executable, "-m", "gunicorn", *OUR_CONF, "-b", f"127.0.0.1:{port}", "-w", f"{workers}"]
+    if gunicorn.version_info >= (25, 1):
+        command.append("--no-control-socket")
+    with running(Server(place, [*command, *arguments, uri], port, workers, "--preload" in arguments)) as server:
+        yield server
+
+
+def configured(make_place: Make, *, config: dict[str, object], **options: object) -> Place:
+    """A place whose apps have these ``WARMCACHE_*`` settings."""
+    place = make_place(**options)
+    place.env |= {f"TESTED_WARMCACHE_{name.upper()}": str(value) for name, value in config.items()}
+    return place
+
+
+def stats(server: Server, name: str = "files") -> dict[str, Any]:
+    section: dict[str, Any] = server.get(f"/api/cache/stats/{name}").json
+    return section
+
+
+def built(server: Server) -> list[dict[str, Any]]:
+    """The finished list's items."""
+
+    def fresh() -> Any:
+        page = server.get().json
+        return page["files"] if page["files"] and not page["cache_rebuilding"] else None
+
+    items: list[dict[str, Any]] = until(fresh, lambda: f"a list: {stats(server)}\n{server.log}", 30)
+    return items
+
+
+def pids_of(items: list[dict[str, Any]]) -> set[int]:
+    return {item["pid"] for item in items}
+
+
+def is_locked(place: Place, name: str = "files") -> bool:
+    """Whether somebody holds the list's lock; a shared one for a microsecond tells."""
+    try:
+        descriptor = os.open(place.cache / f"{name}.lock", os.O_RDONLY)
+    except FileNotFoundError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
+
+
+def gone(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+
+
+# The child
+
+
+def test_a_child_rebuilds_and_the_worker_only_serves(make_place: Make) -> None:
+    place = configured(make_place, config={"runner": "process"})
+    with serving(place) as server:
+        pids = pids_of(built(server))
+        assert len(pids) == 1 and not pids & (server.pids | {server.process.pid})
+        assert stats(server)["runner"] == {"mode": "process", "child": "available"}
+        until(lambda: gone(pids.copy().pop()), "the end of the child", 10)
+        assert len(place.calls("source")) == 1
+
+
+def test_the_child_is_niced_in_a_group_of_its_own_and_shows_no_orders(make_place: Make) -> None:
+    place = configured(make_place, config={"runner": "process"}).with_gate()
+    place.env |= {"LISTEN_FDS": "1", "NOTIFY_SOCKET": "/nowhere", "WERKZEUG_RUN_MAIN": "true"}
+    with serving(place) as server:
+        child = psutil.Process(place.builder_at_gate().pid)
+        (worker,) = server.pids
+        assert child.nice() == psutil.Process(worker).nice() + 10
+        assert os.getpgid(child.pid) == child.pid
+        assert os.getsid(child.pid) == os.getsid(worker)
+        assert child.cmdline()[1:] == ["-m", "flask_warmcache.child"]
+        assert not {"SERVER_SOFTWARE", "LISTEN_FDS", "NOTIFY_SOCKET", "WERKZEUG_RUN_MAIN"} & child.environ().keys()
+        opened = [os.path.realpath(f"/proc/{child.pid}/fd/{one}") for one in os.listdir(f"/proc/{child.pid}/fd")]
+        assert not any("socket:" in one for one in opened), "the child has the server's sockets"
+        place.gate.touch()
+        built(server)
+
+
+def test_a_child_keeps_the_lock_and_publishes_after_its_worker_was_killed(make_place: Make) -> None:
+    place = configured(make_place, config={"runner": "process"}).with_gate()
+    with serving(place) as server:
+        child = place.builder_at_gate().pid
+        (worker,) = server.pids
+        os.kill(worker, signal.SIGKILL)
+        server.until_gone(worker)
+        until(lambda: stats(server)["cache_rebuilding"], "the new worker to see the rebuild")
+        assert is_locked(place) and not gone(child)
+        place.gate.touch()
+        assert pids_of(built(server)) == {child}
+        assert len(place.calls("source")) == 1
+        assert stats(server)["last_error"] is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGQUIT], ids=["TERM", "QUIT"])
+def test_a_child_does_not_hold_up_a_stopping_server_and_publishes(make_place: Make, number: int) -> None:
+    place = configured(make_place, config={"runner": "process"}).with_gate()
+
+    def stopped_after(nth: int, *, rebuilding: bool) -> float:
+        with serving(place) as server:
+            child = place.builder_at_gate(nth).pid
+            if not rebuilding:
+                place.gate.touch()
+                built(server)
+                until(lambda: gone(child), "the end of the child")
+            took = server.stop(number)
+            if rebuilding:
+                assert is_locked(place)
+                place.gate.touch()
+                until(lambda: gone(child), "the end of the child")
+        snapshot = Reader(place.cache, "files").current()
+        assert snapshot is not None and snapshot.count == 60
+        return took
+
+    idle = stopped_after(1, rebuilding=False)
+    for left in (place.gate, *place.cache.glob("files.*")):
+        left.unlink()
+    busy = stopped_after(2, rebuilding=True)
+    print(f"\nstopped after {idle:.2f} s idle, {busy:.2f} s with a child")
+    assert busy < idle + 0.2
+
+
+# What becomes of a child that does not finish
+
+
+def test_a_killed_child_is_a_failure_within_a_second_and_tried_again(make_place: Make) -> None:
+    place = configured(make_place, config={"runner": "process", "retry_min": 1.0}).with_gate()
+    with serving(place, workers=2) as server:
+        child = place.builder_at_gate().pid
+        killed = time.monotonic()
+        os.kill(child, signal.SIGKILL)
+        until(lambda: stats(server)["state"] == "failed", lambda: f"a failure: {stats(server)}")
+        took = time.monotonic() - killed
+        section = stats(server)
+        print(f"\nthe failure shows after {took:.2f} s")
+        assert took < 1
+        assert section["last_error"] == "ChildKilled"
+        place.gate.touch()
+        assert child not in pids_of(built(server))
+        assert len(place.calls("source")) == 2
+        assert server.log.count("warmcache.rebuild_failed") == 1, "several workers counted one failure"
+
+
+@pytest.mark.parametrize("how", [{"hangs": 1}, {"hog": 40}], ids=["sleeping", "in one C call"])
+def test_a_child_past_its_deadline_is_ended(make_place: Make, how: dict[str, object]) -> None:
+    place = configured(
+        make_place, config={"runner": "process", "build_timeout": 2.0, "retry_min": 60.0}, items=3, **how
+    )
+    with serving(place) as server:
+        began = until(lambda: place.calls("source"), "a build")[0]
+        until(lambda: stats(server)["state"] == "failed", lambda: f"a failure: {stats(server)}")
+        took = time.monotonic() - began.at
+        print(f"\nended and shown {took:.2f} s after it began, the deadline being 2 s after its start")
+        assert took < 3
+        assert stats(server)["last_error"] == "BuildTimeout"
+        until(lambda: gone(began.pid) and not is_locked(place), "the end of the child")
+
+
+# Finding the app
+
+
+@pytest.mark.parametrize("preload", [(), ("--preload",)], ids=["", "preload"])
+@pytest.mark.parametrize("form", ["factory", "arguments", "attribute", "wrapped", "factory beside"])
+def test_a_child_finds_the_app_as_gunicorn_does(make_place: Make, form: str, preload: tuple[str, ...]) -> None:
+    place = configured(make_place, config={"runner": "process"})
+    module = place.folder / "site_of_mine.py"
+    create = "from app_runners import create_app\n"
+    text, uri = {
+        "factory": ("", "app_runners:create_app()"),
+        "arguments": ("", "app_runners:create_app('files', folder='cache')"),
+        "attribute": (f"{create}app = create_app()", "site_of_mine:app"),
+        "wrapped": (
+            f"{create}from werkzeug.middleware.proxy_fix import ProxyFix\napplication = ProxyFix(create_app())",
+            "site_of_mine",
+        ),
+        "factory beside": (f"{create}other = create_app()", "site_of_mine:create_app()"),
+    }[form]
+    module.write_text(text)
+    # The module is only found in its folder, and the worker's working folder is another one at first.
+    with serving(place, "--chdir", os.fspath(place.folder), *preload, uri=uri) as server:
+        assert not pids_of(built(server)) & server.pids
+        assert stats(server)["runner"]["child"] == "available"
+        assert stats(server)["last_error"] is None
+
+
+def test_two_apps_in_one_process_are_told_apart_by_their_folders(make_place: Make) -> None:
+    place = configured(make_place, config={"runner": "process"})
+    (place.folder / "site_of_mine.py").write_text(
+        "from werkzeug.middleware.dispatcher import DispatcherMiddleware\n"
+        "from app_runners import create_app\n"
+        "app = DispatcherMiddleware(create_app('files'), {'/other': create_app('others', folder='second')})\n"
+    )
+    with serving(place, "--chdir", os.fspath(place.folder), uri="site_of_mine:app") as server:
+        ours = built(server)
+        until(lambda: stats_of_other(server)["state"] == "fresh", "the other app's list")
+        others = server.get("/other/api/files").json["files"]
+        assert ({item["app"] for item in ours}, {item["app"] for item in others}) == ({"files"}, {"others"})
+        assert not (pids_of(ours) | pids_of(others)) & server.pids
+
+
+def stats_of_other(server: Server) -> dict[str, Any]:
+    section: dict[str, Any] = server.get("/other/api/cache/stats/others").json
+    return section
+
+
+AMBIGUOUS = (
+    "from werkzeug.middleware.dispatcher import DispatcherMiddleware\n"
+    "from app_runners import create_app\n"
+    "app = DispatcherMiddleware(create_app(), {'/other': create_app()})\n"
+)
+
+
+def test_an_app_served_twice_is_refused_by_name(make_place: Make) -> None:
+    place = configured(make_place, config={"runner": "process", "retry_min": 60.0})
+    (place.folder / "site_of_mine.py").write_text(AMBIGUOUS)
+    with serving(place, "--chdir", os.fspath(place.folder), uri="site_of_mine:app") as server:
+        until(lambda: stats(server)["state"] == "failed", lambda: f"a refusal: {stats(server)}")
+        assert stats(server)["last_error"] == "ChildError"
+        assert "2 apps behind 'site_of_mine:app' keep a list 'files'" in server.log
+        until(lambda: not is_locked(place), "the end of the child")
+        assert place.calls("source") == []
+
+
+# From the thread to a child
+
+
+class Probe:
+    """Looks, as often as it can, whether the lock is free."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        self._stop = threading.Event()
+        self.looks = self.free = 0
+        self._thread = threading.Thread(target=self._look)
+
+    def _look(self) -> None:
+        while not self._stop.is_set():
+            # What is published is looked at first: the lock may be free as soon as it is there.
+            done = (self._place.cache / "files.index").exists()
+            locked = is_locked(self._place)
+            if done:
+                return
+            self.looks += 1
+            self.free += not locked
+
+    def __enter__(self) -> Probe:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(20)
+
+
+def test_a_computing_rebuild_goes_on_in_a_child_and_the_lock_is_never_free(make_place: Make) -> None:
+    place = configured(make_place, config={"runner": "auto"}, items=300, compute=5)
+    with serving(place) as server:
+        (worker,) = server.pids
+        until(lambda: place.calls("enrich"), "the first item")
+        with Probe(place) as probe:
+            items = built(server)
+        in_thread = sum(item["pid"] == worker for item in items)
+        print(f"\n{in_thread} of {len(items)} items in the thread; {probe.looks} looks at the lock")
+        assert probe.looks > 100 and probe.free == 0
+        assert stats(server)["last_error"] is None
+        assert len(pids_of(items) - {worker}) == 1
+
+
+def test_what_the_thread_has_finished_is_not_done_again_by_the_child(make_place: Make) -> None:
+    place = configured(make_place, config={"runner": "auto"}, items=300, compute=5)
+    with serving(place) as server:
+        (worker,) = server.pids
+        items = built(server)
+        enriched = {pid: 0 for pid in pids_of(items)}
+        for call in place.calls("enrich"):
+            enriched[call.pid] += 1
+        assert len(enriched) == 2 and worker in enriched, enriched
+        assert sum(enriched.values()) == 300, enriched
+
+
+def test_a_quick_rebuild_stays_in_its_thread(make_place: Make) -> None:
+    place = configured(make_place, config={"runner": "auto"}, compute=0.1)
+    with serving(place) as server:
+        assert pids_of(built(server)) == server.pids
+        assert len(place.calls("loaded")) == 1, "a child was started"
+
+
+def test_a_worker_killed_before_its_child_was_ready_leaves_the_list_to_it(make_place: Make) -> None:
+    place = configured(make_place, config={"runner": "auto"}, items=300, compute=5)
+    with serving(place) as server:
+        (worker,) = server.pids
+
+        def child() -> list[psutil.Process]:
+            return [one for one in psutil.Process(worker).children() if "flask_warmcache.child" in one.cmdline()]
+
+        (started,) = until(child, "a child")
+        os.kill(worker, signal.SIGKILL)
+        assert is_locked(place)
+        items = built(server)
+        assert started.pid in pids_of(items) and pids_of(items) <= {started.pid, worker}
+        assert len(place.calls("source")) == 2
+
+
+def test_a_long_computing_list_starts_in_the_child_the_next_time(make_place: Make) -> None:
+    place = configured(make_place, config={"runner": "auto"}, items=300, compute=6)
+    with serving(place) as server:
+        built(server)
+        snapshot = Reader(place.cache, "files").current()
+        assert snapshot is not None
+        if "cpu_share" not in snapshot.header:
+            pytest.xfail("the job does not write cpu_share yet")
+        known = len(place.calls("enrich"))
+        for left in place.cache.glob("*.data"):
+            left.unlink()  # so that all is done again
+        server.get("/invalidate", "POST")
+        until(lambda: len(place.calls("enrich")) > known, "the next build")
+        assert place.calls("enrich")[known].pid not in server.pids
+
+
+def test_an_interrupted_list_starts_in_the_child_the_next_time(make_place: Make) -> None:
+    place = configured(make_place, config={"runner": "auto"}).with_gate()
+    with serving(place) as server:
+        worker = place.builder_at_gate().pid
+        assert worker in server.pids
+        os.kill(worker, signal.SIGKILL)
+        second = place.builder_at_gate(2).pid
+        assert second not in server.pids | {worker}
+        assert stats(server)["last_error"] is None, "an interruption is no failure"
+        place.gate.touch()
+        assert second in pids_of(built(server))
+
+
+# No worker is stopped
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("worker_class", ["sync", "gthread", "gevent"])
+def test_one_c_call_in_a_child_does_not_cost_the_worker_its_life(make_place: Make, worker_class: str) -> None:
+    if worker_class == "gevent":
+        pytest.importorskip("gevent")
+    place = configured(make_place, config={"runner": "process"}, items=3, hog=27)
+    with serving(place, "--timeout", "2", "-k", worker_class) as server:
+        until(lambda: place.calls("hogging"), "the call")
+        while not place.calls("hogged"):
+            server.get()
+        items = built(server)
+        took = place.calls("hogged")[0].at - place.calls("hogging")[0].at
+        print(f"\n{worker_class}: a call of {took:.1f} s")
+        assert took > 3, "the call was too short to show anything"
+        assert "WORKER TIMEOUT" not in server.log and len(place.calls("source")) == 1
+        assert not pids_of(items) & server.pids
+
+
+# gevent
+
+
+@pytest.mark.parametrize("runner", ["auto", "thread"])
+def test_a_computing_rebuild_stops_no_other_request_under_gevent(make_place: Make, runner: str) -> None:
+    pytest.importorskip("gevent")
+    place = configured(make_place, config={"runner": runner}, items=300, compute=3)
+    with serving(place, "-k", "gevent") as server:
+        slowest, asked, end = 0.0, 0, time.monotonic() + 30
+        while not (place.cache / "files.index").exists():
+            assert time.monotonic() < end, f"no list: {stats(server)}\n{server.log}"
+            began = time.monotonic()
+            server.get("/plain")
+            slowest, asked = max(slowest, time.monotonic() - began), asked + 1
+        items = built(server)
+        print(f"\n{runner}: {asked} requests, the slowest {slowest * 1000:.0f} ms")
+        assert asked > 20
+        assert slowest < 0.5, "a request waited for the rebuild"
+        assert (pids_of(items) == server.pids) == (runner == "thread")
+        assert stats(server)["last_error"] is None
+
+
+# external
+
+
+def test_external_workers_only_read_and_watch_rebuilds(make_place: Make) -> None:
+    place = configured(make_place, config={"runner": "external"})
+    with serving(place) as server:
+        for _ in range(20):
+            page = server.get().json
+        assert page["files"] == []
+        assert stats(server)["runner"] == {"mode": "external"}
+        assert place.calls("source") == []
+        command = [sys.executable, "-m", "flask", "--app", "app_runners:create_app()", "warmcache", "watch"]
+        with subprocess.Popen(command, cwd=place.folder, env=place.env, stderr=subprocess.PIPE) as watching:
+            try:
+                assert pids_of(built(server)) == {watching.pid}
+                server.get("/invalidate", "POST")
+                until(lambda: len(place.calls("source")) == 2, "a second build")
+                built(server)
+                began = time.monotonic()
+                watching.send_signal(signal.SIGTERM)
+                assert watching.wait(10) == 0
+                assert time.monotonic() - began < 1
+            finally:
+                watching.kill()
+        server.get("/invalidate", "POST")
+        assert server.get().state == "stale"
+        assert {call.pid for call in place.calls("source")} == {watching.pid}
