@@ -6,12 +6,15 @@ import datetime
 import decimal
 import json
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from flask import Flask
 from flask.json.provider import DefaultJSONProvider
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from flask_warmcache import WarmCache
 from flask_warmcache.state import encoder
@@ -63,3 +66,66 @@ def test_any_provider_will_do(app: Flask) -> None:
 
     app.json = Own()  # type: ignore[assignment]
     assert encoder(app)({"a": {1}}) == b'{"a": "<set>"}'
+
+
+ATOMS = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from(["\udcff", "\x00\t\n\u2028", "ß😀"])
+    | st.dates()
+    | st.datetimes()
+    | st.decimals(allow_nan=True)
+    | st.uuids()
+    | st.just({1})
+    | st.just(b"bytes")
+)
+KEYS = st.text(max_size=3) | st.integers() | st.booleans() | st.none() | st.floats() | st.just((1, 2))
+VALUES = st.recursive(
+    ATOMS,
+    lambda inner: st.lists(inner, max_size=3) | st.tuples(inner, inner) | st.dictionaries(KEYS, inner, max_size=3),
+)
+
+
+@pytest.mark.parametrize("pure", [False, True], ids=["compiled", "pure Python"])
+@settings(max_examples=150)
+@given(VALUES, st.booleans(), st.booleans())
+def test_the_encoder_that_is_made_once_writes_what_flask_writes(
+    pure: bool, value: object, sort_keys: bool, ensure_ascii: bool
+) -> None:
+    app = Flask("shop")
+    assert isinstance(app.json, DefaultJSONProvider)
+    app.json.sort_keys, app.json.ensure_ascii = sort_keys, ensure_ascii
+    with pytest.MonkeyPatch.context() as patch:
+        if pure:
+            patch.setattr("json.encoder.c_make_encoder", None)
+        encode = encoder(app)
+
+        def tried(function: Callable[[object], bytes]) -> bytes | type:
+            try:
+                return function(value)
+            except Exception as error:
+                return type(error)
+
+        plain = tried(lambda one: app.json.dumps(one, separators=(",", ":"), allow_nan=False).encode())
+        assert tried(encode) == plain
+        # Nothing of a value that failed halfway stays behind.
+        assert encode([{"a": [1]}, {"a": [1]}]) == b'[{"a":[1]},{"a":[1]}]'
+
+
+def test_an_item_that_contains_itself_fails_and_the_next_does_not(app: Flask) -> None:
+    circle: dict[str, Any] = {}
+    circle["self"] = [circle]
+    encode = encoder(app)
+    for _ in range(2):
+        with pytest.raises(RecursionError):
+            encode(circle)
+        assert encode({"a": 1}) == b'{"a":1}'
+
+
+def test_a_default_of_the_apps_own_is_asked(app: Flask) -> None:
+    assert isinstance(app.json, DefaultJSONProvider)
+    app.json.default = lambda value: f"<{type(value).__name__}>"
+    assert encoder(app)({"a": object()}) == b'{"a":"<object>"}'
