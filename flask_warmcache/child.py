@@ -54,6 +54,7 @@ class TimeLimits:
 
     def __init__(self) -> None:
         self._end: float | None = None
+        self._is_closed = threading.Event()
         signal.signal(ITEM_SIGNAL, self._raise)
         threading.Thread(target=self._watch, name="warmcache-time-limit", daemon=True).start()
 
@@ -69,9 +70,12 @@ class TimeLimits:
         finally:
             self._end = None
 
+    def close(self) -> None:
+        """End the thread that watches."""
+        self._is_closed.set()
+
     def _watch(self) -> None:
-        while True:
-            time.sleep(WATCH_EVERY)  # polled, so that setting a limit costs an item nothing
+        while not self._is_closed.wait(WATCH_EVERY):  # polled, so that setting a limit costs an item nothing
             end = self._end
             if end is not None and time.monotonic() > end:
                 signal.pthread_kill(threading.main_thread().ident or 0, ITEM_SIGNAL)

@@ -1,0 +1,326 @@
+"""Before and beside the rebuilding child: where the app is, whether memory has room, how long an item may take."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flask_warmcache import WarmCache, child, state
+from flask_warmcache.errors import ChildError, ItemTimeout, SettingError
+from flask_warmcache.rebuild import location, room, runners
+from flask_warmcache.rebuild.children import DROPPED
+from flask_warmcache.rebuild.location import Location, NoLocation, locate
+from flask_warmcache.rebuild.runners import HandOver, Relay
+
+from .world import files, make_app, state_of
+
+# Where the app is
+
+
+class Worker:
+    """What location.py asks of gunicorn's worker."""
+
+    def __init__(self, uri: str | None, wsgi: object) -> None:
+        self.app = types.SimpleNamespace(app_uri=uri)
+        self.cfg = types.SimpleNamespace(chdir="/srv", paste=None)
+        self.wsgi = wsgi
+
+
+@pytest.fixture(autouse=True)
+def _no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(location, "_noted_worker", None)
+
+
+def test_the_setting_says_where_the_app_is() -> None:
+    assert locate(object(), "shop:create_app('x')") == Location("shop:create_app('x')", os.getcwd())
+
+
+@pytest.mark.parametrize("wrong", ["shop", 5])
+def test_the_setting_has_a_module_and_what_it_holds(tmp_path: Path, wrong: object) -> None:
+    with pytest.raises(SettingError, match="^WARMCACHE_APP must be text like 'module:app'"):
+        WarmCache(make_app(tmp_path, app=wrong))
+
+
+def test_else_gunicorn_does_with_its_folder() -> None:
+    app = object()
+    location.note_worker(Worker("shop:app", app))
+    assert locate(app, None) == Location("shop:app", "/srv", served=True)
+    location.note_worker(Worker("shop:app", object()))
+    assert locate(app, None) == Location("shop:app", "/srv", served=False)
+
+
+def test_else_the_module_attribute_that_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    module: Any = types.ModuleType("shop_of_mine")
+    module.app = app = types.SimpleNamespace(import_name="shop_of_mine")
+    monkeypatch.setitem(sys.modules, "shop_of_mine", module)
+    location.note_worker(Worker(None, app))
+    assert locate(app, None) == Location("shop_of_mine:app", os.getcwd(), served=True)
+
+
+def test_else_it_cannot_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    main: Any = types.ModuleType("__main__")
+    main.__spec__ = None
+    main.app = app = object()
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    with pytest.raises(NoLocation, match="set WARMCACHE_APP"):
+        locate(app, None)
+
+
+def test_stats_say_that_there_is_no_child_and_the_list_is_built_in_the_thread(tmp_path: Path) -> None:
+    app = make_app(tmp_path, runner="process")
+    WarmCache(app).warm_list("files", key="path", unit="file", source=lambda: files("a"))
+    state_of(app).keeper.rebuild_due()
+    section = app.test_client().get("/api/cache/stats/files").get_json()
+    assert section["runner"] == {
+        "mode": "process",
+        "child": "unavailable: no module attribute holds the app; set WARMCACHE_APP",
+    }
+    assert (section["state"], section["file_count"]) == ("fresh", 1)
+
+
+def test_a_child_does_not_take_itself_for_a_server() -> None:
+    names = ["SERVER_SOFTWARE", "WERKZEUG_RUN_MAIN", "LISTEN_FDS", "NOTIFY_SOCKET", "GUNICORN_FD", "GUNICORN_PID"]
+    assert all(DROPPED.fullmatch(name) for name in names)
+    assert not any(DROPPED.fullmatch(name) for name in ("PATH", "GUNICORN_CMD_ARGS", "MY_LISTEN_FDS"))
+
+
+# Which of the apps
+
+
+def orders(app: Any, **changed: Any) -> dict[str, Any]:
+    opened = state_of(app)
+    given = {
+        "app": "shop:app",
+        "served": False,
+        "name": "files",
+        "digest": opened.statuses["files"].declaration.digest,
+        "cache": os.path.realpath(opened.store.folder),
+    }
+    return {**given, **changed}
+
+
+def test_the_app_with_this_folder_and_declaration_is_meant(tmp_path: Path) -> None:
+    apps = [make_app(tmp_path / which) for which in ("a", "b", "a")]
+    for number, app in enumerate(apps):
+        search = ("path",) if number == 2 else ()
+        WarmCache(app).warm_list("files", key="path", search=search, source=lambda: files("a"))
+    for app in apps:
+        assert child._find_state(orders(app), None).app is app
+    with pytest.raises(ChildError, match="^No apps behind 'shop:app' keep a list 'files'"):
+        child._find_state(orders(apps[0], cache="/elsewhere"), None)
+    with pytest.raises(ChildError, match="^No apps"):
+        child._find_state(orders(apps[0], digest="of other code"), None)
+
+
+def test_several_are_refused_unless_one_is_what_is_served(tmp_path: Path) -> None:
+    apps = [make_app(tmp_path) for _ in range(2)]
+    for app in apps:
+        WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
+    with pytest.raises(ChildError, match="^2 apps behind .*; set WARMCACHE_APP"):
+        child._find_state(orders(apps[0]), apps[0])
+    for app in apps:
+        assert child._find_state(orders(app, served=True), app).app is app
+
+
+def test_an_app_under_test_has_a_folder_that_no_child_can_know(tmp_path: Path) -> None:
+    app = make_app(tmp_path)
+    app.config.update(TESTING=True, WARMCACHE_DIR=None)
+    WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
+    with pytest.raises(NoLocation, match="folder of its own"):
+        app.extensions[state.KEY]._locate()
+
+
+# Memory
+
+
+@pytest.fixture
+def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Control groups as the test says."""
+    monkeypatch.setattr(room, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(room, "CGROUPS", tmp_path / "groups")
+    (tmp_path / "proc").mkdir()
+
+    def write(membership: str, **texts: str) -> None:
+        (tmp_path / "proc" / "cgroup").write_text(membership)
+        for name, text in texts.items():
+            path = tmp_path / "groups" / name.replace("__", "/").replace("_dot_", ".")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+
+    return write
+
+
+def test_without_a_limit_there_is_room(groups: Callable[..., None]) -> None:
+    assert room.free() is None
+    groups("0::/app\n", app__memory_dot_max="max\n", app__memory_dot_current="5\n")
+    assert room.free() is None
+
+
+def test_the_strictest_of_the_groups_counts_and_file_pages_do_not(groups: Callable[..., None]) -> None:
+    groups(
+        "0::/outer/app\n",
+        outer__app__memory_dot_max="1000",
+        outer__app__memory_dot_current="900",
+        outer__app__memory_dot_stat="anon 100\ninactive_file 50\n",
+        outer__memory_dot_max="5000",
+        outer__memory_dot_current="4900",
+    )
+    assert room.free() == 100
+
+
+def test_the_first_version_of_control_groups_is_read_too(groups: Callable[..., None]) -> None:
+    groups(
+        "4:cpu:/x\n3:memory:/app\n",
+        memory__app__memory_dot_limit_in_bytes="1000",
+        memory__app__memory_dot_usage_in_bytes="700",
+        memory__memory_dot_limit_in_bytes=str(1 << 62),
+        memory__memory_dot_usage_in_bytes="900",
+    )
+    assert room.free() == 300
+
+
+def test_without_room_for_a_second_copy_there_is_no_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "free", lambda: 1000)
+    app = make_app(tmp_path, runner="process", app="shop:app")
+    WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
+    said = app.test_client().get("/api/cache/stats/files").get_json()["runner"]
+    assert said["child"] == "unavailable: no memory for a second copy of the app"
+    assert room.resident() > 1000
+
+
+# Time limits
+
+
+@pytest.fixture
+def limits() -> Any:
+    before = signal.getsignal(child.ITEM_SIGNAL)
+    made = child.TimeLimits()
+    yield made
+    made.close()
+    signal.signal(child.ITEM_SIGNAL, before)
+
+
+def test_an_item_that_takes_too_long_is_ended_and_the_next_is_not(limits: child.TimeLimits) -> None:
+    began = time.monotonic()
+    with pytest.raises(ItemTimeout), limits.limit(0.1):
+        time.sleep(20)
+    assert time.monotonic() - began < 5
+    with limits.limit(20):
+        time.sleep(0.2)
+    with limits.limit(None):
+        time.sleep(0.1)
+
+
+def test_a_computing_item_is_ended_too(limits: child.TimeLimits) -> None:
+    end = time.monotonic() + 20
+    with pytest.raises(ItemTimeout), limits.limit(0.1):
+        while time.monotonic() < end:
+            pass
+    assert time.monotonic() < end
+
+
+# From the thread to a child
+
+
+class Ready:
+    """A child that has an answer."""
+
+    def __init__(self, *answers: str | None) -> None:
+        self._answers = list(answers)
+
+    def heard(self) -> str | None:
+        return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Wall clock and processor time of the thread."""
+    now = types.SimpleNamespace(wall=0.0, processor=0.0)
+    monkeypatch.setattr(
+        runners, "time", types.SimpleNamespace(perf_counter=lambda: now.wall, thread_time=lambda: now.processor)
+    )
+    return now
+
+
+def work(clock: Any, relay: Relay, seconds: float, share: float) -> None:
+    for _ in range(round(seconds * 100)):
+        clock.wall += 0.01
+        clock.processor += 0.01 * share
+        relay.look()
+
+
+def test_a_long_computing_rebuild_is_handed_over_when_the_child_is_ready(clock: Any) -> None:
+    started: list[float] = []
+
+    def start() -> Any:
+        started.append(clock.wall)
+        return Ready(None, None, "ready")
+
+    relay = Relay(start, lambda: True)
+    work(clock, relay, 0.9, share=1.0)
+    assert started == []
+    with pytest.raises(HandOver):
+        work(clock, relay, 1.0, share=1.0)
+    assert len(started) == 1 and 1.0 <= started[0] < 1.1
+
+
+def test_a_waiting_rebuild_stays_until_it_computes(clock: Any) -> None:
+    relay = Relay(lambda: Ready("ready"), lambda: True)  # type: ignore[arg-type, return-value]
+    work(clock, relay, 5, share=0.3)
+    with pytest.raises(HandOver):
+        work(clock, relay, 2.5, share=0.9)
+
+
+@pytest.mark.parametrize("answer", ["gone", "refused: no app"])
+def test_a_child_that_does_not_get_ready_leaves_the_thread_at_work(clock: Any, answer: str) -> None:
+    started: list[int] = []
+
+    def start() -> Any:
+        started.append(1)
+        return Ready(None, answer)
+
+    relay = Relay(start, lambda: True)
+    work(clock, relay, 10, share=1.0)
+    assert (started, relay.answer) == ([1], answer)
+
+
+def test_it_stops_only_where_another_can_go_on(clock: Any) -> None:
+    relay = Relay(lambda: Ready("ready"), lambda: False)  # type: ignore[arg-type, return-value]
+    work(clock, relay, 10, share=1.0)
+
+
+# uWSGI
+
+
+@pytest.mark.parametrize(
+    ("options", "runs"),
+    [
+        ({}, False),
+        ({"enable-threads": True}, True),
+        ({b"enable-threads": b"true"}, True),
+        ({"threads": b"2"}, True),
+    ],
+)
+def test_uwsgi_without_threads_is_said(
+    options: dict[Any, Any],
+    runs: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    live: None,
+) -> None:
+    monkeypatch.setitem(sys.modules, "uwsgi", types.SimpleNamespace(opt=options))
+    app = make_app(tmp_path)
+    WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
+    for _ in range(2):
+        said = app.test_client().get("/api/cache/stats/files").get_json()["runner"]
+    assert ("problem" not in said) == runs
+    assert caplog.text.count("warmcache.no_threads") == (0 if runs else 1)
