@@ -1,0 +1,591 @@
+"""An interrupted rebuild leaves what it finished, and the next one goes on from there."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flask_warmcache.declare import Item
+from flask_warmcache.rebuild import job as job_module
+from flask_warmcache.rebuild.job import Job, Outcome
+from flask_warmcache.rebuild.progress import Progress
+from flask_warmcache.rebuild.publish import Publisher
+from flask_warmcache.rebuild.source import Tools
+from flask_warmcache.store.snapshot import Verifier
+
+from .world import CHECKOUT, Shelf, declare, encode, files
+
+NAMES = [f"item {number}" for number in range(12)]
+ITEMS = files(*NAMES)
+
+
+class Stop(BaseException):
+    """What ends a rebuild between two items, as a hand-over does."""
+
+
+class Enrich:
+    """Completes items and counts them; is interrupted at one of them."""
+
+    def __init__(self, at: int | None = None, by: type[BaseException] = KeyboardInterrupt, mark: str = "") -> None:
+        self.seen: list[str] = []
+        self.at = at
+        self.by = by
+        self.mark = mark
+
+    def __call__(self, item: Item) -> Item:
+        if len(self.seen) == self.at:
+            raise self.by
+        self.seen.append(item["path"])
+        return {**item, "made": item["path"].upper() + self.mark}
+
+
+def made(items: list[Item], mark: str = "") -> list[Item]:
+    return [{**item, "made": item["path"].upper() + mark} for item in items]
+
+
+def interrupt(shelf: Shelf, at: int, items: list[Item] = ITEMS, **given: Any) -> Enrich:
+    """A rebuild that ends at the item of this number."""
+    enrich = Enrich(at, given.pop("by", KeyboardInterrupt), given.pop("mark", ""))
+    with pytest.raises(enrich.by):
+        shelf.rebuild(items, enrich=enrich, **given)
+    return enrich
+
+
+def data_files(shelf: Shelf) -> list[Path]:
+    return sorted(shelf.folder.glob("*.data"))
+
+
+def intact(shelf: Shelf) -> bool:
+    return not Verifier(shelf.folder, shelf.name).is_damaged(shelf.snapshot())
+
+
+@pytest.mark.parametrize("by", [KeyboardInterrupt, SystemExit, GeneratorExit, Stop])
+@pytest.mark.parametrize("at", [0, 1, 5, 11])
+def test_the_next_rebuild_enriches_only_the_rest(shelf: Shelf, at: int, by: type[BaseException]) -> None:
+    interrupt(shelf, at, by=by)
+    assert not shelf.index.exists()
+    enrich = Enrich()
+    outcome = shelf.rebuild(ITEMS, enrich=enrich)
+    assert enrich.seen == NAMES[at:]
+    assert (outcome.reused, outcome.enriched, outcome.count) == (at, 12 - at, 12)
+    assert shelf.items() == made(ITEMS)
+    assert len(data_files(shelf)) == 1
+    assert intact(shelf)
+
+
+@pytest.mark.parametrize("at", [0, 3, 7])
+def test_a_later_rebuild_too_goes_on_and_the_old_list_stays_until_then(shelf: Shelf, at: int) -> None:
+    shelf.rebuild(ITEMS[:4], enrich=Enrich(mark=" old"))
+    interrupt(shelf, at, [*ITEMS[:4], *ITEMS[4:]], version="2", mark=" new")
+    assert shelf.items() == made(ITEMS[:4], " old")
+    enrich = Enrich(mark=" new")
+    shelf.rebuild(ITEMS, enrich=enrich, version="2")
+    assert enrich.seen == NAMES[at:]
+    assert shelf.items() == made(ITEMS, " new")
+    assert len(data_files(shelf)) == 1
+
+
+def test_nothing_is_lost_when_it_is_interrupted_five_times(shelf: Shelf) -> None:
+    seen: list[str] = []
+    for number in range(5):
+        seen += interrupt(shelf, 2, mark=f" {number}").seen
+        assert len(data_files(shelf)) == 1
+    enrich = Enrich(mark=" 5")
+    shelf.rebuild(ITEMS, enrich=enrich)
+    assert seen + enrich.seen == NAMES
+    assert [item["made"][-1] for item in shelf.items()] == [str(min(number // 2, 5)) for number in range(12)]
+    assert intact(shelf)
+
+
+def test_what_was_finished_is_found_again_after_the_source_has_changed(shelf: Shelf) -> None:
+    interrupt(shelf, 6)
+    changed = [*files("first"), ITEMS[5], {**ITEMS[1], "size": 99}, ITEMS[0], ITEMS[9]]
+    enrich = Enrich()
+    shelf.rebuild(changed, enrich=enrich)
+    assert enrich.seen == ["first", "item 1", "item 9"]
+    assert shelf.items() == made(changed)
+
+
+def test_finished_items_of_another_version_are_not_taken(shelf: Shelf) -> None:
+    interrupt(shelf, 6, version="1", mark=" one")
+    enrich = Enrich(mark=" two")
+    shelf.rebuild(ITEMS, enrich=enrich, version="2")
+    assert (enrich.seen, shelf.items()) == (NAMES, made(ITEMS, " two"))
+
+
+def test_finished_items_of_a_batch_are_kept(shelf: Shelf) -> None:
+    batches: list[list[str]] = []
+
+    def enrich(items: list[Item]) -> list[Item]:
+        if len(batches) == 2:
+            raise KeyboardInterrupt
+        batches.append([item["path"] for item in items])
+        return made(items)
+
+    with pytest.raises(KeyboardInterrupt):
+        shelf.rebuild(ITEMS, enrich=enrich, batch=5)
+    batches.clear()
+    shelf.rebuild(ITEMS, enrich=enrich, batch=5)
+    assert batches == [NAMES[10:]]
+    assert shelf.items() == made(ITEMS)
+
+
+def test_a_rebuild_that_stops_between_two_items_of_a_batch_keeps_all_of_it(shelf: Shelf) -> None:
+    done: list[str] = []
+
+    def enrich(items: list[Item]) -> list[Item]:
+        done.extend(item["path"] for item in items)
+        return made(items)
+
+    def breathe() -> None:
+        if done:
+            raise Stop
+
+    with pytest.raises(Stop):
+        shelf.rebuild(ITEMS, enrich=enrich, batch=5, breathe=breathe)
+    shelf.rebuild(ITEMS, enrich=enrich, batch=5)
+    assert done == NAMES
+
+
+# What a power failure or a killed writer leaves
+
+ENDS = [
+    pytest.param(b"", id="nothing"),
+    pytest.param(b"\n\n\n", id="empty lines"),
+    pytest.param(bytes(5000), id="zero bytes"),
+    pytest.param(bytes(5000) + b"\n", id="a line of zero bytes"),
+    pytest.param(b"garbage\nmore garbage", id="garbage"),
+    pytest.param(b"\xff\xfe\n" + b"f" * 32 + b"\t\xff\xff\n", id="no text"),
+    pytest.param(b"0" * 32 + b"\t[1,2]\n" + b"1" * 32 + b"\t5\n", id="JSON that is no item"),
+    pytest.param(b"\n" * 10 + b"\t" * 40, id="tabs"),
+]
+
+
+@pytest.mark.parametrize("end", ENDS)
+def test_what_is_behind_the_finished_items_does_no_harm(shelf: Shelf, end: bytes) -> None:
+    interrupt(shelf, 6)
+    with open(shelf.data, "ab") as data:
+        data.write(end)
+    enrich = Enrich()
+    shelf.rebuild(ITEMS, enrich=enrich)
+    assert enrich.seen == NAMES[6:]
+    assert shelf.items() == made(ITEMS)
+    assert intact(shelf)
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_a_data_file_cut_off_or_damaged_anywhere_is_gone_on_with(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        shelf = Shelf(Path(folder) / "cache")
+        interrupt(shelf, 6)
+        content = shelf.data.read_bytes()
+        cut = data.draw(st.integers(0, len(content)))
+        filler = data.draw(st.sampled_from([b"", bytes(40), b"\n", b"\t", b'{"a":1}\n']))
+        shelf.data.write_bytes(content[:cut] + filler)
+        whole = content[:cut].count(b"\n") - 1
+        enrich = Enrich()
+        shelf.rebuild(ITEMS, enrich=enrich)
+        assert shelf.items() == made(ITEMS)
+        if whole >= 0:  # else it cannot be told what the file is
+            assert enrich.seen in (NAMES[whole:], NAMES[whole + 1 :])
+        assert intact(shelf)
+        assert len(data_files(shelf)) == 1
+
+
+def test_of_two_lines_with_one_fingerprint_the_later_counts(shelf: Shelf) -> None:
+    interrupt(shelf, 6)
+    lines = shelf.data.read_bytes().splitlines(keepends=True)
+    with open(shelf.data, "ab") as data:
+        data.write(lines[2].replace(b"ITEM 1", b"LATER!"))
+    shelf.rebuild(ITEMS, enrich=Enrich())
+    assert [item["made"] for item in shelf.items()][:3] == ["ITEM 0", "LATER!", "ITEM 2"]
+
+
+def test_a_line_whose_key_is_not_that_of_its_fingerprint_is_not_taken(shelf: Shelf) -> None:
+    interrupt(shelf, 2)
+    shelf.data.write_bytes(shelf.data.read_bytes().replace(b'"item 1"', b'"item 7"'))
+    enrich = Enrich()
+    shelf.rebuild(ITEMS, enrich=enrich)
+    assert enrich.seen == NAMES[1:]
+
+
+def test_of_two_leftovers_the_newer_is_gone_on_with_and_the_other_removed(shelf: Shelf) -> None:
+    interrupt(shelf, 3, mark=" one")
+    first = shelf.data
+    content = first.read_bytes()
+    first.unlink()
+    interrupt(shelf, 5, mark=" two")
+    first.write_bytes(content)
+    assert len(data_files(shelf)) == 2
+    enrich = Enrich(mark=" three")
+    shelf.rebuild(ITEMS, enrich=enrich)
+    assert enrich.seen == NAMES[5:]
+    assert len(data_files(shelf)) == 1
+
+
+@pytest.mark.parametrize("foreign", [b"", b"something else\n", b'{"format": "warmcache-data 9", "id": "ab"}\n'])
+def test_a_data_file_of_no_known_format_is_left_and_removed(shelf: Shelf, foreign: bytes) -> None:
+    shelf.folder.mkdir(mode=0o700)
+    (shelf.folder / "files.5.data").write_bytes(foreign)
+    shelf.rebuild(ITEMS, enrich=Enrich())
+    assert shelf.items() == made(ITEMS)
+    assert len(data_files(shelf)) == 1
+
+
+@pytest.fixture
+def no_dead_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Even a small file is not gone on in when it is mostly useless."""
+    monkeypatch.setattr(job_module, "COMPACT_FROM", 0)
+
+
+@pytest.mark.usefixtures("no_dead_weight")
+def test_a_leftover_that_is_mostly_useless_is_not_gone_on_in(shelf: Shelf) -> None:
+    interrupt(shelf, 10)
+    left = shelf.data
+    enrich = Enrich()
+    shelf.rebuild(ITEMS[8:], enrich=enrich)
+    assert enrich.seen == NAMES[10:]
+    assert data_files(shelf) != [left]
+    assert len(data_files(shelf)) == 1
+    assert shelf.data.read_bytes().count(b"\n") == 5
+
+
+@pytest.mark.usefixtures("no_dead_weight")
+def test_what_is_of_use_in_it_is_not_lost_when_the_next_is_interrupted_too(shelf: Shelf) -> None:
+    interrupt(shelf, 10)
+    # In the source's new order what is finished comes last.
+    items = [*ITEMS[10:], *files("new", "newer"), *ITEMS[7:10]]
+    interrupt(shelf, 1, items)
+    assert len(data_files(shelf)) == 1
+    interrupt(shelf, 0, items)
+    enrich = Enrich()
+    shelf.rebuild(items, enrich=enrich)
+    assert enrich.seen == ["item 11", "new", "newer"]
+    assert shelf.items() == made(items)
+    assert intact(shelf)
+
+
+@pytest.mark.usefixtures("no_dead_weight")
+def test_files_do_not_accumulate_whatever_the_source_gives(shelf: Shelf) -> None:
+    for number in range(6):
+        items = [{**item, "size": number} for item in ITEMS]
+        interrupt(shelf, 10, items)
+        assert len(data_files(shelf)) == 1
+    shelf.rebuild(ITEMS, enrich=Enrich())
+    assert shelf.items() == made(ITEMS)
+
+
+def gone() -> list[Item]:
+    raise OSError("the share is gone")
+
+
+def test_a_rebuild_whose_source_fails_keeps_what_was_left(shelf: Shelf) -> None:
+    interrupt(shelf, 6)
+    with pytest.raises(OSError, match="gone"):
+        shelf.rebuild(gone, enrich=Enrich())
+    enrich = Enrich()
+    shelf.rebuild(ITEMS, enrich=enrich)
+    assert enrich.seen == NAMES[6:]
+
+
+def test_a_list_without_keys_goes_on_with_nothing(shelf: Shelf) -> None:
+    interrupt(shelf, 6, kind="builder", key=None)
+    enrich = Enrich()
+    shelf.rebuild(ITEMS, enrich=enrich, kind="builder", key=None)
+    assert (enrich.seen, len(data_files(shelf))) == (NAMES, 1)
+
+
+# A first build is shown in part
+
+
+class Partly:
+    """A first build, looked at whenever an item is enriched."""
+
+    def __init__(self, shelf: Shelf, first_page: int, until_item: int | None = None, **given: Any) -> None:
+        self.shelf = shelf
+        self.first_page = first_page
+        self.until_item = until_item
+        self.given = given
+        self.counts: list[int] = []
+        self.enriched: list[str] = []
+
+    def enrich(self, item: Item) -> Item:
+        if len(self.enriched) == self.until_item:
+            raise KeyboardInterrupt
+        snapshot = self.shelf.store.published(self.shelf.name)
+        if snapshot is not None:
+            assert snapshot.complete is False or snapshot.count == len(ITEMS)
+            assert self.shelf.items() == made(ITEMS[: snapshot.count], self.given.get("mark", ""))
+            assert snapshot.filter_count("long") == sum(LONG["long"](one) for one in self.shelf.items())
+            assert [snapshot.item(slot)["path"] for slot in snapshot.order("all", "back")] == sorted(
+                (one["path"] for one in self.shelf.items()), reverse=True
+            )
+        self.counts.append(0 if snapshot is None else snapshot.count)
+        self.enriched.append(item["path"])
+        return made([item], self.given.get("mark", ""))[0]
+
+    def run(self, items: list[Item] = ITEMS, **given: Any) -> Outcome:
+        lock = self.shelf.lock()
+        try:
+            old = self.shelf.store.reader(self.shelf.name).current()
+            tools = Tools(encode, given.pop("context", Context), lambda: None, first_page=self.first_page)
+            declaration = declare(source=lambda: list(items), enrich=self.enrich, **VIEWS, **given)
+            progress = Progress(self.shelf.reports.append, None)
+            return Job(declaration, self.shelf.store, lock, old, None, tools, progress, 1).run()
+        finally:
+            lock.close()
+
+
+class Context:
+    """An app context that is of no use."""
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+LONG: dict[str, Callable[[Item], Any]] = {"long": lambda item: len(item["path"]) > 6}
+VIEWS: dict[str, Any] = {
+    "filters": LONG,
+    "sorts": {"back": lambda item: [-ord(letter) for letter in item["path"]] + [0]},
+    "search": ("path",),
+}
+
+
+@pytest.fixture
+def often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A part is shown after each item, whatever that costs."""
+    monkeypatch.setattr(job_module, "PARTIAL_EVERY", 0)
+    monkeypatch.setattr(job_module, "PARTIAL_COST", 0)
+
+
+@pytest.mark.usefixtures("often")
+def test_a_first_build_shows_its_first_page_and_then_more(shelf: Shelf) -> None:
+    build = Partly(shelf, 4)
+    outcome = build.run()
+    assert build.counts == [0, 0, 0, 0, 4, 5, 6, 7, 8, 9, 10, 11]
+    assert (outcome.count, shelf.snapshot().complete) == (12, True)
+    assert shelf.items() == made(ITEMS)
+    assert len(data_files(shelf)) == 1
+    assert intact(shelf)
+
+
+@pytest.mark.usefixtures("often")
+def test_a_build_that_was_interrupted_goes_on_in_the_file_that_is_shown(shelf: Shelf) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        Partly(shelf, 2, until_item=7).run()
+    assert (shelf.snapshot().count, shelf.snapshot().complete) == (7, False)
+    shown = shelf.data
+    again = Partly(shelf, 2)
+    again.run()
+    assert again.enriched == NAMES[7:]
+    assert again.counts == [7, 8, 9, 10, 11]
+    assert shelf.data == shown
+    assert shelf.items() == made(ITEMS)
+    assert intact(shelf)
+
+
+@pytest.mark.usefixtures("often")
+def test_never_are_fewer_items_shown_than_before(shelf: Shelf) -> None:
+    counts: list[int] = []
+    for stop in (5, 1, 0, 2, 1):
+        build = Partly(shelf, 2, until_item=stop)
+        with pytest.raises(KeyboardInterrupt):
+            build.run()
+        counts += [*build.counts, shelf.snapshot().count]
+        assert len(data_files(shelf)) == 1
+    assert counts == sorted(counts)
+    assert shelf.snapshot().count == 9
+    build = Partly(shelf, 2)
+    build.run()
+    assert build.enriched == NAMES[9:]
+    assert shelf.items() == made(ITEMS)
+
+
+@pytest.mark.usefixtures("often", "no_dead_weight")
+def test_another_version_begins_anew_behind_what_is_shown(shelf: Shelf) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        Partly(shelf, 2, until_item=7).run()
+    seen: list[str] = []
+    for stop in (3, 3):
+        build = Partly(shelf, 2, until_item=stop)
+        build.enrich = anew = Enrich(stop, mark=" two")  # type: ignore[method-assign]
+        with pytest.raises(KeyboardInterrupt):
+            build.run(version="2")
+        seen += anew.seen
+        assert shelf.items() == made(ITEMS[:7])  # what is new is fewer
+    assert seen == NAMES[:6]
+    build = Partly(shelf, 2)
+    build.enrich = anew = Enrich(mark=" two")  # type: ignore[method-assign]
+    build.run(version="2")
+    assert anew.seen == NAMES[6:]
+    assert shelf.items() == made(ITEMS, " two")
+    assert len(data_files(shelf)) == 1
+
+
+@pytest.mark.usefixtures("often")
+@pytest.mark.parametrize("line", [1, 5, 12])
+def test_a_whole_list_is_not_replaced_by_a_part_even_if_it_is_damaged(shelf: Shelf, line: int) -> None:
+    first = Partly(shelf, 2)
+    first.run()
+    place = shelf.snapshot().place(line - 1)[1]
+    with open(shelf.data, "r+b") as data:
+        data.seek(place)
+        data.write(b" ")
+    complete: list[bool] = []
+    changed = [{**item, "size": 50 + number} if number > 2 else item for number, item in enumerate(ITEMS)]
+    again = Partly(shelf, 2)
+
+    def enrich(item: Item) -> Item:
+        complete.append(shelf.snapshot().complete)
+        return made([item])[0]
+
+    again.enrich = enrich  # type: ignore[method-assign]
+    again.run(changed, version="1")
+    assert all(complete)
+    assert shelf.items() == made(changed)
+    assert intact(shelf)
+
+
+@pytest.mark.usefixtures("often")
+def test_what_was_odd_in_a_part_is_counted_once(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
+    sorts = {"mixed": lambda item: None if item["path"] == "item 1" else item["path"]}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(VIEWS, "sorts", sorts)
+        build = Partly(shelf, 2)
+        build.enrich = lambda item: item  # type: ignore[method-assign]
+        build.run()
+    assert shelf.snapshot().header["view_errors"] == 1
+    assert caplog.text.count("warmcache.view_failed") == 1
+    assert "keys that are no str on 1 items" in caplog.text
+
+
+def test_showing_parts_costs_a_twentieth_of_the_time(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a clock that runs a second for each item, and ten for each publication."""
+    now = [0.0]
+
+    class Clock:
+        monotonic = staticmethod(lambda: now[0])
+        thread_time = staticmethod(lambda: now[0])
+
+    built = Publisher.built
+    published: list[float] = []
+
+    def slow(*given: Any, **named: Any) -> int:
+        now[0] += 10
+        published.append(now[0])
+        return built(*given, **named)
+
+    def enrich(item: Item) -> Item:
+        now[0] += 1
+        return item
+
+    monkeypatch.setattr(job_module, "time", Clock)
+    monkeypatch.setattr(Publisher, "built", slow)
+    build = Partly(shelf, 2)
+    build.enrich = enrich  # type: ignore[method-assign]
+    build.run(files(*map(str, range(1000))))
+    # The first page at once; then each publication is followed by twenty times its time without one.
+    assert published[0] == 2 + 10
+    waits = [later - earlier - 10 for earlier, later in zip(published[:-2], published[1:-1], strict=True)]
+    assert waits and all(200 <= wait <= 201 for wait in waits)
+    assert shelf.snapshot().complete
+
+
+def test_a_part_is_shown_at_most_twice_a_second(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(job_module, "PARTIAL_EVERY", 1e9)
+    build = Partly(shelf, 3)
+    build.run()
+    assert build.counts == [0, 0, 0, *[3] * 9]
+
+
+def test_a_value_and_a_list_without_keys_are_shown_when_they_are_whole(shelf: Shelf) -> None:
+    build = Partly(shelf, 1)
+    build.enrich = lambda item: item  # type: ignore[method-assign]
+    build.run(kind="builder", key=None)
+    assert shelf.reports[-1]["phase"] == "publish"
+    assert [report["phase"] for report in shelf.reports].count("publish") == 1
+
+
+# Killed
+
+
+KILLED = """
+import sys, time
+from contextlib import nullcontext
+from pathlib import Path
+from flask_warmcache.rebuild import job
+from tests.unit.world import Shelf, declare, encode
+from flask_warmcache.rebuild.progress import Progress
+from flask_warmcache.rebuild.source import Tools
+
+job.PARTIAL_EVERY, job.PARTIAL_COST, job.COMPACT_FROM = 0, 5, 0
+shelf = Shelf(Path(sys.argv[1]))
+log = open(sys.argv[2], "a", buffering=1)
+count, workers = int(sys.argv[3]), int(sys.argv[4])
+
+def enrich(item):
+    until = time.perf_counter() + 0.0002
+    while time.perf_counter() < until:
+        pass
+    print(item["path"], file=log)
+    return {**item, "made": item["path"].upper()}
+
+lock = shelf.lock()
+declaration = declare(
+    source=lambda: [{"path": f"item {number}", "size": 1} for number in range(count)],
+    enrich=enrich, workers=workers, sorts={"name": lambda item: item["path"]},
+    filters={"long": lambda item: len(item["path"]) > 7}, search=("path",),
+)
+old = shelf.store.reader(shelf.name).current()
+tools = Tools(encode, nullcontext, lambda: None, first_page=20)
+print("begins", flush=True)
+job.Job(declaration, shelf.store, lock, old, None, tools, Progress(lambda report: None, None), 1).run()
+"""
+
+
+@pytest.mark.parametrize("workers", [1, 4])
+def test_killed_at_any_instant_it_loses_next_to_nothing(tmp_path: Path, workers: int) -> None:
+    count, chance = 1500, random.Random(workers)
+    shelf = Shelf(tmp_path / "cache")
+    log = tmp_path / "log"
+    shown, kills = 0, 0
+    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
+    while not (shelf.index.exists() and shelf.snapshot().complete):
+        child = subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(shelf.folder), str(log), str(count), str(workers)],
+            env=environment,
+            stdout=subprocess.PIPE,
+        )
+        assert child.stdout is not None
+        with child, child.stdout:
+            assert child.stdout.readline() == b"begins\n"
+            try:
+                child.wait(chance.uniform(0, 0.2))
+            except subprocess.TimeoutExpired:
+                child.send_signal(signal.SIGKILL)
+                kills += 1
+            assert child.wait() in (0, -signal.SIGKILL)
+        snapshot = shelf.store.published(shelf.name)
+        if snapshot is not None:
+            assert snapshot.count >= shown
+            shown = snapshot.count
+            assert [item["made"] for item in shelf.items()] == [f"ITEM {number}" for number in range(shown)]
+            assert intact(shelf)
+        assert len(data_files(shelf)) <= 1
+        assert kills < 100
+    assert shown == count
+    # What was enriched twice was under way, or finished within the last few milliseconds.
+    assert len(log.read_text().splitlines()) - count <= kills * 60
