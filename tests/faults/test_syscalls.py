@@ -200,9 +200,6 @@ def test_killed_before_each_of_its_calls_a_rebuild_leaves_the_old_list_or_the_ne
     assert littered >= 5, "no kill left a draft, so nothing had to be tidied"
 
 
-@pytest.mark.xfail(
-    strict=True, reason="told that the disk is full behind the rename, it deletes the published data"
-)
 def test_a_full_disk_that_is_told_at_closing_leaves_the_old_list_or_the_new(matrix: Matrix) -> None:
     """Some file systems take what is written and say only then that there is no room."""
     hit = 0

@@ -36,3 +36,17 @@ if FORKS is not None:
             os.write(_seen, f"{os.getpid()}\n".encode())
 
     sys.addaudithook(_note)
+
+GREEDY = os.environ.get(
+    "TEST_GREEDY"
+)  # while this file exists, a rebuilding child has little memory and wants much
+
+if GREEDY is not None and "flask_warmcache.child" in sys.orig_argv and os.path.exists(GREEDY):
+    import resource
+
+    def _want_much(event: str, arguments: tuple[Any, ...]) -> None:
+        if event == "open" and str(arguments[0]).endswith(".data") and arguments[2] & os.O_CREAT:
+            resource.setrlimit(resource.RLIMIT_AS, (1 << 30, resource.RLIM_INFINITY))
+            bytearray(2 << 30)
+
+    sys.addaudithook(_want_much)

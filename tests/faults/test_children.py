@@ -1,0 +1,156 @@
+"""Requests, workers and memory while a child rebuilds, and while a thread does."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.server.test_runners import configured, serving
+from tests.server.world import Answer, Place, Server, check_whole, gunicorn_server, until
+
+from .world import HERE
+
+COMPUTE = 3  # processor seconds of a build
+KILLS = 4
+
+
+def at_a_rate(server: Server, rate: float, enough: Callable[[int], bool]) -> list[Answer]:
+    """Answers to requests sent at that rate, however long one takes, until there are enough."""
+    answers: list[Answer] = []
+    began = time.monotonic()
+    while not enough(len(answers)):
+        due = began + len(answers) / rate
+        until(lambda: time.monotonic() >= due, "the time of the next request")  # noqa: B023
+        answers.append(server.get())
+    return answers
+
+
+def quantile(answers: list[Answer], share: float, thread: bool) -> float:
+    """Of the time inside the app; beside a thread that computes, the process's own turns cannot be told apart."""
+    times = sorted(answer.app_time if thread else answer.own_time for answer in answers)
+    return times[int(share * (len(times) - 1))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("runner", "rate", "p50", "p99"),
+    [("process", 20, 0.005, 0.010), ("process", 100, 0.005, 0.010), ("thread", 20, 0.010, 0.150)],
+)
+def test_requests_during_a_computing_build(
+    make_place: Callable[..., Place], runner: str, rate: float, p50: float, p99: float
+) -> None:
+    place = make_place(items=400, compute=COMPUTE, runner=runner)
+    with gunicorn_server(place, workers=1) as server:
+        server.warm_up()
+        idle = at_a_rate(server, rate, lambda count: count >= 100)
+        builds = len(place.calls("source"))
+        server.get("/invalidate", "POST")
+        place.until_built(builds + 1)
+        enriched = len(place.calls("enrich"))
+
+        def over(count: int) -> bool:
+            return len(place.calls("enrich")) >= enriched + 380 or count > 60 * rate
+
+        during = at_a_rate(server, rate, over)
+        builder = place.calls("source")[-1].pid
+        thread = runner == "thread"
+        said = [f"{quantile(one, share, thread) * 1e3:.2f}" for one in (idle, during) for share in (0.5, 0.99)]
+        print(
+            f"\n{runner}, {rate}/s, {len(during)} during the build: p50 and p99 in ms idle, then during it: {said}"
+        )
+        assert len(during) >= 2 * rate, "the build was over too soon to show anything"
+        assert (builder in server.pids) == (runner == "thread")
+        for answer in during:
+            check_whole(answer)
+        assert quantile(during, 0.5, thread) < p50
+        assert quantile(during, 0.99, thread) < p99
+
+
+@pytest.mark.slow
+def test_a_worker_that_is_killed_while_its_child_builds_costs_no_second_build(
+    make_place: Callable[..., Place],
+) -> None:
+    place = make_place(runner="process").with_gate()
+    place.gate.touch()
+    with gunicorn_server(place, workers=2) as server:
+        generation = server.warm_up().generation
+        for nth in range(KILLS):
+            server.next_of_each_worker()
+            place.gate.unlink()
+            waiting = len(place.calls("waiting"))
+            server.get("/invalidate", "POST")
+            child = place.builder_at_gate(waiting + 1).pid
+            parent = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
+            assert parent in server.pids, "the builder is not a worker's child"
+            os.kill(parent, signal.SIGKILL)
+            server.until_gone(parent)
+            for _ in range(20):
+                check_whole(server.get())
+            assert len(place.calls("source")) == nth + 2
+            place.gate.touch()
+            generation = server.until_newer(generation).generation
+            check_whole(server.warm_up())
+            assert len(place.calls("source")) == nth + 2, "a second build"
+    print(f"\n{KILLS} workers killed over their child: {len(place.calls('source')) - 1} builds")
+
+
+CLASSES = ["sync", "gthread", "gevent"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("worker_class", "seconds"),
+    [("sync", 10), *(pytest.param(one, 60, marks=pytest.mark.nightly) for one in CLASSES)],
+)
+def test_no_worker_is_taken_for_dead_although_its_timeout_is_shorter_than_a_build(
+    make_place: Callable[..., Place], worker_class: str, seconds: int
+) -> None:
+    if worker_class == "gevent":
+        pytest.importorskip("gevent")
+    place = configured(make_place, config={"runner": "auto"}, items=200, compute=8)
+    polls, rounds = 0, 0
+    with serving(place, "-k", worker_class, "--timeout", "2", workers=2) as server:
+        workers = server.pids
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            answer = server.get()
+            polls += 1
+            assert answer.status == 200
+            if answer.json["files"] and not answer.json["cache_rebuilding"]:
+                rounds += 1
+                server.get("/invalidate", "POST")
+            next_poll = time.monotonic() + 0.05
+            until(lambda: time.monotonic() >= next_poll, "the time of the next poll")  # noqa: B023
+        assert server.pids == workers, "a worker was killed"
+        assert "WORKER TIMEOUT" not in server.log and "SIGKILL" not in server.log
+        print(f"\n{worker_class}: {polls} polls in {seconds} s, {len(place.calls('source'))} builds begun")
+        assert place.calls("source") and polls >= 5 * seconds
+
+
+def test_a_child_that_finds_no_memory_has_failed_and_the_old_list_is_served(
+    make_place: Callable[..., Place],
+) -> None:
+    place = make_place(runner="process", retry_min=0.3, retry_max=1)
+    greedy = place.folder / "greedy"
+    place.env |= {"TEST_GREEDY": os.fspath(greedy)}
+    place.env["PYTHONPATH"] += f"{os.pathsep}{HERE / 'faked'}"
+    with gunicorn_server(place, workers=1) as server:
+        old = server.warm_up()
+        worker = server.pids
+        greedy.touch()
+        server.get("/invalidate", "POST")
+        until(lambda: server.get().state == "failed", "failed", 30)
+        until(lambda: server.log.count("MemoryError") >= 3, "three builds without memory", 30)
+        for _ in range(20):
+            answer = server.get()
+            check_whole(answer)
+            assert answer.generation == old.generation
+        greedy.unlink()
+        assert server.until_newer(old.generation)
+        assert server.pids == worker
+        print(f"\n{server.log.count('MemoryError')} times without memory")
