@@ -214,10 +214,17 @@ class Job:
         try:
             if not (full or self._declaration.key is None):
                 writer.flush()
-            elif not writer.is_shared and self._lock.still_ours():
+            elif not writer.is_shared and self._lock.still_ours() and not self._is_published(writer):
                 writer.remove()
         except (OSError, RebuildError):
             log.warning("warmcache.not_kept: finished items of %r are lost", self._declaration.name, exc_info=True)
+
+    def _is_published(self, writer: DataWriter) -> bool:
+        """Whether an index refers to the file; what went wrong may have done so behind the rename."""
+        published = self._store.published(self._declaration.name)
+        if published is None:
+            return (self._store.folder / f"{self._declaration.name}.index").exists()  # it may be readable to others
+        return not published.is_cold and bool(published.header["data"]["id"] == writer.data_id)
 
     def _choose_data(self, matched: Matched) -> None:
         """Go on in an interrupted rebuild's file, unless it is mostly of no use; then take over what is."""

@@ -62,6 +62,7 @@ class ListStatus:
         self.outdated_generation: int | None = None  # found to need replacing for another reason than its age
         self.damaged_generation: int | None = None  # nor may its items be reused
         self._examined: Snapshot | None = None
+        self._newest = 0  # generation that was seen
         self._outdated = False  # what _examine found of that snapshot
         self._from_newer_code = False
         self._progress_path = os.fspath(store.folder / f"{self.name}.progress")
@@ -112,7 +113,10 @@ class ListStatus:
     def _examine(self, snapshot: Snapshot) -> None:
         """What can be said of a snapshot once and for all, when this process first sees it."""
         mismatch = snapshot.header["declaration"] != self._digest
-        self._outdated = mismatch or snapshot.is_invalidated or not snapshot.complete
+        # A backup put back under us is no news.
+        is_older = snapshot.generation < self._newest
+        self._newest = max(self._newest, snapshot.generation)
+        self._outdated = mismatch or snapshot.is_invalidated or not snapshot.complete or is_older
         # Without this, old and new workers of a rolling deploy would replace each other's snapshots for ever.
         self._from_newer_code = mismatch and snapshot.header["code_started"] > self.code_started
         self._examined = snapshot

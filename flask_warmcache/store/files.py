@@ -65,8 +65,12 @@ class HeldLock:
 
     def _close(self) -> None:
         if self.descriptor >= 0:
-            os.close(self.descriptor)
-            self.descriptor = -1
+            descriptor, self.descriptor = self.descriptor, -1
+            try:
+                os.close(descriptor)
+            except OSError:
+                # The descriptor is gone all the same, and with it the lock; nothing was written to the file.
+                log.warning("warmcache.not_closed: the lock file %s", self.path.name, exc_info=True)
 
 
 # A lock lives as long as any copy of its descriptor, so a forked child must not keep one: a worker forked from

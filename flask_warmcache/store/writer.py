@@ -304,17 +304,19 @@ class Draft:
 
     def publish(self) -> None:
         """Put it in place of the published index; the caller holds the publish lock and has synced the data."""
-        try:
-            os.replace(self.path, self._folder / f"{self._name}.index")
-        finally:
-            self.remove()
+        os.replace(self.path, self._folder / f"{self._name}.index")
+        self.remove()
         _sync_folder(self._folder)
 
     def remove(self) -> None:
         """Delete it if it was not published; later calls do nothing."""
         if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+            descriptor, self._descriptor = self._descriptor, -1
+            try:
+                os.close(descriptor)
+            except OSError:
+                # Some file systems tell here what they could not write. It has been synced before the rename.
+                log.warning("warmcache.not_closed: the draft of an index", exc_info=True)
             self.path.unlink(missing_ok=True)
 
 
