@@ -209,7 +209,7 @@ class Rebuilder:
         assert progress is not None  # set together with the lock
         try:
             with self._breathing(attempt) as breathe:
-                tools = Tools(self._encode, self._context, breathe)
+                tools = Tools(self._encode, self._context, breathe, first_page=self._settings.per_page)
                 if self._time_limit is not None:
                     tools = replace(tools, time_limit=self._time_limit)
                 attempt.working_on = None
@@ -238,12 +238,14 @@ class Rebuilder:
         else:
             progress.end(None)
             log.info(
-                "warmcache.rebuild_finished: %r has %d items, %d enriched, %d reused, %d failed, in %.3f s",
+                "warmcache.rebuild_finished: %r has %d items, %d enriched, %d reused, %d failed, %d dropped, "
+                "in %.3f s",
                 status.name,
                 outcome.count,
                 outcome.enriched,
                 outcome.reused,
                 outcome.failed,
+                outcome.dropped,
                 outcome.duration,
                 extra={"warmcache_list": status.name},
             )
