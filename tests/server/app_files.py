@@ -35,7 +35,7 @@ def note(what: str) -> None:
 
 app = Flask(__name__)
 app.config["WARMCACHE_DIR"] = os.environ["WARMCACHE_DIR"]
-for _name, _convert in (("REFRESH_INTERVAL", float), ("RETRY_MIN", float), ("RETRY_MAX", float)):
+for _name, _convert in (("REFRESH_INTERVAL", float), ("RETRY_MIN", float), ("RETRY_MAX", float), ("RUNNER", str)):
     if f"TEST_{_name}" in os.environ:
         app.config[f"WARMCACHE_{_name}"] = _convert(os.environ[f"TEST_{_name}"])
 app.config["WARMCACHE_PER_PAGE"] = 500

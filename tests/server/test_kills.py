@@ -23,6 +23,9 @@ from .world import HERE, Place, Readers, backwards, check_items, check_whole, gu
 
 
 def test_another_worker_takes_over_when_the_building_one_is_killed(gated: Place) -> None:
+    gated.env["TEST_RUNNER"] = (
+        "thread"  # auto would go on in a child, which these readers leave little to run with
+    )
     gated.gate.touch()
     with gunicorn_server(gated) as server:
         old = server.warm_up()
