@@ -280,8 +280,8 @@ class Server:
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(20)
-            return
-        # Its number may be another's by now; what it left behind is known by its environment.
+        # Its number may be another's by now, and a rebuilding child has a group of its own; what the server left
+        # behind is known by its environment.
         for left in psutil.process_iter():
             try:
                 if left.environ().get("TEST_CALLS") == self.place.env["TEST_CALLS"]:

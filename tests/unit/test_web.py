@@ -36,6 +36,7 @@ LIST_KEYS = {
     "reused_items",
     "enriched_items",
     "failed_items",
+    "runner",
 }
 
 
