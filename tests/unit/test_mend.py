@@ -371,6 +371,19 @@ def test_each_kind_of_change_is_mended(world: World, mends: Mends, change: Any) 
     assert mends.done == 2 or not world.source[3:]
 
 
+def test_items_that_enter_a_filter_together_stand_in_it_as_in_the_source(tmp_path: Path) -> None:
+    """Though the one in front has the higher slot."""
+    world = World(tmp_path, TAME, [new(number, size=1) for number in range(4)])
+    with mending() as mends:
+        world.rebuild()
+        world.source.insert(0, new("front", size=1))
+        world.rebuild()
+        world.source[:2] = [new("front", size=2), new(0, size=2)]
+        world.rebuild()
+        world.check()
+        assert (mends.done, mends.refused) == (2, [])
+
+
 def test_a_list_that_lost_everything_is_filled_again(world: World, mends: Mends) -> None:
     items, world.source = world.source, []
     world.rebuild()

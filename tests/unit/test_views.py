@@ -129,3 +129,20 @@ def test_a_changed_declaration_changes_the_views_of_unchanged_items(shelf: Shelf
     assert not shelf.snapshot().has_view("all", "name")
     shelf.rebuild(items, sorts={"name": lambda item: item["path"]})
     assert positions(shelf.snapshot(), "all", "name") == [1, 0]
+
+
+def test_what_is_odd_is_counted_as_the_list_was_last_seen() -> None:
+    """A list that is shown in part has its sections made again and again."""
+    builder = ViewBuilder(declare(sorts={"value": lambda item: item["value"]}), breathe)
+    places = array("I")
+    for number, value in enumerate([1, "a", "b", "c", 2]):
+        builder.add({"path": number, "value": value})
+        places.extend([9 * number, 9 * number + 8])
+        builder.sections(places)
+    assert dict(builder.errors) == {"sort value: keys that are no str": 2}
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("-nan")])
+def test_a_sort_key_that_is_no_number_comes_last(shelf: Shelf, odd: float) -> None:
+    sorts = {"value": lambda item: odd if item["value"] == 2 else item["value"]}
+    assert order(shelf, [3, 2, 1, 2, 0], sorts=sorts) == [0, 1, 3, 2, 2]

@@ -1,0 +1,319 @@
+"""Enriching in batches and in several threads: order is kept, trouble stays with its item."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from flask_warmcache import RebuildError
+from flask_warmcache.declare import Item
+from flask_warmcache.rebuild import enrich as enrich_module
+
+from .world import Shelf, files, until
+
+NAMES = [f"item {number:02}" for number in range(30)]
+ITEMS = files(*NAMES)
+BOTH = [{"workers": 4}, {"batch": 7}, {"workers": 4, "batch": 3}, {}]
+
+
+def made(items: list[Item]) -> list[Item]:
+    return [{**item, "made": item["path"].upper()} for item in items]
+
+
+class Enrich:
+    """Completes items one by one or in batches, and notes each call."""
+
+    def __init__(self, fails_at: tuple[str, ...] = ()) -> None:
+        self.calls: list[list[str]] = []
+        self.fails_at = fails_at
+        self.meanwhile: Callable[[list[str]], None] = lambda names: None
+
+    def __call__(self, given: Any) -> Any:
+        items = given if isinstance(given, list) else [given]
+        names = [item["path"] for item in items]
+        self.calls.append(names)
+        self.meanwhile(names)
+        if set(names) & set(self.fails_at):
+            raise OSError(f"{names} cannot be read")
+        return made(items) if isinstance(given, list) else made(items)[0]
+
+    @property
+    def seen(self) -> list[str]:
+        return [name for call in self.calls for name in call]
+
+
+def enrich_threads() -> list[threading.Thread]:
+    return [one for one in threading.enumerate() if one.name.startswith("warmcache-enrich")]
+
+
+@pytest.mark.parametrize("how", BOTH, ids=str)
+def test_items_keep_their_order_and_none_is_enriched_twice(shelf: Shelf, how: dict[str, Any]) -> None:
+    enrich = Enrich()
+    outcome = shelf.rebuild(ITEMS, enrich=enrich, **how)
+    assert shelf.items() == made(ITEMS)
+    assert sorted(enrich.seen) == NAMES
+    assert (outcome.enriched, outcome.failed) == (30, 0)
+    assert shelf.rebuild(ITEMS, enrich=enrich, **how).reused == 30
+    assert until(lambda: not enrich_threads())
+
+
+@pytest.mark.parametrize("how", BOTH, ids=str)
+def test_what_fails_is_one_item_and_not_its_neighbours(shelf: Shelf, how: dict[str, Any]) -> None:
+    bad = (NAMES[0], NAMES[8], NAMES[9], NAMES[29])
+    outcome = shelf.rebuild(ITEMS, enrich=Enrich(bad), **how)
+    assert (outcome.enriched, outcome.failed) == (26, 4)
+    assert shelf.items() == made([item for item in ITEMS if item["path"] not in bad])
+
+
+@pytest.mark.parametrize("how", BOTH, ids=str)
+def test_what_fails_keeps_its_old_version(shelf: Shelf, how: dict[str, Any]) -> None:
+    shelf.rebuild(ITEMS, enrich=Enrich(), **how)
+    changed = [{**item, "size": 99} for item in ITEMS]
+    shelf.rebuild(changed, enrich=Enrich((NAMES[3],)), **how)
+    assert shelf.items() == made([*changed[:3], ITEMS[3], *changed[4:]])
+
+
+# Batches
+
+
+def test_batches_are_as_large_as_was_said(shelf: Shelf) -> None:
+    enrich = Enrich()
+    shelf.rebuild(ITEMS, enrich=enrich, batch=7)
+    assert [len(call) for call in enrich.calls] == [7, 7, 7, 7, 2]
+    assert enrich.seen == NAMES
+
+
+def test_a_batch_that_fails_is_tried_one_by_one(shelf: Shelf) -> None:
+    enrich = Enrich((NAMES[1],))
+    shelf.rebuild(ITEMS[:5], enrich=enrich, batch=3)
+    assert enrich.calls == [NAMES[:3], NAMES[:1], NAMES[1:2], NAMES[2:3], NAMES[3:5]]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        lambda items: items[:-1],
+        lambda items: [*items, items[0]],
+        lambda items: [],
+        lambda items: None,
+        lambda i: 5,
+    ],
+    ids=["too few", "too many", "none", "None", "no list"],
+)
+def test_a_batch_of_a_wrong_length_is_tried_one_by_one(shelf: Shelf, answer: Callable[[list[Item]], Any]) -> None:
+    def enrich(items: list[Item]) -> Any:
+        return made(items) if len(items) == 1 else answer(items)
+
+    assert shelf.rebuild(ITEMS, enrich=enrich, batch=10).failed == 0
+    assert shelf.items() == made(ITEMS)
+
+
+def test_the_log_says_what_a_batch_must_return(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(RebuildError, match="every item of 'files' failed"):
+        shelf.rebuild(ITEMS, enrich=lambda items: [], batch=10)
+    assert "enrich returned 0 items for 1; return one for each, in order" in caplog.text
+
+
+def test_a_batch_in_another_order_fails(shelf: Shelf) -> None:
+    """Each item is tried alone only when the call fails; here the keys tell."""
+    outcome = shelf.rebuild(ITEMS[:3], enrich=lambda items: made(items)[::-1], batch=3)
+    assert (outcome.failed, shelf.items()) == (2, made(ITEMS[1:2]))
+
+
+def test_a_batch_may_be_any_iterable(shelf: Shelf) -> None:
+    def enrich(items: list[Item]) -> Iterator[Item]:
+        yield from made(items)
+
+    shelf.rebuild(ITEMS, enrich=enrich, batch=4)
+    assert shelf.items() == made(ITEMS)
+
+
+def test_what_is_there_already_is_in_no_batch(shelf: Shelf) -> None:
+    shelf.rebuild(ITEMS[::2], enrich=Enrich(), batch=4)
+    enrich = Enrich()
+    shelf.rebuild(ITEMS, enrich=enrich, batch=4)
+    assert [len(call) for call in enrich.calls] == [4, 4, 4, 3]
+    assert enrich.seen == NAMES[1::2]
+
+
+# Threads
+
+
+def test_workers_really_work_at_the_same_time(shelf: Shelf) -> None:
+    together = threading.Barrier(4, timeout=20)
+    enrich = Enrich()
+
+    def wait(names: list[str]) -> None:
+        together.wait()
+
+    enrich.meanwhile = wait
+    shelf.rebuild(ITEMS[:28], enrich=enrich, workers=4)  # it would not come to an end one by one
+    assert shelf.items() == made(ITEMS[:28])
+
+
+def test_one_slow_item_does_not_hold_up_the_others(shelf: Shelf) -> None:
+    """The first one is done when all the others are."""
+    enrich = Enrich()
+
+    def last(names: list[str]) -> None:
+        if names == NAMES[:1]:
+            assert until(lambda: len(enrich.seen) == 30)
+
+    enrich.meanwhile = last
+    shelf.rebuild(ITEMS, enrich=enrich, workers=2)
+    assert shelf.items() == made(ITEMS)
+
+
+def test_only_so_many_are_held_behind_a_slow_one(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(enrich_module, "HELD", 10)
+    enrich, go_on = Enrich(), threading.Event()
+
+    def first_waits(names: list[str]) -> None:
+        if names == NAMES[:1]:
+            assert go_on.wait(20)
+
+    def breathe() -> None:
+        if len(enrich.seen) == 10:
+            go_on.set()
+
+    enrich.meanwhile = first_waits
+    shelf.rebuild(ITEMS, enrich=enrich, workers=2, breathe=breathe)
+    assert go_on.is_set()
+    assert shelf.items() == made(ITEMS)
+
+
+class Abandoned(BaseException):
+    """The rebuild is to end."""
+
+
+def test_what_was_done_behind_a_slow_item_is_not_lost(shelf: Shelf) -> None:
+    enrich, ended = Enrich(), threading.Event()
+
+    def first_waits(names: list[str]) -> None:
+        if names == NAMES[:1]:
+            ended.wait(20)
+
+    def breathe() -> None:
+        if len(enrich.seen) == 30:
+            raise Abandoned
+
+    enrich.meanwhile = first_waits
+    with pytest.raises(Abandoned):
+        shelf.rebuild(ITEMS, enrich=enrich, workers=3, breathe=breathe)
+    ended.set()
+    assert until(lambda: not enrich_threads())
+    again = Enrich()
+    shelf.rebuild(ITEMS, enrich=again, workers=3)
+    # The first was not done, and the last two may have been under way.
+    assert set(again.seen) <= {NAMES[0], *enrich.seen[-3:]}
+    assert shelf.items() == made(ITEMS)
+
+
+@pytest.mark.parametrize("how", [{"workers": 3}, {"workers": 3, "batch": 2}], ids=str)
+def test_an_abandoned_rebuild_leaves_no_thread_and_begins_no_other_item(shelf: Shelf, how: dict[str, Any]) -> None:
+    enrich, ended = Enrich(), threading.Event()
+
+    def wait(names: list[str]) -> None:
+        assert ended.wait(20)
+
+    enrich.meanwhile = wait
+
+    def breathe() -> None:
+        if len(enrich.calls) == 3:
+            raise Abandoned
+
+    with pytest.raises(Abandoned):
+        shelf.rebuild(ITEMS, enrich=enrich, breathe=breathe, **how)
+    ended.set()
+    assert until(lambda: not enrich_threads())
+    assert len(enrich.calls) == 3
+
+
+@pytest.mark.parametrize("by", [SystemExit, KeyboardInterrupt, Abandoned])
+def test_what_ends_a_thread_ends_the_rebuild(shelf: Shelf, by: type[BaseException]) -> None:
+    enrich = Enrich()
+
+    def ends(names: list[str]) -> None:
+        if names == NAMES[5:6]:
+            raise by
+
+    enrich.meanwhile = ends
+    with pytest.raises(by):
+        shelf.rebuild(ITEMS, enrich=enrich, workers=2)
+    assert until(lambda: not enrich_threads())
+    again = Enrich()
+    shelf.rebuild(ITEMS, enrich=again, workers=2)
+    assert NAMES[5] in again.seen
+    assert shelf.items() == made(ITEMS)
+    assert until(lambda: not enrich_threads())
+
+
+def test_a_full_disk_ends_the_rebuild_and_its_threads(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flask_warmcache.store.writer import DataWriter
+
+    def full(self: DataWriter, fingerprint: bytes, encoded: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(DataWriter, "add", full)
+    with pytest.raises(OSError, match="No space left"):
+        shelf.rebuild(ITEMS, enrich=Enrich(), workers=3)
+    assert until(lambda: not enrich_threads())
+    assert not list(shelf.folder.glob("*.data"))
+
+
+# Contexts
+
+
+@pytest.mark.parametrize(("how", "contexts"), [({"batch": 10}, 1), ({"batch": 10, "workers": 2}, 3), ({}, 1)])
+def test_enrich_runs_in_a_context_of_its_own_thread(shelf: Shelf, how: dict[str, Any], contexts: int) -> None:
+    inside = threading.local()
+    entered: list[int] = []
+
+    @contextmanager
+    def context() -> Iterator[None]:
+        inside.depth = getattr(inside, "depth", 0) + 1
+        entered.append(inside.depth)
+        try:
+            yield
+        finally:
+            inside.depth -= 1
+
+    enrich = Enrich()
+    depths: list[int] = []
+    enrich.meanwhile = lambda names: depths.append(inside.depth)
+    shelf.rebuild(ITEMS, enrich=enrich, context=context, **how)
+    assert set(depths) == set(entered) == {1}
+    assert len(entered) == contexts + 1  # and that of the source
+
+
+def test_a_context_is_left_after_a_second_even_between_batches(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(enrich_module, "CONTEXT_SECONDS", 0)
+    entered: list[int] = []
+
+    @contextmanager
+    def context() -> Iterator[None]:
+        entered.append(1)
+        yield
+
+    shelf.rebuild(ITEMS, enrich=Enrich(), context=context, batch=10)
+    assert len(entered) == 4
+
+
+# Versions
+
+
+@pytest.mark.parametrize("how", BOTH, ids=str)
+def test_another_version_enriches_every_item_anew(shelf: Shelf, how: dict[str, Any]) -> None:
+    counts = []
+    for version in ("1", "1", "2", "1"):
+        enrich = Enrich()
+        shelf.rebuild(ITEMS, enrich=enrich, version=version, **how)
+        counts.append(len(enrich.seen))
+        assert shelf.items() == made(ITEMS)
+    assert counts == [30, 0, 30, 30]
