@@ -28,7 +28,7 @@ HELD = 1000
 LOOK_EVERY = 0.1
 
 
-@dataclass
+@dataclass(slots=True)
 class Enriched:
     """One finished item."""
 
@@ -38,6 +38,7 @@ class Enriched:
     line: int = -1  # its number in the rebuild's data file
 
 
+LET_GO: Item = {}  # in place of a source item that was enriched
 Result = Enriched | Exception
 Keep = Callable[[Sequence[Enriched]], None]
 _Unit = tuple[list[Pending], list[Result] | None]  # what is enriched in one call, or is there with its results
@@ -70,7 +71,7 @@ class Enricher:
         with closing(self._in_threads(units, keep) if threads else self._one_by_one(units, keep)) as done:
             for unit, results in done:
                 for one, result in zip(unit, results, strict=True):
-                    one.item = {}
+                    one.item = LET_GO
                     yield self._counted(one, result)
 
     def one(self, pending: Pending) -> Result:

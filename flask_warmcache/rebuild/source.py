@@ -53,9 +53,9 @@ class Failures:
             )
 
 
-@dataclass
+@dataclass(slots=True)
 class Pending:
-    """A source item that is to be enriched."""
+    """A source item that is to be enriched; a first build has one for each."""
 
     item: Item
     key: str | int | None
