@@ -15,13 +15,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 from ..declare import Declaration, Item
 from ..store import format as fmt
 from ..store.snapshot import Snapshot
 from ..store.writer import Piece, Section
-from .views import in_order, kind_of, ranks_of, text_of
+from .views import FAILED, PLAIN, SortKinds, in_order, odd_keys, ranks_of, sort_key_of, text_of
 
 
 class MendImpossible(Exception):
@@ -114,6 +115,8 @@ class Mender:
         self._place_type = base.header["place_type"]
         self._sections: dict[str, Section] = {}
         self._errors: Counter[str] = Counter()
+        self._kinds: dict[str, Any] = {}  # for the header: of each sort's keys
+        self._odd_left = 0  # items that go and that stood behind the others in an order, counted for each order
         self._packed = {id(row): array(self._place_type, row.place).tobytes() for row in rows}
 
     def mend(self) -> Mended:
@@ -148,14 +151,14 @@ class Mender:
             "slots": self._slots,
             "place_type": self._place_type,
             "filters": counts,
-            "sort_types": base.header["sort_types"],
+            "sort_kinds": self._kinds,
             "live_bytes": live,
             "view_errors": base.header["view_errors"] - self._errors_left() + self._errors.total(),
         }
         return Mended(sections, header, self._errors)
 
     def _errors_left(self) -> int:
-        """How many errors of the base go with the items that go; those of a sort do not come to this point."""
+        """How many errors of the base go with the items that go."""
         if not self._base.header["view_errors"]:
             return 0
         errors: Counter[str] = Counter()
@@ -163,7 +166,7 @@ class Mender:
             item = self._base.item(slot)
             for name in self._declaration.filters:
                 self._passes(name, item, errors)
-        return errors.total()
+        return errors.total() + self._odd_left
 
     def _passes(self, name: str, item: Item, errors: Counter[str]) -> bool:
         try:
@@ -327,49 +330,59 @@ class Mender:
 
     def _sort(self, name: str, source_ranks: Sequence[int], flags: dict[str, dict[int, bool]]) -> None:
         base = self._base
-        kind = base.header["sort_types"].get(name)
-        if kind is None and self._slots + len(self._leaving) > base.slots:
-            raise MendImpossible(f"sort {name} gives keys of several types, or none for some items")
         sort_key = self._declaration.sorts[name]
-        keys: dict[int, Any] = {}
-        for row in self._rows:
-            try:
-                keys[id(row)] = sort_key(row.item)
-            except Exception as error:
-                raise MendImpossible(f"sort {name}: {type(error).__name__}") from error
-        if any(kind_of(key) != kind for key in keys.values()):
-            raise MendImpossible(f"sort {name} gives keys of another type than so far")
         order, ranks = base.order(fmt.ALL, name), base.ranks(name)
         leaving = set(self._leaving)
-        known: dict[int, Any] = {}
+        known = {slot: self._key_of(name, base.item(slot), Counter()) for slot in leaving}
+        keys = {id(row): self._key_of(name, row.item, self._errors) for row in self._rows}
+        kinds, front = self._kinds_after(
+            name, [key for key, _ in known.values()], [key for key, _ in keys.values()]
+        )
+
+        cut = self._cut(order, ranks, None)
+        before_out, behind_out = _around(cut.out)
 
         def is_before(slot: int, row: Row) -> bool:
             if slot not in known:
-                known[slot] = sort_key(base.item(slot))
-            mine, key = keys[id(row)], known[slot]
+                known[slot] = sort_key_of(sort_key, base.item(slot))
+            mine, key = keys[id(row)][1], known[slot][1]
             if key < mine:
                 return True
             return not mine < key and source_ranks[slot] < source_ranks[self._slot_of_row(row)]
 
+        def is_before_in_source(slot: int, row: Row) -> bool:
+            return source_ranks[slot] < source_ranks[self._slot_of_row(row)]
+
+        def by_source(row: Row) -> int:
+            return source_ranks[self._slot_of_row(row)]
+
+        def place(row: Row, low: int, high: int, is_before: Callable[[int, Row], bool]) -> int:
+            end = high
+            while low < high:
+                middle = (low + high) // 2
+                # An item that leaves may not stand where its old place was in source order.
+                at = behind_out.get(middle, middle)
+                if at < end and is_before(order[at], row):
+                    low = at + 1
+                else:
+                    high = middle
+            return low
+
+        ordered = [row for row in self._rows if keys[id(row)][0] in kinds.ordered]
+        behind = [row for row in self._rows if keys[id(row)][0] not in kinds.ordered]
         placed: list[tuple[int, Row]] = []
         try:
-            for row in sorted(self._rows, key=lambda row: (keys[id(row)], source_ranks[self._slot_of_row(row)])):
-                low, high = placed[-1][0] if placed else 0, len(order)
-                while low < high:
-                    at = middle = (low + high) // 2
-                    while at < high and order[at] in leaving:
-                        at += 1  # an item that leaves may not stand where its old place was in source order
-                    if at < high and is_before(order[at], row):
-                        low = at + 1
-                    else:
-                        high = middle
-                placed.append((low, row))
+            for row in sorted(ordered, key=lambda row: (keys[id(row)][1], by_source(row))):
+                placed.append((place(row, placed[-1][0] if placed else 0, front, is_before), row))
         except Exception as error:
             raise MendImpossible(f"sort {name}: {type(error).__name__}") from error
-        cut = self._cut(order, ranks, None)
+        placed += [
+            (place(row, front, len(order), is_before_in_source), row) for row in sorted(behind, key=by_source)
+        ]
         cut.rows = placed
         self._write(fmt.ALL, name, cut)
-        new_ranks = self._new_ranks(order, ranks, set(cut.out), placed)
+        gaps = [(before_out.get(at - 1, at - 1), behind_out.get(at, at)) for at, _ in placed]
+        new_ranks = self._new_ranks(order, ranks, [row for _, row in placed], gaps)
         if new_ranks is None:
             self._number_anew(name, flags)
             return
@@ -388,22 +401,55 @@ class Mender:
             ]
             self._write(filter_name, name, cut)
 
+    def _key_of(self, name: str, item: Item, errors: Counter[str]) -> tuple[str, Any]:
+        try:
+            return sort_key_of(self._declaration.sorts[name], item)
+        except Exception as error:
+            errors[f"sort {name}: {type(error).__name__}"] += 1
+            return FAILED, None
+
+    def _kinds_after(self, name: str, out: list[str], put_in: list[str]) -> tuple[SortKinds, int]:
+        """Of which kinds the keys are from now on, and how many of the old order are in its front.
+
+        :raises MendImpossible: when other kinds might come to the front.
+        """
+        said = self._base.header.get("sort_kinds", {}).get(name)
+        if said is None:
+            raise MendImpossible(f"the index does not say of which kinds the keys of sort {name} are")
+        before = SortKinds(said["ordered"], Counter(said["counts"]))
+        front = sum(before.counts[kind] for kind in before.ordered)
+        counts = Counter(before.counts)
+        counts.subtract(out)
+        counts.update(put_in)
+        after = SortKinds(before.ordered, +counts)
+        if not front:
+            # Nothing is ordered so far, so whatever is new begins an order, if it is of one kind.
+            after.ordered = sorted(kind for kind in after.counts if kind != FAILED)
+            if len(after.ordered) > 1:
+                raise MendImpossible(f"sort {name} gives keys of several kinds for the first time")
+        were_odd, are_odd = (
+            {kind for kind in kinds.counts if kind not in (FAILED, *after.ordered)} for kinds in (before, after)
+        )
+        if are_odd:
+            if are_odd != were_odd and not (are_odd & PLAIN and PLAIN.issuperset(after.ordered)):
+                raise MendImpossible(f"sort {name} gives keys of other kinds than so far")
+            if [after.commonest] != after.ordered:
+                raise MendImpossible(f"sort {name} gives more keys of another kind now")
+        after.ordered = [kind for kind in after.ordered if after.counts[kind]]
+        odd = [kind for kind in put_in if kind in are_odd]
+        if odd:
+            self._errors[odd_keys(name, after.ordered[0])] += len(odd)
+        self._odd_left += sum(kind == FAILED or kind in were_odd for kind in out)
+        self._kinds[name] = after.header()
+        return after, front
+
     def _new_ranks(
-        self, order: Sequence[int], ranks: Sequence[int], out: set[int], placed: list[tuple[int, Row]]
+        self, order: Sequence[int], ranks: Sequence[int], rows: list[Row], gaps: list[tuple[int, int]]
     ) -> dict[int, int] | None:
         """Numbers between those of each row's new neighbours, or None when there is no room between two."""
-
-        def gap(at: int) -> tuple[int, int]:
-            left, right = at - 1, at
-            while left in out:
-                left -= 1
-            while right in out:
-                right += 1
-            return left, right
-
         given: dict[int, int] = {}
-        for (left, right), rows in groupby(placed, key=lambda entry: gap(entry[0])):
-            members = [row for _, row in rows]
+        for (left, right), entries in groupby(zip(gaps, rows, strict=True), key=itemgetter(0)):
+            members = [row for _, row in entries]
             below = ranks[order[left]] if left >= 0 else 0
             above = ranks[order[right]] if right < len(order) else below + (len(members) + 1) * fmt.RANK_GAP
             step = (above - below) // (len(members) + 1)
@@ -452,6 +498,18 @@ class Mender:
             new_starts.append(new_starts[-1] + len(lines[slot]))
         self._sections["text"] = pieces
         self._sections["text_starts"] = new_starts
+
+
+def _around(out: Iterable[int]) -> tuple[dict[int, int], dict[int, int]]:
+    """For each place that is left, the next in front of it and the next behind it that is not."""
+    rising = sorted(out)
+    before: dict[int, int] = {}
+    behind: dict[int, int] = {}
+    for at in rising:
+        before[at] = before.get(at - 1, at - 1)
+    for at in reversed(rising):
+        behind[at] = behind.get(at + 1, at + 1)
+    return before, behind
 
 
 def _extend(numbers: array[int], more: memoryview[int], moved: int) -> None:

@@ -98,7 +98,7 @@ class Builder:
                 "slots": self.count,
                 "place_type": place_type,
                 "filters": self.views.filter_counts(),
-                "sort_types": dict(self.views.sort_types),
+                "sort_kinds": {name: kinds.header() for name, kinds in self.views.sort_kinds.items()},
                 "live_bytes": sum(places[1::2]) - sum(places[::2]) + (fmt.FINGERPRINT_LENGTH + 1) * self.count,
                 "view_errors": self.views.errors.total(),
             },
@@ -153,7 +153,7 @@ class Publisher:
             self._enter("publish", builder.count)
 
         def prepare(published: Snapshot | None) -> tuple[Draft, Callable[[], bool], int]:
-            writes = self._writes(published)
+            writes = self._writes(published, complete=complete)
             copied = [] if published is None else self._copy(published, writes, writer)
             writer.sync()
             generation = self._generation(published)
@@ -236,7 +236,7 @@ class Publisher:
         def prepare(published: Snapshot | None) -> tuple[Draft, Callable[[], bool], int]:
             if published is None or not self._is_base(published, old):
                 raise BaseGone("something else is published")
-            writes = self._writes(published)
+            writes = self._writes(published, complete=True)
             change = _Change(old, published, matched, results, {write.key for write in writes}, self._declaration)
             tail = Tail(self._store, published)
             rows = tail.rows(change.lines)
@@ -272,8 +272,7 @@ class Publisher:
     def _is_base(self, published: Snapshot, old: Snapshot) -> bool:
         """Whether what is published is what this rebuild compared its source with, or that and writes.
 
-        Not another rebuild's, not a backup put back under us, and not with a write in it that was published when
-        the snapshot had been opened and the rebuild had not yet begun: that one does not win over the rebuild.
+        Not another rebuild's, and not a backup put back under us.
         """
         return (
             not published.is_cold
@@ -281,7 +280,6 @@ class Publisher:
             and published.header["started"] == old.header["started"]
             and published.header["declaration"] == self._declaration.digest
             and published.generation >= old.generation
-            and not any(old.generation < write.sequence <= self._started for write in published.writes())
         )
 
     def _publish(
@@ -315,12 +313,13 @@ class Publisher:
     def _generation(self, published: Snapshot | None) -> int:
         return next_generation(self._started, *([published.generation] if published else []))
 
-    def _writes(self, published: Snapshot | None) -> list[Write]:
-        """The writes that this rebuild cannot know of."""
+    def _writes(self, published: Snapshot | None, *, complete: bool) -> list[Write]:
+        """The writes that this rebuild cannot know of, or has not come to yet."""
         if published is None or published.is_cold:
             return []
-        self.written = [write for write in published.writes() if write.sequence > self._seen]
-        return self.written
+        writes = published.writes()
+        self.written = [write for write in writes if write.sequence > self._seen]
+        return self.written if complete else writes
 
     def _draft(self, made: Mended, rest: dict[str, Any], writes: Sequence[Write], *, sync: bool) -> Draft:
         header = {
@@ -329,6 +328,7 @@ class Publisher:
             **rest,
             "started": self._started,
             "rebuilt": rest["generation"],
+            "unsettled": bool(writes),  # until the rebuild has written them again; it may die before
             "declaration": self._declaration.digest,
             "invalidation": self._token,
             "published_at": time.time(),

@@ -116,7 +116,8 @@ class ListStatus:
         # A backup put back under us is no news.
         is_older = snapshot.generation < self._newest
         self._newest = max(self._newest, snapshot.generation)
-        self._outdated = mismatch or snapshot.is_invalidated or not snapshot.complete or is_older
+        is_passing = snapshot.is_invalidated or snapshot.is_unsettled or not snapshot.complete
+        self._outdated = mismatch or is_passing or is_older
         # Without this, old and new workers of a rolling deploy would replace each other's snapshots for ever.
         self._from_newer_code = mismatch and snapshot.header["code_started"] > self.code_started
         self._examined = snapshot

@@ -10,6 +10,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
@@ -31,7 +32,7 @@ class ViewBuilder:
         self._flags = {name: bytearray() for name in self._filters}
         self._keys: dict[str, list[Any]] = {name: [] for name in self._sorts}
         self._unsortable: dict[str, list[int]] = {name: [] for name in self._sorts}
-        self.sort_types: dict[str, str | None] = {}  # of each sort's keys, when all are of one kind
+        self.sort_kinds: dict[str, SortKinds] = {}
         self._text = bytearray()
         self._text_starts = array("Q", [0])
         self._errors: Counter[str] = Counter()
@@ -52,10 +53,7 @@ class ViewBuilder:
                 self._errors[f"filter {name}: {type(error).__name__}"] += 1
         for name, key in self._sorts.items():
             try:
-                value = key(item)
-                if value != value:
-                    raise ValueError("not a number, which is neither before nor behind any other")
-                self._keys[name].append(value)
+                self._keys[name].append(sort_key_of(key, item)[1])
             except Exception as error:
                 self._keys[name].append(None)
                 self._unsortable[name].append(position)
@@ -106,17 +104,22 @@ class ViewBuilder:
         keys = self._keys[name]
         last = set(self._unsortable[name])
         sortable = [position for position in range(self._count) if position not in last]
-        kinds = {_kind(one) for one in {type(keys[position]) for position in sortable}}
-        self.sort_types[name] = kinds.pop() if len(kinds) == 1 and not last else None
+        kinds: Counter[str] = Counter()
+        for of, count in Counter(type(keys[position]) for position in sortable).items():
+            kinds[_kind(of)] += count
+        if last:
+            kinds[FAILED] = len(last)
+        self.sort_kinds[name] = SortKinds(sorted(kind for kind in kinds if kind != FAILED), kinds)
         try:
             return sorted(sortable, key=keys.__getitem__) + sorted(last)
         except TypeError:
             pass
-        # Keys of several types, such as None among numbers: the commonest type is ordered, the rest go last.
-        commonest = Counter(type(keys[position]) for position in sortable).most_common(1)[0][0]
-        fitting = [position for position in sortable if type(keys[position]) is commonest]
-        others = [position for position in sortable if type(keys[position]) is not commonest]
-        self._others[f"sort {name}: keys that are no {commonest.__name__}"] = len(others)
+        # Keys of several kinds, such as None among numbers: the commonest kind is ordered, the rest go last.
+        commonest = self.sort_kinds[name].commonest
+        self.sort_kinds[name] = SortKinds([str(commonest)], kinds)
+        fitting = [position for position in sortable if _kind(type(keys[position])) == commonest]
+        others = [position for position in sortable if _kind(type(keys[position])) != commonest]
+        self._others[odd_keys(name, commonest)] = len(others)
         try:
             return sorted(fitting, key=keys.__getitem__) + sorted([*others, *last])
         except TypeError as error:
@@ -126,9 +129,43 @@ class ViewBuilder:
             ) from error
 
 
-def kind_of(key: object) -> str | None:
-    """What a sort key can be compared with: keys of one kind; None for one that is not even equal to itself."""
-    return _kind(type(key)) if key == key else None
+FAILED = ""  # the kind of a key that the sort function failed to give
+# Keys of two of these kinds can never be compared; of others who knows.
+PLAIN = {"NoneType", "number", "str", "bytes", "list", "tuple", "dict"}
+
+
+@dataclass
+class SortKinds:
+    """Of which kinds a sort's keys are, as an index's header says it."""
+
+    ordered: list[str]  # in the order's front; the others stand behind them, in source order
+    counts: Counter[str]
+
+    @property
+    def commonest(self) -> str | None:
+        """The kind of most keys; of several the last in the alphabet, so that it is the same each time."""
+        kinds = [(count, kind) for kind, count in self.counts.items() if kind != FAILED and count]
+        return max(kinds)[1] if kinds else None
+
+    def header(self) -> dict[str, Any]:
+        """As JSON."""
+        return {"ordered": self.ordered, "counts": {kind: count for kind, count in self.counts.items() if count}}
+
+
+def odd_keys(name: str, commonest: str | None) -> str:
+    """How it is counted when a sort gives keys that stand behind the others."""
+    return f"sort {name}: keys that are no {commonest}"
+
+
+def sort_key_of(sort_key: Callable[[Item], Any], item: Item) -> tuple[str, Any]:
+    """An item's key, and what it can be compared with: keys of one kind.
+
+    :raises Exception: whatever the app's function raised, or a ValueError for a key that has no order.
+    """
+    key = sort_key(item)
+    if key != key:
+        raise ValueError("not a number, which is neither before nor behind any other")
+    return _kind(type(key)), key
 
 
 def _kind(of: type) -> str:

@@ -42,7 +42,8 @@ from .source import Failures, Pending, Tools, fingerprint_of_item
 log = logging.getLogger("flask_warmcache")
 # The time that a write waits for others that publish; a publication takes milliseconds.
 DEADLINE = 1.0
-LOOKUPS = 3
+# A key that others write all the time is looked up so often; what may be old is not published even then.
+LOOKUPS = 5
 # So often an index is made without the lock, before one is made under it.
 FREE_TRIES = 2
 Key = str | int
@@ -192,29 +193,21 @@ class Writes:
     def _submit(self, changes: dict[Key, _Change], upstream: tuple[int, int] | None) -> bool:
         if not changes:
             return True
-        request = _Request(changes, upstream)
-        for attempt in range(LOOKUPS + 1):
-            self._publish_shared(request)
-            if request.error is not None:
-                raise request.error
+        request = self._published(changes, upstream)
+        for _ in range(LOOKUPS - 1):
             if not request.outdated:
                 break
-            for key in request.outdated:
-                changes[key] = self._looked_up(key, self._generation())
-            # After so many times it is published as it is, and the list is marked.
-            last = attempt == LOOKUPS - 1
-            for change in changes.values():
-                change.given = change.given or last
-            if last:
-                self._invalidate()
-            request = _Request(changes, upstream)
+            # In a dict of its own: who publishes for us may still be at the old one.
+            changes = changes | {key: self._looked_up(key, self._generation()) for key in request.outdated}
+            request = self._published(changes, upstream)
         if not request.published:
             self._invalidate()
             return False
         moved = request.moved
         return all([moved is not None and one._follow(changes, moved) for one in self.followers])
 
-    def _publish_shared(self, request: _Request) -> None:
+    def _published(self, changes: dict[Key, _Change], upstream: tuple[int, int] | None) -> _Request:
+        request = _Request(changes, upstream)
         with self._guard:
             self._waiting.append(request)
         if self._publishing.acquire(timeout=max(0.0, request.deadline - time.monotonic())):
@@ -228,6 +221,9 @@ class Writes:
         with self._guard:
             if request in self._waiting:
                 self._waiting.remove(request)
+        if request.error is not None:
+            raise request.error
+        return request
 
     def _publish_all(self, requests: list[_Request], deadline: float) -> None:
         try:
@@ -300,7 +296,8 @@ class Writes:
         writes += [Write(key, generation, one.item is None) for key, one in changes.items()]
         # All else the index says is of the last rebuild, its time above all.
         header: dict[str, Any] = {
-            **published.header, **made.header, "data": tail.described(), "generation": generation
+            **published.header, **made.header, "data": tail.described(), "generation": generation,
+            "unsettled": any(write.sequence < published.rebuilt for write in writes),
         }  # fmt: skip
         for request in fitting:
             if request.upstream is not None and request.upstream[0] == header["upstream"]:

@@ -63,6 +63,8 @@ class Snapshot:
             raise SnapshotError(f"the index belongs to list {header['list']!r}")
         self.generation: int = header["generation"]
         self.rebuilt: int = header.get("rebuilt", self.generation)  # of the last rebuild; writes have come since
+        # Some of them won over that rebuild, and have not been looked up again since.
+        self.is_unsettled: bool = header.get("unsettled", False)
         self.token = f"{self.generation:x}"  # the generation as it is shown: opaque, compared for equality
         self.published_at: float = header["published_at"]  # wall clock; the generation may run ahead of it
         self.count: int = header["count"]

@@ -7,8 +7,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from fractions import Fraction
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,12 @@ from flask_warmcache.rebuild import job as job_module
 from flask_warmcache.rebuild import views as views_module
 from flask_warmcache.rebuild.mend import MendImpossible
 from flask_warmcache.rebuild.publish import Publisher
+from flask_warmcache.rebuild.source import Tools
+from flask_warmcache.rebuild.writes import Writes
 from flask_warmcache.store import format as fmt
 from flask_warmcache.store.snapshot import Snapshot, Verifier
 
-from .world import Shelf, declare
+from .world import Shelf, breathe, declare, encode
 
 Key = str | int
 
@@ -452,9 +455,9 @@ def test_a_thousand_items_between_two_others_find_their_place(tmp_path: Path) ->
 
 
 def test_what_a_filter_fails_on_is_counted_and_forgotten(
-    world: World, mends: Mends, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    world: World, mends: Mends, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(logging.getLogger("flask_warmcache"), "disabled", False)
+    logging.getLogger("flask_warmcache").disabled = False  # the fixture puts it back
     world.source[3] = new(3, title="")
     world.rebuild()
     assert "warmcache.view_failed: filter risky: ZeroDivisionError on 1 items of 'files'" in caplog.text
@@ -472,10 +475,10 @@ def test_what_a_filter_fails_on_is_counted_and_forgotten(
 @pytest.mark.parametrize(
     ("sort", "why"),
     [
-        (lambda item: 1 // item["size"], "sort by: ZeroDivisionError"),
-        (lambda item: item["size"] or "text", "sort by gives keys of another type than so far"),
-        (lambda item: item["size"] or None, "sort by gives keys of another type than so far"),
-        (lambda item: item["size"] or float("nan"), "sort by gives keys of another type than so far"),
+        (
+            lambda item: Fraction(item["size"], 3) if item["size"] else 0,
+            "sort by gives keys of other kinds than so far",
+        ),
         (lambda item: (item["size"] or None, 1), "sort by: TypeError"),
     ],
 )
@@ -499,6 +502,49 @@ def test_a_sort_key_of_another_kind_has_the_list_computed_anew(tmp_path: Path, s
         world.rebuild()
         world.check()
         assert mends.done >= 1
+
+
+@pytest.mark.parametrize(
+    "sort",
+    [
+        lambda item: 1 // item["size"],
+        lambda item: item["size"] or "text",
+        lambda item: item["size"] or None,
+        lambda item: item["size"] or float("nan"),
+    ],
+)
+def test_odd_sort_keys_stay_behind_and_are_mended(tmp_path: Path, sort: Any) -> None:
+    items = [new(number, size=number) for number in range(1, 6)]
+    world = World(tmp_path, {**TAME, "sorts": {"by": sort}}, items)
+    with mending() as mends:
+        world.rebuild()
+        for change in (new(9, size=0), new(10, size=0), new(3, size=0), new(9, size=3), new(4, size=0)):
+            world.source = [one for one in world.source if one["path"] != change["path"]]
+            world.source.append(change)
+            world.rebuild()
+            world.check()
+        assert world.shelf.snapshot().header["view_errors"] >= 3
+        world.source = [one for one in world.source if one["size"]]
+        world.rebuild()
+        world.check()
+        assert world.shelf.snapshot().header["view_errors"] == 0
+        assert mends.done >= 2
+
+
+def test_once_odd_keys_are_more_they_are_the_ones_in_front(tmp_path: Path) -> None:
+    items = [new(number, size=2) for number in range(3)]
+    world = World(tmp_path, {**TAME, "sorts": {"by": lambda item: item["size"] or "text"}}, items)
+    world.rebuild()
+    with mending() as mends:
+        for number in range(3, 8):
+            world.source.append(new(number, size=0))
+            world.rebuild()
+            world.check()
+    # At three against three the word that is later in the alphabet is in front.
+    assert (mends.done, [str(error) for error in mends.refused]) == (
+        4,
+        ["sort by gives more keys of another kind now"],
+    )
 
 
 def test_whole_and_broken_numbers_are_mended_together(tmp_path: Path) -> None:
@@ -608,3 +654,54 @@ def test_a_data_file_that_grows_past_four_gigabytes_is_written_anew(world: World
     assert [type(error) for error in mends.refused] == [OverflowError]
     assert world.shelf.snapshot().header["data"]["file"] != snapshot.header["data"]["file"]
     world.check()
+
+
+@pytest.mark.parametrize("what", ["discards", "refreshes", "adds", "a new one is added"])
+def test_a_write_between_the_look_and_the_start_wins(world: World, mends: Mends, what: str) -> None:
+    """The source is compared with a list that lacks it, so it counts as a write during the rebuild."""
+    shelf, old = world.shelf, world.shelf.snapshot()
+    writes = Writes(declare(**TAME), shelf.store, Tools(encode, nullcontext, breathe), None)
+    if what == "discards":
+        assert writes.discard([3, 4])
+    elif what == "refreshes":
+        assert writes.refresh([new(3, title="written")])
+    else:
+        assert writes.refresh([new("written")])
+        if what.startswith("a new"):
+            world.source.append(new("written", title="T4"))
+    written = shelf.items()
+    shelf.rebuild(world.source, enrich=enriched, old=old, **TAME)
+    assert (mends.done, mends.refused) == (1, [])
+    assert shelf.items() == written
+    assert shelf.snapshot().is_invalidated  # since there is no lookup
+    fresh = Shelf(world.folder / "fresh")
+    for one in (shelf, fresh):
+        one.rebuild(world.source, enrich=enriched, **TAME)
+    assert observed(shelf, TAME) == observed(fresh, TAME)
+
+
+@pytest.mark.parametrize("order", [1, -1], ids=["in the same order", "in another order"])
+def test_writes_during_a_rebuild_win_and_the_rest_is_mended(world: World, mends: Mends, order: int) -> None:
+    shelf, source = world.shelf, world.source
+    writes = Writes(declare(**TAME), shelf.store, Tools(encode, nullcontext, breathe), None)
+    source[5], source[8] = new(5, title="source"), new(8, title="source")
+    del source[20:22]
+    source.append(new("z", title="source"))
+
+    def meddled(item: Item) -> Item:
+        if item["path"] == 5:
+            assert writes.refresh([new(8, title="written", double=2), new(21, title="written", double=2)])
+            assert writes.discard([9])
+            assert writes.refresh([new("y", title="written", double=0)])
+        return enriched(item)
+
+    shelf.rebuild(source[::order], enrich=meddled, **TAME)
+    check(shelf.snapshot(), TAME)
+    titles = {item["path"]: item["title"] for item in shelf.items()}
+    expected: dict[Key, Any] = {item["path"]: item["title"] for item in source if item["path"] != 9}
+    assert titles == {**expected, 8: "written", 21: "written", "y": "written"}
+    assert sorted(map(str, (write.key for write in shelf.snapshot().writes()))) == ["21", "8", "9", "y"]
+    assert mends.done == (order == 1)
+    if order == 1:
+        known = [one["path"] for one in shelf.items() if one["path"] not in ("y", "z")]
+        assert known == [number for number in range(30) if number not in (9, 20)]

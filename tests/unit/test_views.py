@@ -37,7 +37,7 @@ def test_keys_of_several_types_are_sorted_by_the_commonest_the_others_last(
 ) -> None:
     with caplog.at_level(logging.WARNING, "flask_warmcache"):
         assert order(shelf, [3, None, 1, "x", 2, None]) == [1, 2, 3, None, "x", None]
-    assert "warmcache.view_failed: sort value: keys that are no int on 3 items of 'files'" in caplog.text
+    assert "warmcache.view_failed: sort value: keys that are no number on 3 items of 'files'" in caplog.text
     assert shelf.snapshot().header["view_errors"] == 3
 
 

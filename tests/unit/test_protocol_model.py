@@ -1,0 +1,505 @@
+"""The write protocol in small, and every interleaving of a rebuild with writers who may die at any step.
+
+The model has what matters of the real thing and nothing else: an item is the number of its version in the
+database, the index is what is published, and a step is what nobody can come between in the real code: a read of
+the index, a look-up, a commit under the publish lock.  All orders of all participants' steps are tried.  Taking
+away any rule of the protocol must make the explorer find what it is for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import pytest
+
+LOOKUPS = 2  # rebuild/writes.py has a few more
+ABSENT = -1
+Versions = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Rules:
+    """The protocol's rules; a test takes one away."""
+
+    writes_win: bool = True  # over a rebuild that began before them
+    writes_are_kept: bool = True  # in the index, until a rebuild that began after them
+    won_is_stale: bool = True  # until the rebuild that they won over has written them again
+    looked_up_again: bool = True  # when somebody else has written the key since
+    rebuild_outdates: bool = True  # so has a rebuild that has published since
+    last_begun_counts: bool = True  # of two look-ups that are published together
+    base_is_checked: bool = True  # when a draft is committed
+    begins_with_base: bool = True  # a write wins that is newer than what the rebuild compares with
+    token_is_noted: bool = True  # before the source is read, not when the rebuild publishes
+    marks_are_kept: bool = True  # by a write
+    lost_is_marked: bool = True  # a write that cannot be published leaves the list invalidated
+
+
+class Index(NamedTuple):
+    """What is published."""
+
+    generation: int
+    values: Versions
+    writes: Versions  # each key's sequence, or 0
+    rebuilt: int
+    token: int
+    marked: bool
+    complete: bool
+
+
+class Part(NamedTuple):
+    """One participant: what it is at, and what it remembers."""
+
+    role: str  # write, discard, change (no refresh), invalidate, rebuild or build (for the first time)
+    process: int
+    keys: tuple[int, ...]
+    at: str = "begin"
+    version: int = 0  # that it has written into the database
+    begin: int = 0
+    order: int = 0
+    values: Versions = ()
+    lookups: int = 0
+    batch: tuple[int, ...] = ()  # for whom it publishes
+    base: int = 0
+    draft: Index | None = None
+    token: int = 0
+    old: Versions | None = None
+    won: tuple[int, ...] = ()
+
+
+class World(NamedTuple):
+    """All there is at one moment."""
+
+    db: Versions
+    index: Index | None
+    token: int
+    parts: tuple[Part, ...]
+    deleted: tuple[int, ...] = ()
+    orders: int = 0
+    waiting: tuple[int, ...] = ()  # participants whose change nobody has taken yet
+    publishing: tuple[int, ...] = ()  # processes in which somebody publishes
+    seen: Versions = ()  # the newest that a reader has seen of each key
+    promised: Versions = ()  # what the database had when refreshes were called that have returned True
+    owed: Versions = ()  # to be shown, or the list is stale
+
+
+class Violation(Exception):
+    """An invariant does not hold."""
+
+
+class Explorer:
+    """Tries all interleavings from one beginning, each state once."""
+
+    def __init__(self, rules: Rules, *, crashes: bool) -> None:
+        """:param crashes: whether processes may be killed, and writers run out of time."""
+        self.rules = rules
+        self.crashes = crashes
+        self.ways = 0
+        self.known: dict[World, int] = {}  # how many ways lead on from here to an end
+
+    def explore(self, world: World) -> int:
+        """How many interleavings there are.
+
+        :raises Violation: when one of them breaks a promise.
+        """
+        if world in self.known:
+            return self.known[world]
+        self.check(world)
+        ways = 0
+        for after in self.steps(world):
+            ways += self.explore(after)
+        if not ways:
+            self.check_quiet(world)
+            ways = 1
+        self.known[world] = ways
+        return ways
+
+    def steps(self, world: World) -> Iterator[World]:
+        for number, part in enumerate(world.parts):
+            if part.at in ("done", "dead"):
+                continue
+            yield from self.step(world, number, part)
+            if self.crashes and part.at != "begin":
+                yield died(world, part.process)
+
+    def check_quiet(self, world: World) -> None:
+        """Nobody has anything left to do: the list is the database or owes a rebuild; the next one settles it."""
+        dead = any(part.at == "dead" for part in world.parts)
+        if not all(part.at in ("done", "dead") for part in world.parts):
+            raise Violation("somebody waits for ever")
+        if world.index is None:
+            return
+        silent = any(part.role == "change" for part in world.parts)
+        if not dead and not silent and world.index.complete:
+            if world.index.values != world.db and not self.is_stale(world):
+                raise Violation("all is quiet, and the list is not the database")
+        alone = Part("rebuild", 99, tuple(range(len(world.db))))
+        world = world._replace(parts=(alone,), waiting=(), publishing=())
+        while world.parts[0].at != "done":
+            (world, *_) = self.step(world, 0, world.parts[0])
+            self.check(world)
+        assert world.index is not None
+        if world.index.values != world.db or self.is_stale(world):
+            raise Violation("the next rebuild does not settle it")
+
+    # What holds
+
+    def is_stale(self, world: World) -> bool:
+        index = world.index
+        if index is None or index.marked or index.token != world.token or not index.complete:
+            return True
+        # A write has won over a rebuild, and was not written again.
+        return self.rules.won_is_stale and any(0 < sequence < index.rebuilt for sequence in index.writes)
+
+    def check(self, world: World) -> None:
+        """What holds at every moment.
+
+        :raises Violation: when it does not.
+        """
+        index = world.index
+        if index is None:
+            return
+        for shown, promised, owed in zip(index.values, world.promised, world.owed, strict=True):
+            if shown < promised:
+                raise Violation("a refresh has returned True, and an older item is shown")
+            if shown < owed and not self.is_stale(world):
+                raise Violation("the list owes a newer item and is not stale")
+
+    # Steps
+
+    def step(self, world: World, number: int, part: Part) -> Iterator[World]:
+        """The worlds that this participant's next step may lead to; none while it waits."""
+        step = getattr(self, f"{part.role}_{part.at}", None) or getattr(self, part.at)
+        yield from step(world, number, part)
+
+    def begin(self, world: World, number: int, part: Part) -> Iterator[World]:
+        """The app changes the database and then tells the list."""
+        (key,) = part.keys
+        if key in world.deleted:
+            yield put(world, number, part._replace(at="done"))
+            return
+        world = world._replace(db=with_value(world.db, key, world.db[key] + 1))
+        if part.role == "discard":
+            world = world._replace(deleted=(*world.deleted, key))
+        following = {"change": "done", "invalidate": "tokened"}.get(part.role, "noted")
+        yield put(world, number, part._replace(at=following, version=world.db[key]))
+
+    def noted(self, world: World, number: int, part: Part) -> Iterator[World]:
+        """A refresh notes the generation, and that its look-up begins."""
+        begin = 0 if world.index is None else world.index.generation
+        part = part._replace(at="looked", begin=begin, order=world.orders)
+        yield put(world._replace(orders=world.orders + 1), number, part)
+
+    def looked(self, world: World, number: int, part: Part) -> Iterator[World]:
+        values = (part.version,) if part.role == "discard" else tuple(world.db[key] for key in part.keys)
+        yield put(world, number, part._replace(at="joined", values=values, lookups=part.lookups + 1))
+
+    def joined(self, world: World, number: int, part: Part) -> Iterator[World]:
+        """Wait for who publishes in this process, or publish for all who wait in it."""
+        if sum(other.process == part.process for other in world.parts) == 1:
+            yield put(world, number, part._replace(at="drafts", batch=(number,)))
+        else:
+            yield put(world, number, part._replace(at="waits"))._replace(waiting=(*world.waiting, number))
+
+    def waits(self, world: World, number: int, part: Part) -> Iterator[World]:
+        if part.process in world.publishing:
+            return
+        batch = tuple(one for one in world.waiting if world.parts[one].process == part.process)
+        world = world._replace(
+            waiting=tuple(one for one in world.waiting if one not in batch),
+            publishing=(*world.publishing, part.process),
+        )
+        for one in batch:
+            world = put(world, one, world.parts[one]._replace(at="taken"))
+        yield put(world, number, world.parts[number]._replace(at="drafts", batch=batch))
+
+    def taken(self, world: World, number: int, part: Part) -> Iterator[World]:
+        """Somebody else publishes it."""
+        yield from ()
+
+    def drafts(self, world: World, number: int, part: Part) -> Iterator[World]:
+        index = world.index
+        if index is None:
+            yield self.ended(world, number, part, ())
+            return
+        fitting = [one for one in part.batch if not self.is_outdated(index, world.parts[one])]
+        chosen: dict[int, tuple[int, int]] = {}
+        for one in fitting:
+            written = world.parts[one]
+            order = written.order if self.rules.last_begun_counts else 0
+            for key, value in zip(written.keys, written.values, strict=True):
+                if key not in chosen or chosen[key][0] <= order:
+                    chosen[key] = (order, value)
+        generation = index.generation + 1
+        draft = index._replace(generation=generation)
+        for key, (_, value) in chosen.items():
+            sequence = generation if self.rules.writes_are_kept else 0
+            draft = draft._replace(
+                values=with_value(draft.values, key, value), writes=with_value(draft.writes, key, sequence)
+            )
+        if not chosen:
+            yield self.ended(world, number, part, ())
+            return
+        yield put(world, number, part._replace(at="commits", base=index.generation, draft=draft))
+
+    def is_outdated(self, index: Index, part: Part) -> bool:
+        if part.role == "discard":
+            return False
+        others = [index.rebuilt] if self.rules.rebuild_outdates else []
+        if self.rules.looked_up_again:
+            others += [index.writes[key] for key in part.keys]
+        return max(others, default=0) > part.begin
+
+    def commits(self, world: World, number: int, part: Part) -> Iterator[World]:
+        index, draft = world.index, part.draft
+        assert draft is not None and index is not None
+        if self.rules.base_is_checked and index.generation != part.base:
+            yield put(world, number, part._replace(at="drafts"))
+            if self.crashes:
+                yield self.ended(world, number, part, ())  # its time is over
+            return
+        draft = draft._replace(
+            generation=max(draft.generation, index.generation + 1),
+            marked=(index.marked or world.token != draft.token) and self.rules.marks_are_kept,
+            token=draft.token if self.rules.marks_are_kept else world.token,
+        )
+        fitting = tuple(one for one in part.batch if not self.is_outdated(index, world.parts[one]))
+        yield self.ended(published(world, draft), number, part, fitting)
+
+    def ended(self, world: World, number: int, part: Part, published_for: tuple[int, ...]) -> World:
+        """Tell all for whom this one has published, or has not."""
+        world = world._replace(publishing=tuple(one for one in world.publishing if one != part.process))
+        for one in part.batch:
+            mine = world.parts[one]
+            index = world.index
+            if one in published_for:
+                if mine.role != "rebuild":
+                    world = world._replace(promised=raised(world.promised, mine.keys, (mine.version,)))
+                world = put(world, one, mine._replace(at="done"))
+            elif index is not None and self.is_outdated(index, mine) and mine.lookups < LOOKUPS:
+                world = put(world, one, mine._replace(at="noted"))
+            else:
+                if self.rules.lost_is_marked:
+                    world = marked(world)
+                world = world._replace(owed=raised(world.owed, mine.keys, (mine.version,) * len(mine.keys)))
+                world = put(world, one, mine._replace(at="done"))
+        return forgotten(world)
+
+    # Invalidating
+
+    def tokened(self, world: World, number: int, part: Part) -> Iterator[World]:
+        yield put(world._replace(token=world.token + 1), number, part._replace(at="marks"))
+
+    def marks(self, world: World, number: int, part: Part) -> Iterator[World]:
+        if world.index is not None:
+            world = world._replace(index=world.index._replace(marked=True))
+        world = world._replace(owed=raised(world.owed, part.keys, (part.version,)))
+        yield put(world, number, part._replace(at="done"))
+
+    # Rebuilding
+
+    def rebuild_begin(self, world: World, number: int, part: Part) -> Iterator[World]:
+        """What the source will be compared with, and that later writes win."""
+        index = world.index
+        old = None if index is None or not index.complete else index.values
+        begin = 0 if index is None else index.generation
+        yield put(world, number, part._replace(at="starts", old=old, begin=begin))
+
+    def starts(self, world: World, number: int, part: Part) -> Iterator[World]:
+        part = part._replace(at="reads", token=world.token)
+        if not self.rules.begins_with_base:
+            part = part._replace(begin=0 if world.index is None else world.index.generation)
+        yield put(world, number, part)
+
+    def reads(self, world: World, number: int, part: Part) -> Iterator[World]:
+        """The source, key by key; a list that was never there is shown in between."""
+        values = (*part.values, world.db[len(part.values)])
+        is_first = part.old is None and len(values) == 1 < len(world.db)
+        at = "prepares" if is_first or len(values) == len(world.db) else "reads"
+        yield put(world, number, part._replace(at=at, values=values))
+
+    def prepares(self, world: World, number: int, part: Part) -> Iterator[World]:
+        index = world.index
+        values = part.values + (ABSENT,) * (len(world.db) - len(part.values))
+        writes = (0,) * len(world.db)
+        won: tuple[int, ...] = ()
+        generation = 1
+        complete = len(part.values) == len(world.db)
+        if index is not None:
+            generation = index.generation + 1
+            # What is not complete has not read everything that it began after.
+            begin = part.begin if complete else 0
+            won = tuple(key for key, sequence in enumerate(index.writes) if sequence > begin)
+            if part.old is not None:  # few changes: what is as it was is left as it is
+                for key, (before, now) in enumerate(zip(part.old, index.values, strict=True)):
+                    if before == ABSENT < now and key not in won:
+                        raise Violation("two items with one key")
+                values = tuple(
+                    index.values[key] if new == before else new
+                    for key, (new, before) in enumerate(zip(values, part.old, strict=True))
+                )
+            if self.rules.writes_win:
+                values = tuple(index.values[key] if key in won else new for key, new in enumerate(values))
+            writes = tuple(sequence if key in won else 0 for key, sequence in enumerate(index.writes))
+        if not complete and index is not None and index.values.count(ABSENT) <= values.count(ABSENT):
+            yield put(world, number, part._replace(at="reads"))  # an interrupted first build had shown more
+            return
+        draft = Index(generation, values, writes, generation, part.token, False, complete)
+        base = 0 if index is None else index.generation
+        yield put(world, number, part._replace(at="publishes", draft=draft, base=base, won=won))
+
+    def publishes(self, world: World, number: int, part: Part) -> Iterator[World]:
+        index, draft = world.index, part.draft
+        assert draft is not None
+        if self.rules.base_is_checked and (0 if index is None else index.generation) != part.base:
+            yield put(world, number, part._replace(at="prepares"))
+            return
+        if index is not None and index.generation >= draft.generation:
+            draft = draft._replace(generation=index.generation + 1, rebuilt=index.generation + 1)
+        if not self.rules.token_is_noted:
+            draft = draft._replace(token=world.token)
+        if not draft.complete:
+            yield put(published(world, draft), number, part._replace(at="reads"))
+            return
+        # Between the rename and the mark it may die; the token in the index says the same.
+        yield put(published(world, draft), number, part._replace(at="compares"))
+
+    def compares(self, world: World, number: int, part: Part) -> Iterator[World]:
+        index = world.index
+        assert index is not None
+        if world.token != part.token:
+            world = world._replace(index=index._replace(marked=True))
+        if part.won:
+            again = Part("rebuild", part.process, part.won, "noted", old=part.values)
+            yield put(world, number, again)
+            return
+        self.check_rebuilt(world, part.values)
+        yield put(world, number, part._replace(at="done"))
+
+    def check_rebuilt(self, world: World, source: Versions) -> None:
+        assert world.index is not None
+        if any(shown < read for shown, read in zip(world.index.values, source, strict=True)):
+            if not self.is_stale(world):
+                raise Violation("a rebuild has ended, and its list is older than its source")
+
+
+def put(world: World, number: int, part: Part) -> World:
+    """The world with this participant moved on; what a finished one remembers does not matter."""
+    if part.at == "done":
+        part = Part(part.role, part.process, part.keys, "done")
+    return world._replace(parts=(*world.parts[:number], part, *world.parts[number + 1 :]))
+
+
+def died(world: World, process: int) -> World:
+    """A process is killed with all its threads; its locks are free."""
+    for number, part in enumerate(world.parts):
+        if part.process == process and part.at != "done":
+            world = put(world, number, Part(part.role, part.process, part.keys, "dead"))
+    gone = {number for number, part in enumerate(world.parts) if part.at == "dead"}
+    return forgotten(world._replace(waiting=tuple(one for one in world.waiting if one not in gone)))
+
+
+def forgotten(world: World) -> World:
+    """Without what can make no difference any more, so that equal states are found to be equal."""
+    if not any(part.at in ("looked", "joined", "waits", "taken", "drafts", "commits") for part in world.parts):
+        world = world._replace(orders=0)
+    return world
+
+
+def published(world: World, draft: Index) -> World:
+    """The world behind a rename.
+
+    :raises Violation: when a reader sees the list go backwards.
+    """
+    before = world.index
+    if before is not None and draft.generation <= before.generation:
+        raise Violation("the generation has not risen")
+    if any(new < old for new, old in zip(draft.values, world.seen, strict=True)):
+        raise Violation("a reader sees an older item than before")
+    return world._replace(index=draft, seen=draft.values)
+
+
+def marked(world: World) -> World:
+    """The world behind ``invalidate``."""
+    index = world.index
+    return world._replace(token=world.token + 1, index=index and index._replace(marked=True))
+
+
+def with_value(values: Versions, key: int, value: int) -> Versions:
+    return (*values[:key], value, *values[key + 1 :])
+
+
+def raised(values: Versions, keys: tuple[int, ...], to: Versions) -> Versions:
+    for key, value in zip(keys, to, strict=True):
+        values = with_value(values, key, max(values[key], value))
+    return values
+
+
+def world_of(*parts: Part, keys: int = 1, cold: bool = False, missing: bool = False) -> World:
+    """A list that is as the database, or that was never built.
+
+    :param missing: the last key is in neither.
+    """
+    none, zeros = (ABSENT,) * keys, (0,) * keys
+    db = with_value(zeros, keys - 1, ABSENT) if missing else zeros
+    index = None if cold else Index(1, db, zeros, 1, 0, False, True)
+    return World(db, index, 0, parts, seen=none if cold else db, promised=none, owed=none)
+
+
+def rebuild(keys: int = 1) -> Part:
+    return Part("rebuild", 0, tuple(range(keys)))
+
+
+def write(process: int, key: int = 0, role: str = "write") -> Part:
+    return Part(role, process, (key,))
+
+
+SCENES = {
+    "two processes write one key": (world_of(rebuild(), write(1), write(2)), True),
+    "two threads write one key": (world_of(rebuild(), write(1), write(1)), True),
+    "two keys are written": (world_of(rebuild(2), write(1, 0), write(2, 1), keys=2), True),
+    "the first list is built": (world_of(rebuild(2), write(1, 0), write(2, 1), keys=2, cold=True), True),
+    "its second part is written": (world_of(rebuild(2), write(1, 1), write(2, 1), keys=2, cold=True), False),
+    "a new key is written": (world_of(rebuild(2), write(1, 1), write(2, 1), keys=2, missing=True), True),
+    "one changes without a word": (world_of(rebuild(), write(1), write(2, 0, "change")), True),
+    "one invalidates": (world_of(rebuild(), write(1), write(2, 0, "invalidate")), True),
+    "one discards": (world_of(rebuild(), write(1), write(2, 0, "discard")), True),
+    "three at once": (world_of(rebuild(), write(1), write(2, 0, "change"), write(3, 0, "invalidate")), True),
+}  # fmt: skip
+
+
+def run(scene: str, rules: Rules) -> Explorer:
+    world, crashes = SCENES[scene]
+    explorer = Explorer(rules, crashes=crashes)
+    explorer.ways = explorer.explore(world)
+    return explorer
+
+
+@pytest.mark.parametrize("scene", SCENES)
+def test_every_interleaving_keeps_every_promise(scene: str) -> None:
+    explorer = run(scene, Rules())
+    print(f"\n{scene}: {explorer.ways:,} interleavings, {len(explorer.known):,} states")
+    assert explorer.ways > 500_000
+
+
+@pytest.mark.parametrize(
+    ("rule", "scene"),
+    [
+        ("writes_win", "two processes write one key"),
+        ("writes_are_kept", "two processes write one key"),
+        ("won_is_stale", "one invalidates"),
+        ("looked_up_again", "two processes write one key"),
+        ("rebuild_outdates", "two processes write one key"),
+        ("last_begun_counts", "two threads write one key"),
+        ("base_is_checked", "two processes write one key"),
+        ("begins_with_base", "a new key is written"),
+        ("token_is_noted", "one invalidates"),
+        ("marks_are_kept", "one invalidates"),
+        ("lost_is_marked", "the first list is built"),
+    ],
+)
+def test_without_one_rule_a_promise_is_broken(rule: str, scene: str) -> None:
+    with pytest.raises(Violation) as found:
+        run(scene, Rules(**{rule: False}))
+    print(f"\nwithout {rule}: {found.value}")
