@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from flask_warmcache import WarmCache
 from flask_warmcache.declare import Item
 from flask_warmcache.rebuild import job as job_module
 from flask_warmcache.rebuild.job import Job, Outcome
@@ -24,7 +25,7 @@ from flask_warmcache.rebuild.publish import Publisher
 from flask_warmcache.rebuild.source import Tools
 from flask_warmcache.store.snapshot import Verifier
 
-from .world import CHECKOUT, Shelf, declare, encode, files, until
+from .world import CHECKOUT, Shelf, declare, encode, files, make_app, until
 
 NAMES = [f"item {number}" for number in range(12)]
 ITEMS = files(*NAMES)
@@ -233,6 +234,16 @@ def test_of_two_lines_with_one_fingerprint_the_later_counts(shelf: Shelf) -> Non
         data.write(lines[2].replace(b"ITEM 1", b"LATER!"))
     shelf.rebuild(ITEMS, enrich=Enrich())
     assert [item["made"] for item in shelf.items()][:3] == ["ITEM 0", "LATER!", "ITEM 2"]
+
+
+def test_a_line_without_its_tab_is_none(shelf: Shelf) -> None:
+    interrupt(shelf, 6)
+    lines = shelf.data.read_bytes().splitlines(keepends=True)
+    with open(shelf.data, "ab") as data:
+        data.write(lines[2].replace(b"\t", b" ", 1))
+    shelf.rebuild(ITEMS, enrich=Enrich())
+    snapshot = shelf.snapshot()
+    assert snapshot.lines(snapshot.view("all", "").tolist()).count(b'"made"') == 12  # as pages are read
 
 
 def test_a_line_whose_key_is_not_that_of_its_fingerprint_is_not_taken(shelf: Shelf) -> None:
@@ -496,6 +507,32 @@ def test_what_was_odd_in_a_part_is_counted_once(shelf: Shelf, caplog: pytest.Log
     assert "keys that are no str on 1 items" in caplog.text
 
 
+def test_readers_see_that_it_is_a_part(tmp_path: Path) -> None:
+    app = make_app(tmp_path)
+    seen: list[tuple[Any, ...]] = []
+    listed = WarmCache(app).warm_list(
+        "files", key="path", unit="file", source=lambda: files(*map(str, range(150)))
+    )
+
+    @listed.enrich
+    def enrich(item: Item) -> Item:
+        if item["path"] in ("99", "120"):
+            now = listed.get()
+            page = app.test_client().get("/list").get_json()
+            stats = app.test_client().get("/api/cache/stats/files").get_json()
+            seen.append((now.state, now.complete, len(now), page["cache_rebuilding"], stats["state"]))
+        return item
+
+    @app.get("/list")
+    def answer() -> Any:
+        return listed.response(per_page=50)
+
+    with app.app_context():
+        listed.rebuild_now()
+        assert seen == [("cold", False, 0, True, "cold"), ("partial", False, 100, True, "partial")]
+        assert (listed.get().state, listed.get().complete, len(listed.get())) == ("fresh", True, 150)
+
+
 def test_showing_parts_costs_a_twentieth_of_the_time(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a clock that runs a second for each item, and ten for each publication."""
     now = [0.0]
@@ -561,7 +598,7 @@ log = open(sys.argv[2], "a", buffering=1)
 count, workers = int(sys.argv[3]), int(sys.argv[4])
 
 def enrich(item):
-    until = time.perf_counter() + 0.0002
+    until = time.perf_counter() + 0.0003
     while time.perf_counter() < until:
         pass
     print(item["path"], file=log)
@@ -582,7 +619,7 @@ job.Job(declaration, shelf.store, lock, old, None, tools, Progress(lambda report
 
 @pytest.mark.parametrize("workers", [1, 4])
 def test_killed_at_any_instant_it_loses_next_to_nothing(tmp_path: Path, workers: int) -> None:
-    count, chance = 300, random.Random(workers)
+    count, chance = 500, random.Random(workers)
     shelf = Shelf(tmp_path / "cache")
     log = tmp_path / "log"
     shown, kills = 0, 0
@@ -597,7 +634,7 @@ def test_killed_at_any_instant_it_loses_next_to_nothing(tmp_path: Path, workers:
         with child, child.stdout:
             assert child.stdout.readline() == b"begins\n"
             try:
-                child.wait(chance.uniform(0, 0.15))
+                child.wait(chance.uniform(0, 0.06))
             except subprocess.TimeoutExpired:
                 child.send_signal(signal.SIGKILL)
                 kills += 1
@@ -610,6 +647,6 @@ def test_killed_at_any_instant_it_loses_next_to_nothing(tmp_path: Path, workers:
             assert intact(shelf)
         assert len(data_files(shelf)) <= 1
         assert kills < 100
-    assert shown == count
+    assert (shown, kills > 1) == (count, True)
     # What was enriched twice was under way, or finished within the last few milliseconds.
     assert len(log.read_text().splitlines()) - count <= kills * 60
