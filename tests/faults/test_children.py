@@ -15,7 +15,7 @@ from tests.server.world import Answer, Place, Server, check_whole, gunicorn_serv
 
 from .world import HERE
 
-COMPUTE = 3  # processor seconds of a build
+COMPUTE = 2  # processor seconds of a build
 KILLS = 4
 
 
@@ -39,7 +39,11 @@ def quantile(answers: list[Answer], share: float, thread: bool) -> float:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("runner", "rate", "p50", "p99"),
-    [("process", 20, 0.005, 0.010), ("process", 100, 0.005, 0.010), ("thread", 20, 0.010, 0.150)],
+    [
+        ("process", 20, 0.005, 0.010),
+        pytest.param("process", 100, 0.005, 0.010, marks=pytest.mark.nightly),
+        ("thread", 20, 0.010, 0.150),
+    ],
 )
 def test_requests_during_a_computing_build(
     make_place: Callable[..., Place], runner: str, rate: float, p50: float, p99: float
@@ -47,7 +51,7 @@ def test_requests_during_a_computing_build(
     place = make_place(items=400, compute=COMPUTE, runner=runner)
     with gunicorn_server(place, workers=1) as server:
         server.warm_up()
-        idle = at_a_rate(server, rate, lambda count: count >= 100)
+        idle = at_a_rate(server, rate, lambda count: count >= 60)
         builds = len(place.calls("source"))
         server.get("/invalidate", "POST")
         place.until_built(builds + 1)
@@ -63,7 +67,7 @@ def test_requests_during_a_computing_build(
         print(
             f"\n{runner}, {rate}/s, {len(during)} during the build: p50 and p99 in ms idle, then during it: {said}"
         )
-        assert len(during) >= 2 * rate, "the build was over too soon to show anything"
+        assert len(during) >= rate, "the build was over too soon to show anything"
         assert (builder in server.pids) == (runner == "thread")
         for answer in during:
             check_whole(answer)

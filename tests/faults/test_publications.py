@@ -46,7 +46,7 @@ def test_no_read_is_torn_or_goes_backwards(mother: Mother, seconds: int, least: 
     assert published(mother.place.cache) is not None
 
 
-@pytest.mark.parametrize("times", [500, pytest.param(3000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("times", [300, pytest.param(3000, marks=pytest.mark.nightly)])
 def test_each_look_sees_the_newest_of_publications_back_to_back(
     mother: Mother, times: int, chance: random.Random
 ) -> None:

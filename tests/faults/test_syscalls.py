@@ -24,6 +24,8 @@ from .world import DRAFT, YOUNG, Done, Mother, litter, need_tool, published
 
 CALL = re.compile(r"(\d+) +(\w+)\((.*)")
 RESUMED = re.compile(r"(\d+) +<\.\.\. (\w+) resumed>")
+# The same in every run: what is traced is slower, and a rebuild hands over its lines by time.
+TRACE = ("-e", "trace=file,desc,mmap,flock")
 # Which error which call can give; EINTR where the interpreter, or we, must try again.
 MAKING = ["ENOSPC", "EDQUOT", "EROFS"]
 ERRORS = {
@@ -60,9 +62,12 @@ class Point:
     call: str
     nth: int
     makes: bool  # opens a file to write it
+    locks: bool  # on a lock file
 
     @property
     def errors(self) -> list[str]:
+        if self.call == "close" and self.locks:
+            return []  # a call that is failed is not made: the lock would stay held, which no error does
         return ERRORS.get(self.call, []) + (MAKING if self.call == "openat" and self.makes else [])
 
     def some_errors(self, chance: random.Random) -> list[str]:
@@ -83,7 +88,7 @@ def points_of(trace: str, folder: Path) -> list[Point]:
         counts[thread, call] += 1
         if str(folder) in rest:
             makes = "O_RDWR" in rest or "O_WRONLY" in rest or "O_ACCMODE" in rest
-            of_thread.setdefault(thread, []).append(Point(call, counts[thread, call], makes))
+            of_thread.setdefault(thread, []).append(Point(call, counts[thread, call], makes, ".lock>" in rest))
     return max(of_thread.values(), key=len)
 
 
@@ -120,7 +125,7 @@ class Matrix:
             assert mother.rebuild().code == 0
             self.old = published(self.folder)
             shutil.copytree(self.folder, self._before)
-        done = mother.traced(do="rebuild")
+        done = mother.traced(*TRACE, do="rebuild")
         assert done.code == 0, done.err
         self.points = points_of(done.trace, self.folder)
 
@@ -136,9 +141,7 @@ class Matrix:
         shutil.rmtree(self.folder, ignore_errors=True)
         if self.old is not None:
             shutil.copytree(self._before, self.folder)
-        done = self.mother.traced(
-            "-e", f"trace={point.call}", "-e", f"inject={point.call}:{injection}:when={point.nth}", do="rebuild"
-        )
+        done = self.mother.traced(*TRACE, "-e", f"inject={point.call}:{injection}:when={point.nth}", do="rebuild")
         return done if was_hit(done, self.folder) else None
 
     def check(self, done: Done, where: str) -> int | None:
@@ -194,7 +197,7 @@ def test_killed_before_each_of_its_calls_a_rebuild_leaves_the_old_list_or_the_ne
         calls[point.call] += 1
     print(f"\n{matrix.kind}: {left.total()} calls, left: {dict(left)}, {littered} with a draft; {dict(calls)}")
     assert left.total() - left["not hit"] >= LEAST_KILLS[matrix.kind]
-    assert left["not hit"] <= len(matrix.points) // 20, "the rebuild is another in each run"
+    assert left["not hit"] <= len(matrix.points) // 8, "the rebuild is another in each run"
     assert left["new"] >= 5 and left["old"] + left["nothing"] >= 50
     assert {"openat", "write", "fsync", "rename", "close", "flock"} <= set(calls)
     assert littered >= 5, "no kill left a draft, so nothing had to be tidied"
@@ -204,12 +207,12 @@ def test_a_full_disk_that_is_told_at_closing_leaves_the_old_list_or_the_new(matr
     """Some file systems take what is written and say only then that there is no room."""
     hit = 0
     for point in matrix.points:
-        for error in ("ENOSPC", "EDQUOT") if point.call == "close" else ():
+        for error in ("ENOSPC", "EDQUOT") if point.call == "close" and point.errors else ():
             done = matrix.hit(point, f"error={error}")
             if done is not None:
                 hit += 1
                 matrix.check(done, f"{error} at the {point.nth}. close: {done.err[-600:]}")
-    assert hit >= 20
+    assert hit >= 16
 
 
 @pytest.mark.parametrize("all_errors", [False, pytest.param(True, marks=pytest.mark.nightly)], ids=["one", "all"])
