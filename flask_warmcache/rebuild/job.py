@@ -223,8 +223,8 @@ class Job:
     def _is_published(self, writer: DataWriter) -> bool:
         """Whether an index refers to the file; what went wrong may have done so behind the rename."""
         published = self._store.published(self._declaration.name)
-        if published is None:
-            return (self._store.folder / f"{self._declaration.name}.index").exists()  # it may be readable to others
+        if published is None:  # it may be readable to others
+            return (self._store.folder / f"{self._declaration.name}.index").exists()
         return not published.is_cold and bool(published.header["data"]["id"] == writer.data_id)
 
     def _choose_data(self, matched: Matched) -> None:
