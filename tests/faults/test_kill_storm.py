@@ -191,7 +191,7 @@ def test_a_builder_that_has_lost_its_lock_touches_nothing_that_the_next_has_publ
     quick.env = open_gate
     if warm:
         assert quick.flask("warmcache", "rebuild", "files").returncode == 0
-    for nth in range(1, 4):
+    for nth in range(1, 3):
         place.gate.unlink(missing_ok=True)
         slow = subprocess.Popen(
             place.flask_command("warmcache", "rebuild", "files"), cwd=SERVER, env=place.env, stderr=-1, text=True
