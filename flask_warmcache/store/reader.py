@@ -65,12 +65,16 @@ class Reader:
             # this second look A would then set 5, and the next answers would go backwards.
             with self._exchange:
                 try:
-                    if stamp_of(os.stat(self._path)) == opened.stamp:
-                        self._snapshot, self._refused, self.is_unusable = opened, None, False
-                        return opened
+                    is_newest = stamp_of(os.stat(self._path)) == opened.stamp
                 except OSError:
                     self.is_unusable = True
                     return self._snapshot or opened
+                # One that was replaced while we opened it is still newer than ours: where many write all the
+                # time, every one we open may be, and what was promised before this read is in it.
+                if is_newest or self._snapshot is None or opened.generation > self._snapshot.generation:
+                    self._snapshot, self._refused, self.is_unusable = opened, None, False
+                if is_newest:
+                    return opened
         if why is not None:
             self._refused = refused
             self.is_unusable = True

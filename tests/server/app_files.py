@@ -115,6 +115,16 @@ def plain() -> str:
     return "plain"
 
 
+@app.post("/refresh/<path>/<int:number>")
+def refresh(path: str, number: int) -> Response:
+    return jsonify(done=files.refresh({"path": path, "number": number, "version": 0, "of": ITEMS}))
+
+
+@app.post("/discard/<path>")
+def discard(path: str) -> Response:
+    return jsonify(done=files.discard(path))
+
+
 @app.post("/invalidate")
 def invalidate() -> str:
     files.invalidate()

@@ -49,6 +49,27 @@ def test_an_invalidation_in_one_worker_is_seen_by_the_next_request_of_every_othe
             assert len(gated.calls("source")) == nth
 
 
+def test_a_write_in_one_worker_is_seen_by_the_next_request_of_every_other(gated: Place) -> None:
+    gated.gate.touch()
+    with gunicorn_server(gated) as server:
+        server.warm_up()
+        server.next_of_each_worker()
+        for number in range(1000, 1004):
+            written = server.get(f"/refresh/f00003/{number}", "POST")
+            assert written.json == {"done": True}
+            answers = server.next_of_each_worker()
+            assert len(answers) == 4
+            for answer in answers.values():
+                assert answer.begin > written.end
+                assert answer.json["files"][3]["number"] == number
+                assert answer.json["odd_count"] == sum(item["number"] % 2 for item in answer.json["files"])
+                assert answer.state == "fresh" and answer.json["cache_rebuilding"] is False
+        assert server.get("/discard/f00003", "POST").json == {"done": True}
+        for answer in server.next_of_each_worker().values():
+            assert "f00003" not in [item["path"] for item in answer.json["files"]]
+        assert len(gated.calls("source")) == 1
+
+
 def test_an_invalidation_during_a_build_is_followed_by_another_build(gated: Place) -> None:
     gated.gate.touch()
     with gunicorn_server(gated) as server:

@@ -72,7 +72,7 @@ class World(NamedTuple):
     """All there is at one moment."""
 
     db: Versions
-    index: Index | None
+    now: Index | None  # what is published
     token: int
     parts: tuple[Part, ...]
     deleted: tuple[int, ...] = ()
@@ -128,25 +128,25 @@ class Explorer:
         dead = any(part.at == "dead" for part in world.parts)
         if not all(part.at in ("done", "dead") for part in world.parts):
             raise Violation("somebody waits for ever")
-        if world.index is None:
+        if world.now is None:
             return
         silent = any(part.role == "change" for part in world.parts)
-        if not dead and not silent and world.index.complete:
-            if world.index.values != world.db and not self.is_stale(world):
+        if not dead and not silent and world.now.complete:
+            if world.now.values != world.db and not self.is_stale(world):
                 raise Violation("all is quiet, and the list is not the database")
         alone = Part("rebuild", 99, tuple(range(len(world.db))))
         world = world._replace(parts=(alone,), waiting=(), publishing=())
         while world.parts[0].at != "done":
             (world, *_) = self.step(world, 0, world.parts[0])
             self.check(world)
-        assert world.index is not None
-        if world.index.values != world.db or self.is_stale(world):
+        assert world.now is not None
+        if world.now.values != world.db or self.is_stale(world):
             raise Violation("the next rebuild does not settle it")
 
     # What holds
 
     def is_stale(self, world: World) -> bool:
-        index = world.index
+        index = world.now
         if index is None or index.marked or index.token != world.token or not index.complete:
             return True
         # A write has won over a rebuild, and was not written again.
@@ -157,7 +157,7 @@ class Explorer:
 
         :raises Violation: when it does not.
         """
-        index = world.index
+        index = world.now
         if index is None:
             return
         for shown, promised, owed in zip(index.values, world.promised, world.owed, strict=True):
@@ -187,7 +187,7 @@ class Explorer:
 
     def noted(self, world: World, number: int, part: Part) -> Iterator[World]:
         """A refresh notes the generation, and that its look-up begins."""
-        begin = 0 if world.index is None else world.index.generation
+        begin = 0 if world.now is None else world.now.generation
         part = part._replace(at="looked", begin=begin, order=world.orders)
         yield put(world._replace(orders=world.orders + 1), number, part)
 
@@ -219,7 +219,7 @@ class Explorer:
         yield from ()
 
     def drafts(self, world: World, number: int, part: Part) -> Iterator[World]:
-        index = world.index
+        index = world.now
         if index is None:
             yield self.ended(world, number, part, ())
             return
@@ -252,7 +252,7 @@ class Explorer:
         return max(others, default=0) > part.begin
 
     def commits(self, world: World, number: int, part: Part) -> Iterator[World]:
-        index, draft = world.index, part.draft
+        index, draft = world.now, part.draft
         assert draft is not None and index is not None
         if self.rules.base_is_checked and index.generation != part.base:
             yield put(world, number, part._replace(at="drafts"))
@@ -272,7 +272,7 @@ class Explorer:
         world = world._replace(publishing=tuple(one for one in world.publishing if one != part.process))
         for one in part.batch:
             mine = world.parts[one]
-            index = world.index
+            index = world.now
             if one in published_for:
                 if mine.role != "rebuild":
                     world = world._replace(promised=raised(world.promised, mine.keys, (mine.version,)))
@@ -292,8 +292,8 @@ class Explorer:
         yield put(world._replace(token=world.token + 1), number, part._replace(at="marks"))
 
     def marks(self, world: World, number: int, part: Part) -> Iterator[World]:
-        if world.index is not None:
-            world = world._replace(index=world.index._replace(marked=True))
+        if world.now is not None:
+            world = world._replace(now=world.now._replace(marked=True))
         world = world._replace(owed=raised(world.owed, part.keys, (part.version,)))
         yield put(world, number, part._replace(at="done"))
 
@@ -301,7 +301,7 @@ class Explorer:
 
     def rebuild_begin(self, world: World, number: int, part: Part) -> Iterator[World]:
         """What the source will be compared with, and that later writes win."""
-        index = world.index
+        index = world.now
         old = None if index is None or not index.complete else index.values
         begin = 0 if index is None else index.generation
         yield put(world, number, part._replace(at="starts", old=old, begin=begin))
@@ -309,7 +309,7 @@ class Explorer:
     def starts(self, world: World, number: int, part: Part) -> Iterator[World]:
         part = part._replace(at="reads", token=world.token)
         if not self.rules.begins_with_base:
-            part = part._replace(begin=0 if world.index is None else world.index.generation)
+            part = part._replace(begin=0 if world.now is None else world.now.generation)
         yield put(world, number, part)
 
     def reads(self, world: World, number: int, part: Part) -> Iterator[World]:
@@ -320,7 +320,7 @@ class Explorer:
         yield put(world, number, part._replace(at=at, values=values))
 
     def prepares(self, world: World, number: int, part: Part) -> Iterator[World]:
-        index = world.index
+        index = world.now
         values = part.values + (ABSENT,) * (len(world.db) - len(part.values))
         writes = (0,) * len(world.db)
         won: tuple[int, ...] = ()
@@ -350,7 +350,7 @@ class Explorer:
         yield put(world, number, part._replace(at="publishes", draft=draft, base=base, won=won))
 
     def publishes(self, world: World, number: int, part: Part) -> Iterator[World]:
-        index, draft = world.index, part.draft
+        index, draft = world.now, part.draft
         assert draft is not None
         if self.rules.base_is_checked and (0 if index is None else index.generation) != part.base:
             yield put(world, number, part._replace(at="prepares"))
@@ -366,10 +366,10 @@ class Explorer:
         yield put(published(world, draft), number, part._replace(at="compares"))
 
     def compares(self, world: World, number: int, part: Part) -> Iterator[World]:
-        index = world.index
+        index = world.now
         assert index is not None
         if world.token != part.token:
-            world = world._replace(index=index._replace(marked=True))
+            world = world._replace(now=index._replace(marked=True))
         if part.won:
             again = Part("rebuild", part.process, part.won, "noted", old=part.values)
             yield put(world, number, again)
@@ -378,8 +378,8 @@ class Explorer:
         yield put(world, number, part._replace(at="done"))
 
     def check_rebuilt(self, world: World, source: Versions) -> None:
-        assert world.index is not None
-        if any(shown < read for shown, read in zip(world.index.values, source, strict=True)):
+        assert world.now is not None
+        if any(shown < read for shown, read in zip(world.now.values, source, strict=True)):
             if not self.is_stale(world):
                 raise Violation("a rebuild has ended, and its list is older than its source")
 
@@ -412,18 +412,18 @@ def published(world: World, draft: Index) -> World:
 
     :raises Violation: when a reader sees the list go backwards.
     """
-    before = world.index
+    before = world.now
     if before is not None and draft.generation <= before.generation:
         raise Violation("the generation has not risen")
     if any(new < old for new, old in zip(draft.values, world.seen, strict=True)):
         raise Violation("a reader sees an older item than before")
-    return world._replace(index=draft, seen=draft.values)
+    return world._replace(now=draft, seen=draft.values)
 
 
 def marked(world: World) -> World:
     """The world behind ``invalidate``."""
-    index = world.index
-    return world._replace(token=world.token + 1, index=index and index._replace(marked=True))
+    index = world.now
+    return world._replace(token=world.token + 1, now=index and index._replace(marked=True))
 
 
 def with_value(values: Versions, key: int, value: int) -> Versions:

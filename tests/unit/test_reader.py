@@ -230,7 +230,7 @@ def test_an_index_replaced_while_it_is_opened_is_opened_again(
     assert names(reader) == ["c"]
 
 
-def test_a_reader_that_is_always_overtaken_keeps_what_it_has(
+def test_a_reader_that_is_always_overtaken_has_the_newest_it_could_open(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shelf.rebuild(files("a"))
@@ -245,7 +245,7 @@ def test_a_reader_that_is_always_overtaken_keeps_what_it_has(
 
     shelf.rebuild(files("b"), old=None)
     monkeypatch.setattr(reader_module, "Snapshot", AlwaysOvertaken)
-    assert names(reader) == ["a"]
+    assert names(reader) == ["b"]
     monkeypatch.undo()
     assert names(reader) == ["b"]
 

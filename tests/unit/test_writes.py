@@ -1,0 +1,837 @@
+"""refresh and discard on the real files: against a plain dict, beside rebuilds, in threads and in processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Response, jsonify
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from flask_warmcache import WarmCache
+from flask_warmcache.declare import Item
+from flask_warmcache.errors import DeclarationError, RebuildError
+from flask_warmcache.rebuild import writes as writes_module
+from flask_warmcache.rebuild.source import Tools
+from flask_warmcache.rebuild.writes import Writes
+from flask_warmcache.store.files import FileStore
+from flask_warmcache.store.snapshot import INVALIDATED_MTIME, Verifier
+from flask_warmcache.store.writer import Draft
+
+from .world import CHECKOUT, Shelf, breathe, declare, encode, make_app, state_of, until
+
+Key = str | int
+DECLARED: dict[str, Any] = {
+    "filters": {"even": lambda item: item["size"] % 2 == 0},
+    "sorts": {"size": lambda item: -item["size"], "name": lambda item: str(item["path"])},
+    "search": ("path",),
+    "max_shrink": 1,
+}
+
+
+class Desk(Shelf):
+    """A list of the sizes in a dict, and who writes it."""
+
+    def __init__(self, folder: Path, **given: Any) -> None:
+        super().__init__(folder)
+        self.sizes: dict[Key, int] = {}
+        self.meanwhile: Callable[[str], None] = lambda where: None  # called in the app's functions
+        self.declaration = declare(
+            **{
+                **DECLARED,
+                "source": self.source,
+                "lookup": self.lookup,
+                "enrich": self.enrich,
+                **given,
+            }
+        )
+        self.writes = self.writer()
+
+    def writer(self, store: FileStore | None = None) -> Writes:
+        """What another process of the same app has."""
+        tools = Tools(encode, nullcontext, breathe)
+        return Writes(self.declaration, store or FileStore(self.folder), tools, self.declaration.lookup)
+
+    def source(self) -> Iterator[Item]:
+        for key, size in list(self.sizes.items()):
+            self.meanwhile("source")
+            yield {"path": key, "size": size}
+
+    def lookup(self, key: Key) -> Item | None:
+        self.meanwhile("lookup")
+        size = self.sizes.get(key)
+        return None if size is None else {"path": key, "size": size}
+
+    def enrich(self, item: Item) -> Item:
+        self.meanwhile("enrich")
+        return {**item, "double": 2 * item["size"]}
+
+    def build(self) -> Desk:
+        lock = self.lock()
+        try:
+            self.job(lock, self.declaration).run()
+        finally:
+            lock.close()
+        return self
+
+    def shown(self) -> dict[Key, int]:
+        """What readers see, in source order."""
+        items = self.items()
+        assert all(item["double"] == 2 * item["size"] for item in items)
+        shown = {item["path"]: item["size"] for item in items}
+        assert len(shown) == len(items), "two items with one key"
+        return shown
+
+    def check(self, shown: dict[Key, int]) -> None:
+        """Everything that can be seen of the list is of these items."""
+        assert self.shown() == shown
+        snapshot = self.snapshot()
+        assert not Verifier(self.folder, self.name).is_damaged(snapshot)
+        assert snapshot.count == len(shown)
+        for key, size in shown.items():
+            slot = snapshot.find(key, "path")
+            assert slot is not None and snapshot.item(slot)["size"] == size
+        if len(shown) > 500:
+            return  # more than a page
+        pager = self.pager(self.declaration, search_budget=60.0)
+        order = list(shown)
+        for query, expected in (
+            ("per_page=500", order),
+            ("per_page=500&filter=even", [key for key in order if shown[key] % 2 == 0]),
+            ("per_page=500&sort=name", sorted(order, key=str)),
+            ("per_page=500&sort=-size&filter=even", None),
+            ("per_page=500&search=a", [key for key in order if "a" in str(key)]),
+        ):
+            found = [item["path"] for item in self.ask(pager, query)["files"]]
+            if expected is None:
+                sizes = [shown[key] for key in found]
+                assert sizes == sorted(sizes) and set(found) == {key for key in order if shown[key] % 2 == 0}
+            else:
+                assert (query, sorted(found, key=str)) == (query, sorted(expected, key=str))
+
+    def is_owed(self) -> bool:
+        """Whether readers are told that the list is out of date."""
+        snapshot = self.snapshot()
+        return snapshot.is_invalidated or snapshot.header["invalidation"] != self.store.invalidation(self.name)
+
+
+@pytest.fixture
+def desk(folder: Path) -> Desk:
+    desk = Desk(folder)
+    desk.sizes = {"a": 1, "b": 2, "c": 3}
+    return desk.build()
+
+
+# Against a dict
+
+keys = st.sampled_from(["a", "b", "ab", "ä", 1, "1", 2])
+sizes = st.none() | st.integers(0, 4)
+changes = st.dictionaries(keys, sizes, min_size=1, max_size=3)
+one_write = st.tuples(st.sampled_from(["refresh", "given", "discard"]), changes, st.booleans())
+operations = st.lists(
+    one_write
+    | st.tuples(st.just("rebuild"), st.lists(st.tuples(st.integers(0, 8), one_write), max_size=3), st.booleans())
+    | st.tuples(st.just("failing"), changes, st.booleans())
+    | st.tuples(st.just("invalidate"), changes, st.booleans()),
+    min_size=1,
+    max_size=8,
+)
+
+
+class Run:
+    """Operations, done to the files and to a dict."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.desk = desk
+        self.other = desk.writer()  # of another process
+        self.generation = 0
+        self.owed = True
+        self.written: set[Key] = set()  # while a rebuild runs
+
+    def write(self, what: str, values: dict[Key, int | None], by_other: bool) -> None:
+        desk = self.desk
+        writes = self.other if by_other else desk.writes
+        for key, size in values.items():
+            if what == "discard" or size is None:
+                desk.sizes.pop(key, None)
+            else:
+                desk.sizes[key] = size
+        self.written |= set(values)
+        if what == "discard":
+            done = writes.discard(values)
+        elif what == "given":
+            present = [{"path": key, "size": desk.sizes[key]} for key in values if key in desk.sizes]
+            done = writes.refresh([*present, *(key for key in values if key not in desk.sizes)])
+        else:
+            done = writes.refresh(values)
+        assert done
+        for key in values:
+            assert desk.shown().get(key) == desk.sizes.get(key)
+        self.look()
+
+    def look(self) -> None:
+        snapshot = self.desk.snapshot()
+        assert snapshot.generation > self.generation
+        self.generation = snapshot.generation
+
+    def rebuild(self, meanwhile: list[tuple[int, tuple[str, dict[Key, int | None], bool]]]) -> None:
+        desk = self.desk
+        self.written = set()
+        left = sorted(meanwhile, key=lambda one: one[0])
+        calls = 0
+
+        def inside(where: str) -> None:
+            nonlocal calls
+            calls += where != "lookup"
+            while left and left[0][0] < calls:
+                desk.meanwhile = lambda where: None  # a write calls the app's functions, too
+                self.write(*left.pop(0)[1])
+                desk.meanwhile = inside
+
+        before = self.generation
+        desk.meanwhile = inside
+        desk.build()
+        desk.meanwhile = lambda where: None
+        assert desk.snapshot().generation > before
+        self.look() if desk.snapshot().generation != self.generation else None
+        assert not desk.is_owed() and not desk.snapshot().is_unsettled
+        assert {write.key for write in desk.snapshot().writes()} == self.written
+
+    def fail(self, values: dict[Key, int | None]) -> None:
+        """A look-up that fails changes nothing, whichever of the keys it is."""
+        before, last = self.desk.shown(), list(values)[-1]
+        real = self.desk.declaration.lookup
+
+        def lookup(key: Key) -> Item | None:
+            if key == last and type(key) is type(last):
+                raise LookupError("the database is away")
+            assert real is not None
+            found: Item | None = real(key)
+            return found
+
+        tools = Tools(encode, nullcontext, breathe)
+        with pytest.raises(LookupError, match="database"):
+            Writes(self.desk.declaration, self.desk.store, tools, lookup).refresh(values)
+        assert self.desk.shown() == before
+        assert self.desk.snapshot().generation == self.generation
+
+
+@settings(max_examples=60)
+@given(st.dictionaries(keys, st.integers(0, 4), max_size=7), operations)
+@example({}, [("refresh", {"a": 1}, False), ("rebuild", [], False), ("discard", {"a": None}, True)])
+@example({"a": 1}, [("rebuild", [(0, ("discard", {"a": None}, False))], False), ("refresh", {"a": 2}, False)])
+def test_the_list_is_as_a_dict(first: dict[Key, int], done: list[tuple[str, Any, bool]]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        desk = Desk(Path(folder) / "cache")
+        desk.sizes = dict(first)
+        desk.build()
+        run = Run(desk)
+        run.look()
+        for what, values, by_other in done:
+            published_at = desk.snapshot().published_at
+            if what == "rebuild":
+                run.rebuild(values)
+                run.owed = False
+            elif what == "failing":
+                run.fail(values)
+            elif what == "invalidate":
+                desk.store.invalidate(desk.name)
+                run.owed = True
+                assert desk.is_owed()
+            else:
+                was_owed = desk.is_owed()
+                run.write(what, values, by_other)
+                assert desk.snapshot().published_at == published_at
+                assert desk.is_owed() == was_owed
+            desk.check(desk.shown())
+            assert desk.shown() == desk.sizes
+        desk.build()
+        desk.check(dict(desk.sizes))
+        assert desk.snapshot().writes() == []
+
+
+# What a write leaves as it is
+
+
+def test_a_write_moves_neither_the_age_nor_what_is_said_of_the_rebuild(desk: Desk) -> None:
+    before = desk.snapshot()
+    desk.sizes["a"] = 5
+    assert desk.writes.refresh(["a"]) and desk.writes.discard(["b"])
+    after = desk.snapshot()
+    assert after.generation > before.generation and after.rebuilt == before.generation
+    for name in ("published_at", "started", "duration", "reused", "enriched", "failed_items", "invalidation"):
+        assert after.header[name] == before.header[name]
+
+
+@pytest.mark.parametrize("mark", ["invalidate", "outdate"])
+@pytest.mark.parametrize("moment", ["before", "lookup", "append", "rename", "behind it"])
+def test_a_mark_outlives_a_write(desk: Desk, monkeypatch: pytest.MonkeyPatch, mark: str, moment: str) -> None:
+    reader = desk.store.reader(desk.name)
+    opened = reader.current()
+    assert opened is not None
+
+    def at(now: str) -> None:
+        if now == moment:
+            if mark == "invalidate":
+                desk.store.invalidate(desk.name)
+            else:
+                desk.store.outdate(desk.name, opened)
+
+    publish, sync = Draft.publish, os.fsync
+
+    def around(draft: Draft) -> None:
+        at("rename")
+        publish(draft)
+        at("behind it")
+
+    monkeypatch.setattr(Draft, "publish", around)
+
+    def synced(descriptor: int) -> None:
+        at("append")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    desk.meanwhile = at
+    at("before")
+    desk.sizes["a"] = 5
+    assert desk.writes.refresh(["a"])
+    assert desk.shown()["a"] == 5
+    assert desk.index.stat().st_mtime_ns == INVALIDATED_MTIME
+    monkeypatch.undo()
+    desk.meanwhile = lambda where: None
+    assert not desk.build().is_owed()
+
+
+def test_a_wish_for_a_rebuild_marks_no_newer_rebuild(desk: Desk) -> None:
+    before = desk.snapshot()
+    desk.build()
+    desk.store.outdate(desk.name, before)
+    assert not desk.snapshot().is_invalidated
+
+
+def test_writes_are_kept_until_a_rebuild_has_seen_them(desk: Desk) -> None:
+    for number in range(5):
+        desk.sizes["a"] = number
+        assert desk.writes.refresh(["a", "b"])
+    assert desk.writes.discard(["c", "none"])
+    assert sorted(write.key for write in desk.snapshot().writes()) == ["a", "b", "c", "none"]
+    assert len(desk.build().snapshot().writes()) == 0
+
+
+# What cannot be done
+
+
+def test_nothing_is_written_into_a_cold_list(folder: Path) -> None:
+    desk = Desk(folder)
+    desk.sizes = {"a": 1}
+    assert not desk.writes.refresh(["a"])
+    assert not desk.writes.discard(["a"])
+    assert desk.store.invalidation(desk.name)
+    assert desk.build().shown() == {"a": 1}
+    assert not desk.is_owed()
+    lock = desk.lock()
+    desk.store.publish_cold(desk.name)
+    lock.close()
+    assert not desk.writes.refresh(["a"])
+
+
+def test_a_write_into_a_first_build_before_its_first_part_has_it_followed_by_another(folder: Path) -> None:
+    desk = Desk(folder)
+    desk.sizes = {"a": 1, "b": 2}
+    told: list[bool] = []
+
+    def meanwhile(where: str) -> None:
+        if where == "enrich" and desk.sizes["a"] == 1:
+            desk.sizes["a"] = 7
+            told.append(desk.writes.refresh(["a"]))
+
+    desk.meanwhile = meanwhile
+    desk.build()
+    assert told == [False] and desk.is_owed()
+    assert desk.build().shown() == {"a": 7, "b": 2}
+
+
+@pytest.mark.parametrize("values", [{"size": 1, "path": "z"}, {"path": 1.5}, {"path": None}, {"size": 2}], ids=str)
+def test_an_item_that_does_not_fit_is_refused(desk: Desk, values: Item) -> None:
+    desk.declaration = declare(**{**DECLARED, "lookup": lambda key: values})
+    with pytest.raises(RebuildError):
+        desk.writer().refresh(["a"] if values.get("path") == "z" else [values])
+    with pytest.raises(TypeError):
+        desk.writes.refresh([1.5])  # type: ignore[list-item]
+    with pytest.raises(TypeError):
+        desk.writes.discard([True, None])  # type: ignore[list-item]
+    assert desk.shown() == desk.sizes
+
+
+def test_without_a_lookup_items_can_be_given_and_keys_cannot(folder: Path) -> None:
+    desk = Desk(folder, lookup=None)
+    desk.sizes = {"a": 1}
+    desk.build()
+    with pytest.raises(DeclarationError, match="no lookup"):
+        desk.writes.refresh(["a"])
+    assert desk.writes.refresh([{"path": "a", "size": 2}, {"path": "b", "size": 3}])
+    assert desk.shown() == {"a": 2, "b": 3}
+
+
+def test_an_error_of_enrich_is_the_callers(desk: Desk) -> None:
+    def broken(where: str) -> None:
+        if where == "enrich":
+            raise ZeroDivisionError
+
+    desk.meanwhile = broken
+    before = desk.snapshot().generation
+    with pytest.raises(ZeroDivisionError):
+        desk.writes.refresh(["a"])
+    assert desk.snapshot().generation == before
+
+
+def test_an_item_that_cannot_be_mended_in_is_left_to_the_next_rebuild(folder: Path) -> None:
+    def size(item: Item) -> Any:
+        return item["size"] if item["size"] < 100 else [item["path"]]
+
+    desk = Desk(folder, sorts={"size": size}, filters={})
+    desk.sizes = {"a": 1, "b": 2}
+    desk.build()
+    desk.sizes["a"] = 100
+    published = desk.writes.refresh(["a"])
+    assert published == (desk.shown()["a"] == 100)
+    assert published or desk.is_owed()
+    assert desk.build().shown() == {"a": 100, "b": 2}
+
+
+def test_a_publish_lock_that_is_kept_costs_one_second(desk: Desk) -> None:
+    script = """
+import sys
+from pathlib import Path
+from flask_warmcache.store.files import FileStore
+with FileStore(Path(sys.argv[1])).publishing("files"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, desk.folder],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT,
+    )  # fmt: skip
+    with holder:
+        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+        desk.sizes["a"] = 9
+        began = time.monotonic()
+        with ThreadPoolExecutor(3) as pool:
+            assert list(pool.map(lambda _: desk.writes.refresh(["a"]), range(3))) == [False] * 3
+        assert 0.9 < time.monotonic() - began < 3
+        assert desk.shown()["a"] == 1 and desk.is_owed()
+    assert desk.build().shown()["a"] == 9
+    assert not list(desk.folder.glob("*.tmp"))
+
+
+def test_a_removed_folder_is_no_error(desk: Desk) -> None:
+    for path in desk.folder.iterdir():
+        path.unlink()
+    desk.folder.rmdir()
+    assert not desk.writes.refresh(["a"])
+
+
+# Beside others
+
+
+def test_those_who_wait_at_the_same_time_share_a_publication(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"n{number}" for number in range(12)]
+    desk.sizes |= dict.fromkeys(names, 4)
+    publish, published = Draft.publish, []
+    is_open = threading.Event()
+
+    def slowly(draft: Draft) -> None:
+        published.append(draft.path)
+        assert is_open.wait(20)
+        publish(draft)
+
+    monkeypatch.setattr(Draft, "publish", slowly)
+    monkeypatch.setattr(writes_module, "DEADLINE", 20.0)
+    with ThreadPoolExecutor(len(names)) as pool:
+        told = [pool.submit(desk.writes.refresh, [name]) for name in names]
+        assert until(lambda: len(desk.writes._waiting) == len(names) - 1)
+        is_open.set()
+        assert all(one.result(20) for one in told)
+    assert len(published) == 2
+    desk.check(desk.sizes)
+
+
+def test_of_two_that_are_published_together_the_one_that_looked_later_counts(desk: Desk) -> None:
+    with desk.writes._publishing, ThreadPoolExecutor(2) as pool:
+        is_late, may_go = threading.Event(), threading.Event()
+
+        def meanwhile(where: str) -> None:
+            if where == "enrich" and desk.sizes["a"] == 5 and not is_late.is_set():
+                is_late.set()  # it has looked up 5, and something takes long
+                assert may_go.wait(20)
+
+        desk.meanwhile = meanwhile
+        desk.sizes["a"] = 5
+        first = pool.submit(desk.writes.refresh, ["a"])
+        assert is_late.wait(20)
+        desk.sizes["a"] = 6
+        second = pool.submit(desk.writes.refresh, ["a"])
+        assert until(lambda: len(desk.writes._waiting) == 1)
+        may_go.set()
+        assert until(lambda: len(desk.writes._waiting) == 2)
+        desk.writes._publishing.release()
+        try:
+            assert first.result(20) and second.result(20)
+        finally:
+            assert desk.writes._publishing.acquire(timeout=20)
+    assert desk.shown()["a"] == 6
+
+
+@pytest.mark.parametrize("other", ["refreshes", "rebuilds"])
+def test_what_was_looked_up_too_early_is_looked_up_again(desk: Desk, other: str) -> None:
+    """A looks up 5 and is slow; B publishes 6, and a rebuild forgets the write of B; then A is ready."""
+    looked: list[int] = []
+
+    def meanwhile(where: str) -> None:
+        if where != "enrich" or looked:
+            return
+        looked.append(desk.sizes["a"])
+        desk.sizes["a"] = 6
+        if other == "refreshes":
+            assert desk.writer().refresh(["a"])
+        desk.build()
+
+    desk.meanwhile = meanwhile
+    desk.sizes["a"] = 5
+    assert desk.writes.refresh(["a"])
+    assert looked == [5]
+    assert desk.shown()["a"] == 6
+
+
+def test_a_key_that_others_always_write_is_given_up_and_nothing_old_is_shown(desk: Desk) -> None:
+    other = desk.writer()
+    busy = False
+
+    def meanwhile(where: str) -> None:
+        nonlocal busy
+        if where == "enrich" and not busy:
+            busy = True
+            desk.sizes["a"] += 1
+            assert other.refresh(["a"])
+            busy = False
+
+    desk.meanwhile = meanwhile
+    assert not desk.writes.refresh(["a"])
+    assert desk.shown()["a"] == desk.sizes["a"] == 1 + writes_module.LOOKUPS
+    assert desk.is_owed()
+
+
+def test_a_write_into_a_list_that_is_built_for_the_first_time_wins(folder: Path) -> None:
+    desk = Desk(folder)
+    desk.sizes = {f"n{number:04}": 1 for number in range(3000)}
+    told: list[bool] = []
+
+    def meanwhile(where: str) -> None:
+        if where == "enrich" and not told and desk.index.exists():
+            told.append(True)
+            for name in ("n0001", "n2999"):  # one that is shown, one that is still to come
+                desk.sizes[name] = 2
+            assert desk.writes.discard(["n0002"])
+            del desk.sizes["n0002"]
+            assert desk.writer().refresh(["n0001", "n2999"])
+            shown = desk.shown()
+            assert (shown["n0001"], shown["n2999"], "n0002" in shown) == (2, 2, False)
+
+    desk.meanwhile = meanwhile
+    desk.build()
+    assert told
+    assert desk.shown() == desk.sizes
+    assert not desk.snapshot().is_unsettled
+    desk.build()
+    desk.check(desk.sizes)
+
+
+def test_behind_half_a_line_writes_and_builders_begin_a_new_one(desk: Desk) -> None:
+    """As a write leaves it that is killed while it appends."""
+
+    def cut_off() -> None:
+        with open(desk.data, "ab") as data:
+            data.write(b"0123456789abcdef\t{half")
+
+    cut_off()
+    desk.sizes["a"] = 5
+    assert desk.writes.refresh(["a"])
+    cut_off()
+    desk.sizes["b"] = 6
+    desk.build().check(desk.sizes)
+    first = Desk(desk.folder.parent / "first")
+    first.sizes = {f"n{number:04}": 1 for number in range(400)}
+    left = [True]
+
+    def meanwhile(where: str) -> None:
+        if where == "enrich" and left and first.index.exists():
+            left.clear()
+            with open(first.data, "ab") as data:
+                data.write(b"0123456789abcdef\t{half")
+
+    first.meanwhile = meanwhile
+    first.build()
+    assert not left
+    first.check(first.sizes)
+    lines = first.data.read_bytes().splitlines()[1:]
+    assert [line for line in lines if line.count(b"\t") != 1 or not line.endswith(b"}")] == [
+        b"0123456789abcdef\t{half"
+    ]
+
+
+def test_a_rebuild_is_not_kept_from_publishing_by_those_who_write_all_the_time(desk: Desk) -> None:
+    desk.sizes |= {f"n{number}": 1 for number in range(2000)}
+    ended = threading.Event()
+    other = desk.writer()
+
+    def write() -> None:
+        while not ended.is_set():
+            assert other.refresh(["a"])
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    try:
+        for number in range(3):
+            desk.sizes["b"] = number
+            desk.sizes |= {f"n{number}": 2 + number for number in range(1000)}
+            desk.build()
+            assert desk.shown()["b"] == number
+    finally:
+        ended.set()
+        thread.join(20)
+    desk.check(desk.sizes)
+
+
+WRITER = """
+import json, os, sys, threading, time
+from contextlib import nullcontext
+from pathlib import Path
+from tests.unit.world import declare, encode, breathe, FileStore, Tools, Shelf
+from flask_warmcache.rebuild.writes import Writes
+
+folder, base, role, seconds = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], float(sys.argv[4])
+KEYS = [f"k{n}" for n in range(6)]
+
+def size(key):
+    return (base / key).stat().st_size        # the database: a value is a file's size, one more with each byte
+
+def item(key):
+    return {"path": key, "size": size(key)}
+
+declaration = declare(source=lambda: [item(key) for key in KEYS], lookup=item, max_shrink=1,
+                      sorts={"size": lambda one: -one["size"]})
+end = time.monotonic() + seconds
+said = os.open(base / "promises", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+
+def write(number):
+    at = number
+    while time.monotonic() < end:
+        at += 7
+        key = KEYS[at % len(KEYS)]
+        with open(base / key, "ab") as file:
+            file.write(b"x")
+        mine = size(key)
+        counts["all"] += 1
+        if writes.refresh([key]):
+            counts["true"] += 1
+            os.write(said, f"{key} {mine}\\n".encode())
+
+counts = {"all": 0, "true": 0}
+print("up", flush=True)
+if role == "rebuild":
+    shelf = Shelf(folder)
+    while time.monotonic() < end:
+        lock = shelf.lock()
+        shelf.job(lock, declaration).run()
+        lock.close()
+        counts["all"] += 1
+else:
+    writes = Writes(declaration, FileStore(folder), Tools(encode, nullcontext, breathe), item)
+    threads = [threading.Thread(target=write, args=(int(role) * 2 + n,)) for n in range(2)]
+    [one.start() for one in threads]
+    [one.join() for one in threads]
+print(json.dumps(counts), flush=True)
+"""
+
+
+class Storm:
+    """Processes that write and rebuild one list, and a reader that holds them to what they promise."""
+
+    def __init__(self, folder: Path, base: Path) -> None:
+        base.mkdir()
+        self.folder, self.base = folder, base
+        self.keys = [f"k{number}" for number in range(6)]
+        for key in self.keys:
+            (base / key).touch()
+        (base / "promises").touch()
+        self._promises = open(base / "promises", encoding="ascii")
+        self.kept: dict[str, int] = dict.fromkeys(self.keys, 0)
+        self.shelf = Shelf(folder)
+        items = [{"path": key, "size": 0} for key in self.keys]
+        self.shelf.rebuild(items, sorts={"size": lambda item: -item["size"]}, max_shrink=1)
+        self.reader = self.shelf.store.reader(self.shelf.name)
+        self.reads = 0
+        self.seen = dict(self.kept)
+        self.processes: list[subprocess.Popen[str]] = []
+
+    def start(self, role: str, seconds: float) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", WRITER, self.folder, self.base, role, str(seconds)],
+            cwd=CHECKOUT, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        )  # fmt: skip
+        self.processes.append(process)
+        assert process.stdout is not None and process.stdout.readline() == "up\n"
+        return process
+
+    def look(self) -> None:
+        """No item is older than what was promised before the look, or than what was seen before."""
+        while line := self._promises.readline():
+            key, size = line.split()
+            self.kept[key] = max(self.kept[key], int(size))
+        snapshot = self.reader.current()
+        assert snapshot is not None
+        self.reads += 1
+        for key in self.keys:
+            slot = snapshot.find(key, "path")
+            assert slot is not None
+            size = snapshot.item(slot)["size"]
+            assert size >= max(self.kept[key], self.seen[key]), (key, size, self.kept[key], self.seen[key])
+            self.seen[key] = size
+
+    def close(self) -> None:
+        self._promises.close()
+        for process in self.processes:
+            process.kill()
+            process.communicate()
+
+
+@pytest.fixture
+def storm(tmp_path: Path) -> Iterator[Storm]:
+    storm = Storm(tmp_path / "cache", tmp_path / "base")
+    yield storm
+    storm.close()
+
+
+def test_no_key_goes_backwards_beside_rebuilds(storm: Storm) -> None:
+    processes = [storm.start(role, 5) for role in ("0", "1", "2", "3", "rebuild")]
+    while any(process.poll() is None for process in processes):
+        storm.look()
+    told = [json.loads(process.stdout.read()) for process in processes if process.stdout is not None]
+    storm.look()
+    writes, done = (sum(one[what] for one in told[:4]) for what in ("all", "true"))
+    print(f"\n{writes} writes, {done} True, {told[4]['all']} rebuilds, {storm.reads} reads")
+    assert [process.returncode for process in processes] == [0] * 5
+    assert done > 50 and told[4]["all"] > 5 and storm.reads > 100
+    assert done > writes * 0.5
+
+
+def test_writers_that_are_killed_leave_old_or_new(storm: Storm) -> None:
+    for number in range(12):
+        process = storm.start("0", 60)
+        until_then = time.monotonic() + 0.02 * (number % 6)
+        while time.monotonic() < until_then:
+            storm.look()
+        process.send_signal(signal.SIGKILL)
+        process.wait(20)
+        storm.look()
+        snapshot = storm.shelf.snapshot()
+        assert not Verifier(storm.folder, "files").is_damaged(snapshot)
+        slots = snapshot.order("all", "size")
+        sizes = [snapshot.item(slot)["size"] for slot in slots]
+        assert sizes == sorted(sizes, reverse=True)
+    truth = [{"path": key, "size": (storm.base / key).stat().st_size} for key in storm.keys]
+    storm.shelf.rebuild(truth, sorts={"size": lambda item: -item["size"]}, max_shrink=1)
+    assert storm.shelf.items() == truth
+    names = {path.suffix for path in storm.folder.iterdir()}
+    assert sum(storm.seen.values()) > 20 and names <= {".data", ".index", ".lock", ".tmp"}
+
+
+# Through Flask
+
+
+class Office:
+    """An app whose list is changed by its requests."""
+
+    def __init__(self, folder: Path) -> None:
+        self.app = make_app(folder)
+        self.sizes: dict[Key, int] = {"a": 1, "b": 2}
+        warmcache = WarmCache(self.app)
+        self.list = warmcache.warm_list("files", key="path", source=self.source)
+        self.list.lookup(lambda key: {"path": key, "size": self.sizes[key]} if key in self.sizes else None)
+        self.made = warmcache.warm_list("made", key="path", source=self.list)
+        self.made.enrich(lambda item: {**item, "double": 2 * item["size"]})
+        self.app.get("/<name>")(lambda name: {"files": self.list, "made": self.made}[name].response())
+        self.app.post("/<key>/<int:size>")(self.change)
+        with self.app.app_context():
+            self.made.rebuild_now()
+
+    def source(self) -> list[Item]:
+        return [{"path": key, "size": size} for key, size in self.sizes.items()]
+
+    def change(self, key: str, size: int) -> Response:
+        if size:
+            self.sizes[key] = size
+            return jsonify(done=self.list.refresh(key))
+        self.sizes.pop(key, None)
+        return jsonify(done=self.list.discard(key))
+
+    def get(self, name: str) -> list[tuple[Key, int]]:
+        answer = self.app.test_client().get(f"/{name}").get_json()
+        (items,) = [value for value in answer.values() if isinstance(value, list)]
+        return [(item["path"], item.get("double", item["size"])) for item in items]
+
+
+@pytest.fixture
+def office(tmp_path: Path) -> Office:
+    return Office(tmp_path)
+
+
+def test_the_next_request_sees_it_and_so_does_a_list_made_of_this_one(office: Office) -> None:
+    client = office.app.test_client()
+    assert (office.get("files"), office.get("made")) == ([("a", 1), ("b", 2)], [("a", 2), ("b", 4)])
+    etag = client.get("/files").headers["ETag"]
+    assert client.post("/a/7").get_json() == {"done": True}
+    assert client.get("/files", headers={"If-None-Match": etag}).status_code == 200
+    assert (office.get("files"), office.get("made")) == ([("a", 7), ("b", 2)], [("a", 14), ("b", 4)])
+    assert client.post("/c/3").get_json() == {"done": True}
+    assert client.post("/b/0").get_json() == {"done": True}
+    assert (office.get("files"), office.get("made")) == ([("a", 7), ("c", 3)], [("a", 14), ("c", 6)])
+    for status in state_of(office.app).statuses.values():
+        assert status.condition().state == "fresh"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "shown"),
+    [
+        (["refresh", "files", "a", "c"], 0, [("a", 5), ("b", 2), ("c", 6)]),
+        (["discard", "files", "b", "none"], 0, [("a", 1)]),
+        (["refresh", "--int", "files", "5"], 0, [("a", 1), ("b", 2)]),
+    ],
+)
+def test_the_commands_write(office: Office, arguments: list[str], code: int, shown: list[tuple[Key, int]]) -> None:
+    office.sizes |= {"a": 5, "c": 6}
+    result = office.app.test_cli_runner().invoke(args=["warmcache", *arguments])
+    assert result.exit_code == code, result.output
+    assert office.get("files") == shown
+
+
+def test_the_commands_say_when_nothing_is_built_yet(tmp_path: Path) -> None:
+    app = make_app(tmp_path)
+    listed = WarmCache(app).warm_list("files", key="path", source=lambda: [])
+    listed.lookup(lambda key: None)
+    for command in ("refresh", "discard"):
+        result = app.test_cli_runner().invoke(args=["warmcache", command, "files", "a"])
+        assert (result.exit_code, "it is invalidated" in result.output) == (3, True)
