@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import ChildError, ItemTimeout
-from .store.files import FileStore, HeldLock, _open_locks
+from .store.files import FileStore
+from .store.locks import HeldLock, open_locks
 
 if TYPE_CHECKING:
     from .state import AppState
@@ -46,7 +47,7 @@ class InheritedLock(HeldLock):
         os.set_inheritable(descriptor, False)
         self.path = path
         self.descriptor = descriptor
-        _open_locks.add(self)
+        open_locks.add(self)
 
 
 class TimeLimits:

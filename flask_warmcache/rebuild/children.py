@@ -22,7 +22,7 @@ from typing import Any
 
 from ..errors import ChildError
 from ..settings import Settings
-from ..store.files import HeldLock
+from ..store.locks import HeldLock
 from . import room
 from .location import Location, NoLocation
 

@@ -31,20 +31,24 @@ import logging
 import os
 import time
 from collections.abc import Generator, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
 from ..declare import Declaration
 from ..errors import RebuildError, SourceShrunkError
-from ..store.files import FileStore, HeldLock
+from ..store.data import DataWriter
+from ..store.files import FileStore
+from ..store.locks import HeldLock
 from ..store.snapshot import DAMAGE, Snapshot
-from ..store.writer import DataWriter, next_generation
+from ..store.writer import next_generation
+from .build import Builder
 from .enrich import Enriched, Enricher
 from .leftovers import Leftovers
 from .mend import MendImpossible
+from .partial import Schedule
 from .progress import Progress
-from .publish import BaseGone, Builder, Publisher
+from .publish import BaseGone, Publisher
 from .source import Failures, Matched, Tools, match
 from .writes import Writes, item_finder
 
@@ -58,10 +62,6 @@ DEAD_SHARE = 4
 # A list that is smaller than this may lose all its items without being suspected.
 SUSPECT_FROM = 10
 MAX_SHRINK = 0.5
-# A list that is built for the first time is shown in part: at most once in so many seconds, and so that at most
-# one part in so many of the time goes into it.
-PARTIAL_EVERY = 0.5
-PARTIAL_COST = 20
 
 
 @dataclass(frozen=True)
@@ -337,7 +337,7 @@ class Job:
         builder = Builder(self._declaration, self._tools.breathe)
         partial = None
         if self._old is None and self._may_show and self._declaration.key is not None:
-            partial = _Schedule(self._tools.first_page, self._shown)
+            partial = Schedule(self._tools.first_page, self._shown)
         last = len(matched.sequence) - 1
         for number, one in enumerate(matched.sequence):
             result = next(results) if one < 0 else None
@@ -393,26 +393,3 @@ class Job:
             "failed_items": self._failures.count,
             "dropped": self._dropped,
         }
-
-
-class _Schedule:
-    """When a list that was never there is shown in part: its first page at once, then as often as it is cheap."""
-
-    def __init__(self, first_page: int, shown: int) -> None:
-        """:param shown: how many items an interrupted build has shown; never are there fewer."""
-        self._first_page = first_page
-        self._next = 0.0
-        self._shown = shown
-
-    def is_due(self, count: int) -> bool:
-        """Whether so many items should be shown now."""
-        return count >= self._first_page and count > self._shown and time.monotonic() >= self._next
-
-    @contextmanager
-    def publishing(self, count: int) -> Iterator[None]:
-        """Around a publication; the next one waits until a twentieth of the time goes into publishing."""
-        began = time.monotonic()
-        yield
-        ended = time.monotonic()
-        self._shown = count
-        self._next = ended + max(PARTIAL_EVERY, PARTIAL_COST * (ended - began))

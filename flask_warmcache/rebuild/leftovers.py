@@ -11,7 +11,7 @@ from pathlib import Path
 from ..declare import Item
 from ..errors import SnapshotError
 from ..store import format as fmt
-from ..store.writer import DataWriter
+from ..store.data import DataWriter
 
 log = logging.getLogger("flask_warmcache")
 

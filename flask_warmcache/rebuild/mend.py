@@ -13,7 +13,6 @@ from array import array
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -22,60 +21,12 @@ from ..declare import Declaration, Item
 from ..store import format as fmt
 from ..store.snapshot import Snapshot
 from ..store.writer import Piece, Section
+from .splice import Cut, Mended, Row
 from .views import FAILED, PLAIN, SortKinds, in_order, odd_keys, ranks_of, sort_key_of, text_of
 
 
 class MendImpossible(Exception):
     """These changes need the arrays to be computed from all items."""
-
-
-@dataclass
-class Row:
-    """One item that is new, or that replaces the one in its slot."""
-
-    key: str | int
-    fingerprint: bytes
-    item: Item  # as JSON gives it back
-    place: tuple[int, int]  # in the data file of the index in the making
-    slot: int | None  # None: a new item
-
-
-@dataclass
-class Mended:
-    """The next index, but for what its maker writes into the header."""
-
-    sections: dict[str, Section]
-    header: dict[str, Any]
-    errors: Counter[str]  # of filters and sorts, and how often
-
-
-@dataclass
-class _Cut:
-    """Where a sequence of the old index is cut: entries to leave out, and rows to put in, by old place."""
-
-    out: list[int] = field(default_factory=list)
-    rows: list[tuple[int, Row]] = field(default_factory=list)  # in their new order
-
-    def splice(self, old: memoryview[int], width: int, content: Callable[[Row], bytes]) -> list[Piece]:
-        """The old entries of so many bytes each, without and with them."""
-        whole = old.cast("B")
-        pieces: list[Piece] = []
-        done = 0
-        # At one place, rows come before the entry that is left out or stays.
-        events = sorted([*((at, 0, row) for at, row in self.rows), *((at, 1, None) for at in self.out)], key=_when)
-        for at, leaves_out, row in events:
-            pieces.append(whole[done * width : at * width])
-            done = max(done, at)
-            if row is not None:
-                pieces.append(content(row))
-            elif leaves_out:
-                done = at + 1
-        pieces.append(whole[done * width :])
-        return pieces
-
-
-def _when(event: tuple[int, int, Row | None]) -> tuple[int, int]:
-    return event[0], event[1]
 
 
 class Mender:
@@ -198,7 +149,7 @@ class Mender:
         base = self._base
         hashes = base._section("key_hashes", "Q", base.count)
         slots = base._section("key_slots", "I", base.count)
-        cut = _Cut()
+        cut = Cut()
         for slot in self._dead:
             key_field = self._declaration.key
             at = bisect_left(hashes, fmt.key_hash(base.item(slot)[key_field]))
@@ -309,9 +260,9 @@ class Mender:
     def _rank_before(self, ranks: Sequence[int], row: Row) -> int:
         return self._slot_of_row(row) if row.slot is None else ranks[row.slot]
 
-    def _cut(self, old: Sequence[int], ranks: Sequence[int], flags: Sequence[int] | None) -> _Cut:
+    def _cut(self, old: Sequence[int], ranks: Sequence[int], flags: Sequence[int] | None) -> Cut:
         """An old order without the slots that leave it."""
-        return _Cut(
+        return Cut(
             [
                 bisect_left(old, ranks[slot], key=ranks.__getitem__)
                 for slot in self._leaving
@@ -319,7 +270,7 @@ class Mender:
             ]
         )
 
-    def _write(self, filter_name: str, sort_name: str, cut: _Cut) -> None:
+    def _write(self, filter_name: str, sort_name: str, cut: Cut) -> None:
         base = self._base
         old_view = base.view(filter_name, sort_name)
         order = base._section(fmt.order_section(filter_name, sort_name), "I")

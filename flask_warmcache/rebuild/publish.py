@@ -19,22 +19,23 @@ from __future__ import annotations
 import json
 import logging
 import time
-import zlib
-from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from ..declare import Declaration, Item
+from ..declare import Declaration
 from ..errors import RebuildError
-from ..store import format as fmt
-from ..store.files import FileStore, HeldLock
+from ..store.data import DataWriter
+from ..store.files import FileStore
+from ..store.locks import HeldLock
 from ..store.snapshot import Snapshot, Write
-from ..store.writer import DataWriter, Draft, append_lines, end_of, next_generation
+from ..store.writer import Draft, next_generation
+from .build import Builder
+from .change import Change, Tail
 from .enrich import Enriched
-from .mend import Mended, Mender, MendImpossible, Row
+from .mend import Mender, MendImpossible
 from .source import Matched
-from .views import ViewBuilder
+from .splice import Mended, Row
 
 log = logging.getLogger("flask_warmcache")
 # Somebody publishes between our look and our lock; a writer in a loop could make that go on for ever.
@@ -45,65 +46,6 @@ FREE_TRIES = 3
 
 class BaseGone(Exception):
     """The snapshot that was to be mended is no longer what is published."""
-
-
-class Builder:
-    """Takes all items of a list in source order, and makes every section from nothing."""
-
-    def __init__(self, declaration: Declaration, breathe: Callable[[], None]) -> None:
-        self._declaration = declaration
-        self._breathe = breathe
-        self.lines = array("Q")  # the number of each item's line in the data file
-        self.hashes = array("Q")
-        self.fingerprints = bytearray()
-        self.views = ViewBuilder(declaration, breathe)
-
-    @property
-    def count(self) -> int:
-        """How many items there are so far."""
-        return len(self.lines)
-
-    def add(self, line: int, fingerprint: bytes, encoded: bytes, key: object) -> None:
-        """Take the next item."""
-        self.lines.append(line)
-        self.fingerprints += fingerprint
-        if self._declaration.key is not None:
-            self.hashes.append(fmt.key_hash(key))
-        self.views.add(json.loads(encoded) if self.views.needs_items else None)
-
-    def made(self, writer: DataWriter) -> Mended:
-        """The sections and what the header says of them; ``writer`` is flushed.
-
-        :raises ViewError: when a sort's keys cannot be compared with one another at all.
-        """
-        place_type = fmt.place_type(writer.end)
-        every = memoryview(writer.places)
-        places = array(place_type)
-        for line in self.lines:
-            places.append(every[2 * line])
-            places.append(every[2 * line + 1])
-        self._breathe()
-        sections: dict[str, Any] = {"places": places, "fingerprints": self.fingerprints}
-        if self._declaration.key is not None:
-            hashes = self.hashes
-            order = sorted(range(len(hashes)), key=hashes.__getitem__)
-            self._breathe()
-            sections["key_hashes"] = array("Q", [hashes[slot] for slot in order])
-            sections["key_slots"] = array("I", order)
-        sections |= self.views.sections(places)
-        return Mended(
-            sections,
-            {
-                "count": self.count,
-                "slots": self.count,
-                "place_type": place_type,
-                "filters": self.views.filter_counts(),
-                "sort_kinds": {name: kinds.header() for name, kinds in self.views.sort_kinds.items()},
-                "live_bytes": sum(places[1::2]) - sum(places[::2]) + (fmt.FINGERPRINT_LENGTH + 1) * self.count,
-                "view_errors": self.views.errors.total(),
-            },
-            self.views.errors,
-        )
 
 
 class Publisher:
@@ -237,7 +179,7 @@ class Publisher:
             if published is None or not self._is_base(published, old):
                 raise BaseGone("something else is published")
             writes = self._writes(published, complete=True)
-            change = _Change(old, published, matched, results, {write.key for write in writes}, self._declaration)
+            change = Change(old, published, matched, results, {write.key for write in writes}, self._declaration)
             tail = Tail(self._store, published)
             rows = tail.rows(change.lines)
             self._enter("views", len(rows))
@@ -344,92 +286,3 @@ def with_writes(made: Mended, writes: Iterable[Write]) -> dict[str, Any]:
     """The sections, with the writes that no rebuild has seen yet."""
     entries = [list(write) for write in writes]
     return {**made.sections, **({"writes": json.dumps(entries).encode()} if entries else {})}
-
-
-class Tail:
-    """The end of a published data file, and the lines that are to come behind it."""
-
-    def __init__(self, store: FileStore, snapshot: Snapshot) -> None:
-        data = snapshot.header["data"]
-        self._data = data
-        self._path = store.folder / data["file"]
-        self._end, self._checksum, is_whole = end_of(self._path, data["length"], data["checksum"])
-        # What lies behind the published length was left by a write that was killed, perhaps half a line.
-        self._lines = bytearray(b"" if is_whole else b"\n")
-
-    def rows(self, lines: Iterable[tuple[str | int, Enriched, int | None]]) -> list[Row]:
-        """The rows of these items, as they will lie in the file: key, item and slot of each."""
-        rows = []
-        for key, one, slot in lines:
-            tab = self._end + len(self._lines) + fmt.FINGERPRINT_LENGTH
-            self._lines += fmt.data_line(one.fingerprint, one.encoded)
-            place = (tab, self._end + len(self._lines) - 1)
-            item: Item = json.loads(one.encoded)
-            rows.append(Row(key, one.fingerprint, item, place, slot))
-        return rows
-
-    def described(self) -> dict[str, Any]:
-        """What the header says of the data file once they are there."""
-        return {
-            **self._data,
-            "length": self._end + len(self._lines),
-            "checksum": zlib.crc32(self._lines, self._checksum),
-        }
-
-    def append(self) -> bool:
-        """Write them; the caller holds the publish lock."""
-        try:
-            return append_lines(self._path, self._end, bytes(self._lines))
-        except FileNotFoundError:
-            raise RebuildError("the cache folder was removed during the rebuild") from None
-
-
-class _Change:
-    """What a rebuild found, as changes to what is published by now."""
-
-    def __init__(
-        self,
-        old: Snapshot,
-        published: Snapshot,
-        matched: Matched,
-        results: Sequence[Enriched | None],
-        written: set[object],
-        declaration: Declaration,
-    ) -> None:
-        """:param written: the keys of writes that win."""
-        self._published = published
-        self._matched = matched
-        self._written = written
-        field = declaration.key or ""
-        # Slots that source no longer gave, unless a write did.
-        self.dead = [
-            slot
-            for slot in old.order(fmt.ALL, fmt.SOURCE_ORDER)
-            if not matched.known[slot] and not (written and old.item(slot)[field] in written)
-        ]
-        self.lines: list[tuple[str | int, Enriched, int | None]] = []
-        self._row_of: dict[int, int] = {}  # a pending item's number: that of its row
-        for number, (pending, result) in enumerate(zip(matched.pending, results, strict=True)):
-            if result is not None and pending.key is not None and pending.key not in written:
-                self._row_of[number] = len(self.lines)
-                self.lines.append((pending.key, result, pending.slot))
-
-    def sequence(self, rows: Sequence[Row]) -> list[int] | None:
-        """Source order as slots, or None when items are where they were and new ones come last."""
-        if self._matched.in_order:
-            return None
-        if self._written:
-            raise MendImpossible("the order of the source changed beside a write")
-        slots, new = [], self._published.slots
-        slot_of: list[int] = []
-        for row in rows:
-            slot_of.append(new if row.slot is None else row.slot)
-            new += row.slot is None
-        for one in self._matched.sequence:
-            if one >= 0:
-                slots.append(one)
-            elif -1 - one in self._row_of:
-                slots.append(slot_of[self._row_of[-1 - one]])
-            elif (kept := self._matched.pending[-1 - one].slot) is not None:
-                slots.append(kept)  # it failed, so its old version stays
-        return slots

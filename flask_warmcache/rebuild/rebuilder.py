@@ -13,7 +13,8 @@ from typing import Any
 
 from ..errors import BuildTimeout, ChildKilled, RebuildBusyError, RebuildError
 from ..settings import Settings
-from ..store.files import FileStore, HeldLock
+from ..store.files import FileStore
+from ..store.locks import HeldLock
 from ..store.snapshot import Snapshot
 from . import runners
 from .children import Child

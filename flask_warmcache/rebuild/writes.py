@@ -34,9 +34,10 @@ from ..store import format as fmt
 from ..store.files import FileStore
 from ..store.snapshot import DAMAGE, Snapshot, Write
 from ..store.writer import Draft, next_generation
+from .change import Tail
 from .enrich import Enriched, Enricher
 from .mend import Mender, MendImpossible
-from .publish import Tail, with_writes
+from .publish import with_writes
 from .source import Failures, Pending, Tools, fingerprint_of_item
 
 log = logging.getLogger("flask_warmcache")

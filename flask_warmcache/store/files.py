@@ -1,8 +1,4 @@
-"""The cache folder: where it is, whether it is ours alone, its locks, and its small files.
-
-Lock order: ``NAME.lock``, then ``NAME.publish.lock``, never the reverse.  Lock files are never deleted:
-with a new file under the same name, two processes could each hold "the" lock.
-"""
+"""The cache folder: where it is, whether it is ours alone, its locks, and its small files."""
 
 from __future__ import annotations
 
@@ -13,9 +9,7 @@ import os
 import re
 import secrets
 import stat
-import threading
 import time
-import weakref
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -24,70 +18,17 @@ from typing import Any
 from filelock import lock_descriptor
 
 from ..errors import RebuildBusyError, StoreError
+from .locks import HeldLock, no_fork
 from .reader import TRIES, Reader
 from .snapshot import DAMAGE, INVALIDATED_MTIME, OPEN_FLAGS, Snapshot, stamp_of
 from .writer import Draft, is_forsaken, next_generation, publish_index, write_whole
 
 log = logging.getLogger("flask_warmcache")
-LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 SMALL_FILE_MAX = 64 * 1024
 # A publication takes milliseconds; half a minute means a stopped process or a dead disk.
 PUBLISH_LOCK_DEADLINE = 30.0
 PUBLISH_LOCK_POLL = 0.002
 FORGOTTEN_AFTER = 3600.0
-
-
-class HeldLock:
-    """A lock file opened, and locked, by this process until closed (or until it dies)."""
-
-    def __init__(self, path: Path) -> None:
-        """Open the file, and make it if it is not there; it is not locked yet.
-
-        :raises OSError: when that cannot be done.
-        """
-        self.path = path
-        with _no_fork:
-            # Mode 0600: whoever can open a lock file can hold the lock for ever.
-            self.descriptor = os.open(path, LOCK_FLAGS, 0o600)
-            _open_locks.add(self)
-
-    def still_ours(self) -> bool:
-        """Whether the file under the lock's name is still the one that is locked."""
-        try:
-            return os.path.samestat(os.stat(self.path), os.fstat(self.descriptor))
-        except FileNotFoundError:
-            return False
-
-    def close(self) -> None:
-        """Free the lock, unless a child has inherited the descriptor and goes on holding it."""
-        with _no_fork:
-            self._close()
-
-    def _close(self) -> None:
-        if self.descriptor >= 0:
-            descriptor, self.descriptor = self.descriptor, -1
-            try:
-                os.close(descriptor)
-            except OSError:
-                # The descriptor is gone all the same, and with it the lock; nothing was written to the file.
-                log.warning("warmcache.not_closed: the lock file %s", self.path.name, exc_info=True)
-
-
-# A lock lives as long as any copy of its descriptor, so a forked child must not keep one: a worker forked from
-# an app that builds already, or the child of one that uses multiprocessing, would hold up every later rebuild.
-# (Closing a copy frees nothing here.)  And no fork may fall between a file's opening and its registration, as it
-# would often do: opening gives the interpreter away, and the thread that forks takes it.
-_open_locks: weakref.WeakSet[HeldLock] = weakref.WeakSet()
-_no_fork = threading.Lock()  # held for the microseconds in which a lock file is opened, probed or closed
-
-
-def _close_in_child() -> None:
-    _no_fork.release()  # taken before the fork by the one thread that lives on
-    for lock in list(_open_locks):
-        lock._close()
-
-
-os.register_at_fork(before=_no_fork.acquire, after_in_parent=_no_fork.release, after_in_child=_close_in_child)
 
 
 class FileStore:
@@ -153,7 +94,7 @@ class FileStore:
 
         The probe is a shared lock: probes do not disturb one another, as exclusive ones would.
         """
-        with _no_fork:
+        with no_fork:
             try:
                 descriptor = os.open(self.folder / f"{name}.lock", OPEN_FLAGS)
             except OSError:

@@ -14,6 +14,7 @@ import pytest
 from flask import Flask
 
 from flask_warmcache import WarmCache, gunicorn_conf, state
+from flask_warmcache.rebuild.children import SERVER_STARTED
 from flask_warmcache.state import server_started
 
 from .world import files, make_app, run_python, state_of
@@ -209,13 +210,13 @@ def test_what_was_published_before_the_server_started_is_stale_once(tmp_path: Pa
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
-    monkeypatch.delenv(state.SERVER_STARTED, raising=False)
+    monkeypatch.delenv(SERVER_STARTED, raising=False)
     monkeypatch.delenv("SERVER_SOFTWARE", raising=False)
     yield monkeypatch
 
 
 def test_a_worker_of_our_configuration_knows_its_server(environment: pytest.MonkeyPatch) -> None:
-    environment.setenv(state.SERVER_STARTED, "")
+    environment.setenv(SERVER_STARTED, "")
     gunicorn_conf.on_starting(None)
     started = server_started(5)
     assert abs(started - time.time_ns()) < 60e9
@@ -238,7 +239,7 @@ def test_where_that_cannot_be_known_nothing_is_stale_for_it(environment: pytest.
 
 def test_any_other_process_is_a_server_of_its_own(environment: pytest.MonkeyPatch) -> None:
     assert server_started(5) == 5
-    environment.setenv(state.SERVER_STARTED, "yesterday")
+    environment.setenv(SERVER_STARTED, "yesterday")
     assert server_started(5) == 5
     environment.setenv("SERVER_SOFTWARE", "Werkzeug/3.1")
     assert server_started(5) == 5

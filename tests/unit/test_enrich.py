@@ -253,7 +253,7 @@ def test_what_ends_a_thread_ends_the_rebuild(shelf: Shelf, by: type[BaseExceptio
 
 
 def test_a_full_disk_ends_the_rebuild_and_its_threads(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flask_warmcache.store.writer import DataWriter
+    from flask_warmcache.store.data import DataWriter
 
     def full(self: DataWriter, fingerprint: bytes, encoded: bytes) -> int:
         raise OSError(28, "No space left on device")

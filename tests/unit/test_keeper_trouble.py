@@ -111,7 +111,7 @@ def test_a_success_is_logged_with_its_list(shop: Shop, caplog: pytest.LogCapture
     with caplog.at_level(logging.INFO, "flask_warmcache"):
         shop.tick()
     (record,) = [one for one in caplog.records if "rebuild_finished" in one.message]
-    assert "'files' has 1 items, 1 enriched, 0 reused, 0 failed, in" in record.message
+    assert "'files' has 1 items, 1 enriched, 0 reused, 0 failed, 0 dropped, in" in record.message
     assert record.__dict__["warmcache_list"] == "files"
 
 

@@ -15,6 +15,7 @@ import pytest
 
 from flask_warmcache import RebuildError, StoreError
 from flask_warmcache.store import files as files_module
+from flask_warmcache.store import locks as locks_module
 from flask_warmcache.store.files import FileStore
 
 from .world import CHECKOUT, Shelf, files, until
@@ -156,8 +157,8 @@ print(free)
 def test_what_a_forked_child_closes_is_closed(folder: Path) -> None:
     lock = FileStore(folder).try_lock("files")
     assert lock is not None
-    files_module._no_fork.acquire()  # as before the fork
-    files_module._close_in_child()  # as in the child; here it is the only copy
+    locks_module.no_fork.acquire()  # as before the fork
+    locks_module._close_in_child()  # as in the child; here it is the only copy
     assert lock.descriptor == -1
     assert not FileStore(folder).is_locked("files")
 

@@ -648,7 +648,7 @@ def test_a_data_file_that_grows_past_four_gigabytes_is_written_anew(world: World
     world.source[4] = new(4, title="T2")
     snapshot = world.shelf.snapshot()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flask_warmcache.store.writer.crc_of", lambda *given: 0)
+        patch.setattr("flask_warmcache.store.data.crc_of", lambda *given: 0)
         patch.setattr(job_module, "COMPACT_FROM", 1 << 40)
         world.rebuild()
     assert [type(error) for error in mends.refused] == [OverflowError]

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from flask_warmcache import WarmCache
 from flask_warmcache.declare import Item
 from flask_warmcache.rebuild import job as job_module
+from flask_warmcache.rebuild import partial as partial_module
 from flask_warmcache.rebuild.job import Job, Outcome
 from flask_warmcache.rebuild.progress import Progress
 from flask_warmcache.rebuild.publish import Publisher
@@ -400,8 +401,8 @@ VIEWS: dict[str, Any] = {
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """A part is shown after each item, whatever that costs."""
-    monkeypatch.setattr(job_module, "PARTIAL_EVERY", 0)
-    monkeypatch.setattr(job_module, "PARTIAL_COST", 0)
+    monkeypatch.setattr(partial_module, "PARTIAL_EVERY", 0)
+    monkeypatch.setattr(partial_module, "PARTIAL_COST", 0)
 
 
 @pytest.mark.usefixtures("often")
@@ -553,7 +554,7 @@ def test_showing_parts_costs_a_twentieth_of_the_time(shelf: Shelf, monkeypatch: 
         now[0] += 1
         return item
 
-    monkeypatch.setattr(job_module, "time", Clock)
+    monkeypatch.setattr(partial_module, "time", Clock)
     monkeypatch.setattr(Publisher, "built", slow)
     build = Partly(shelf, 2)
     build.enrich = enrich  # type: ignore[method-assign]
@@ -566,7 +567,7 @@ def test_showing_parts_costs_a_twentieth_of_the_time(shelf: Shelf, monkeypatch: 
 
 
 def test_a_part_is_shown_at_most_twice_a_second(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(job_module, "PARTIAL_EVERY", 1e9)
+    monkeypatch.setattr(partial_module, "PARTIAL_EVERY", 1e9)
     build = Partly(shelf, 3)
     build.run()
     assert build.counts == [0, 0, 0, *[3] * 9]

@@ -36,7 +36,6 @@ LIST_KEYS = {
     "reused_items",
     "enriched_items",
     "failed_items",
-    "runner",
 }
 
 

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 from flask_warmcache import RebuildError
+from flask_warmcache.store import data as data_module
 from flask_warmcache.store import format as fmt
-from flask_warmcache.store import writer as writer_module
+from flask_warmcache.store.data import DataWriter
 from flask_warmcache.store.snapshot import Snapshot
-from flask_warmcache.store.writer import DataWriter, next_generation, publish_index, write_all, write_whole
+from flask_warmcache.store.writer import next_generation, publish_index, write_all, write_whole
 
 from .world import Shelf, files, run_python
 
@@ -151,7 +152,7 @@ def test_whole_lines_of_a_killed_writer_are_left_alone(shelf: Shelf) -> None:
 
 
 def test_an_item_longer_than_the_buffer_is_written_in_place(shelf: Shelf) -> None:
-    item = {"path": "a", "text": "x" * (3 * writer_module.BUFFER)}
+    item = {"path": "a", "text": "x" * (3 * data_module.BUFFER)}
     shelf.rebuild([*files("0"), item, *files("1")])
     assert shelf.items() == [*files("0"), item, *files("1")]
 
@@ -167,7 +168,7 @@ def test_an_unflushed_writer_drops_what_it_has(tmp_path: Path) -> None:
 
 def test_what_is_added_slowly_is_handed_over_at_once(tmp_path: Path) -> None:
     writer = DataWriter.create(tmp_path, "files", 1)
-    time.sleep(2 * writer_module.FLUSH_EVERY)  # the claim is about time
+    time.sleep(2 * data_module.FLUSH_EVERY)  # the claim is about time
     writer.add(b"f" * 16, b"{}")
     assert writer.path.read_bytes().endswith(b"66\t{}\n")
     writer.close()

@@ -24,7 +24,8 @@ from flask_warmcache.rebuild.source import Tools
 from flask_warmcache.rebuild.status import ListStatus
 from flask_warmcache.settings import Settings
 from flask_warmcache.state import KEY, AppState
-from flask_warmcache.store.files import FileStore, HeldLock
+from flask_warmcache.store.files import FileStore
+from flask_warmcache.store.locks import HeldLock
 from flask_warmcache.store.snapshot import Snapshot
 
 CHECKOUT = Path(__file__).parents[2]
