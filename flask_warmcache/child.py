@@ -131,7 +131,10 @@ def main() -> int:
             time_limit=TimeLimits().limit,
         )
     except BaseException:
-        return FAILED  # logged, reported and counted, even a sys.exit()
+        report = state.statuses[orders["name"]].report
+        if report is None or report.running:
+            log.exception("warmcache.child_failed: the rebuild of %r ended where nobody reports it", orders["name"])
+        return FAILED  # else logged, reported and counted, even a sys.exit()
     return DONE
 
 
