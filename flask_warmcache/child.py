@@ -133,7 +133,9 @@ def main() -> int:
     except BaseException:
         report = state.statuses[orders["name"]].report
         if report is None or report.running:
-            log.exception("warmcache.child_failed: the rebuild of %r ended where nobody reports it", orders["name"])
+            log.exception(
+                "warmcache.child_failed: the rebuild of %r ended where nobody reports it", orders["name"]
+            )
         return FAILED  # else logged, reported and counted, even a sys.exit()
     return DONE
 

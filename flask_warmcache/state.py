@@ -173,7 +173,7 @@ class AppState:
             if snapshot is None or snapshot.is_cold:
                 continue
             if snapshot.header["started"] < status.code_started:
-                status.outdated_generation = snapshot.generation
+                status.outdated_generation = snapshot.rebuilt
 
     def after_fork(self) -> None:
         """Nothing of the parent's threads and locks exists in the child."""

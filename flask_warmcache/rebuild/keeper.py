@@ -300,13 +300,13 @@ class Keeper(Rebuilder):
         if snapshot is None or snapshot.is_cold:
             return
         if self._store.invalidation(status.name) != snapshot.header["invalidation"]:
-            status.outdated_generation = snapshot.generation
+            status.outdated_generation = snapshot.rebuilt
         source_list = status.declaration.source_list
         if source_list is None:
             return
         upstream = self._by_name[source_list].reader.current()
         if upstream is not None and not upstream.is_cold and upstream.generation != snapshot.header["upstream"]:
-            status.outdated_generation = snapshot.generation
+            status.behind_generation = snapshot.generation
 
     def _verify(self, status: ListStatus) -> None:
         """Look once at what is newly published, off the request path; damage is rebuilt from nothing."""

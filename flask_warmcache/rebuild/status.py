@@ -59,7 +59,9 @@ class ListStatus:
         self.is_rebuilt_elsewhere = False  # runner external: nothing that this process finds due is started here
         self.runner: Callable[[], dict[str, str]] = dict  # for the stats: where this process's rebuilds run
         self.locked = False  # another process was rebuilding at the last look
+        # By the last rebuild's generation, since a write makes nothing older or whole.
         self.outdated_generation: int | None = None  # found to need replacing for another reason than its age
+        self.behind_generation: int | None = None  # made of an older one of its source list; a write may mend it
         self.damaged_generation: int | None = None  # nor may its items be reused
         self._examined: Snapshot | None = None
         self._newest = 0  # generation that was seen
@@ -80,7 +82,8 @@ class ListStatus:
             age > self.ttl
             or age < FROM_THE_FUTURE
             or self._outdated
-            or snapshot.generation == self.outdated_generation
+            or snapshot.rebuilt == self.outdated_generation
+            or snapshot.generation == self.behind_generation
             or self.reader.is_unusable
         )
         failed = self._has_failed()
@@ -125,12 +128,12 @@ class ListStatus:
     def may_reuse(self, snapshot: Snapshot) -> bool:
         """Whether a rebuild may take unchanged items over from this snapshot."""
         return not snapshot.is_cold and (
-            snapshot.is_value == self._is_value and snapshot.generation != self.damaged_generation
+            snapshot.is_value == self._is_value and snapshot.rebuilt != self.damaged_generation
         )
 
     def note_damage(self, snapshot: Snapshot) -> None:
         """The snapshot's files are not what was written: it is to be replaced, from nothing."""
-        self.outdated_generation = self.damaged_generation = snapshot.generation
+        self.outdated_generation = self.damaged_generation = snapshot.rebuilt
 
     def _has_failed(self) -> bool:
         return self.problem is not None or (self.report is not None and self.report.has_failed)

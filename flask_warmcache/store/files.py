@@ -20,7 +20,7 @@ from filelock import lock_descriptor
 from ..errors import RebuildBusyError, StoreError
 from .locks import HeldLock, no_fork
 from .reader import TRIES, Reader
-from .snapshot import DAMAGE, INVALIDATED_MTIME, OPEN_FLAGS, Snapshot, stamp_of
+from .snapshot import DAMAGE, INVALIDATED_BEFORE, OPEN_FLAGS, Snapshot, stamp_of
 from .writer import Draft, is_forsaken, next_generation, publish_index, write_whole
 
 log = logging.getLogger("flask_warmcache")
@@ -170,7 +170,7 @@ class FileStore:
             return
         try:
             if stamp_of(os.fstat(descriptor)) == snapshot.stamp:
-                os.utime(descriptor, ns=(INVALIDATED_MTIME, INVALIDATED_MTIME))
+                os.utime(descriptor, ns=_mark())
         finally:
             os.close(descriptor)
 
@@ -188,7 +188,7 @@ class FileStore:
             yield lambda: False
             return
         try:
-            yield lambda: os.fstat(descriptor).st_mtime_ns == INVALIDATED_MTIME
+            yield lambda: os.fstat(descriptor).st_mtime_ns < INVALIDATED_BEFORE
         finally:
             os.close(descriptor)
 
@@ -196,7 +196,7 @@ class FileStore:
         try:
             os.utime(
                 self.folder / f"{name}.index",
-                ns=(INVALIDATED_MTIME, INVALIDATED_MTIME),
+                ns=_mark(),
                 follow_symlinks=False,
             )
         except FileNotFoundError:
@@ -360,6 +360,12 @@ class FileStore:
                     os.unlink(entry.path)
             except FileNotFoundError:
                 pass
+
+
+def _mark() -> tuple[int, int]:
+    """A time that says out of date; another each time, so that two marked indexes are told apart."""
+    mark = secrets.randbelow(INVALIDATED_BEFORE)
+    return mark, mark
 
 
 def default_folder(instance_path: str, app_name: str) -> Path:

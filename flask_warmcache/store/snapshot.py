@@ -27,8 +27,8 @@ OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 VERIFY_SLICE = 1 << 16
 # What reading a file that is not what was written can raise, beside errors of the system.
 DAMAGE = (SnapshotError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
-# A published index has its generation as its time of modification; ``invalidate`` sets this one.
-INVALIDATED_MTIME = 0
+# A published index has its generation as its time of modification; ``invalidate`` sets one before this.
+INVALIDATED_BEFORE = 10**9  # nanoseconds, one second after 1970
 # What stands at the places of up to so many items; more are compared one by one.
 LINE_ENDS = (ord("\t"), ord("\n")) * 500
 
@@ -72,7 +72,7 @@ class Snapshot:
         self.complete: bool = header["complete"]
         self.is_cold: bool = header["cold"]  # published by ``clear``: there is nothing to serve or reuse
         self.is_value: bool = header["is_value"]  # the one item is {"value": ...}
-        self.is_invalidated = self.stamp[2] == INVALIDATED_MTIME
+        self.is_invalidated = self.stamp[2] < INVALIDATED_BEFORE
         self._bytes = memoryview(index)
         self.base = base  # where the sections begin
         self._arrays: dict[tuple[str, str], memoryview[int]] = {}
