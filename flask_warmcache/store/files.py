@@ -108,15 +108,15 @@ class FileStore:
         return False
 
     @contextmanager
-    def publishing(self, name: str, wait: float = PUBLISH_LOCK_DEADLINE) -> Iterator[None]:
+    def publishing(self, name: str, wait: float | None = None) -> Iterator[None]:
         """Hold the publish lock, for the milliseconds that a publication takes.
 
-        :param wait: seconds after which it gives up.
+        :param wait: seconds after which it gives up; by default half a minute.
         :raises RebuildBusyError: when another process keeps it for longer.
         """
         lock = self._open_lock(self.folder / f"{name}.publish.lock")
         try:
-            deadline = time.monotonic() + wait
+            deadline = time.monotonic() + (PUBLISH_LOCK_DEADLINE if wait is None else wait)
             while not lock_descriptor(lock.descriptor, blocking=False):
                 if time.monotonic() > deadline:
                     raise RebuildBusyError("another process has held the publish lock for too long")
@@ -236,7 +236,7 @@ class FileStore:
         token: str,
         keep_mark: bool,
         then: Callable[[], None] = lambda: None,
-        wait: float = PUBLISH_LOCK_DEADLINE,
+        wait: float | None = None,
         held: bool = False,
     ) -> bool:
         """Publish a draft, unless something else was published since it was made; then it is removed.

@@ -214,7 +214,7 @@ def test_a_file_cut_in_place_may_cost_its_readers_and_the_list_is_rebuilt(
     killed = 0
     with gunicorn_server(place, workers=2) as server:
         for _ in range(5):
-            server.warm_up()
+            warm_again(server)
             server.next_of_each_worker()
             before, builds = server.pids, len(place.calls("source"))
             with data_of(place.cache).open("r+b") as file:
@@ -224,12 +224,24 @@ def test_a_file_cut_in_place_may_cost_its_readers_and_the_list_is_rebuilt(
             except OSError:
                 pass  # this worker's end
             until(lambda: has_rebuilt(server, place, builds), "a rebuild", 20)  # noqa: B023
-            check_whole(server.warm_up())
+            check_whole(warm_again(server))
             until(lambda: len(server.pids) == 2, "two workers")
             killed += len(before - server.pids)
-        check_whole(server.warm_up())
+        check_whole(warm_again(server))
     print(f"\n5 files cut under two workers, {killed} workers lost")
     assert killed <= 10
+
+
+def warm_again(server: Server) -> Answer:
+    """Fresh, although a worker that still had the shortened file mapped ends in between."""
+
+    def answers() -> list[Answer]:
+        try:
+            return [server.warm_up()]
+        except OSError:
+            return []
+
+    return until(answers, "a fresh list")[0]  # type: ignore[no-any-return]
 
 
 def has_rebuilt(server: Server, place: Place, builds: int) -> bool:

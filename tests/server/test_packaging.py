@@ -86,7 +86,7 @@ def test_the_wheel_holds_every_module_and_the_script_and_nothing_else(built: Pat
         assert any("LICENSE" in name for name in archive.namelist())
     needs = [need for need in said.get_all("Requires-Dist", []) if "extra" not in need]
     needed = {re.split(r"[<>=~!;\[ ]", need)[0].lower() for need in needs}
-    assert needed == {"flask", "gunicorn", "filelock", "cachetools"}
+    assert needed == {"blinker", "flask", "gunicorn", "filelock", "cachetools"}
     assert re.search(r"-py3-none-any\.whl$", wheel.name)
 
 
