@@ -84,7 +84,7 @@ def test_every_answer_is_whole_and_none_goes_back_while_lists_are_published_with
         assert len(list(place.cache.glob("*.data"))) <= 2
         for pid in server.pids:
             maps = Path(f"/proc/{pid}/maps").read_text()
-            # The newest, what its requests are reading, and what a rebuild has open; of dozens that were published.
+            # The newest, what its requests are reading, and what a rebuild has open.
             assert maps.count("files.index") <= 10, f"worker {pid} keeps old snapshots mapped"
 
 
