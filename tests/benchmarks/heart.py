@@ -65,6 +65,7 @@ def main() -> None:
             figures["items"][items] = {"build seconds": build(items, place)}
             figures["items"][items] |= in_process(items, place)
         size = round(statistics.mean(page_bytes(items, place) for items, place in folders.items()))
+        figures["page bytes"] = size
         for name, options in CLASSES.items():
             note(f"{name}: requests per second")
             figures["classes"][name] = side_by_side(folders, options, size, arguments, cores)
