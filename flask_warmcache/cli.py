@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from flask import current_app
@@ -21,10 +21,12 @@ from flask.cli import AppGroup
 from .bar import Bar, pace
 from .errors import RebuildBusyError, StoreError
 from .lists import WarmList
-from .rebuild.job import Outcome
 from .rebuild.status import ListStatus
 from .state import AppState
 from .stats import list_section
+
+if TYPE_CHECKING:
+    from .rebuild.job import Outcome
 
 FAILED, BUSY = 1, 3
 WATCH_EVERY = 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from flask import Request, Response, current_app, request
 
@@ -13,14 +13,16 @@ from .declare import Declaration, Item, check_function
 from .errors import BadQueryError, DeclarationError, SnapshotError, UnknownListError
 from .items import Items
 from .paging import Page
-from .rebuild.job import Outcome
 from .rebuild.status import Condition, ListStatus
-from .rebuild.writes import Writes
 from .state import KEY, AppState
 from .store.format import key_hash
 from .store.snapshot import DAMAGE
 
 log = logging.getLogger("flask_warmcache")
+if TYPE_CHECKING:
+    from .rebuild.job import Outcome
+    from .rebuild.writes import Writes
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -223,7 +225,7 @@ class WarmList(Warm):
         state, _ = self._status()
         if self._declaration.key is None:
             raise DeclarationError(f"Warm list {self.name!r} has no key=, so no item can be written by it.")
-        return state.writes[self.name]
+        return state.writes_of(self.name)
 
     def _woken(self, published: bool) -> bool:
         if not published:

@@ -17,7 +17,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flask import Flask
 from flask.json.provider import DefaultJSONProvider
@@ -32,10 +32,12 @@ from .rebuild.keeper import Keeper
 from .rebuild.location import Location, NoLocation, locate
 from .rebuild.source import Tools
 from .rebuild.status import Condition, ListStatus
-from .rebuild.writes import Writes, item_finder
 from .settings import Settings
 from .signals import announcer
 from .store.files import FileStore, default_folder
+
+if TYPE_CHECKING:
+    from .rebuild.writes import Writes
 
 log = logging.getLogger("flask_warmcache")
 KEY = "warmcache"  # in app.extensions
@@ -64,7 +66,7 @@ class AppState:
         self.answers: Answers
         self.statuses: dict[str, ListStatus] = {}
         self.pagers: dict[str, Pager] = {}
-        self.writes: dict[str, Writes] = {}
+        self._writes: dict[str, Writes] = {}
         _states.add(self)
 
     def open(self) -> None:
@@ -98,12 +100,6 @@ class AppState:
                 status = ListStatus(declaration, self.store, ttl, problem, started)
                 self.statuses[name] = status
                 self.pagers[name] = Pager(status, self.settings, self.cache)
-            for declaration in declared.values():
-                self._add_writes(declaration)
-            for name, writes in self.writes.items():
-                upstream = self.writes.get(declared[name].source_list or "")
-                if upstream is not None:
-                    upstream.followers.append(writes)
             self.keeper = Keeper(
                 self.statuses.values(),
                 self.store,
@@ -117,15 +113,31 @@ class AppState:
                 status.look()
             self._opened = True
 
-    def _add_writes(self, declaration: Declaration) -> None:
-        if declaration.key is None:
-            return
-        lookup = declaration.lookup
-        upstream = self.statuses.get(declaration.source_list or "")
-        if lookup is None and upstream is not None:
-            lookup = item_finder(upstream.reader.current, declaration.key)
+    def writes_of(self, name: str) -> Writes:
+        """What publishes writes of a list that has keys; made, and its modules loaded, at the first write."""
+        with self._opening:
+            if not self._writes:
+                self._writes = self._all_writes()
+            return self._writes[name]
+
+    def _all_writes(self) -> dict[str, Writes]:
+        from .rebuild.writes import Writes, item_finder
+
         tools = Tools(encoder(self.app), self.app.app_context, breathe=lambda: None)
-        self.writes[declaration.name] = Writes(declaration, self.store, tools, lookup)
+        every: dict[str, Writes] = {}
+        for name, status in self.statuses.items():
+            declaration = status.declaration
+            upstream = self.statuses.get(declaration.source_list or "")
+            lookup = declaration.lookup
+            if declaration.key is not None:
+                if lookup is None and upstream is not None:
+                    lookup = item_finder(upstream.reader.current, declaration.key)
+                every[name] = Writes(declaration, self.store, tools, lookup)
+        for name, writes in every.items():
+            source_list = self.statuses[name].declaration.source_list
+            if source_list in every:
+                every[source_list].followers.append(writes)
+        return every
 
     def start(self) -> None:
         """Have a keeper running in this process; called at every request, so it costs next to nothing."""
@@ -182,7 +194,7 @@ class AppState:
         if self._opened:
             self.cache.after_fork()
             self.keeper.after_fork()
-            for writes in self.writes.values():
+            for writes in self._writes.values():
                 writes.after_fork()
 
     def _locate(self) -> Location:

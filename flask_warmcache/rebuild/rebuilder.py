@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import BuildTimeout, ChildKilled, RebuildBusyError, RebuildError
 from ..settings import Settings
@@ -18,11 +18,13 @@ from ..store.locks import HeldLock
 from ..store.snapshot import Snapshot
 from . import runners
 from .children import Child
-from .job import Job, Outcome
 from .progress import Progress, Report
 from .runners import HandOver, Relay
 from .source import Tools
 from .status import ListStatus
+
+if TYPE_CHECKING:
+    from .job import Outcome
 
 log = logging.getLogger("flask_warmcache")
 # A probe of another process may hold the lock for a microsecond just as we try.
@@ -206,6 +208,9 @@ class Rebuilder:
         return outcome
 
     def _rebuild_locked(self, status: ListStatus, attempt: Attempt) -> Outcome:
+        # Here, so that a worker that only serves never loads it.
+        from .job import Job
+
         progress = status.progress
         assert progress is not None  # set together with the lock
         try:
