@@ -96,6 +96,15 @@ class Child:
         if self._process.returncode is None:
             self._process.returncode = 0  # else its object complains when it goes
 
+    def drop(self) -> None:
+        """Close what a fork has copied; the child is the parent's, whose locks may be held for ever here."""
+        if self._answers >= 0:
+            os.close(self._answers)
+            self._answers = -1
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process.returncode = 0  # else its object complains when it goes
+
     @property
     def how_it_ended(self) -> str:
         """For the log: its exit status, as far as that is known."""
@@ -118,6 +127,8 @@ class Children:
     def after_fork(self) -> None:
         """The parent's children are not this process's, and what it found out may not hold here."""
         self._location: Location | str | None = None
+        for _, child in self.__dict__.get("_alive", ()):
+            child.drop()
         self._alive: list[tuple[str, Child]] = []
 
     def problem(self) -> str | None:

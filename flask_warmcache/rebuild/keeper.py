@@ -20,6 +20,7 @@ from .runners import COMPUTING, LONG, HandOver, Relay, run_in_thread
 from .status import LOOK_EVERY, ListStatus
 
 log = logging.getLogger("flask_warmcache")
+WRITE_FOLLOWS_WITHIN = 2_000_000_000  # nanoseconds; a write gives up after one second
 CHILD_POLL = 0.01
 
 
@@ -305,7 +306,11 @@ class Keeper(Rebuilder):
         if source_list is None:
             return
         upstream = self._by_name[source_list].reader.current()
-        if upstream is not None and not upstream.is_cold and upstream.generation != snapshot.header["upstream"]:
+        if upstream is None or upstream.is_cold or upstream.generation == snapshot.header["upstream"]:
+            return
+        # A write is on its way to this list, too; it needs no rebuild for that.
+        written = upstream.generation != upstream.rebuilt
+        if not written or time.time_ns() - upstream.generation > WRITE_FOLLOWS_WITHIN:
             status.behind_generation = snapshot.generation
 
     def _verify(self, status: ListStatus) -> None:

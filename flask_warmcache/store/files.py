@@ -21,7 +21,7 @@ from ..errors import RebuildBusyError, StoreError
 from .locks import HeldLock, no_fork
 from .reader import TRIES, Reader
 from .snapshot import DAMAGE, INVALIDATED_BEFORE, OPEN_FLAGS, Snapshot, stamp_of
-from .writer import Draft, is_forsaken, next_generation, publish_index, write_whole
+from .writer import Draft, next_generation, publish_index, remove_if_forsaken, write_whole
 
 log = logging.getLogger("flask_warmcache")
 SMALL_FILE_MAX = 64 * 1024
@@ -351,10 +351,11 @@ class FileStore:
         forgotten = re.compile(rf"{name}\.invalidated\.\d+-[0-9a-f]+\.tmp")
         for entry in list(os.scandir(self.folder)):
             try:
-                if (
+                if drafts.fullmatch(entry.name):
+                    remove_if_forsaken(entry.path)
+                elif (
                     (data.fullmatch(entry.name) and entry.name not in keep)
                     or reports.fullmatch(entry.name)
-                    or (drafts.fullmatch(entry.name) and is_forsaken(entry.path))
                     or (forgotten.fullmatch(entry.name) and entry.stat().st_mtime < time.time() - FORGOTTEN_AFTER)
                 ):
                     os.unlink(entry.path)

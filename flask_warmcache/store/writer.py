@@ -26,8 +26,6 @@ log = logging.getLogger("flask_warmcache")
 CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 Piece = array | bytes | bytearray | memoryview  # type: ignore[type-arg]
 Section = Piece | list[Piece]  # in pieces where most of it is copied from the index before
-# Between a draft's creation and its lock lie microseconds.
-DRAFT_LOCKED_AFTER = 0.5
 
 
 def write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
@@ -71,7 +69,6 @@ class Draft:
         """
         self._folder = folder
         self._name = name
-        self.path = folder / f"{name}.index.{os.getpid()}-{secrets.token_hex(4)}.tmp"
         table: dict[str, tuple[int, int, int]] = {}
         offset = 0
         for section, content in sections.items():
@@ -82,10 +79,9 @@ class Draft:
             table[section] = (offset, length, checksum)
             offset += length + (-length % 8)
         head = fmt.pack_header({**header, "list": name, "sections": table})
-        self._descriptor = descriptor = os.open(self.path, CREATE_FLAGS, 0o600)
+        self.path, self._descriptor = self._create()
+        descriptor = self._descriptor
         try:
-            # Says that the draft's maker lives, to who removes forsaken ones.
-            lock_descriptor(descriptor, blocking=False)
             write_all(descriptor, head)
             for section, content in sections.items():
                 for view in pieces(content):
@@ -97,6 +93,22 @@ class Draft:
         except BaseException:
             self.remove()
             raise
+
+    def _create(self) -> tuple[Path, int]:
+        """A file that is locked, which says that its maker lives, to who removes forsaken ones.
+
+        Who looks for those may come between the creation and the lock: then he has the lock, or the file is gone.
+        """
+        while True:
+            path = self._folder / f"{self._name}.index.{os.getpid()}-{secrets.token_hex(4)}.tmp"
+            descriptor = os.open(path, CREATE_FLAGS, 0o600)
+            try:
+                if lock_descriptor(descriptor, blocking=False) and os.fstat(descriptor).st_nlink:
+                    return path, descriptor
+            except BaseException:
+                os.close(descriptor)
+                raise
+            os.close(descriptor)
 
     def publish(self) -> None:
         """Put it in place of the published index; the caller holds the publish lock and has synced the data."""
@@ -116,16 +128,14 @@ class Draft:
             self.path.unlink(missing_ok=True)
 
 
-def is_forsaken(path: str) -> bool:
-    """Whether a draft's maker is dead; one that is just being made counts as alive."""
+def remove_if_forsaken(path: str) -> None:
+    """Delete a draft whose maker is dead; it is locked meanwhile, so a maker who comes late makes another."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
-        if time.time() - os.fstat(descriptor).st_ctime < DRAFT_LOCKED_AFTER:
-            return False
-        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        return True
-    except OSError:
-        return False
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+    except BlockingIOError:
+        pass  # its maker lives
     finally:
         os.close(descriptor)
 
