@@ -11,6 +11,7 @@ import signal
 import sys
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -177,10 +178,19 @@ def _show_progress(status: ListStatus, goes_on: Any) -> None:
         bar.clear()
 
 
+def _with_keys(command: Callable[..., None]) -> Callable[..., None]:
+    """The arguments of a command that changes items: the list, their keys, and what these are."""
+    for argument in (
+        click.option("--int", "as_int", is_flag=True, help="The keys are whole numbers; otherwise they are text."),
+        click.argument("keys", nargs=-1, required=True, metavar="KEY..."),
+        click.argument("name"),
+    ):
+        command = argument(command)
+    return command
+
+
 @group.command("refresh")
-@click.argument("name")
-@click.argument("keys", nargs=-1, required=True, metavar="KEY...")
-@click.option("--int", "as_int", is_flag=True, help="The keys are whole numbers; otherwise they are text.")
+@_with_keys
 def refresh_command(name: str, keys: tuple[str, ...], as_int: bool) -> None:
     """Look up the items KEY... of the list NAME again, enrich and publish them; the rest stays as it is.
 
@@ -190,9 +200,7 @@ def refresh_command(name: str, keys: tuple[str, ...], as_int: bool) -> None:
 
 
 @group.command("discard")
-@click.argument("name")
-@click.argument("keys", nargs=-1, required=True, metavar="KEY...")
-@click.option("--int", "as_int", is_flag=True, help="The keys are whole numbers; otherwise they are text.")
+@_with_keys
 def discard_command(name: str, keys: tuple[str, ...], as_int: bool) -> None:
     """Take the items KEY... out of the list NAME.
 

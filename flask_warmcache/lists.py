@@ -344,7 +344,7 @@ class WarmValue(Warm):
         """``{"value": ...}`` as JSON."""
         if condition.snapshot is not None:
             try:
-                return condition.snapshot.lines(condition.snapshot.place(0)).strip()
+                return condition.snapshot.encoded(0)
             except DAMAGE:
                 self._note_damage(state, condition)
         try:

@@ -273,8 +273,8 @@ class Pager:
         )  # fmt: skip
         known = self._cache.get(key)
         if known is None:
-            positions, complete = search(snapshot, query.search, self._settings.search_budget)
-            ordered = snapshot.in_view(positions, query.filter, query.sort, query.backwards)
+            slots, complete = search(snapshot, query.search, self._settings.search_budget)
+            ordered = snapshot.in_view(slots, query.filter, query.sort, query.backwards)
             # Kept even when the budget ended it: the pages of one search should be pages of one result.
             places = snapshot.places(ordered)
             known = (places, complete)

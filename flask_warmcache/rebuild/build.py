@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from array import array
 from collections.abc import Callable
 from typing import Any
 
-from ..declare import Declaration
+from ..declare import Declaration, Item
 from ..store import format as fmt
 from ..store.data import DataWriter
 from .splice import Mended
@@ -30,13 +29,13 @@ class Builder:
         """How many items there are so far."""
         return len(self.lines)
 
-    def add(self, line: int, fingerprint: bytes, encoded: bytes, key: object) -> None:
-        """Take the next item."""
+    def add(self, line: int, fingerprint: bytes, item: Item | None, key: object) -> None:
+        """Take the next item, decoded; None will do where ``views.needs_items`` says so."""
         self.lines.append(line)
         self.fingerprints += fingerprint
         if self._declaration.key is not None:
             self.hashes.append(fmt.key_hash(key))
-        self.views.add(json.loads(encoded) if self.views.needs_items else None)
+        self.views.add(item)
 
     def made(self, writer: DataWriter) -> Mended:
         """The sections and what the header says of them; ``writer`` is flushed.

@@ -37,6 +37,7 @@ from typing import Any
 
 from ..declare import Declaration
 from ..errors import RebuildError, SourceShrunkError
+from ..settings import Settings
 from ..store.data import DataWriter
 from ..store.files import FileStore
 from ..store.locks import HeldLock
@@ -61,7 +62,6 @@ MEND_SHARE = 50
 DEAD_SHARE = 4
 # A list that is smaller than this may lose all its items without being suspected.
 SUSPECT_FROM = 10
-MAX_SHRINK = 0.5
 
 
 @dataclass(frozen=True)
@@ -195,7 +195,7 @@ class Job:
         count = self._old.count
         dropped = count - sum(matched.known)
         allowed = self._declaration.max_shrink
-        allowed = MAX_SHRINK if allowed is None else allowed
+        allowed = Settings.max_shrink if allowed is None else allowed
         left = len(matched.sequence)
         # Rounded: in the machine's numbers, of ten items 0.7 may go are 3.0000000000000004 to stay.
         if count >= SUSPECT_FROM and left < round(count * (1 - allowed), 6):
@@ -344,7 +344,8 @@ class Job:
             pending = matched.pending[-1 - one] if one < 0 else None
             slot = one if pending is None else pending.slot
             if result is not None and pending is not None:
-                builder.add(result.line, result.fingerprint, result.encoded, pending.key)
+                item = json.loads(result.encoded) if builder.views.needs_items else None
+                builder.add(result.line, result.fingerprint, item, pending.key)
             elif slot is not None:
                 self._take_old(builder, slot)
             if partial is not None and number < last and partial.is_due(builder.count):
@@ -365,12 +366,13 @@ class Job:
         assert old is not None  # a slot is one of its own
         try:
             fingerprint, encoded = old.fingerprint(slot), old.encoded(slot)
-            key = json.loads(encoded)[field]
+            item = json.loads(encoded)
+            key = item[field]
         except DAMAGE as error:
             raise _OldDamaged(f"slot {slot}") from error
         found = self._leftovers.find(fingerprint, field, key)
         place = found[0] if found is not None and found[1] == encoded else None
-        builder.add(self._line(fingerprint, encoded, place), fingerprint, encoded, key)
+        builder.add(self._line(fingerprint, encoded, place), fingerprint, item, key)
 
     def _line(self, fingerprint: bytes, encoded: bytes, place: tuple[int, int] | None) -> int:
         """The number of the item's line in this rebuild's data file, where an interrupted one may have put it."""

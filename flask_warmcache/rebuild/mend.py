@@ -13,14 +13,15 @@ from array import array
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
 from itertools import groupby
 from operator import itemgetter
-from typing import Any
+from typing import Any, Literal
 
 from ..declare import Declaration, Item
 from ..store import format as fmt
 from ..store.snapshot import Snapshot
-from ..store.writer import Piece, Section
+from ..store.writer import Piece, Section, pieces
 from .splice import Cut, Mended, Row
 from .views import FAILED, PLAIN, SortKinds, in_order, odd_keys, ranks_of, sort_key_of, text_of
 
@@ -52,14 +53,10 @@ class Mender:
         self._dead = sorted(dead)
         self._sequence = sequence
         self._slots = base.slots
-        self._slot_of: dict[int, int] = {}
-        for number, row in enumerate(rows):
-            if row.slot is None:
-                self._slot_of[number] = self._slots
-                self._slots += 1
-            else:
-                self._slot_of[number] = row.slot
-        self._slot = {id(row): self._slot_of[number] for number, row in enumerate(rows)}
+        self._slot: dict[int, int] = {}
+        for row in rows:
+            self._slot[id(row)] = self._slots if row.slot is None else row.slot
+            self._slots += row.slot is None
         # What is cut out of each order: the slots that die, and those whose item is replaced.
         self._leaving = sorted({*self._dead, *(row.slot for row in rows if row.slot is not None)})
         self._new = [row for row in rows if row.slot is None]
@@ -82,7 +79,7 @@ class Mender:
             "fingerprints", fmt.FINGERPRINT_BYTES, {id(row): row.fingerprint for row in self._rows}
         )
         self._keys()
-        source_ranks = self._source_order(count)
+        source_ranks = self._source_order()
         flags = self._flags()
         for name in self._declaration.sorts:
             self._sort(name, source_ranks, flags)
@@ -167,7 +164,7 @@ class Mender:
 
     # Source order
 
-    def _source_order(self, count: int) -> Sequence[int]:
+    def _source_order(self) -> Sequence[int]:
         """Write source order, where it is not that of the slots; returns the ranks of all slots in it."""
         base, sections = self._base, self._sections
         view = fmt.view_section(fmt.ALL, fmt.SOURCE_ORDER)
@@ -180,8 +177,7 @@ class Mender:
             self._check_kept_order(old_ranks)
             ranks: Any = ranks_of(self._sequence, self._slots)
             sections[rank] = ranks
-            sections[order] = array("I", self._sequence)
-            sections[view] = in_order(self._all_places(), self._sequence)
+            self._write_whole(fmt.ALL, fmt.SOURCE_ORDER, self._sequence)
             return ranks  # type: ignore[no-any-return]
         if is_plain and not self._dead:
             return range(self._slots)
@@ -215,11 +211,16 @@ class Mender:
                     raise MendImpossible("unchanged items have another order")
                 before = old_ranks[slot]
 
-    def _all_places(self) -> array[int]:
-        places = array(self._place_type)
-        for piece in self._sections["places"]:
-            places.frombytes(piece)  # type: ignore[arg-type]
-        return places
+    @cached_property
+    def _places(self) -> array[int]:
+        return self._gathered("places", self._place_type)
+
+    def _gathered(self, section: str, typecode: Literal["B", "I", "Q"]) -> array[int]:
+        """A section that is written already, in one piece."""
+        whole = array(typecode)
+        for piece in pieces(self._sections[section]):
+            whole.frombytes(piece)
+        return whole
 
     def _place_bytes(self, row: Row) -> bytes:
         return self._packed[id(row)]
@@ -238,12 +239,8 @@ class Mender:
         return flags
 
     def _filtered_source_order(self, name: str, passing: dict[int, bool]) -> None:
-        order, view = fmt.order_section(name, fmt.SOURCE_ORDER), fmt.view_section(name, fmt.SOURCE_ORDER)
-        if self._sequence is not None and fmt.order_section(fmt.ALL, fmt.SOURCE_ORDER) in self._sections:
-            all_flags = b"".join(self._sections[fmt.flags_section(name)])  # type: ignore[arg-type]
-            slots = [slot for slot in self._sequence if all_flags[slot]]
-            self._sections[order] = array("I", slots)
-            self._sections[view] = in_order(self._all_places(), slots)
+        if self._sequence is not None:
+            self._write_passing(name, fmt.SOURCE_ORDER, self._sequence)
             return
         base = self._base
         ranks = base.ranks(fmt.SOURCE_ORDER)
@@ -278,6 +275,15 @@ class Mender:
         self._sections[fmt.view_section(filter_name, sort_name)] = cut.splice(
             old_view, 2 * old_view.itemsize, self._place_bytes
         )
+
+    def _write_passing(self, filter_name: str, sort_name: str, order: Iterable[int]) -> None:
+        """A filter's view of a whole order, from nothing."""
+        flags = self._gathered(fmt.flags_section(filter_name), "B")
+        self._write_whole(filter_name, sort_name, [slot for slot in order if flags[slot]])
+
+    def _write_whole(self, filter_name: str, sort_name: str, slots: Sequence[int]) -> None:
+        self._sections[fmt.order_section(filter_name, sort_name)] = array("I", slots)
+        self._sections[fmt.view_section(filter_name, sort_name)] = in_order(self._places, slots)
 
     def _sort(self, name: str, source_ranks: Sequence[int], flags: dict[str, dict[int, bool]]) -> None:
         base = self._base
@@ -411,16 +417,10 @@ class Mender:
         return given
 
     def _number_anew(self, name: str, flags: dict[str, dict[int, bool]]) -> None:
-        order = array("I")
-        for piece in self._sections[fmt.order_section(fmt.ALL, name)]:
-            order.frombytes(piece)  # type: ignore[arg-type]
-        places = self._all_places()
+        order = self._gathered(fmt.order_section(fmt.ALL, name), "I")
         self._sections[fmt.rank_section(name)] = ranks_of(order, self._slots)
         for filter_name in flags:
-            all_flags = b"".join(self._sections[fmt.flags_section(filter_name)])  # type: ignore[arg-type]
-            slots = [slot for slot in order if all_flags[slot]]
-            self._sections[fmt.order_section(filter_name, name)] = array("I", slots)
-            self._sections[fmt.view_section(filter_name, name)] = in_order(places, slots)
+            self._write_passing(filter_name, name, order)
 
     # Search
 

@@ -28,8 +28,8 @@ class Tools:
     encode: Callable[[Any], bytes]  # an item as JSON, without a raw newline or tab
     context: Callable[[], AbstractContextManager[Any]]  # an app context
     breathe: Callable[[], None]  # lets requests have the interpreter; called between small steps
-    # Ends an item that takes longer than so many seconds, where that can be done: in the child process.
     first_page: int = 100  # a first list is shown when it has so many items
+    # Ends an item that takes longer than so many seconds, where that can be done: in the child process.
     time_limit: Callable[[float | None], AbstractContextManager[Any]] = lambda seconds: nullcontext()
 
 
@@ -186,11 +186,9 @@ class _Matcher:
             behind = _behind(old, slot)
             matched.in_order = matched.in_order and behind > expected
             expected = behind
-            if fingerprint is not None:
-                at = slot * FINGERPRINT_BYTES
-                if old.fingerprints()[at : at + FINGERPRINT_BYTES] == fingerprint:
-                    matched.sequence.append(slot)
-                    return expected
+            if old.fingerprint(slot) == fingerprint:
+                matched.sequence.append(slot)
+                return expected
         matched.sequence.append(-1 - len(matched.pending))
         matched.pending.append(Pending(item, key, slot, fingerprint))
         return expected
@@ -216,14 +214,6 @@ def marker(declaration: Declaration, encode: Callable[[Any], bytes]) -> Callable
         return lambda item: fingerprint_of(version, encode([item[key], function(item)]))
     fields = (key, *chosen)
     return lambda item: fingerprint_of(version, encode([item[field] for field in fields]))
-
-
-def fingerprint_of_item(declaration: Declaration, encode: Callable[[Any], bytes], item: Item) -> bytes:
-    """One item's fingerprint.
-
-    :raises Exception: whatever the app's function or encoder raised.
-    """
-    return marker(declaration, encode)(item)
 
 
 def _behind(old: Snapshot, slot: int) -> int:

@@ -38,7 +38,7 @@ from .change import Tail
 from .enrich import Enriched, Enricher
 from .mend import Mender, MendImpossible
 from .publish import with_writes
-from .source import Failures, Pending, Tools, fingerprint_of_item
+from .source import Failures, Pending, Tools, marker
 
 log = logging.getLogger("flask_warmcache")
 # The time that a write waits for others that publish; a publication takes milliseconds.
@@ -182,7 +182,7 @@ class Writes:
         return _Change(key, self._enriched(item, key), begin, order, given=False)
 
     def _enriched(self, item: Item, key: Key) -> Enriched:
-        mark = fingerprint_of_item(self._declaration, self._tools.encode, item)
+        mark = marker(self._declaration, self._tools.encode)(item)
         enricher = Enricher(self._declaration, self._tools, Failures(self._name))
         result = enricher.one(Pending(item, key, None, mark))
         if isinstance(result, Exception):

@@ -72,7 +72,7 @@ class DataWriter:
             raise
         end = os.lseek(descriptor, 0, os.SEEK_END)
         writer = cls(path, data_id, descriptor, end, crc_of(descriptor, 0, end, 0))
-        if os.pread(descriptor, 1, end - 1) != b"\n":
+        if not _ends_whole(descriptor, end):
             writer._pending += b"\n"  # a killed writer left half a line; no index points at it
             writer.flush()
         return writer
@@ -120,7 +120,7 @@ class DataWriter:
         """Hand everything to the operating system."""
         if self._pending:
             with nullcontext() if self._sharing is None or self._lock_is_held else self._sharing():
-                if self._make_room() and os.pread(self.descriptor, 1, self._end - 1) != b"\n":
+                if self._make_room() and not _ends_whole(self.descriptor, self._end):
                     self._move_pending(1)  # a killed write left half a line; no index points at it
                     self._pending[:0] = b"\n"
                 write_all(self.descriptor, self._pending)
@@ -186,6 +186,11 @@ class DataWriter:
             raise RebuildError("the data file was replaced during the rebuild")
 
 
+def _ends_whole(descriptor: int, end: int) -> bool:
+    """Whether the last line of a data file of so many bytes is not half of one."""
+    return os.pread(descriptor, 1, end - 1) == b"\n"
+
+
 def end_of(path: Path, begin: int, checksum: int) -> tuple[int, int, bool]:
     """Where a data file ends, the checksum up to there, and whether its last line is whole.
 
@@ -194,7 +199,7 @@ def end_of(path: Path, begin: int, checksum: int) -> tuple[int, int, bool]:
     descriptor = os.open(path, APPEND_FLAGS)
     try:
         end = os.lseek(descriptor, 0, os.SEEK_END)
-        return end, crc_of(descriptor, begin, end, checksum), os.pread(descriptor, 1, end - 1) == b"\n"
+        return end, crc_of(descriptor, begin, end, checksum), _ends_whole(descriptor, end)
     finally:
         os.close(descriptor)
 

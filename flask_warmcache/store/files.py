@@ -170,7 +170,7 @@ class FileStore:
             return
         try:
             if stamp_of(os.fstat(descriptor)) == snapshot.stamp:
-                os.utime(descriptor, ns=_mark())
+                os.utime(descriptor, ns=_out_of_date())
         finally:
             os.close(descriptor)
 
@@ -194,11 +194,7 @@ class FileStore:
 
     def _mark(self, name: str) -> None:
         try:
-            os.utime(
-                self.folder / f"{name}.index",
-                ns=_mark(),
-                follow_symlinks=False,
-            )
+            os.utime(self.folder / f"{name}.index", ns=_out_of_date(), follow_symlinks=False)
         except FileNotFoundError:
             pass  # nothing is published, so nothing is out of date
 
@@ -363,7 +359,7 @@ class FileStore:
                 pass
 
 
-def _mark() -> tuple[int, int]:
+def _out_of_date() -> tuple[int, int]:
     """A time that says out of date; another each time, so that two marked indexes are told apart."""
     mark = secrets.randbelow(INVALIDATED_BEFORE)
     return mark, mark

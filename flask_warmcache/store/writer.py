@@ -1,4 +1,4 @@
-"""Writing a snapshot: items appended to a data file, an index published by rename.
+"""Writing small files and indexes: made beside the published one, put in its place by rename.
 
 A publication is all or nothing for readers: the data is synced before the index that points at it,
 and the index appears under its name by ``os.replace``, whole.  Killed at any instruction, a writer

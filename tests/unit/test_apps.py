@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -74,9 +74,8 @@ with app.app_context():
     assert (done.stdout, done.stderr) == ("False\n", "")
 
 
-def test_the_private_folder_is_removed_by_its_own_process_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def private_folder(monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Callable[[], None]]:
+    """The folder of an app under test, and what removes it when its process ends."""
     at_exit: list[tuple[Any, ...]] = []
     monkeypatch.setattr("atexit.register", lambda *given: at_exit.append(given))
     app = Flask("shop")
@@ -84,22 +83,23 @@ def test_the_private_folder_is_removed_by_its_own_process_only(
     WarmCache(app)
     folder = state_of(app).store.folder
     ((remove, *given),) = at_exit
+    return folder, lambda: remove(*given)
+
+
+def test_the_private_folder_is_removed_by_its_own_process_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, remove = private_folder(monkeypatch)
     monkeypatch.setattr(os, "getpid", lambda: 1)
-    remove(*given)
+    remove()
     assert folder.is_dir()
     monkeypatch.undo()
-    remove(*given)
+    remove()
     assert not folder.exists()
 
 
 def test_a_report_written_meanwhile_does_not_keep_the_private_folder(monkeypatch: pytest.MonkeyPatch) -> None:
-    at_exit: list[tuple[Any, ...]] = []
-    monkeypatch.setattr("atexit.register", lambda *given: at_exit.append(given))
-    app = Flask("shop")
-    app.testing = True
-    WarmCache(app)
-    folder = state_of(app).store.folder
-    ((remove, *given),) = at_exit
+    folder, remove = private_folder(monkeypatch)
     rmdir, late = os.rmdir, iter([folder / "files.progress"])
 
     def just_after_a_report(path: str, **named: Any) -> None:
@@ -109,7 +109,7 @@ def test_a_report_written_meanwhile_does_not_keep_the_private_folder(monkeypatch
         rmdir(path, **named)
 
     monkeypatch.setattr(os, "rmdir", just_after_a_report)
-    remove(*given)
+    remove()
     try:
         assert not folder.exists()
     finally:
