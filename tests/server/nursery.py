@@ -13,6 +13,11 @@ import app_files  # type: ignore[import-not-found, unused-ignore]
 
 from flask_warmcache import RebuildBusyError
 
+# A worker loads this at its first build.  Here it is loaded before the forks: each newborn would else do it under
+# its first lock, and most of the time that a takeover takes would be that.
+from flask_warmcache.rebuild import job as _job  # noqa: F401
+
+PAUSE = 0.002  # seconds; without it, eight would mostly keep one another from the processor
 EVENTS = os.open(os.environ["TEST_EVENTS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 
 
@@ -33,6 +38,7 @@ def live() -> None:
             generation = state.keeper.rebuild_now("files").generation
         except RebuildBusyError:
             generation = 0
+            time.sleep(PAUSE)
         except Exception as error:
             event("error", error=repr(error))
             generation = 0

