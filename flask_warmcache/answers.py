@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from flask import Flask, Request, Response
@@ -10,6 +11,8 @@ from werkzeug.datastructures import Headers
 from .errors import BadQueryError
 from .rebuild.status import Condition, ListStatus
 
+CONTENT_TYPE = ("Content-Type", "application/json")
+SENDING = ("__call__", "get_wsgi_response", "get_app_iter", "iter_encoded", "close")  # of a response class
 RETRY_AFTER = "2"  # seconds until a cold list is worth asking for again: the bundled poller's interval
 
 
@@ -20,6 +23,8 @@ class Answers:
         self._app = app
         self._cache_control = cache_control
         self._response_class = _ready(app.response_class)
+        # By list: the last answer's ETag and age in seconds, and the headers that go with them.
+        self._told: dict[str, tuple[str, int, list[tuple[str, str]]]] = {}
 
     def ok(self, request: Request, status: ListStatus, condition: Condition, data: bytes, etag: str) -> Response:
         """200 with everything that a browser, a proxy or the poller wants to know, or 304 if it knows already.
@@ -27,30 +32,33 @@ class Answers:
         Few headers and no second look at them: measured, they are half of what a list answer costs above a
         view of constant bytes.
         """
+        age = int(condition.age)
+        told = self._told.get(status.name)
+        if told is None or told[0] != etag or told[1] != age:  # the ETag tells generation and state
+            told = self._told[status.name] = (etag, age, self._headers(status, condition, age, etag))
+        if "HTTP_IF_NONE_MATCH" in request.environ and request.if_none_match.contains_weak(etag.strip('"')):
+            return self._app.response_class(status=304, headers=Headers(told[2]))
+        headers = [CONTENT_TYPE, ("Content-Length", str(len(data))), *told[2]]
+        return self._response_class((data,), headers=_ReadyHeaders(headers))
+
+    def _headers(self, status: ListStatus, condition: Condition, age: int, etag: str) -> list[tuple[str, str]]:
+        """What the answers of one second have in common."""
         snapshot, state = condition.snapshot, condition.state
-        headers = [
-            ("Content-Type", "application/json"),
-            ("Content-Length", str(len(data))),
-            ("Cache-Control", self._cache_control),
-            ("ETag", etag),
-        ]
+        headers = [("Cache-Control", self._cache_control), ("ETag", etag)]
         if snapshot is None:
-            headers += (
+            return [
+                *headers,
                 ("X-Warmcache", f"{status.name}; gen=0; state={state}"),
                 ("Cache-Status", f"warmcache; detail={state}"),
                 ("Retry-After", RETRY_AFTER),
-            )
-        else:
-            age = int(condition.age)
+            ]
+        return [
+            *headers,
+            ("X-Warmcache", f"{status.name}; gen={snapshot.token}; state={state}"),
             # RFC 9211: ttl is what is left of the freshness, negative once it is stale.
-            headers += (
-                ("X-Warmcache", f"{status.name}; gen={snapshot.token}; state={state}"),
-                ("Cache-Status", f"warmcache; hit; ttl={int(status.ttl) - age}; detail={state}"),
-                ("Age", str(age)),
-            )
-        if "HTTP_IF_NONE_MATCH" in request.environ and request.if_none_match.contains_weak(etag.strip('"')):
-            return self._app.response_class(status=304, headers=Headers(headers[2:]))
-        return self._response_class((data,), headers=_ReadyHeaders(headers))
+            ("Cache-Status", f"warmcache; hit; ttl={int(status.ttl) - age}; detail={state}"),
+            ("Age", str(age)),
+        ]
 
     def refusal(self, error: BadQueryError) -> Response:
         """400 that names the parameter and what it may be."""
@@ -69,12 +77,35 @@ class _ReadyHeaders(Headers):
 
 
 def _ready(base: type[Response]) -> type[Response]:
-    """The app's response class, without the copy and second look that Werkzeug gives to the headers."""
+    """The app's response class, without the copies and second looks that Werkzeug gives to what is finished."""
+
+    is_plain = all(getattr(base, name) is getattr(Response, name) for name in SENDING)
 
     class ReadyResponse(base):  # type: ignore[misc, valid-type]
+        def __init__(self, response: tuple[bytes], headers: _ReadyHeaders) -> None:
+            super().__init__(response, headers=headers)
+            self._finished = response if is_plain else None
+
+        def call_on_close(self, func: Callable[[], Any]) -> Callable[[], Any]:
+            self._finished = None
+            return super().call_on_close(func)  # type: ignore[no-any-return]
+
         def get_wsgi_headers(self, environ: Any) -> Headers:
             # Unless a hook made a redirect or the like of it, the headers are complete as they stand.
             headers: Headers = self.headers
             return headers if self.status_code == 200 else super().get_wsgi_headers(environ)
+
+        def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
+            finished = self._finished
+            # Unless a hook put another body here, or wants to hear of its end, it is sent as it stands.
+            if (
+                finished is None
+                or self.response is not finished
+                or self.status_code != 200
+                or environ["REQUEST_METHOD"] == "HEAD"
+            ):
+                return super().__call__(environ, start_response)  # type: ignore[no-any-return]
+            start_response(self.status, self.headers.to_wsgi_list())
+            return finished
 
     return ReadyResponse

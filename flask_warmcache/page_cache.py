@@ -23,7 +23,7 @@ class PageCache:
     def after_fork(self) -> None:
         """A child starts empty, with a lock that nobody holds."""
         self._guard = threading.Lock()  # guards _entries, held for a look-up and never while computing
-        self._asked: set[int] = set()  # hashes of what was offered once; a race costs one more building
+        self._asked: set[int] = set()  # hashes of what was asked for; a race costs one more building
         self._entries: LRUCache[Any, tuple[Any, int]] = LRUCache(self._size, getsizeof=lambda entry: entry[1])
 
     def get(self, key: Any) -> Any:
@@ -32,20 +32,19 @@ class PageCache:
             entry = self._entries.get(key)
         return None if entry is None else entry[0]
 
-    def get_offered(self, key: Any) -> Any:
-        """What was offered under the key twice, or None; costs a hash where it was not."""
-        return self.get(key) if hash(key) in self._asked else None
+    def ask(self, key: Any) -> tuple[Any, bool]:
+        """What was put under the key, or None; and whether it was asked for lately.
 
-    def offer(self, key: Any, value: Any, size: int) -> None:
-        """Keep a value that is offered for the second time lately: most pages are asked for once."""
+        Most pages are asked for once: what is made for a first question is not worth keeping.
+        """
         asked = self._asked
         mark = hash(key)
         if mark in asked:
-            self.put(key, value, size)
-        else:
-            if len(asked) >= ASKED_MAX:
-                asked.clear()
-            asked.add(mark)
+            return self.get(key), True
+        if len(asked) >= ASKED_MAX:
+            asked.clear()
+        asked.add(mark)
+        return None, False
 
     def put(self, key: Any, value: Any, size: int) -> None:
         """Keep a value of so many bytes, unless it is larger than the whole cache."""

@@ -63,7 +63,7 @@ class Plan(NamedTuple):
     per_page: int
     total_pages: int
     search_complete: bool
-    tail: bytes  # the answer behind the page's number, up to the flag
+    tails: tuple[bytes, bytes]  # the answer behind the page's number: with the flag false, and true
 
     def cut(self, page: int) -> tuple[int, list[int]]:
         """The number of the page that there is, and its places."""
@@ -90,6 +90,7 @@ class Pager:
         self._tail = f', "per_page": %d, "total_{plural}": %d, "total_pages": %d'
         self._counts = tuple((name, f', "{name}_count": ') for name in self._declaration.counts)
         self._shapes: dict[Defaults, str] = {}
+        self._etag: tuple[tuple[object, ...], str] = ((), "")  # the last one, and of what
         self._plans: tuple[int, dict[tuple[bytes, Defaults], Plan]] = (0, {})  # of one generation
 
     def parse(self, raw: bytes, defaults: Defaults) -> Query:
@@ -117,7 +118,8 @@ class Pager:
         cache_key = (
             self.status.name, generation, raw, defaults, condition.state, condition.rebuilding
         )  # fmt: skip
-        body: Body | None = self._cache.get_offered(cache_key)
+        body: Body | None
+        body, asked_before = self._cache.ask(cache_key)
         if body is None:
             try:
                 plan, page = self._planned(snapshot, generation, raw, defaults)
@@ -128,8 +130,8 @@ class Pager:
                 # The files were changed under us.  An answer without items is better than none; it is rebuilt.
                 condition = self._note_damage(condition, error)
                 body, lasting = self._build(condition, self._plan(None, self.parse(raw, defaults)), 1, defaults)
-            if lasting:
-                self._cache.offer(cache_key, body, len(body.data) + len(raw))
+            if lasting and asked_before:
+                self._cache.put(cache_key, body, len(body.data) + len(raw))
         return body
 
     def _planned(
@@ -162,18 +164,27 @@ class Pager:
         snapshot = condition.snapshot
         page, places = plan.cut(page)
         lines, whole = (b"", True) if snapshot is None else self._lines(snapshot, places)
-        flag = b"true" if condition.rebuilding else b"false"
-        incomplete = b"" if plan.search_complete else b', "search_complete": false'
         # Key order and names are those that front ends of the seed's API read.
-        data = b'%b%b], "page": %d%b%b%b}\n' % (self._head, lines, page, plan.tail, flag, incomplete)
-        # An ETag counts for one URL, so generation, state and flag decide; the flag changes it without a new
-        # generation, lest a 304 keep an old ``cache_rebuilding`` alive.
-        generation = "0" if snapshot is None else snapshot.token
-        etag = f'"{generation}-{condition.state}-{condition.rebuilding:d}-{self._shape_of(defaults)}'
+        data = b"".join((self._head, lines, b'], "page": ', b"%d" % page, plan.tails[condition.rebuilding]))
+        etag = self._etag_of(condition, defaults)
         lasting = plan.search_complete and whole
         if not lasting:
-            etag += f"-{zlib.crc32(data):x}"
-        return Body(data, etag + '"'), lasting
+            etag = f'{etag[:-1]}-{zlib.crc32(data):x}"'
+        return Body(data, etag), lasting
+
+    def _etag_of(self, condition: Condition, defaults: Defaults) -> str:
+        """What validates all pages of one snapshot in one condition.
+
+        An ETag counts for one URL, so generation, state and flag decide; the flag changes it without a new
+        generation, lest a 304 keep an old ``cache_rebuilding`` alive.
+        """
+        generation = "0" if condition.snapshot is None else condition.snapshot.token
+        asked = (generation, condition.state, condition.rebuilding, defaults)
+        of, etag = self._etag
+        if of != asked:
+            etag = f'"{generation}-{condition.state}-{condition.rebuilding:d}-{self._shape_of(defaults)}"'
+            self._etag = (asked, etag)
+        return etag
 
     def page(self, condition: Condition, query: Query) -> Page:
         """One page with decoded items."""
@@ -254,9 +265,10 @@ class Pager:
         tail = self._tail % (per_page, total, total_pages)
         for name, label in self._counts:
             tail += label + str(0 if snapshot is None else snapshot.filter_count(name))
-        tail += ', "cache_rebuilding": '
+        end = "}\n" if complete else ', "search_complete": false}\n'
+        off, on = (f'{tail}, "cache_rebuilding": {flag}{end}'.encode() for flag in ("false", "true"))
         backwards = query.backwards and not query.search  # what was found is in order already
-        return Plan(view, backwards, total, per_page, total_pages, complete, tail.encode())
+        return Plan(view, backwards, total, per_page, total_pages, complete, (off, on))
 
     def _check_size(self, view: memoryview[int] | array[int]) -> None:
         if sum(view[1::2]) - sum(view[::2]) > self._settings.max_all_bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -202,11 +202,39 @@ def test_hooks_may_change_the_answer(site: Site, warm: bool) -> None:
     assert site.client.get("/files").headers["Cache-Control"] == "private, no-cache"
 
 
+def test_a_hook_hears_of_the_end_of_an_answer(site: Site) -> None:
+    site.build()
+    ended: list[str] = []
+
+    @site.app.after_request
+    def listen(response: Response) -> Response:
+        response.call_on_close(lambda: ended.append(response.headers["ETag"]))
+        return response
+
+    answer = site.client.get("/files")
+    answer.close()
+    assert ended == [answer.headers["ETag"]]
+
+
 def test_a_head_request_has_the_headers_and_no_body(site: Site) -> None:
     site.build()
     head, full = site.client.head("/files"), site.client.get("/files")
     assert (head.data, head.status_code) == (b"", 200)
     assert head.headers["Content-Length"] == str(len(full.data))
+
+
+def test_a_response_class_that_sends_in_its_own_way_does_so(tmp_path: Path) -> None:
+    sent: list[bytes] = []
+
+    class Counting(Response):
+        def iter_encoded(self) -> Iterator[bytes]:
+            for piece in super().iter_encoded():
+                sent.append(piece)
+                yield piece
+
+    site = Site(tmp_path)
+    site.app.response_class = Counting
+    assert site.client.get("/files").data == b"".join(sent) != b""
 
 
 def test_a_response_class_of_the_apps_own_is_kept(tmp_path: Path) -> None:

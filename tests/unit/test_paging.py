@@ -254,14 +254,14 @@ def test_what_is_larger_than_the_layer_is_not_kept() -> None:
     assert nothing.get("a") is None
 
 
-def test_an_offer_is_taken_the_second_time() -> None:
+def test_a_second_question_is_told_from_a_first() -> None:
     cache = PageCache(10_000)
-    cache.offer("a", 1, 10)
-    assert cache.get("a") is None
-    cache.offer("a", 1, 10)
-    assert cache.get("a") == 1
+    assert cache.ask("a") == (None, False)
+    assert cache.ask("a") == (None, True)
+    cache.put("a", 1, 10)
+    assert cache.ask("a") == (1, True)
     for number in range(5000):
-        cache.offer(number, 1, 10)
+        cache.ask(number)
     assert len(cache._asked) <= 1024
 
 

@@ -678,6 +678,7 @@ class Storm:
             (base / key).touch()
         (base / "promises").touch()
         self._promises = open(base / "promises", encoding="ascii")
+        self._begun = ""
         self.kept: dict[str, int] = dict.fromkeys(self.keys, 0)
         self.shelf = Shelf(folder)
         items = [{"path": key, "size": 0} for key in self.keys]
@@ -698,7 +699,8 @@ class Storm:
 
     def look(self) -> None:
         """No item is older than what was promised before the look, or than what was seen before."""
-        while line := self._promises.readline():
+        *lines, self._begun = (self._begun + self._promises.read()).split("\n")  # the last may be half written
+        for line in lines:
             key, size = line.split()
             self.kept[key] = max(self.kept[key], int(size))
         snapshot = self.reader.current()
