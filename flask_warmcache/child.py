@@ -104,7 +104,8 @@ def main() -> int:
         os.setpgid(0, 0)
     except OSError:
         pass
-    os.nice(NICE)
+    if not orders["wait"]:
+        os.nice(NICE)
     # The default action, by the kernel: a handler would not run while a C call keeps the interpreter.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, orders["timeout"])
@@ -118,6 +119,8 @@ def main() -> int:
     _plain_logging()
     _answer(orders, "ready")
     if orders["wait"]:
+        # Only now: on one core, beside the thread that it is to relieve, a nice import would last for ever.
+        os.nice(NICE)
         _read_line(pipe, rest)  # "go", or the end of the worker, which means the same
     os.close(pipe)
     threading.Thread(target=_beat, args=(state,), name="warmcache-beat", daemon=True).start()

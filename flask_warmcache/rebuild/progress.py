@@ -35,6 +35,7 @@ class Report:
     runner: str = "thread"  # where it runs or ran: thread or process
     deadline: float | None = None  # wall clock; a child process is ended then
     interruptions: int = 0  # builders that died over this rebuild, or over the last one
+    worked: float = 0.0  # seconds that a process worked at it before it handed it over to this one
 
     @property
     def running(self) -> bool:
@@ -62,7 +63,7 @@ class Report:
             report = cls(**raw)
         except TypeError:
             return None
-        needed = (report.started, report.done, report.failures, report.interruptions)
+        needed = (report.started, report.done, report.failures, report.interruptions, report.worked)
         optional = (report.total, report.rate, report.ended, report.next_attempt_at, report.deadline)
         if not all(isinstance(number, (int, float)) for number in needed):
             return None
@@ -92,6 +93,7 @@ class Progress:
         self._write = write
         self._guard = threading.Lock()  # guards the order of writes: the keeper's beat and the builder's
         self._written_at = 0.0
+        self._began = time.monotonic()
         self._marks: deque[tuple[float, int]] = deque()  # when how many were done, the last seconds of it
         self.announce: Callable[[Report], None] | None = None  # told by the builder's thread what it has written
         self.report = Report(pid=os.getpid(), started=time.time(), runner=runner, deadline=deadline)
@@ -100,6 +102,7 @@ class Progress:
             self.report.failures, self.report.error = before.failures, before.error
         if before is not None and before.running:
             self.report.interruptions = before.interruptions + (0 if handed_over else 1)
+            self.report.worked = before.worked if handed_over else 0.0
 
     def begin(self, phase: str, total: int | None = None) -> None:
         """Enter a phase and say so at once."""
@@ -134,6 +137,7 @@ class Progress:
         :param deadline: on the wall clock.
         """
         self.report.runner, self.report.deadline = "process", deadline
+        self.report.worked += time.monotonic() - self._began
         self.begin("import")
         with self._guard:
             self._is_closed = True

@@ -170,3 +170,14 @@ def test_a_report_without_some_fields_is_one() -> None:
     report = Report.read({"phase": "failed", "failures": 3})
     assert report is not None and report.failures == 3
     assert time.time() > report.started == 0.0
+
+
+def test_the_time_before_a_hand_over_counts_and_that_before_an_interruption_does_not(
+    progress: Progress, written: list[dict[str, Any]], clock: Clock
+) -> None:
+    progress.begin("enrich", 10)
+    clock.now += 3
+    progress.leave_to_child(deadline=0)
+    left = Report.read(written[-1])
+    assert Progress(written.append, left, handed_over=True).report.worked == 3
+    assert Progress(written.append, left).report.worked == 0

@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from flask_warmcache.rebuild import runners
-from flask_warmcache.rebuild.runners import POLITE_INTERVAL, polite, run_in_thread
+from flask_warmcache.rebuild.runners import SWITCH_INTERVAL, polite, run_in_thread
 
 from .world import until
 
@@ -20,7 +20,7 @@ def interval() -> float:
 def test_the_switch_interval_is_short_while_a_rebuild_runs_and_restored() -> None:
     before = interval()
     with polite():
-        assert interval() == POLITE_INTERVAL
+        assert interval() == SWITCH_INTERVAL
     assert interval() == before
 
 
@@ -36,7 +36,7 @@ def test_it_is_restored_when_the_last_of_several_ends() -> None:
     first, second = polite(), polite()
     with first:
         second.__enter__()
-    assert interval() == POLITE_INTERVAL
+    assert interval() == SWITCH_INTERVAL
     second.__exit__(None, None, None)
     assert interval() == before
 
@@ -46,7 +46,7 @@ def test_an_interval_of_the_apps_own_comes_back() -> None:
     try:
         sys.setswitchinterval(0.02)
         with polite():
-            assert interval() == POLITE_INTERVAL
+            assert interval() == SWITCH_INTERVAL
         assert interval() == 0.02
     finally:
         sys.setswitchinterval(before)
