@@ -12,7 +12,7 @@ from typing import Any
 from ..errors import ChildError, RebuildBusyError
 from ..settings import Settings
 from ..store.files import FileStore
-from ..store.snapshot import Verifier
+from ..store.verify import Verifier
 from . import runners
 from .children import Child, Children
 from .rebuilder import SECOND_TRY_AFTER, Announce, Attempt, Rebuilder

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..errors import RebuildError, SnapshotError
 from . import format as fmt
-from .snapshot import crc_of
+from .verify import crc_of
 from .writer import CREATE_FLAGS, write_all
 
 APPEND_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW

@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 import pytest
 
-from flask_warmcache.store.snapshot import Verifier
+from flask_warmcache.store.verify import Verifier
 from tests.server.world import CHECKOUT, HERE, Place, check_items, gunicorn_server, until
 
 from .world import Mother, litter, need_root, published

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from flask_warmcache import BadQueryError
 from flask_warmcache.store import format as fmt
-from flask_warmcache.store.snapshot import Verifier
+from flask_warmcache.store.verify import Verifier
 
 from .world import Shelf, declare, files
 

@@ -27,7 +27,8 @@ from flask_warmcache.rebuild.publish import Publisher
 from flask_warmcache.rebuild.source import Tools
 from flask_warmcache.rebuild.writes import Writes
 from flask_warmcache.store import format as fmt
-from flask_warmcache.store.snapshot import Snapshot, Verifier
+from flask_warmcache.store.snapshot import Snapshot
+from flask_warmcache.store.verify import Verifier
 
 from .world import Shelf, breathe, declare, encode
 

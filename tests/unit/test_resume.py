@@ -24,7 +24,7 @@ from flask_warmcache.rebuild.job import Job, Outcome
 from flask_warmcache.rebuild.progress import Progress
 from flask_warmcache.rebuild.publish import Publisher
 from flask_warmcache.rebuild.source import Tools
-from flask_warmcache.store.snapshot import Verifier
+from flask_warmcache.store.verify import Verifier
 
 from .world import CHECKOUT, Shelf, declare, encode, files, make_app, until
 

@@ -10,7 +10,8 @@ import pytest
 
 from flask_warmcache import SnapshotError
 from flask_warmcache.store import format as fmt
-from flask_warmcache.store.snapshot import Snapshot, Verifier
+from flask_warmcache.store.snapshot import Snapshot
+from flask_warmcache.store.verify import Verifier
 
 from .world import Shelf, files, positions
 

@@ -28,7 +28,8 @@ from flask_warmcache.rebuild import writes as writes_module
 from flask_warmcache.rebuild.source import Tools
 from flask_warmcache.rebuild.writes import Writes
 from flask_warmcache.store.files import FileStore
-from flask_warmcache.store.snapshot import INVALIDATED_BEFORE, Verifier
+from flask_warmcache.store.snapshot import INVALIDATED_BEFORE
+from flask_warmcache.store.verify import Verifier
 from flask_warmcache.store.writer import Draft
 
 from .world import CHECKOUT, Shelf, breathe, declare, encode, make_app, state_of, until
