@@ -239,8 +239,11 @@ def side_by_side(
         bare = start(os.environ | {"BENCHMARK_BARE_BYTES": str(size)})
         # The bare view is asked with the same URLs: a longer one costs the server, too.
         first = next(iter(folders))
+        asked = [f"/api/files?{query(first)}" for _ in range(arguments.requests)]
+        headed = start(os.environ | {"BENCHMARK_BARE_BYTES": str(size), "BENCHMARK_BARE_HEADERS": "1"})
         candidates: dict[str, tuple[tuple[int, int], list[str]]] = {
-            "bare view": (bare, [f"/api/files?{query(first)}" for _ in range(arguments.requests)])
+            "bare view": (bare, asked),
+            "bare view that sends our headers": (headed, asked),
         }
         for items, place in folders.items():
             ours = start(environment(items, place))
