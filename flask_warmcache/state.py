@@ -58,7 +58,6 @@ class AppState:
         self._made = time.time_ns()
         self._opening = threading.Lock()  # guards the one-time work of open()
         self._opened = False
-        self._outdated_checked = False
         self.is_started = False  # a keeper was started in this process
         self.store: FileStore
         self.keeper: Keeper
@@ -144,8 +143,9 @@ class AppState:
         if not self._opened:
             self.open()
         if self.settings.enabled and not runners.in_child:
-            if not self._outdated_checked:
-                self._note_outdated()
+            if not self.is_started:
+                for status in self.statuses.values():
+                    status.serve()
             self.keeper.ensure()
         self.is_started = True
 
@@ -173,19 +173,6 @@ class AppState:
                 pass
             condition = status.condition()
         return condition
-
-    def _note_outdated(self) -> None:
-        """What was published before this server started is served as stale and rebuilt, once.
-
-        Noted by generation and only once, so that a clock that is set back cannot make it happen again.
-        """
-        self._outdated_checked = True
-        for status in self.statuses.values():
-            snapshot = status.reader.current()
-            if snapshot is None or snapshot.is_cold:
-                continue
-            if snapshot.header["started"] < status.code_started:
-                status.outdated_generation = snapshot.rebuilt
 
     def after_fork(self) -> None:
         """Nothing of the parent's threads and locks exists in the child."""

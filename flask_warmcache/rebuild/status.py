@@ -66,6 +66,7 @@ class ListStatus:
         self._examined: Snapshot | None = None
         self._newest = 0  # generation that was seen
         self._outdated = False  # what _examine found of that snapshot
+        self._is_serving = False
         self._from_newer_code = False
         self._progress_path = os.fspath(store.folder / f"{self.name}.progress")
         self._progress_stamp: Stamp | None = None
@@ -113,6 +114,11 @@ class ListStatus:
         due = owed and not self.is_rebuilt_elsewhere and not self._is_pausing()
         return Condition(None, "failed" if failed else "cold", owed, 0.0, due)
 
+    def serve(self) -> None:
+        """From now on, what was begun before this server started is served as stale, and rebuilt."""
+        self._is_serving = True
+        self._examined = None
+
     def _examine(self, snapshot: Snapshot) -> None:
         """What can be said of a snapshot once and for all, when this process first sees it."""
         mismatch = snapshot.header["declaration"] != self._digest
@@ -120,7 +126,11 @@ class ListStatus:
         is_older = snapshot.generation < self._newest
         self._newest = max(self._newest, snapshot.generation)
         is_passing = snapshot.is_invalidated or snapshot.is_unsettled or not snapshot.complete
-        self._outdated = mismatch or is_passing or is_older
+        # An old server's child may publish long after its end.  What this server's own code made is never too old,
+        # whatever a clock that is set back says of its beginning; without that, it would be made again for ever.
+        header = snapshot.header
+        is_of_before = self._is_serving and max(header["started"], header["code_started"]) < self.code_started
+        self._outdated = mismatch or is_passing or is_older or is_of_before
         # Without this, old and new workers of a rolling deploy would replace each other's snapshots for ever.
         self._from_newer_code = mismatch and snapshot.header["code_started"] > self.code_started
         self._examined = snapshot

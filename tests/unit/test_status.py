@@ -121,6 +121,29 @@ def test_old_and_new_code_do_not_replace_each_other_for_ever(shelf: Shelf) -> No
     assert older.condition().state == "stale"
 
 
+def test_what_older_code_began_before_this_server_is_stale_even_if_it_is_published_later(shelf: Shelf) -> None:
+    def source() -> list[dict[str, Any]]:
+        server.append(time.time_ns())  # it starts while the older one's child is at work
+        return files("a")
+
+    server: list[int] = []
+    shelf.rebuild(source, code_started=1)
+    status = status_of(shelf, code_started=server[0])
+    assert told(status) == ("fresh", False, False), "a command shows it as it is"
+    status.serve()
+    assert told(status) == ("stale", True, True)
+    shelf.rebuild(files("a"), code_started=1)
+    assert told(status) == ("fresh", False, False), "begun since, by another process that looks after the list"
+
+
+def test_a_clock_that_is_set_back_makes_what_this_server_built_no_older(shelf: Shelf) -> None:
+    future = time.time_ns() + 3600 * 10**9
+    shelf.rebuild(files("a"), code_started=future)
+    status = status_of(shelf, code_started=future)
+    status.serve()
+    assert told(status) == ("fresh", False, False)
+
+
 def test_a_list_with_a_problem_is_failed_and_never_due(shelf: Shelf) -> None:
     assert told(status_of(shelf, problem="no source")) == ("failed", False, False)
     shelf.rebuild(files("a"))
