@@ -22,8 +22,10 @@ ROUNDS = 3  # of all kinds of meddling; 20 by night
 
 
 def data_of(folder: Path) -> Path:
+    """A data file with something in it; that of a rebuild at work may still be empty."""
     for path in sorted(folder.glob("*.data")):
-        return path
+        if path.stat().st_size > 1:
+            return path
     raise FileNotFoundError("no data file")
 
 
