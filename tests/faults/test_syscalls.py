@@ -31,6 +31,7 @@ MAKING = ["ENOSPC", "EDQUOT", "EROFS"]
 ERRORS = {
     "openat": ["EIO", "EINTR", "EMFILE", "EACCES"],
     "write": ["ENOSPC", "EIO", "EDQUOT", "EINTR"],
+    "writev": ["ENOSPC", "EIO", "EDQUOT", "EINTR"],
     "pwrite64": ["ENOSPC", "EIO", "EDQUOT", "EINTR"],
     "read": ["EIO", "EINTR"],
     "pread64": ["EIO", "EINTR"],
@@ -199,7 +200,7 @@ def test_killed_before_each_of_its_calls_a_rebuild_leaves_the_old_list_or_the_ne
     assert left.total() - left["not hit"] >= LEAST_KILLS[matrix.kind]
     assert left["not hit"] <= len(matrix.points) // 8, "the rebuild is another in each run"
     assert left["new"] >= 5 and left["old"] + left["nothing"] >= 50
-    assert {"openat", "write", "fsync", "rename", "close", "flock"} <= set(calls)
+    assert {"openat", "write", "writev", "fsync", "rename", "close", "flock"} <= set(calls)
     assert littered >= 5, "no kill left a draft, so nothing had to be tidied"
 
 

@@ -18,7 +18,14 @@ from flask_warmcache.store import data as data_module
 from flask_warmcache.store import format as fmt
 from flask_warmcache.store.data import DataWriter
 from flask_warmcache.store.snapshot import Snapshot
-from flask_warmcache.store.writer import next_generation, publish_index, write_all, write_whole
+from flask_warmcache.store.writer import (
+    PIECES_MAX,
+    next_generation,
+    publish_index,
+    write_all,
+    write_pieces,
+    write_whole,
+)
 
 from .world import Shelf, files, run_python
 
@@ -41,7 +48,9 @@ SECTIONS = {"places": array("I", [0, 0])}
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every write finds the disk full, after a few bytes."""
     write = os.write
-    monkeypatch.setattr(os, "write", _fails_after(write, 10))
+    limited = _fails_after(write, 10)
+    monkeypatch.setattr(os, "write", limited)
+    monkeypatch.setattr(os, "writev", lambda descriptor, pieces: limited(descriptor, b"".join(pieces)))
 
 
 def _fails_after(write: Callable[[int, bytes], int], room: int) -> Callable[[int, bytes], int]:
@@ -69,6 +78,20 @@ def test_short_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.Monke
     write_whole(tmp_path, "report", b"0123456789", sync=True)
     assert (tmp_path / "report").read_bytes() == b"0123456789"
     assert calls == [10, 7, 4, 1]
+
+
+@pytest.mark.parametrize("at_once", [1, 3, 4, 9, 10, 1000])
+def test_short_writes_of_many_pieces_are_gone_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
+) -> None:
+    """A call takes so many bytes and ends where a piece ends, or within one."""
+    written = [b"0123", b"", b"45678", b"9", *(b"%d" % number for number in range(PIECES_MAX))]
+    monkeypatch.setattr(os, "writev", lambda to, pieces: os.write(to, b"".join(pieces)[:at_once]))
+    path = tmp_path / "file"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
+    write_pieces(descriptor, [memoryview(piece) for piece in written])
+    os.close(descriptor)
+    assert path.read_bytes() == b"".join(written)
 
 
 def test_a_file_size_limit_fails_the_rebuild_and_keeps_the_old_list(tmp_path: Path) -> None:
