@@ -27,7 +27,7 @@ class EncodedSections:
 
     def __init__(self, spread: float) -> None:
         """:param spread: seconds over which pages shall spread their refreshes; 0 leaves it to the poller."""
-        self._pacing = {"spread_ms": round(1000 * spread)} if spread else {}
+        self.pacing = {"spread_ms": round(1000 * spread)} if spread else {}
         self._known: dict[str, tuple[Hashable, bytes]] = {}  # by list: all that the bytes are made of, and they
 
     def encoded(self, status: ListStatus) -> bytes:
@@ -48,7 +48,7 @@ class EncodedSections:
         if known is None or known[0] != made_of:
             known = self._known[status.name] = (
                 made_of,
-                json.dumps(_lasting(status, condition) | self._pacing).encode(),
+                json.dumps(_lasting(status, condition) | self.pacing).encode(),
             )
         # What time alone changes, as JSON has it: an encoder would take as long as all the rest.
         age = b"null" if condition.snapshot is None else b"%.1f" % condition.age

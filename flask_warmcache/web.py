@@ -43,7 +43,9 @@ def blueprint(
     def stats() -> Response:
         """Every list and section, and whether any list is being rebuilt."""
         state = current_state()
-        answer: dict[str, Any] = {name: list_section(status) for name, status in state.statuses.items()}
+        answer: dict[str, Any] = {
+            name: list_section(status) | encoded.pacing for name, status in state.statuses.items()
+        }
         rebuilding = any(section["cache_rebuilding"] for section in answer.values())
         return _json({**answer, **sections.all(), "cache_rebuilding": rebuilding})
 
@@ -82,7 +84,7 @@ def blueprint(
             early = name if refusal is not None and refusal.wait else None
             return redirect(url_for("warmcache.status_page", early=early), 303)
         if refusal is None:
-            return _json(list_section(status), 202)
+            return _json(list_section(status) | encoded.pacing, 202)
         answer = _json({"error": refusal.reason}, refusal.code)
         if refusal.wait:
             answer.headers["Retry-After"] = str(refusal.wait)
