@@ -121,7 +121,8 @@ def _ask_for_rebuild(state: AppState, status: ListStatus) -> Refusal | None:
     if status.problem is not None:
         return Refusal(409, f"{status.name!r} cannot be rebuilt as it is declared; the log says why.")
     condition = status.condition()
-    if not (status.is_rebuilding or condition.due):
+    # The rebuild that runs, by what this process knows, may be the one that has just published what we see.
+    if not (condition.due or (status.is_rebuilding and condition.rebuilding)):
         age = math.inf if condition.snapshot is None else condition.age
         wait = math.ceil(max(status.pause, state.settings.refresh_interval - age))
         if wait > 0:

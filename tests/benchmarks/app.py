@@ -17,6 +17,7 @@ app.config.from_prefixed_env()
 if BARE_BYTES:
     DATA = b"x" * BARE_BYTES
 
+    @app.get("/api/cache/stats/files")
     @app.get("/api/files")
     def bare() -> Response:
         return Response(DATA, content_type="application/json")
