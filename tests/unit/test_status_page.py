@@ -12,6 +12,7 @@ import pytest
 
 from flask_warmcache import WarmCache, page
 from flask_warmcache.rebuild.job import DURATIONS_KEPT
+from flask_warmcache.rebuild.progress import RUNNING
 
 from .shop import Shop
 from .world import Shelf, files, make_app
@@ -77,7 +78,7 @@ def test_a_fresh_list_tells_what_its_rebuild_did(window: Window) -> None:
     assert "fresh up to date Items 1 Age" in text
     assert "Enriched 1 Reused 0 Dropped 0 Failed items 0" in text
     assert re.search(r"Next rebuild in (5 min|4 min|\d+ s)", text)
-    assert re.search(r"Last success \d{4}-\d\d-\d\d \d\d:\d\d UTC It took \d+ ms", text)
+    assert re.search(r"Last success \(UTC\) \d{4}-\d\d-\d\d \d\d:\d\d It took \d+ ms", text)
 
 
 def test_a_value_has_no_items(tmp_path: Path) -> None:
@@ -121,13 +122,12 @@ def test_a_running_rebuild_shows_how_far_it_is(window: Window) -> None:
     lock.close()
 
 
-def test_every_phase_is_said_in_words_by_page_and_script() -> None:
-    from flask_warmcache.rebuild.progress import RUNNING
-
+def test_page_and_script_say_the_same_words_for_every_phase_and_state() -> None:
     assert tuple(page.PHASES) == RUNNING
+    assert set(page.MEANINGS) == {"cold", "partial", "fresh", "stale", "failed"}
     script = (Path(page.__file__).parent / "templates" / "warmcache" / "status.js").read_text()
-    for phase, words in page.PHASES.items():
-        assert f'{phase}: "{words}"' in script
+    for word, said in (page.PHASES | page.MEANINGS).items():
+        assert f'{word}: "{said}",' in script
 
 
 # The last durations
