@@ -154,6 +154,21 @@ def test_a_refused_mark_is_taken_back_and_told(server: Server, context: BrowserC
     assert button.get_attribute("aria-pressed") == was
 
 
+def test_a_mark_in_one_tab_shows_in_another(server: Server, page: Page, context: BrowserContext) -> None:
+    page.goto(server.url)
+    comics(page).first.wait_for()
+    wait_until_quiet(page)
+    path = comics(page).first.get_attribute("data-path")
+    marked = f'[data-path="{path}"] [data-mark=duplicate][aria-pressed='
+    other = context.new_page()
+    other.goto(server.url)
+    comics(other).first.wait_for()
+    now = "false" if other.locator(f"{marked}true]").count() else "true"
+    other.locator(f'[data-path="{path}"] [data-mark=duplicate]').click()
+    page.locator(f"{marked}{now}]").wait_for()
+    assert page.evaluate("performance.getEntriesByType('navigation').length") == 1
+
+
 # Finding
 
 

@@ -103,6 +103,23 @@ def test_the_button_asks_for_a_rebuild_and_comes_back(asking: Place, page: Page)
 
 
 @pytest.mark.browser
+def test_a_page_on_which_all_is_fresh_hears_of_a_later_rebuild(asking: Place, page: Page) -> None:
+    asking.gate.touch()
+    with gunicorn_server(asking, *THREADS, workers=2) as server:
+        server.warm_up()
+        page.goto(url(server))
+        state(page, "fresh")
+        shown = page.locator(ARTICLE).get_attribute("data-warmcache-generation")
+        asking.gate.unlink()
+        server.get("/api/cache/rebuild/files", "POST")
+        state(page, "stale")
+        page.locator(".doing p", has_text="Reading").wait_for()
+        asking.gate.touch()
+        state(page, "fresh")
+        assert page.locator(ARTICLE).get_attribute("data-warmcache-generation") != shown
+
+
+@pytest.mark.browser
 def test_everything_works_without_javascript(asking: Place, browser: Browser) -> None:
     asking.gate.touch()
     with (
