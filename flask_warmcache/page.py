@@ -77,6 +77,8 @@ def status_page(state: AppState, permissions: Permissions) -> Response:
         )
     )
     response.headers.setdefault("Content-Security-Policy", POLICY)
+    # Under "no-referrer" a browser says "null" for the origin of the page's own form.
+    response.headers.setdefault("Referrer-Policy", "same-origin")
     response.headers["Cache-Control"] = "no-cache, private"
     return response
 

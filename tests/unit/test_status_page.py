@@ -279,6 +279,7 @@ def test_nothing_on_the_page_is_inline(window: Window) -> None:
     window.tick()
     answer = window.client.get("/api/cache/")
     policy = answer.headers["Content-Security-Policy"]
+    assert answer.headers["Referrer-Policy"] == "same-origin"  # else the form's origin is "null"
     assert "default-src 'none'" in policy and "unsafe" not in policy and "*" not in policy
     shown = Page(answer.text)
     assert shown.all("style") == []
