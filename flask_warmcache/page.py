@@ -117,7 +117,7 @@ def _doing(progress: dict[str, Any]) -> str:
         said += f": {progress['done']:,} of {progress['total']:,}"
     elif progress["done"]:
         said += f": {progress['done']:,}"
-    if progress["eta_seconds"]:
+    if progress["eta_seconds"] is not None and progress["eta_seconds"] >= 1:
         said += f", about {spoken(progress['eta_seconds'])} left"
     return said
 

@@ -314,6 +314,15 @@ def test_dark_follows_the_system_until_chosen(server: Server, page: Page) -> Non
     assert page.evaluate(ground) == dark
 
 
+def test_what_is_pressed_is_seen_in_forced_colours(server: Server, page: Page) -> None:
+    page.emulate_media(forced_colors="active")
+    page.goto(server.url)
+    comics(page).first.wait_for()
+    ground = "(chip) => getComputedStyle(chip).backgroundColor"
+    pressed, other = (page.locator(f"[data-filter={name}]").evaluate(ground) for name in ("all", "marked"))
+    assert pressed != other
+
+
 def test_covers_take_their_place_before_they_arrive(server: Server, page: Page) -> None:
     page.route("**/covers/**", lambda route: None)  # they never arrive
     page.goto(f"{server.url}/?filter=marked")
