@@ -20,7 +20,8 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; form-action 'self'; "
     "base-uri 'none'; frame-ancestors 'self'"
 )
-# How the states of DESIGN are said in a word and in a sentence.
+FOREVER = 1e9  # seconds, thirty years
+# What the states mean.
 MEANINGS = {
     "cold": "nothing to show yet",
     "partial": "being built for the first time; what is there is shown",
@@ -134,6 +135,8 @@ def _details(status: ListStatus) -> dict[str, str]:
 
 def spoken(seconds: float) -> str:
     """A length of time in words: no more exact than anybody needs."""
+    if not seconds < FOREVER:  # a file's own figure may be no number at all
+        return "for ever"
     if seconds < 1:
         return f"{round(1000 * seconds)} ms"
     if seconds < 10:

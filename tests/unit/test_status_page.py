@@ -183,6 +183,7 @@ def test_the_plot_is_a_picture_with_a_name(window: Window) -> None:
     [
         (0, "0 ms"), (0.0144, "14 ms"), (1, "1.0 s"), (9.94, "9.9 s"), (12.3, "12 s"), (89.9, "90 s"),
         (90, "2 min"), (3000, "50 min"), (5399, "90 min"), (5400, "2 h"), (172_799, "48 h"), (172_800, "2 days"),
+        (float("inf"), "for ever"), (float("nan"), "for ever"),
     ],
 )  # fmt: skip
 def test_lengths_of_time_are_said_in_words(seconds: float, said: str) -> None:

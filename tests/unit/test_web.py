@@ -14,6 +14,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from flask_warmcache import WarmCache, sections, stats
+from flask_warmcache.store.snapshot import Snapshot
 
 from .world import files, make_app, state_of
 
@@ -265,6 +266,20 @@ def test_a_section_is_up_to_date_although_it_is_encoded_once(site: Site) -> None
     state = state_of(site.app)
     state.statuses["files"].ttl = 1e-9  # time alone has passed
     assert site.stats("files")["state"] == "stale"
+
+
+def test_a_poll_reads_no_item(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("files", "dashboard"):
+        site.rebuild(name)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a poll must not read items")
+
+    for reads in ("item", "encoded", "slot_at", "find", "view"):
+        monkeypatch.setattr(Snapshot, reads, refuse)
+    for path in ("/files", "/dashboard", ""):
+        assert site.client.get(f"/api/cache/stats{path}").status_code == 200
+    assert site.client.get("/api/cache/").status_code == 200
 
 
 def test_polls_of_a_failed_list_wait_for_the_next_attempt(tmp_path: Path) -> None:
