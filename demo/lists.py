@@ -103,6 +103,12 @@ def read_tags(file: dict[str, Any]) -> dict[str, Any]:
     return file | told | {"cover": None if told["error"] else f"/covers/{cover_id}.webp"}
 
 
+@warmcache.authorize
+def may(action: str, list_name: str | None) -> bool:
+    """Let everybody press the buttons of the status page, as everybody may mark comics; the rest is in the log."""
+    return action == "rebuild"
+
+
 @warmcache.stats_section("markers")
 def marker_stats() -> dict[str, Any]:
     """Count the markers, for ``/api/cache/stats``."""

@@ -60,6 +60,19 @@ class Answers:
             ("Age", str(age)),
         ]
 
+    def status(self, data: bytes) -> Response:
+        """200 with how a list is, as JSON.
+
+        Nobody may keep it, and it has no validator: a status that a 304 keeps alive would freeze the page that
+        waits for it.
+        """
+        headers = [
+            ("Content-Type", "application/json"),
+            ("Content-Length", str(len(data))),
+            ("Cache-Control", "no-cache, private"),
+        ]
+        return self._response_class((data,), headers=_ReadyHeaders(headers))
+
     def refusal(self, error: BadQueryError) -> Response:
         """400 that names the parameter and what it may be."""
         answer: dict[str, Any] = {"error": str(error), "parameter": error.parameter}

@@ -13,6 +13,7 @@ from . import cli, web
 from .declare import NAME, Declaration, Item, Kind, check_function
 from .errors import DeclarationError
 from .lists import Warm, WarmList, WarmValue
+from .permissions import Authorize, Permissions
 from .settings import Settings
 from .state import KEY, AppState
 
@@ -37,6 +38,7 @@ class WarmCache:
         self._defaults = defaults
         self._lists: dict[str, Warm] = {}
         self._sections: dict[str, Section] = {}
+        self._permissions = Permissions()
         self._closed = False
         if app is not None:
             self.init_app(app)
@@ -55,7 +57,8 @@ class WarmCache:
         # In front of the app and not a before_request function, which Flask looks at twice for being a
         # coroutine: measured, 3 us of each request, of the lists' and of all others.
         app.wsgi_app = state.gate(app.wsgi_app)  # type: ignore[method-assign]
-        app.register_blueprint(web.blueprint(self._sections), url_prefix=settings.api_prefix)
+        routes = web.blueprint(self._sections, self._permissions, settings.spread)
+        app.register_blueprint(routes, url_prefix=settings.api_prefix)
         app.cli.add_command(cli.group)
 
     def _close(self) -> Iterable[Declaration]:
@@ -187,6 +190,26 @@ class WarmCache:
             return function
 
         return declare
+
+    def authorize(self, function: Authorize) -> Authorize:
+        """Declare who may do more than read: a function of an action and a list's name that says True or False.
+
+        The actions are "rebuild" (``POST /api/cache/rebuild/NAME``) and "details" (error messages, folder and
+        process on the status page; the name is None for what concerns all lists). It runs in the request that
+        asks, where it may look at the app's own login. Without it nobody may do either.
+
+        :raises DeclarationError: when there is such a function already, or it comes too late.
+        """
+        if not callable(function):
+            raise DeclarationError(f"authorize takes a function of an action and a list's name, not {function!r}.")
+        if self._is_closed():
+            raise DeclarationError("authorize comes too late: declarations closed at the app's first request.")
+        if self._permissions.function is not None:
+            raise DeclarationError(
+                "This WarmCache has a function for authorize already; one decides for all lists."
+            )
+        self._permissions.function = function
+        return function
 
     def __getitem__(self, name: str) -> Any:
         """The list or value of that name; the way to what ``builder`` and ``value`` declared."""

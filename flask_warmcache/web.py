@@ -1,128 +1,149 @@
-"""The blueprint: how the caches are, for programs, and the bundled poller."""
+"""The blueprint: how the lists are, for programs; a rebuild for who may ask for one; what pages fetch."""
 
 from __future__ import annotations
 
 import logging
-import threading
-import time
+import math
 from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from flask import Blueprint, Response, current_app, send_from_directory
+from flask import Blueprint, Response, current_app, redirect, request, url_for
+from werkzeug.wrappers import Response as AnyResponse
 
+from . import assets, markup, page
 from .lists import current_state
-from .stats import list_section
+from .permissions import Permissions, is_from_elsewhere
+from .rebuild.status import ListStatus
+from .sections import Sections
+from .sessions import leave_session_alone
+from .state import AppState
+from .stats import EncodedSections, list_section
 
 log = logging.getLogger("flask_warmcache")
-# A section is the app's own function, often a query; many pollers must not multiply it.
-SECTION_EVERY = 1.0
-# The section of a function that another request called first, and that has never ended yet.
-COMPUTING: Mapping[str, Any] = {"cache_rebuilding": True}
-SCRIPT = "warmcache.js"
+NAME_SHOWN = 64  # characters of an unknown name, the most that a name can have
 
 
-def static_folder() -> Path:
-    """Where the poller lies: inside the package when installed, beside it in a checkout.
-
-    An editable install does not map the top-level folder into the package, hence the second place.
-
-    :raises RuntimeError: when neither has it.
-    """
-    package = Path(__file__).parent
-    for folder in (package / "static", package.parent / "static"):
-        if (folder / SCRIPT).is_file():
-            return folder
-    raise RuntimeError(f"{SCRIPT} is missing from this installation of flask-warmcache; install it again.")
-
-
-class Sections:
-    """The app's own stats sections, each computed at most once a second in a process, and never twice at once."""
-
-    def __init__(self, functions: Mapping[str, Callable[[], Mapping[str, Any]]]) -> None:
-        self._functions = functions
-        self._guard = threading.Lock()  # guards _known and _running; never held while a function runs
-        self._known: dict[str, tuple[float, Mapping[str, Any]]] = {}
-        self._running: set[str] = set()
-
-    def all(self) -> dict[str, Mapping[str, Any]]:
-        """Every section by name."""
-        return {name: self.one(name) for name in self._functions}
-
-    def one(self, name: str) -> Mapping[str, Any]:
-        """One section; while another request computes it, the last one known, at once.
-
-        A function that fails is logged, and its section names the error's class.
-
-        :raises KeyError: when there is none of that name.
-        """
-        function = self._functions[name]
-        with self._guard:
-            known = self._known.get(name)
-            if known is not None and time.monotonic() - known[0] < SECTION_EVERY:
-                return known[1]
-            if name in self._running:
-                return COMPUTING if known is None else known[1]
-            self._running.add(name)
-        try:
-            section = self._compute(name, function)
-            with self._guard:
-                # By when it ended: a function that takes longer than a second would else never rest.
-                self._known[name] = (time.monotonic(), section)
-        finally:
-            with self._guard:
-                self._running.discard(name)
-        return section
-
-    def _compute(self, name: str, function: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
-        try:
-            section = dict(function())
-            current_app.json.dumps(section)  # what JSON cannot hold must not take the other sections with it
-        except Exception as error:
-            log.exception("warmcache.section_failed: the stats section %r", name)
-            return {"error": type(error).__name__}
-        return section
-
-
-def blueprint(functions: Mapping[str, Callable[[], Mapping[str, Any]]]) -> Blueprint:
+def blueprint(
+    functions: Mapping[str, Callable[[], Mapping[str, Any]]], permissions: Permissions, spread: float
+) -> Blueprint:
     """The routes under ``/api/cache``, for one app.
 
     :param functions: the sections declared with ``stats_section``, which may still grow.
+    :param permissions: what the app allows to whom.
+    :param spread: seconds over which pages shall spread their refreshes; 0 leaves it to the poller.
     """
-    routes = Blueprint("warmcache", __name__)
+    routes = Blueprint("warmcache", __name__, template_folder="templates")
     sections = Sections(functions)
+    encoded = EncodedSections(spread)
+    routes.app_context_processor(
+        lambda: {"warmcache_script": markup.warmcache_script, "warmcache_attrs": markup.warmcache_attrs}
+    )
 
     @routes.get("/stats")
     def stats() -> Response:
         """Every list and section, and whether any list is being rebuilt."""
         state = current_state()
-        answer: dict[str, Any] = {name: list_section(status) for name, status in state.statuses.items()}
+        answer: dict[str, Any] = {
+            name: list_section(status) | encoded.pacing for name, status in state.statuses.items()
+        }
         rebuilding = any(section["cache_rebuilding"] for section in answer.values())
-        return _status_answer({**answer, **sections.all(), "cache_rebuilding": rebuilding})
+        return _json({**answer, **sections.all(), "cache_rebuilding": rebuilding})
 
     @routes.get("/stats/<name>")
     def stats_of(name: str) -> Response:
         """One section; what the poller asks."""
         state = current_state()
-        if name in state.statuses:
-            return _status_answer(list_section(state.statuses[name]))
+        status = state.statuses.get(name)
+        if status is not None:
+            leave_session_alone()
+            return state.answers.status(encoded.encoded(status))
         if name in functions:
-            return _status_answer(sections.one(name))
-        known = [*state.statuses, *functions]
-        response = _status_answer({"error": f"No warm list or section named {name[:64]!r}.", "allowed": known})
-        response.status_code = 404
+            return _json(sections.one(name))
+        return _unknown("list or section", name, [*state.statuses, *functions])
+
+    # GET, too: an address that somebody tries in a browser answers like the rest of the API.
+    @routes.route("/rebuild/<name>", methods=["GET", "POST"])
+    def rebuild(name: str) -> AnyResponse:
+        """Ask for a rebuild of one list."""
+        if request.method != "POST":
+            answer = _json({"error": "Ask for a rebuild with POST."}, 405)
+            answer.headers["Allow"] = "POST"
+            return answer
+        if is_from_elsewhere(request):
+            return _json({"error": "A rebuild can be asked for from the app's own pages only."}, 403)
+        state = current_state()
+        status = state.statuses.get(name)
+        if status is None:
+            return _unknown("list", name, list(state.statuses))
+        if not permissions.allow("rebuild", name):
+            return _json({"error": f"You may not ask for a rebuild of {name!r}."}, 403)
+        refusal = _ask_for_rebuild(state, status)
+        # A form of the status page wants a page to show next; a program says that it takes anything.
+        accepted = request.accept_mimetypes
+        if accepted["text/html"] > accepted["application/json"]:
+            early = name if refusal is not None and refusal.wait else None
+            return redirect(url_for("warmcache.status_page", early=early), 303)
+        if refusal is None:
+            return _json(list_section(status) | encoded.pacing, 202)
+        answer = _json({"error": refusal.reason}, refusal.code)
+        if refusal.wait:
+            answer.headers["Retry-After"] = str(refusal.wait)
+        return answer
+
+    @routes.get("/")
+    def status_page() -> Response:
+        """How the lists are, for people."""
+        response = page.status_page(current_state(), permissions)
+        leave_session_alone()
         return response
 
-    @routes.get(f"/static/{SCRIPT}", endpoint="script")
-    def script() -> Response:
-        """The bundled poller."""
-        return send_from_directory(static_folder(), SCRIPT, mimetype="text/javascript", max_age=0)
+    @routes.get("/static/<name>")
+    def asset(name: str) -> Response:
+        """The poller, and the files of the status page."""
+        leave_session_alone()
+        if name not in assets.KINDS:
+            return _unknown("file", name, list(assets.KINDS))
+        return assets.serve(name)
 
     return routes
 
 
-def _status_answer(answer: Mapping[str, Any]) -> Response:
-    response = current_app.make_response(dict(answer))
-    # No validator: a status that a 304 keeps alive would freeze the page that waits for it.
+class Refusal(NamedTuple):
+    """Why nobody is going to rebuild a list now."""
+
+    code: int
+    reason: str
+    wait: int = 0  # seconds until it is worth asking again, if it ever is
+
+
+def _ask_for_rebuild(state: AppState, status: ListStatus) -> Refusal | None:
+    """Let whoever is due rebuild the list; joins the rebuild that runs."""
+    if status.problem is not None:
+        return Refusal(409, f"{status.name!r} cannot be rebuilt as it is declared; the log says why.")
+    condition = status.condition()
+    # The rebuild that runs, by what this process knows, may be the one that has just published what we see.
+    if not (condition.due or (status.is_rebuilding and condition.rebuilding)):
+        age = math.inf if condition.snapshot is None else condition.age
+        wait = math.ceil(max(status.pause, state.settings.refresh_interval - age))
+        if wait > 0:
+            return Refusal(429, f"{status.name!r} can be rebuilt again in {wait} s.", wait)
+        if condition.snapshot is not None:
+            try:
+                state.store.outdate(status.name, condition.snapshot)
+            except OSError:
+                log.exception("warmcache.not_outdated: %r", status.name, extra={"warmcache_list": status.name})
+                return Refusal(503, "The cache folder cannot be written; the log says why.")
+    state.keeper.wake()
+    return None
+
+
+def _json(answer: Mapping[str, Any], code: int = 200) -> Response:
+    """How something is, at this moment: without a validator, as Answers.status explains."""
+    leave_session_alone()
+    response = current_app.make_response((dict(answer), code))
     response.headers["Cache-Control"] = "no-cache, private"
     return response
+
+
+def _unknown(kind: str, name: str, known: list[str]) -> Response:
+    return _json({"error": f"No warm {kind} named {name[:NAME_SHOWN]!r}.", "allowed": known}, 404)

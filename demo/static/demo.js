@@ -1,6 +1,7 @@
 /* The page of the comic library: what is asked for stands in the address, what is shown comes from /api/files.
  *
- * While the list is being rebuilt, warmcache.js asks for its state and calls show() again with the new list. */
+ * While the list is being rebuilt, warmcache.js asks for its state and calls show() again with the new list. When it is
+ * not, it goes on asking now and then, for what other tabs and people mark. */
 import { count, plural, render, renderSkeleton } from "./comics.js";
 
 const LIST = "enriched_file_cache";
@@ -20,7 +21,7 @@ const views = { grid: at("grid"), table: at("rows") };
 const templates = { grid: at("card"), table: at("row") };
 
 let state = readAddress();
-let asked = null; // the one running Warmcache.json()
+let asked = null; // the one running Warmcache.json(); null when it has come to its end
 let shown = null; // the last answer
 let posts = Promise.resolve(); // marks are sent one after another, so that the last press wins
 const marked = new Map(); // path -> markers sent, shown until the list has them too
@@ -69,9 +70,20 @@ function load({ interval } = {}) {
   if (!shown) renderSkeleton(views.grid, 24);
   const mine = Warmcache.json(`/api/files?${new URLSearchParams(query)}`, show, { name: LIST, interval });
   asked = mine;
-  mine.done.catch((error) => {
-    if (asked === mine) showError(`The list could not be fetched: ${error.message}.`, "fetch");
-  });
+  mine.done
+    .catch((error) => {
+      if (asked === mine) showError(`The list could not be fetched: ${error.message}.`, "fetch");
+    })
+    .finally(() => {
+      if (asked === mine) asked = null;
+    });
+}
+
+/** Somebody has changed the list, unless it is the one that we are waiting for anyway. */
+function follow() {
+  if (asked) return false;
+  load();
+  return true;
 }
 
 async function refresh() {
@@ -394,3 +406,4 @@ addEventListener("unhandledrejection", (event) => showError(`This page made an e
 showControls();
 listen();
 load();
+Warmcache.watch(LIST, { refresh: follow });

@@ -60,6 +60,8 @@ COMPACT_FROM = 1 << 20
 MEND_SHARE = 50
 # Past this share of dead slots, too: every search and every rewrite goes past them.
 DEAD_SHARE = 4
+# Rebuilds whose durations are kept for the status page.
+DURATIONS_KEPT = 20
 # A list that is smaller than this may lose all its items without being suspected.
 SUSPECT_FROM = 10
 
@@ -385,14 +387,16 @@ class Job:
 
     def _header(self) -> dict[str, Any]:
         """What the index says of this rebuild."""
-        worked = time.monotonic() - self._began
+        worked, duration = time.monotonic() - self._began, round(self._duration(), 3)
+        earlier = [] if self._old is None else self._old.header.get("durations", [])
         return {
             "code_started": self._code_started,
             "cold": False,
             "is_value": self._declaration.kind == "value",
             # With what was done of it elsewhere: else a list that was handed over late would seem quick, and the
             # next rebuild would begin in a thread again.
-            "duration": round(self._duration(), 3),
+            "duration": duration,
+            "durations": [*earlier, duration][-DURATIONS_KEPT:],
             "cpu_share": round(min(1.0, (time.thread_time() - self._cpu_began) / max(worked, 1e-6)), 3),
             "upstream": self._upstream.generation if self._upstream else None,
             "reused": self._matched.reused + self._enricher.found,

@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from traceback import format_exception_only
 from typing import Any
 
 # The report is rewritten at most ten times a second, and at least once: its heartbeat.
@@ -15,6 +16,7 @@ WRITE_EVERY = 0.1
 HEARTBEAT = 1.0
 # Rate and eta speak of so many seconds.
 RATE_WINDOW = 10.0
+MESSAGE_MAX = 1000  # characters of an error's message
 RUNNING = ("import", "source", "enrich", "views", "publish")
 
 
@@ -29,7 +31,8 @@ class Report:
     pid: int = 0
     started: float = 0.0  # wall clock
     ended: float | None = None
-    error: str | None = None  # the class name of what ended it; details are in the log
+    error: str | None = None  # the class name of what ended it
+    message: str | None = None  # and its beginning, which is not for everybody; the traceback is in the log
     failures: int = 0  # rebuilds failed in a row
     next_attempt_at: float | None = None  # wall clock; nobody starts before
     runner: str = "thread"  # where it runs or ran: thread or process
@@ -100,6 +103,7 @@ class Progress:
         self._is_closed = False
         if before is not None and before.has_failed:
             self.report.failures, self.report.error = before.failures, before.error
+            self.report.message = before.message
         if before is not None and before.running:
             self.report.interruptions = before.interruptions + (0 if handed_over else 1)
             self.report.worked = before.worked if handed_over else 0.0
@@ -127,6 +131,8 @@ class Progress:
         report.phase = "failed" if error else "finished"
         report.ended = time.time()
         report.error = type(error).__name__ if error else None
+        # Not str(): what an app raises may fail in its own __str__.
+        report.message = "".join(format_exception_only(error)).strip()[:MESSAGE_MAX] if error else None
         report.failures = report.failures + 1 if error else 0
         report.next_attempt_at = next_attempt_at
         self._save()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -90,7 +91,7 @@ class ListStatus:
         failed = self._has_failed()
         if not (stale or failed or self.locked or self.progress is not None):
             return Condition(snapshot, "fresh", False, age if age > 0 else 0.0, False)
-        may_start = not (self.is_rebuilt_elsewhere or self._from_newer_code or (failed and self._is_pausing()))
+        may_start = not (self.is_rebuilt_elsewhere or self._from_newer_code or (failed and self.pause > 0))
         due = stale and may_start
         if failed:
             state = "failed"
@@ -111,7 +112,7 @@ class ListStatus:
         failed = self._has_failed()
         # A first list is owed: even between two attempts an empty answer must not pass for the truth.
         owed = self.problem is None
-        due = owed and not self.is_rebuilt_elsewhere and not self._is_pausing()
+        due = owed and not self.is_rebuilt_elsewhere and self.pause <= 0
         return Condition(None, "failed" if failed else "cold", owed, 0.0, due)
 
     def serve(self) -> None:
@@ -148,14 +149,16 @@ class ListStatus:
     def _has_failed(self) -> bool:
         return self.problem is not None or (self.report is not None and self.report.has_failed)
 
-    def _is_pausing(self) -> bool:
-        """Whether the pause after a failure still lasts."""
+    @property
+    def pause(self) -> float:
+        """Seconds that the pause after a failure still lasts, else 0; without end where no rebuild is possible."""
         if self.problem is not None:
-            return True
+            return math.inf
         if self.report is None or self.report.next_attempt_at is None:
-            return False
+            return 0.0
+        left = self.report.next_attempt_at - time.time()
         # A time far ahead is from before the clock was set back; it would pause for ever.
-        return 0 < self.report.next_attempt_at - time.time() < LONGEST_PAUSE
+        return left if 0 < left < LONGEST_PAUSE else 0.0
 
     @property
     def is_rebuilding(self) -> bool:

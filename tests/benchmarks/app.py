@@ -26,6 +26,7 @@ if BARE_BYTES:
     }
     SENT = HEADERS if "BENCHMARK_BARE_HEADERS" in os.environ else {}
 
+    @app.get("/api/cache/stats/files")
     @app.get("/api/files")
     def bare() -> Response:
         return Response(DATA, content_type="application/json", headers=SENT)

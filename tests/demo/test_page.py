@@ -154,6 +154,21 @@ def test_a_refused_mark_is_taken_back_and_told(server: Server, context: BrowserC
     assert button.get_attribute("aria-pressed") == was
 
 
+def test_a_mark_in_one_tab_shows_in_another(server: Server, page: Page, context: BrowserContext) -> None:
+    page.goto(server.url)
+    comics(page).first.wait_for()
+    wait_until_quiet(page)
+    path = comics(page).first.get_attribute("data-path")
+    marked = f'[data-path="{path}"] [data-mark=duplicate][aria-pressed='
+    other = context.new_page()
+    other.goto(server.url)
+    comics(other).first.wait_for()
+    now = "false" if other.locator(f"{marked}true]").count() else "true"
+    other.locator(f'[data-path="{path}"] [data-mark=duplicate]').click()
+    page.locator(f"{marked}{now}]").wait_for()
+    assert page.evaluate("performance.getEntriesByType('navigation').length") == 1
+
+
 # Finding
 
 
@@ -297,6 +312,15 @@ def test_dark_follows_the_system_until_chosen(server: Server, page: Page) -> Non
     assert page.evaluate(ground) == light
     page.get_by_role("button", name="Dark colours").click()
     assert page.evaluate(ground) == dark
+
+
+def test_what_is_pressed_is_seen_in_forced_colours(server: Server, page: Page) -> None:
+    page.emulate_media(forced_colors="active")
+    page.goto(server.url)
+    comics(page).first.wait_for()
+    ground = "(chip) => getComputedStyle(chip).backgroundColor"
+    pressed, other = (page.locator(f"[data-filter={name}]").evaluate(ground) for name in ("all", "marked"))
+    assert pressed != other
 
 
 def test_covers_take_their_place_before_they_arrive(server: Server, page: Page) -> None:

@@ -54,6 +54,10 @@ files = warmcache.warm_list(
 )
 
 
+if "TEST_REBUILD" in os.environ:
+    warmcache.authorize(lambda action, list_name: action == "rebuild")
+
+
 @files.source
 def scan() -> Iterator[dict[str, Any]]:
     """Every build has a version of its own, which each of its items carries, and a length of its own."""

@@ -25,6 +25,7 @@ answer = app.test_client().get("/api/cache/static/warmcache.js")
 print(flask_warmcache.__file__)
 print(answer.status_code, answer.mimetype, len(answer.data))
 print(importlib.metadata.version("flask-warmcache"))
+print(*(app.test_client().get(f"/api/cache/{page}").status_code for page in ("", "static/status.css")))
 print((pathlib.Path(flask_warmcache.__file__).parent / "py.typed").exists())
 """
 SCRIPT = CHECKOUT / "static" / "warmcache.js"
@@ -72,6 +73,8 @@ def pip(python: Path, *arguments: object) -> str:
 
 def package_files() -> set[str]:
     sources = {path.relative_to(CHECKOUT).as_posix() for path in (CHECKOUT / "flask_warmcache").rglob("*.py")}
+    page = CHECKOUT / "flask_warmcache" / "templates" / "warmcache"
+    sources |= {path.relative_to(CHECKOUT).as_posix() for path in page.iterdir()}
     return sources | {"flask_warmcache/py.typed", "flask_warmcache/static/warmcache.js"}
 
 
@@ -102,10 +105,10 @@ def test_the_source_archive_holds_what_the_wheel_is_made_of(built: Path) -> None
 def test_an_installed_wheel_serves_the_script(built: Path, fresh: Path) -> None:
     (wheel,) = built.glob("*.whl")
     pip(fresh, "install", "-q", wheel)
-    where, answer, version, typed = run(fresh, "-c", SERVED, cwd=fresh.parent).splitlines()
+    where, answer, version, page, typed = run(fresh, "-c", SERVED, cwd=fresh.parent).splitlines()
     assert "site-packages" in where
     assert answer == f"200 text/javascript {SCRIPT.stat().st_size}"
-    assert version and typed == "True"
+    assert version and (page, typed) == ("200 200", "True")
     # The server's part and the command, as installed.
     check = f"{fresh} -m gunicorn --check-config -c python:flask_warmcache.gunicorn_conf flask:Flask"
     run(*check.split(), cwd=fresh.parent)
@@ -115,8 +118,8 @@ def test_an_installed_wheel_serves_the_script(built: Path, fresh: Path) -> None:
 
 def test_an_editable_install_serves_the_script(copy: Path, built: Path, fresh: Path) -> None:
     pip(fresh, "install", "-q", "-e", copy)
-    where, answer, _, typed = run(fresh, "-c", SERVED, cwd=fresh.parent).splitlines()
+    where, answer, _, page, typed = run(fresh, "-c", SERVED, cwd=fresh.parent).splitlines()
     assert Path(where).is_relative_to(copy)
     assert answer == f"200 text/javascript {SCRIPT.stat().st_size}"
-    assert typed == "True"
+    assert (page, typed) == ("200 200", "True")
     assert built.exists()

@@ -1,4 +1,4 @@
-"""The stats: facts for programs, nothing that is nobody's business, and the bundled poller."""
+"""The stats: facts for programs, and nothing that is nobody's business."""
 
 from __future__ import annotations
 
@@ -13,15 +13,17 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from flask_warmcache import WarmCache, stats, web
+from flask_warmcache import WarmCache, sections, stats
+from flask_warmcache.store.snapshot import Snapshot
 
-from .world import CHECKOUT, files, make_app, state_of
+from .world import files, make_app, state_of
 
 LIST_KEYS = {
     "runner",
     "dropped_items",
     "file_count",
     "age_seconds",
+    "poll_after_ms",
     "is_populated",
     "rebuild_in_progress",
     "cache_rebuilding",
@@ -236,35 +238,83 @@ def test_the_prefix_is_the_apps_choice(tmp_path: Path) -> None:
 
 
 def test_nothing_can_be_changed_over_http(site: Site) -> None:
-    for path in ("/api/cache/stats", "/api/cache/stats/files", "/api/cache/rebuild/files"):
+    for path in ("/api/cache/stats", "/api/cache/stats/files", "/api/cache/rebuild/files", "/api/cache/"):
         for method in (site.client.post, site.client.put, site.client.delete):
             assert method(path).status_code in (403, 404, 405)
 
 
-def test_the_poller_is_served(site: Site) -> None:
-    answer = site.client.get("/api/cache/static/warmcache.js")
-    assert (answer.status_code, answer.mimetype) == (200, "text/javascript")
-    assert answer.data == (CHECKOUT / "static" / "warmcache.js").read_bytes()
-    tag = answer.headers["ETag"]
-    answer.close()
-    again = site.client.get("/api/cache/static/warmcache.js", headers={"If-None-Match": tag})
-    assert again.status_code == 304
-    again.close()
-    assert site.client.get("/api/cache/static/../../flask_warmcache/web.py").status_code == 404
+def test_one_section_and_all_of_them_tell_the_same(site: Site) -> None:
+    for rebuild in (False, True):
+        if rebuild:
+            site.rebuild()
+        one, every = site.stats("files"), site.stats()["files"]
+        assert {**one, "age_seconds": 0} == {**every, "age_seconds": 0}
 
 
-def test_a_missing_poller_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "__file__", str(tmp_path / "flask_warmcache" / "web.py"))
-    with pytest.raises(RuntimeError, match=r"warmcache\.js is missing .*install it again"):
-        web.static_folder()
-    (tmp_path / "flask_warmcache" / "static").mkdir(parents=True)
-    (tmp_path / "flask_warmcache" / "static" / "warmcache.js").write_text("")
-    assert web.static_folder() == tmp_path / "flask_warmcache" / "static"
+def test_a_section_is_up_to_date_although_it_is_encoded_once(site: Site) -> None:
+    assert site.stats("files")["state"] == "cold"
+    site.rebuild()
+    first = site.stats("files")
+    assert first["state"] == "fresh"
+    with site.app.app_context():
+        site.warmcache["files"].invalidate()
+    assert site.stats("files")["state"] == "stale"
+    assert site.stats("files")["generation"] == first["generation"]
+    site.rebuild()
+    second = site.stats("files")
+    assert second["generation"] > first["generation"] and second["state"] == "fresh"
+    state = state_of(site.app)
+    state.statuses["files"].ttl = 1e-9  # time alone has passed
+    assert site.stats("files")["state"] == "stale"
+
+
+def test_a_poll_reads_no_item(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("files", "dashboard"):
+        site.rebuild(name)
+
+    def refuse(*_: object) -> None:
+        raise AssertionError("a poll must not read items")
+
+    for reads in ("item", "encoded", "slot_at", "find", "view"):
+        monkeypatch.setattr(Snapshot, reads, refuse)
+    for path in ("/files", "/dashboard", ""):
+        assert site.client.get(f"/api/cache/stats{path}").status_code == 200
+    assert site.client.get("/api/cache/").status_code == 200
+
+
+def test_polls_of_a_failed_list_wait_for_the_next_attempt(tmp_path: Path) -> None:
+    site = Site(tmp_path, retry_min=8.0)
+    assert site.stats("files")["poll_after_ms"] is None
+    site.error = ValueError()
+    with site.app.app_context(), pytest.raises(ValueError):
+        site.warmcache["files"].rebuild_now()
+    assert 1000 <= site.stats("files")["poll_after_ms"] <= 10_000
+    state = state_of(site.app)
+    report = state.statuses["files"].report
+    assert report is not None and report.next_attempt_at is not None
+    report.next_attempt_at = time.time() + 500
+    assert site.stats("files")["poll_after_ms"] == 30_000  # somebody may ask for a rebuild meanwhile
+    report.next_attempt_at = time.time() - 1
+    assert site.stats("files")["poll_after_ms"] is None
+
+
+def test_polls_of_a_list_that_cannot_be_rebuilt_are_rare(tmp_path: Path) -> None:
+    app = make_app(tmp_path)
+    WarmCache(app).warm_list("files", key="path")  # no source
+    section = app.test_client().get("/api/cache/stats/files").get_json()
+    assert (section["last_error"], section["poll_after_ms"]) == ("DeclarationError", 30_000)
+
+
+def test_the_spread_of_refreshes_is_the_apps_choice(tmp_path: Path) -> None:
+    assert "spread_ms" not in Site(tmp_path / "a").stats("files")
+    site = Site(tmp_path / "b", spread=2.5)
+    assert site.stats("files")["spread_ms"] == 2500
+    assert site.stats()["files"]["spread_ms"] == 2500
 
 
 def test_a_time_out_of_any_calendar_is_no_error() -> None:
-    assert stats._iso(0) == "1970-01-01T00:00:00Z"
-    assert stats._iso(1e30) == stats._iso(float("nan")) == ""
+    assert stats.iso(0) == "1970-01-01T00:00:00Z"
+    assert stats.iso(1e30) == stats.iso(float("nan")) == ""
 
 
 class SlowSection:
@@ -303,7 +353,7 @@ class SlowSection:
 
 
 def test_a_section_runs_once_for_all_who_ask_meanwhile(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(web, "SECTION_EVERY", 0.0)
+    monkeypatch.setattr(sections, "SECTION_EVERY", 0.0)
     slow = SlowSection(site)
     first = slow.ask_beside()
     assert site.stats("slow") == {"cache_rebuilding": True}  # nobody knows it yet, and nobody waits

@@ -1,0 +1,147 @@
+"""The status page: every list as people want to know it."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from flask import Response, make_response, render_template, request
+
+from .assets import asset_url
+from .permissions import Permissions
+from .rebuild.status import ListStatus
+from .state import AppState
+from .stats import iso, list_section
+
+# Only what this page needs, all of it from here; an app that sets a policy for all its answers has the last word.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'self'"
+)
+FOREVER = 1e9  # seconds, thirty years
+# What the states mean.
+MEANINGS = {
+    "cold": "nothing to show yet",
+    "partial": "being built for the first time; what is there is shown",
+    "fresh": "up to date",
+    "stale": "older than it should be; still shown",
+    "failed": "the last rebuild failed",
+}
+PHASES = {
+    "import": "Starting a process",
+    "source": "Looking for what there is",
+    "enrich": "Reading",
+    "views": "Putting in order",
+    "publish": "Publishing",
+}
+
+
+@dataclass(frozen=True)
+class Plot:
+    """The durations of the last rebuilds as bars, in units of the picture."""
+
+    bars: list[tuple[int, float]]  # left edge and height
+    said: str
+
+    WIDTH, HEIGHT, STEP, BAR = 240, 48, 12, 9
+
+    @classmethod
+    def of(cls, durations: list[float]) -> Plot | None:
+        """None for fewer than two, which show nothing that the last duration does not."""
+        if len(durations) < 2:
+            return None
+        most = max(*durations, 1e-9)
+        left = cls.WIDTH - cls.STEP * len(durations)  # the newest one ends at the right
+        bars = [
+            (left + cls.STEP * number, round(max(2.0, cls.HEIGHT * duration / most), 1))
+            for number, duration in enumerate(durations)
+        ]
+        said = f"The last {len(durations)} rebuilds took {spoken(min(durations))} to {spoken(most)}"
+        return cls(bars, said)
+
+
+def status_page(state: AppState, permissions: Permissions) -> Response:
+    """Every list, with a button and with details for whom the app allows them."""
+    folder = str(state.store.folder) if permissions.allow("details", None) else None
+    early = request.args.get("early")
+    response = make_response(
+        render_template(
+            "warmcache/status.html",
+            lists=[_shown(status, permissions) for status in state.statuses.values()],
+            early=early if early in state.statuses else None,
+            interval=spoken(state.settings.refresh_interval),
+            folder=folder,
+            now=iso(time.time()),
+            asset_url=asset_url,
+        )
+    )
+    response.headers.setdefault("Content-Security-Policy", POLICY)
+    # Under "no-referrer" a browser says "null" for the origin of the page's own form.
+    response.headers.setdefault("Referrer-Policy", "same-origin")
+    response.headers["Cache-Control"] = "no-cache, private"
+    return response
+
+
+def _shown(status: ListStatus, permissions: Permissions) -> dict[str, Any]:
+    """What the template needs to know of one list."""
+    section = list_section(status)
+    snapshot = status.reader.current()
+    if not section["is_populated"]:
+        snapshot = None
+    progress = section["progress"]
+    due_in = None
+    if section["state"] == "fresh" and not status.is_rebuilt_elsewhere:
+        due_in = spoken(max(0.0, status.ttl - section["age_seconds"]))
+    return {
+        "name": status.name,
+        "meaning": MEANINGS[section["state"]],
+        "unit": None if status.declaration.kind == "value" else status.declaration.unit,
+        "count": section.get(f"{status.declaration.unit}_count"),
+        "age": None if section["age_seconds"] is None else spoken(section["age_seconds"]),
+        "doing": _doing(progress) if progress else None,
+        "due_in": due_in,
+        "attempt_in": spoken(status.pause) if 0 < status.pause < math.inf else None,
+        "took": None if snapshot is None else spoken(snapshot.header["duration"]),
+        "plot": None if snapshot is None else Plot.of(snapshot.header.get("durations", [])),
+        "may_rebuild": permissions.allow("rebuild", status.name),
+        "details": _details(status) if permissions.allow("details", status.name) else {},
+        **section,
+    }
+
+
+def _doing(progress: dict[str, Any]) -> str:
+    """As status.js says it."""
+    said = PHASES[progress["phase"]]
+    if progress["total"]:
+        said += f": {progress['done']:,} of {progress['total']:,}"
+    elif progress["done"]:
+        said += f": {progress['done']:,}"
+    if progress["eta_seconds"] is not None and progress["eta_seconds"] >= 1:
+        said += f", about {spoken(progress['eta_seconds'])} left"
+    return said
+
+
+def _details(status: ListStatus) -> dict[str, str]:
+    """What is not for everybody."""
+    report = status.report
+    details: dict[str, str | None] = {"Declaration": status.problem}
+    if report is not None:
+        details["Last error"] = report.message
+        details["Process"] = f"{report.pid}, {report.runner}" if status.is_rebuilding else None
+    return {name: value for name, value in details.items() if value}
+
+
+def spoken(seconds: float) -> str:
+    """A length of time in words: no more exact than anybody needs."""
+    if not seconds < FOREVER:  # a file's own figure may be no number at all
+        return "for ever"
+    if seconds < 1:
+        return f"{round(1000 * seconds)} ms"
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    for size, unit, most in ((1, "s", 90), (60, "min", 90), (3600, "h", 48)):
+        if seconds < most * size:
+            return f"{round(seconds / size)} {unit}"
+    return f"{round(seconds / 86400)} days"

@@ -1,0 +1,336 @@
+"""POST /api/cache/rebuild/NAME: who may ask, what comes of it, and that nobody can make it work harder."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import flask_wtf
+import pytest
+from flask import Flask, abort, redirect, request
+from flask.testing import FlaskClient
+from werkzeug.test import TestResponse
+
+from flask_warmcache import DeclarationError, WarmCache
+from flask_warmcache.store.files import FileStore
+
+from .shop import Shop
+from .world import make_app, until
+
+PATH = "/api/cache/rebuild/files"
+OWN = {"Sec-Fetch-Site": "same-origin"}
+FORM = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8", **OWN}
+
+
+class Counter(Shop):
+    """A shop where whoever says "please" may ask for a rebuild, and where every rebuild may follow at once."""
+
+    def __init__(self, folder: Path, **config: Any) -> None:
+        super().__init__(folder, **{"refresh_interval": 0.0, **config})
+        self.asked: list[tuple[str, str | None]] = []
+        self.warmcache.authorize(self.allow)
+        self.client: FlaskClient = self.app.test_client()
+
+    def allow(self, action: str, list_name: str | None) -> bool:
+        self.asked.append((action, list_name))
+        return request.headers.get("X-Say") == "please"
+
+    def ask(self, path: str = PATH, **headers: str) -> TestResponse:
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
+        return self.client.post(path, headers={"X-Say": "please", **named})
+
+    def generation(self) -> str | None:
+        with self.app.app_context():
+            return self.list.get().generation
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Counter:
+    shop = Counter(tmp_path)
+    shop.tick()
+    assert shop.builds == 1
+    return shop
+
+
+# What comes of it
+
+
+def test_a_rebuild_is_asked_for_and_not_done_in_the_request(shop: Counter) -> None:
+    before = shop.generation()
+    answer = shop.ask()
+    assert (answer.status_code, answer.content_type) == (202, "application/json")
+    section = answer.get_json()
+    assert (section["state"], section["cache_rebuilding"], section["generation"]) == ("stale", True, before)
+    assert answer.headers["Cache-Control"] == "no-cache, private"
+    assert shop.builds == 1
+    shop.tick()
+    assert shop.builds == 2
+    assert shop.generation() != before
+
+
+def test_the_keeper_is_woken(shop: Counter) -> None:
+    shop.keeper._wake.clear()
+    shop.ask()
+    assert shop.keeper._wake.is_set()
+
+
+def test_another_process_hears_of_it(shop: Counter, tmp_path: Path) -> None:
+    other = Counter(tmp_path)
+    assert other.status.condition().state == "fresh"
+    shop.ask()
+    assert other.status.condition().due
+    other.tick()
+    assert (shop.builds, other.builds) == (1, 1)
+    assert shop.status.condition().state == "fresh"
+
+
+def test_a_thousand_calls_start_one_rebuild(shop: Counter) -> None:
+    shop.gate.clear()
+    answers = [shop.ask().status_code for _ in range(300)]
+    ticking = threading.Thread(target=shop.tick)
+    ticking.start()
+    assert until(lambda: shop.builds == 2)
+    answers += [shop.ask().status_code for _ in range(700)]  # these join the rebuild that runs
+    shop.gate.set()
+    ticking.join(20)
+    shop.tick()
+    assert (set(answers), shop.builds) == ({202}, 2)
+
+
+def test_between_two_rebuilds_there_is_the_least_interval(tmp_path: Path) -> None:
+    shop = Counter(tmp_path, refresh_interval=30.0)
+    assert shop.ask().status_code == 202  # a list that was never built is owed anyway
+    shop.tick()
+    answer = shop.ask()
+    assert (answer.status_code, answer.content_type) == (429, "application/json")
+    assert 1 <= int(answer.headers["Retry-After"]) <= 30
+    assert "'files' can be rebuilt again in" in answer.get_json()["error"]
+    shop.tick()
+    assert shop.builds == 1
+
+
+def test_the_pause_after_a_failure_is_kept(tmp_path: Path) -> None:
+    shop = Counter(tmp_path, retry_min=100.0, retry_max=100.0)
+    shop.error = ValueError("no disk")
+    shop.tick()
+    answer = shop.ask()
+    assert (answer.status_code, shop.builds) == (429, 1)
+    assert 70 <= int(answer.headers["Retry-After"]) <= 126
+
+
+def test_a_list_that_cannot_be_rebuilt_says_so(tmp_path: Path) -> None:
+    app = make_app(tmp_path)
+    warmcache = WarmCache(app)
+    warmcache.warm_list("files", key="path")  # no source
+    warmcache.authorize(lambda action, name: True)
+    answer = app.test_client().post(PATH)
+    assert (answer.status_code, "cannot be rebuilt" in answer.get_json()["error"]) == (409, True)
+
+
+def test_a_folder_that_cannot_be_written_is_no_crash(
+    shop: Counter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(30, "Read-only file system", "/secret/place")
+
+    monkeypatch.setattr(FileStore, "outdate", refuse)
+    answer = shop.ask()
+    assert answer.status_code == 503
+    assert "/secret" not in answer.text
+    assert "warmcache.not_outdated" in caplog.text
+
+
+def test_a_form_is_answered_with_the_page(shop: Counter, tmp_path: Path) -> None:
+    answer = shop.ask(**FORM)
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/api/cache/")
+    other = Counter(tmp_path / "other", refresh_interval=30.0)
+    other.tick()
+    answer = other.ask(**FORM)
+    assert (answer.status_code, answer.headers["Location"]) == (303, "/api/cache/?early=files")
+    assert "files was rebuilt, or tried, a moment ago" in other.client.get(answer.headers["Location"]).text
+
+
+@pytest.mark.parametrize("accept", ["*/*", "application/json", "application/json, text/html;q=0.5", ""])
+def test_a_program_is_answered_with_json(shop: Counter, accept: str) -> None:
+    assert shop.ask(Accept=accept).content_type == "application/json"
+
+
+# Who may
+
+
+def test_nobody_may_until_the_app_says_who(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    answer = shop.app.test_client().post(PATH)
+    assert (answer.status_code, answer.content_type) == (403, "application/json")
+    assert answer.get_json() == {"error": "You may not ask for a rebuild of 'files'."}
+    assert not shop.keeper._wake.is_set()
+
+
+def test_the_app_decides_by_action_and_list(shop: Counter) -> None:
+    assert shop.ask(X_Say="now!").status_code == 403
+    assert shop.ask().status_code == 202
+    assert shop.asked == [("rebuild", "files")] * 2
+
+
+def test_an_unknown_list_is_a_404_and_no_question_to_the_app(shop: Counter) -> None:
+    answer = shop.ask("/api/cache/rebuild/" + "x" * 500)
+    assert (answer.status_code, answer.get_json()["allowed"]) == (404, ["files"])
+    assert len(answer.get_json()["error"]) < 150
+    assert shop.asked == []
+
+
+def test_asking_with_get_changes_nothing(shop: Counter) -> None:
+    for method in (shop.client.get, shop.client.head):
+        answer = method(PATH, headers={"X-Say": "please"})
+        assert (answer.status_code, answer.headers["Allow"]) == (405, "POST")
+        assert answer.content_type == "application/json"
+    shop.tick()
+    assert shop.builds == 1
+
+
+@pytest.mark.parametrize(
+    "said", [None, 1, "yes", redirect("/login"), object()], ids=["None", "1", "text", "a redirect", "an object"]
+)
+def test_only_true_means_yes(tmp_path: Path, said: Any) -> None:
+    shop = Shop(tmp_path)
+    shop.warmcache.authorize(lambda action, name: said)
+    shop.app.testing = True  # errors come through
+    with pytest.raises(TypeError, match="must return True or False for 'rebuild', not"):
+        shop.app.test_client().post(PATH)
+
+
+def test_what_the_apps_function_raises_lets_nobody_in(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    shop.warmcache.authorize(lambda action, name: abort(401))
+    assert shop.app.test_client().post(PATH).status_code == 401
+
+
+@pytest.mark.parametrize("function", [None, "name", 5], ids=repr)
+def test_only_a_function_can_decide(function: Any) -> None:
+    with pytest.raises(DeclarationError, match="authorize takes a function"):
+        WarmCache().authorize(function)
+
+
+def test_one_function_decides(shop: Counter) -> None:
+    with pytest.raises(DeclarationError, match="declarations closed"):
+        shop.warmcache.authorize(shop.allow)
+    fresh = WarmCache()
+
+    @fresh.authorize
+    def allow(action: str, list_name: str | None) -> bool:
+        return False
+
+    assert allow("rebuild", "files") is False  # unchanged
+    with pytest.raises(DeclarationError, match="already"):
+        fresh.authorize(allow)
+
+
+# From where
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},  # another subdomain may be somebody else's
+        {"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "http://localhost.evil.example"},
+        {"Origin": "http://localhost:81"},
+        {"Origin": "null"},  # a sandboxed frame, a file
+        {"Origin": ""},
+        {"Origin": "http://[broken"},
+        {"Referer": "http://evil.example/localhost"},
+        {"Referer": "http://localhost@evil.example/"},
+        {"Cookie": "session=abc"},  # a browser that tells nothing
+    ],
+    ids=repr,
+)
+def test_pages_of_other_sites_are_refused(shop: Counter, headers: dict[str, str]) -> None:
+    client = shop.app.test_client(use_cookies=False)  # its own would take the place of ours
+    answer = client.post(PATH, headers={"X-Say": "please", **headers})
+    assert (answer.status_code, answer.content_type) == (403, "application/json")
+    assert shop.asked == []
+    shop.tick()
+    assert shop.builds == 1
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},  # a program
+        {"Authorization": "Bearer abc"},
+        {"Sec-Fetch-Site": "same-origin", "Cookie": "session=abc"},
+        {"Sec-Fetch-Site": "none"},
+        {"Origin": "http://localhost", "Cookie": "session=abc"},
+        {"Origin": "https://localhost", "Cookie": "session=abc"},  # behind a proxy that speaks TLS for us
+        {"Referer": "http://LOCALHOST/api/cache/", "Cookie": "session=abc"},
+    ],
+    ids=repr,
+)
+def test_the_apps_own_pages_and_programs_are_heard(shop: Counter, headers: dict[str, str]) -> None:
+    client = shop.app.test_client(use_cookies=False)
+    assert client.post(PATH, headers={"X-Say": "please", **headers}).status_code == 202
+
+
+def test_a_body_is_not_looked_at(shop: Counter) -> None:
+    for body in (b"", b"{broken", b"x" * 3_000_000):
+        for content_type in ("application/json", "application/x-www-form-urlencoded", "nonsense"):
+            answer = shop.client.post(PATH, data=body, content_type=content_type, headers={"X-Say": "please"})
+            assert answer.status_code == 202
+            assert answer.get_json()["state"] == "stale"
+
+
+# With Flask-WTF
+
+
+@pytest.fixture
+def protected(tmp_path: Path) -> Counter:
+    shop = Counter(tmp_path)
+    shop.app.secret_key = "not secret"
+    shop.app.extensions["csrf for the test"] = flask_wtf.CSRFProtect(shop.app)
+    shop.tick()
+    return shop
+
+
+def hidden_token(page: str) -> str:
+    return page.partition('name="csrf_token" value="')[2].partition('"')[0]
+
+
+def test_the_pages_form_passes_csrf_protection(protected: Counter) -> None:
+    page = protected.client.get("/api/cache/", headers={"X-Say": "please"}).text
+    token = hidden_token(page)
+    assert token
+    headers = {"X-Say": "please", **FORM}
+    assert protected.client.post(PATH, headers=headers).status_code == 400  # without the token
+    answer = protected.client.post(PATH, headers=headers, data={"csrf_token": token})
+    assert answer.status_code == 303
+    protected.tick()
+    assert protected.builds == 2
+
+
+def test_who_may_not_ask_gets_no_token_and_no_cookie(protected: Counter) -> None:
+    answer = protected.client.get("/api/cache/")
+    assert "<form" not in answer.text and "csrf_token" not in answer.text
+    assert "Set-Cookie" not in answer.headers
+
+
+def exempt_view(app: Flask) -> None:
+    app.extensions["csrf for the test"].exempt(app.view_functions["warmcache.rebuild"])
+
+
+def exempt_blueprint(app: Flask) -> None:
+    app.extensions["csrf for the test"].exempt(app.blueprints["warmcache"])
+
+
+@pytest.mark.parametrize("exempt", [exempt_view, exempt_blueprint])
+def test_programs_need_no_token_once_the_route_is_exempt(
+    protected: Counter, exempt: Callable[[Flask], None]
+) -> None:
+    """As docs/web.md says it."""
+    assert protected.ask().status_code == 400
+    exempt(protected.app)
+    assert protected.ask().status_code == 202
+    assert protected.ask(Origin="http://evil.example").status_code == 403  # we still look ourselves

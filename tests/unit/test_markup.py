@@ -1,0 +1,164 @@
+"""What templates say to the poller: one tag, and the attributes of what it refreshes."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import render_template_string
+from jinja2 import DictLoader
+
+from flask_warmcache import UnknownListError, WarmCache, assets
+
+from .shop import Shop
+from .world import make_app
+
+HOSTILE = '"><script>alert(1)</script>'
+
+
+class Tags(HTMLParser):
+    """The tags of a page, as a browser understands them."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    return Shop(tmp_path)
+
+
+def attributes(shop: Shop, template: str, path: str = "/", method: str = "GET", **context: Any) -> dict[str, Any]:
+    """Those of the one tag that the template makes."""
+    with shop.app.test_request_context(path, method=method):
+        ((_, found),) = Tags(render_template_string(template, **context)).found
+    return found
+
+
+def test_the_script_tag_names_the_versioned_script_and_the_status(shop: Shop) -> None:
+    found = attributes(shop, "{{ warmcache_script() }}")
+    version = assets.asset("warmcache.js").version
+    assert found == {
+        "defer": None,
+        "src": f"/api/cache/static/warmcache.js?v={version}",
+        "data-status-url": "/api/cache/stats",
+    }
+    assert "immutable" in shop.app.test_client().get(found["src"]).headers["Cache-Control"]
+
+
+def test_the_script_tag_follows_the_apps_prefixes(tmp_path: Path) -> None:
+    app = make_app(tmp_path, api_prefix="/warm")
+    WarmCache(app)
+    with app.test_request_context("/", base_url="http://localhost/shop"):
+        ((_, found),) = Tags(render_template_string("{{ warmcache_script() }}")).found
+    assert found["data-status-url"] == "/shop/warm/stats"
+    assert str(found["src"]).startswith("/shop/warm/static/warmcache.js?v=")
+
+
+def test_the_pollers_settings_are_keyword_arguments(shop: Shop) -> None:
+    template = "{{ warmcache_script(nonce='abc', max_interval=500, share=false, hidden='slow', jitter=none) }}"
+    found = attributes(shop, template)
+    assert (found["nonce"], found["data-max-interval"], found["data-share"]) == ("abc", "500", "false")
+    assert found["data-hidden"] == "slow" and "data-jitter" not in found
+
+
+def test_the_scripts_status_url_can_be_another(shop: Shop) -> None:
+    assert attributes(shop, "{{ warmcache_script(status_url='/x') }}")["data-status-url"] == "/x"
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT"])
+def test_a_page_that_answers_a_form_says_so(shop: Shop, method: str) -> None:
+    assert attributes(shop, "{{ warmcache_script() }}", method=method)["data-method"] == method
+    assert "data-method" not in attributes(shop, "{{ warmcache_script() }}", method="HEAD")
+
+
+@pytest.mark.parametrize(
+    "template", ["{{ warmcache_script(intervall=1) }}", "{{ warmcache_attrs('files', nonce=1) }}"]
+)
+def test_an_option_that_the_poller_does_not_have_is_refused_by_name(shop: Shop, template: str) -> None:
+    with pytest.raises(TypeError, match=r"has no option '(intervall|nonce)'. Known: "):
+        attributes(shop, template)
+
+
+def test_a_cold_region_is_busy(shop: Shop) -> None:
+    found = attributes(shop, "<p {{ warmcache_attrs('files') }}>")
+    assert found == {
+        "data-warmcache": "files",
+        "data-warmcache-state": "cold",
+        "data-warmcache-rebuilding": "true",
+        "aria-busy": "true",
+    }
+
+
+def test_a_warm_region_tells_its_generation(shop: Shop) -> None:
+    with shop.app.app_context():
+        shop.list.rebuild_now()
+        generation = shop.list.get().generation
+    found = attributes(shop, "<p {{ warmcache_attrs('files', refresh='prompt', src='/rows', keep='a b') }}>")
+    assert found == {
+        "data-warmcache": "files",
+        "data-warmcache-state": "fresh",
+        "data-warmcache-generation": generation,
+        "data-warmcache-rebuilding": "false",
+        "data-warmcache-refresh": "prompt",
+        "data-warmcache-src": "/rows",
+        "data-warmcache-keep": "a b",
+    }
+
+
+def test_a_stale_region_stays_readable(shop: Shop) -> None:
+    with shop.app.app_context():
+        shop.list.rebuild_now()
+        shop.list.invalidate()
+    found = attributes(shop, "<p {{ warmcache_attrs('files') }}>")
+    assert (found["data-warmcache-state"], found["data-warmcache-rebuilding"]) == ("stale", "true")
+    assert "aria-busy" not in found
+
+
+def test_a_region_tells_what_the_view_has_read_and_not_what_came_since(shop: Shop) -> None:
+    with shop.app.app_context():
+        shop.list.rebuild_now()
+        items, page = shop.list.get(), shop.list.page()
+        shop.list.rebuild_now()
+    now = attributes(shop, "<p {{ warmcache_attrs('files') }}>")
+    for read in (items, page):
+        found = attributes(shop, "<p {{ warmcache_attrs('files', read) }}>", read=read)
+        assert found["data-warmcache-generation"] == items.generation != now["data-warmcache-generation"]
+
+
+def test_a_region_of_an_unknown_list_is_refused_by_name(shop: Shop) -> None:
+    with pytest.raises(UnknownListError, match=r"No warm list named 'fils'. Declared: files"):
+        attributes(shop, "<p {{ warmcache_attrs('fils') }}>")
+
+
+def test_a_region_of_a_list_that_is_due_wakes_the_keeper(shop: Shop) -> None:
+    attributes(shop, "<p {{ warmcache_attrs('files') }}>")
+    assert shop.keeper._wake.is_set()
+
+
+def test_whatever_is_given_stays_text(shop: Shop) -> None:
+    script = attributes(shop, "{{ warmcache_script(nonce=x, refresh=x) }}", x=HOSTILE)
+    assert (script["nonce"], script["data-refresh"]) == (HOSTILE, HOSTILE)
+    region = attributes(shop, "<p {{ warmcache_attrs('files', src=x) }}>", x=HOSTILE)
+    assert region["data-warmcache-src"] == HOSTILE
+
+
+def test_macros_imported_with_context_know_the_helpers(shop: Shop) -> None:
+    shop.app.jinja_loader = DictLoader({"macros": "{% macro head() %}{{ warmcache_script() }}{% endmacro %}"})
+    found = attributes(shop, "{% from 'macros' import head with context %}{{ head() }}")
+    assert found["data-status-url"] == "/api/cache/stats"
+
+
+def test_the_script_reads_the_attributes_that_the_helpers_write() -> None:
+    source = (assets.static_folder() / "warmcache.js").read_text()
+    for name in ("warmcache", "warmcacheState", "warmcacheGeneration", "warmcacheRebuilding", "warmcacheRefresh"):
+        assert re.search(rf"dataset\.{name}\b", source), name
+    assert "statusUrl" in source and "data-warmcache-src" not in source.replace("warmcacheSrc", "")

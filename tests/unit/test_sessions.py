@@ -1,0 +1,193 @@
+"""Answers that a page asks for by itself: they keep no login alive, and lose nothing that the app has written."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import flask_login
+import pytest
+from flask import Flask, Response, redirect, request, session, url_for
+from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
+from flask.testing import FlaskClient
+
+from .shop import Shop
+
+PATHS = ("/api/cache/stats/files", "/api/cache/stats", "/api/cache/static/warmcache.js", "/api/cache/")
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Flask:
+    app = Shop(tmp_path).app
+    app.secret_key = "not secret"
+
+    @app.get("/login")
+    def login() -> str:
+        session.permanent = True
+        session["user"] = "ann"
+        return "welcome"
+
+    @app.get("/who")
+    def who() -> str:
+        return str(session.get("user"))
+
+    @app.get("/seen")
+    def seen() -> str:
+        return str(session["seen"])
+
+    return app
+
+
+@pytest.fixture
+def client(app: Flask) -> FlaskClient:
+    client = app.test_client()
+    assert "Set-Cookie" in client.get("/login").headers
+    assert "Set-Cookie" in client.get("/who").headers  # any other answer prolongs the session
+    return client
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_a_permanent_session_is_not_prolonged(client: FlaskClient, path: str) -> None:
+    answer = client.get(path)
+    assert answer.status_code == 200
+    assert "Set-Cookie" not in answer.headers
+    assert "Cookie" not in answer.headers.get("Vary", "")
+    assert client.get("/who").text == "ann"  # nor ended
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_nor_is_one_that_the_app_reads_before_each_request(app: Flask, path: str) -> None:
+    seen: list[Any] = []
+    app.before_request(lambda: seen.append(session.get("user")))
+    client = app.test_client()
+    client.get("/login")
+    answer = client.get(path)
+    assert "Set-Cookie" not in answer.headers
+    assert "Cookie" not in answer.headers.get("Vary", "")
+    assert seen[-1] == "ann"
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_what_the_app_writes_before_a_request_is_saved(app: Flask, path: str) -> None:
+    @app.before_request
+    def count() -> None:
+        session["seen"] = session.get("seen", 0) + 1
+
+    client = app.test_client()
+    client.get("/login")
+    answer = client.get(path)
+    assert "Set-Cookie" in answer.headers
+    assert client.get("/seen").text == "3"
+
+
+def test_what_is_read_and_written_behind_the_view_does_no_harm(app: Flask) -> None:
+    seen: list[Any] = []
+
+    @app.after_request
+    def write(response: Response) -> Response:
+        seen.append(session.get("user"))
+        session["late"] = 1
+        session.update(later=2)
+        session.setdefault("latest", 3)
+        del session["late"]
+        assert session.pop("later") == 2
+        return response
+
+    client = app.test_client()
+    client.get("/login")
+    answer = client.get(PATHS[0])
+    assert answer.status_code == 200
+    assert "Set-Cookie" not in answer.headers
+    assert seen[-1] == "ann"
+
+
+def test_an_app_without_a_secret_key_has_no_session_to_leave_alone(tmp_path: Path) -> None:
+    for path in PATHS:
+        answer = Shop(tmp_path / path.replace("/", "-")).app.test_client().get(path)
+        assert (answer.status_code, "Set-Cookie" in answer.headers) == (200, False)
+
+
+def test_a_session_that_cannot_tell_whether_it_was_changed_is_saved_as_ever(app: Flask) -> None:
+    saved: list[str] = []
+
+    class Careless(SecureCookieSession):
+        modified = True
+
+    class Interface(SecureCookieSessionInterface):
+        session_class = Careless
+
+        def save_session(self, app: Flask, session: Any, response: Response) -> None:
+            saved.append(str(response.mimetype))
+            super().save_session(app, session, response)
+
+    app.session_interface = Interface()
+    client = app.test_client()
+    client.get("/login")
+    client.get(PATHS[0])
+    assert saved == ["text/html", "application/json"]
+
+
+# With Flask-Login
+
+
+@pytest.fixture
+def guarded(app: Flask) -> Flask:
+    """An app that shows nothing to who has not logged in."""
+    manager = flask_login.LoginManager(app)
+    manager.login_view = "enter"
+
+    class User(flask_login.UserMixin):  # type: ignore[misc]
+        id = "ann"
+
+    manager.user_loader(lambda user_id: User() if user_id == "ann" else None)
+
+    @app.get("/enter")
+    def enter() -> str:
+        return "<h1>Log in</h1>"
+
+    @app.post("/enter")
+    def entered() -> str:
+        session.permanent = True
+        flask_login.login_user(User(), remember=True)
+        return "welcome"
+
+    @app.before_request
+    def require_login() -> Any:
+        if request.endpoint not in ("enter", "entered") and not flask_login.current_user.is_authenticated:
+            return redirect(url_for("enter"))
+        return None
+
+    return app
+
+
+@pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning")  # Flask-Login's, on Python 3.12
+@pytest.mark.parametrize("refresh", [False, True], ids=["", "remember cookies refreshed each request"])
+def test_polls_do_not_keep_a_flask_login_alive(guarded: Flask, refresh: bool) -> None:
+    guarded.config["REMEMBER_COOKIE_REFRESH_EACH_REQUEST"] = refresh
+    client = guarded.test_client()
+    client.post("/enter")
+    assert "session" in str(client.get("/who").headers.getlist("Set-Cookie"))
+    for path in PATHS:
+        answer = client.get(path)
+        assert answer.status_code == 200
+        assert not any(one.startswith("session=") for one in answer.headers.getlist("Set-Cookie")), path
+
+
+def test_an_app_wide_login_guards_our_routes_like_its_own(guarded: Flask) -> None:
+    client = guarded.test_client()
+    for path in PATHS:
+        answer = client.get(path)
+        assert (answer.status_code, answer.headers["Location"]) == (302, "/enter")
+    assert client.post("/api/cache/rebuild/files").status_code == 302
+
+
+def test_an_app_may_leave_the_pollers_routes_open(guarded: Flask) -> None:
+    """As docs/web.md says it."""
+    (guard,) = guarded.before_request_funcs[None]
+
+    def require_login() -> Any:
+        return None if request.endpoint in ("warmcache.asset", "warmcache.stats_of") else guard()
+
+    guarded.before_request_funcs[None] = [require_login]
+    client = guarded.test_client()
+    assert [client.get(path).status_code for path in PATHS] == [200, 302, 200, 302]
