@@ -15,7 +15,7 @@ import time
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -277,6 +277,11 @@ class Server:
 
     def end(self) -> None:
         """End the server and everything it started; nothing is left when this returns."""
+        if "COVERAGE_PROCESS_CONFIG" in os.environ and self.process.poll() is None:
+            # A process that is measured saves what it has counted when it ends by itself.
+            self.process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self.process.wait(10)
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait(20)
