@@ -322,8 +322,7 @@
         if (!watcher._failures && !goAhead.has(target)) {
           goAhead.set(target, fire(target, "ready", { name, status, generation }));
         }
-        // A listener may have stopped anyone.
-        if (watchers.has(watcher)) watcher._renew(goAhead.get(target) !== false);
+        watcher._renew(goAhead.get(target) !== false);
       }
       settle();
     }
@@ -422,9 +421,9 @@
     }
 
     async function renew(isAllowed = true) {
-      if (watcher._busy) return;
       const { status, generation } = list;
       const { signal } = control;
+      if (watcher._busy || signal.aborted) return; // a listener may stop anyone
       watcher._busy = true;
       try {
         const strategy = strategies[refresh] || refresh;
