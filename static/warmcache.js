@@ -300,7 +300,7 @@
         if (list.progress) tell("progress", list.progress);
         // An empty page fills up as the first build goes; a stale one is left in peace.
         for (const watcher of behind) {
-          if (!isDue && (state === "partial" || !watcher._seen.size)) watcher._renew();
+          if (!isDue && (state === "partial" || watcher._isCold)) watcher._renew();
         }
       }
       arm(pause());
@@ -382,7 +382,7 @@
   function watch(name, options = {}, heed) {
     const list = listOf(name);
     const { element, generation } = options;
-    const seen = new Set(generation ? [generation] : []); // shown, or refreshed for: what ends loops
+    const seen = new Set([generation]); // shown, or refreshed for: what ends loops
     const { refresh = element ? settings.refresh : "event" } = options;
     let control, leave;
 
@@ -401,6 +401,7 @@
       _target: element || document?.body,
       _failures: 0, // of refreshes, in a row
       _until: options.until,
+      _isCold: options.state === "cold",
       _seen: seen,
       _lacks: () => !seen.has(list.generation),
       _end: end,
@@ -548,8 +549,8 @@
   /** How to refresh; each returns what it did, or false if the content stays as it was. */
   const strategies = {
     auto(status, watcher, signal) {
-      const { element, _seen: seen } = watcher;
-      const way = !element ? "event" : element.id ? "swap" : seen.size ? "prompt" : "reload";
+      const { element, _isCold: isCold } = watcher;
+      const way = !element ? "event" : element.id ? "swap" : isCold ? "reload" : "prompt";
       return strategies[way](status, watcher, signal);
     },
     event: () => false,

@@ -12,8 +12,10 @@ const vm = require("node:vm");
 const FILE = path.join(__dirname, "..", "..", "static", "warmcache.js");
 const SOURCE = fs.readFileSync(FILE, "utf8");
 
-/** Let everything that waits for a promise go on. */
-const settle = () => new Promise((resolve) => setImmediate(resolve));
+/** Let everything that waits for a promise go on, and what is said to other tabs arrive. */
+async function settle() {
+  for (let turn = 0; turn < 3; turn += 1) await new Promise((resolve) => setImmediate(resolve));
+}
 
 /** Timers that run out only when the test says so. */
 class Clock {
