@@ -1,15 +1,14 @@
-/* The browser half of flask-warmcache; docs/poller.md describes it.
+/* The browser half of flask-warmcache; its manual is docs/poller.md.
  *
- * While a list is rebuilt, ask for its status, one small record, until a newer list is published;
- * then refresh what the user sees. One poller per list, one timer, one request at a time. A fresh
- * page asks nothing. Times are milliseconds.
+ * While a list is rebuilt, ask for its status until a newer one is published, then refresh what the
+ * user sees. One poller per list, with one timer and one request. Times are milliseconds.
  */
 "use strict";
 
 (function (root) {
   const { document } = root;
-  const tag = document?.currentScript; // null once the script has run
-  if (root.Warmcache?.version) return; // a second copy would ask everything twice
+  const tag = document?.currentScript;
+  if (root.Warmcache?.version) return;
 
   const settings = {
     statusUrl: "/api/cache/stats",
@@ -29,7 +28,7 @@
     credentials: "same-origin",
   };
 
-  // Below 100 it is somebody's seconds; far above, setTimeout would fire at once.
+  // Below 100 it is somebody's seconds.
   const pauses = /^[1-9]\d{2,7}$/;
   const pausesOrNone = /^(0|[1-9]\d{2,7})$/;
   const rules = {
@@ -48,7 +47,7 @@
     clearTimeout: (timer) => clearTimeout(timer),
     now: () => performance.now(),
     random: () => Math.random(),
-    navigate: () => location.reload(), // keeps the scroll position; setting href does not
+    navigate: () => location.reload(), // unlike href= it keeps the scroll position
   };
 
   function configure(options) {
@@ -71,18 +70,16 @@
     Object.assign(new Error(message), { code, fatal, floor });
 
   function httpFault(url, status, header) {
-    const fatal = /^4(0[134]|10)$/.test(status); // asking again cannot help
+    const fatal = /^4(0[134]|10)$/.test(status);
     const code = /^40[13]$/.test(status) ? "auth" : "http";
     return fault(code, `${url} answered ${status}`, fatal, retryAfter(header));
   }
 
-  /** The header's seconds or date, at most five minutes. */
   function retryAfter(header) {
     const wait = isNaN(header) ? Date.parse(header) - Date.now() : header * 1000;
     return wait > 0 ? Math.min(wait, 300000) : 0;
   }
 
-  /** Fetch JSON within the deadline. */
   async function ask(url, control) {
     const deadline = env.setTimeout(() => control.abort("timeout"), settings.timeout);
     const { signal } = control;
@@ -92,12 +89,12 @@
       response = await env.fetch(url, { headers, credentials: settings.credentials, signal });
       if (response.ok) body = await response.json();
     } catch (error) {
-      const parsing = response?.redirected ? "auth" : "body"; // redirected to log in
+      const parsing = response?.redirected ? "auth" : "body";
       const code = signal.reason || (response?.ok ? parsing : "network");
       throw fault(code, `${url}: ${error.message || code}`, code === "auth");
     } finally {
       env.clearTimeout(deadline);
-      control.abort(); // lets go of who follows it
+      control.abort();
     }
     const { headers, ok, status } = response;
     const floor = headers.get("Retry-After");
@@ -105,7 +102,6 @@
     return { body, headers, floor: retryAfter(floor) };
   }
 
-  /** The header "NAME; gen=…; state=…" of a list's answer. */
   function readHeader(headers) {
     const text = headers.get("X-Warmcache") || "";
     const fact = (key) => text.match(`${key}=([^;]*)`)?.[1];
@@ -114,10 +110,10 @@
 
   /* ---- lists ---- */
 
-  const lists = new Map(); // by name
-  const views = new Set(); // elements
-  let left = false; // in the back/forward cache
-  let channel; // to the other tabs; an open one bars the back/forward cache
+  const lists = new Map();
+  const views = new Set();
+  let left = false;
+  let channel; // to other tabs; open, it bars the back/forward cache
 
   const isHidden = () => document?.hidden && settings.hidden !== "keep";
   const isPaused = () => left || (isHidden() && settings.hidden === "pause");
@@ -125,7 +121,6 @@
   const isOffline = () => root.navigator?.onLine === false;
   const isWaiting = (state) => /cold|partial|stale/.test(state);
 
-  /** Dispatch warmcache:TYPE; false if a listener prevented it. */
   function fire(target, type, detail) {
     const init = { bubbles: true, cancelable: true, detail };
     return target?.dispatchEvent(new CustomEvent(`warmcache:${type}`, init));
@@ -139,12 +134,12 @@
 
   function createList(name) {
     const watchers = new Set();
-    const replaced = new Set(); // generations; whoever still tells one is another worker
+    const replaced = new Set(); // generations
     let timer, request;
     let waited; // while visible
-    let isDue; // published, and soon refreshed
+    let isDue;
     let askedAt = 0;
-    let notBefore = 0; // Retry-After
+    let notBefore = 0;
 
     const list = { name, poll, _tell: tell, _fail: fail, _take: take, _settle: settle, _wake: wake, _join: join };
     reset();
@@ -158,8 +153,8 @@
         progress: null,
         _interval: settings.interval,
         _isOver: false,
-        _proceed: null, // what a blocked refresh would have done
-        _failures: 0, // in a row
+        _proceed: null,
+        _failures: 0,
       });
       waited = 0;
       isDue = false;
@@ -187,7 +182,7 @@
       tell("error", { code, message, fatal, failures: times }, to);
     }
 
-    /** The normal pause: the server's wish, half of what is left, or slowly growing. */
+    /** The server's wish, half of what is left, or slowly growing. */
     function pause() {
       const { poll_after_ms: wish } = list.status || {};
       const { eta } = list.progress || {};
@@ -205,7 +200,6 @@
       timer = request = null;
     }
 
-    /** The only timer: look after delay, or deliver what is due. */
     function arm(delay) {
       env.clearTimeout(timer);
       timer = null;
@@ -225,17 +219,15 @@
       }, wait);
     }
 
-    /** Go on: after delay, or soon unless the last answer is recent. */
     function wake(delay, state) {
       if (!watchers.size || list.state === "stalled") return;
       open();
       if (state || isPaused()) halt();
       if (state) enter(state);
-      const rest = list._interval - Math.abs(env.now() - askedAt); // a clock may jump back
+      const rest = list._interval - Math.abs(env.now() - askedAt); // clocks jump
       if (!request) arm(delay ?? Math.max(rest, 250 * env.random()));
     }
 
-    /** Ask now, by hand; false if that cannot be. */
     function poll() {
       if (request || isDue || isPaused() || !watchers.size || env.now() < notBefore) return false;
       if (list.state === "stalled") {
@@ -252,9 +244,8 @@
       const url = `${settings.statusUrl}/${encodeURIComponent(name)}`;
       askedAt = env.now();
       const answer = await ask(url, mine).catch((error) => error);
-      if (request !== mine) return; // halted meanwhile, which is no failure
+      if (request !== mine) return;
       request = null;
-      // A little above the floor: everybody was told the same one.
       notBefore = answer.floor && env.now() + answer.floor * (1 + 0.2 * env.random());
       const { body } = answer;
       if (answer.code) fail(answer);
@@ -265,23 +256,22 @@
       }
     }
 
-    /** After a failed poll, or a watcher's failed refresh, of which there are five: back off. */
+    /** A poll has failed, or a watcher's refresh, which is tried five times. */
     function fail(error, who = list) {
       const count = (who._failures += 1);
       const concerned = who === list ? [...watchers] : [who];
       error.fatal ||= who !== list && count > 4;
       if (error.fatal || count > 1) {
-        // One lost request is not worth a word.
+        // One lost request is not news.
         if (who === list) enter(isOffline() ? "offline" : "error");
         complain(error, count, concerned);
       }
       if (error.fatal) return concerned.forEach((watcher) => watcher._end("failed", error));
-      // Half fixed, half random, so that no herd comes back.
+      // Half random, so that no herd comes back.
       const wait = (Math.min(settings.errorMax, list._interval * 2 ** count) / 2) * (1 + env.random());
       arm(isOffline() ? vary(settings.errorMax) : Math.max(error.floor, wait));
     }
 
-    /** Take a status, our own or another tab's. */
     function take(status) {
       const { generation = null, state } = status;
       const isOver = generation !== null && !status.cache_rebuilding;
@@ -298,7 +288,7 @@
         if (isDue) list._proceed = null;
         enter(isDue ? "ready" : state);
         if (list.progress) tell("progress", list.progress);
-        // An empty page fills up as the first build goes; a stale one is left in peace.
+        // An empty page fills up.
         for (const watcher of behind) {
           if (!isDue && (state === "partial" || watcher._isCold)) watcher._renew();
         }
@@ -311,7 +301,6 @@
       return { phase, done, total, ratio, eta: eta >= 0 ? eta : null };
     }
 
-    /** Published: say so, once for each target, and refresh whom nobody stopped. */
     function deliver() {
       const { status, generation } = list;
       const goAhead = new Map();
@@ -327,12 +316,11 @@
       settle();
     }
 
-    /** Rest, once the list is published and everybody has it. */
     function settle() {
       if (isDue || !list._isOver) return;
       for (const watcher of watchers) {
         if (watcher._busy) return;
-        if (watcher._lacks()) return timer || request || arm(pause()); // was busy with a partial one
+        if (watcher._lacks()) return timer || request || arm(pause());
       }
       waited = 0;
       const { state } = list.status;
@@ -369,24 +357,19 @@
 
   /* ---- watchers ---- */
 
-  /** Call stop() when the signal aborts, until control does. */
   function follow(signal, stop, control) {
     if (signal?.aborted) stop();
     signal?.addEventListener("abort", stop, { signal: control.signal });
   }
 
-  /**
-   * Wait for a list. Options: element, refresh (a strategy's name, or a function of status, watcher
-   * and signal), generation (the page's), interval, signal.
-   */
   function watch(name, options = {}, heed) {
     const list = listOf(name);
     const { element, generation } = options;
-    const seen = new Set([generation]); // shown, or refreshed for: what ends loops
+    const seen = new Set([generation]); // shown or refreshed for: ends loops
     const { refresh = element ? settings.refresh : "event" } = options;
     let control, leave;
 
-    // A watcher is its list, and more. What begins with _ is ours.
+    // It is its list and more; _ is private.
     const watcher = Object.assign(Object.create(list), {
       element,
       stop: () => end("stopped"),
@@ -399,7 +382,7 @@
         follow(options.signal, watcher.stop, control);
       },
       _target: element || document?.body,
-      _failures: 0, // of refreshes, in a row
+      _failures: 0,
       _until: options.until,
       _isCold: options.state === "cold",
       _seen: seen,
@@ -424,7 +407,7 @@
     async function renew(isAllowed = true) {
       const { status, generation } = list;
       const { signal } = control;
-      if (watcher._busy || signal.aborted) return; // a listener may stop anyone
+      if (watcher._busy || signal.aborted) return;
       watcher._busy = true;
       try {
         const strategy = strategies[refresh] || refresh;
@@ -440,7 +423,7 @@
         if (signal.aborted) return;
         if (watcher._failures > 3 && element) block(watcher, "prompt");
         if (error.fatal === undefined) {
-          console.error(error); // a bug in the page's own function
+          console.error(error);
           error = fault("refresh", String(error));
         }
         list._fail(error, watcher);
@@ -451,7 +434,6 @@
     return watcher;
   }
 
-  /** A promise of the status once the list is published. */
   function ready(name, { timeout, ...options } = {}) {
     return new Promise((resolve, reject) => {
       let timer;
@@ -465,10 +447,6 @@
     });
   }
 
-  /**
-   * Fetch JSON; call onData(data, {rebuilding}) now, and again with newer data until it is no
-   * longer being rebuilt. Returns {done, stop}; done is a promise of the last data.
-   */
   function json(url, onData, options = {}) {
     const control = new AbortController();
     const { signal } = control;
@@ -477,7 +455,7 @@
 
     function give(rebuilding) {
       again = rebuilding;
-      // A bug in the page is reported there and does not end the wait.
+      // A bug of the page does not end the wait.
       queueMicrotask(() => onData(data, { rebuilding }));
     }
 
@@ -494,7 +472,7 @@
       for (await load(); again && !signal.aborted; ) {
         const { name, generation } = facts;
         await ready(name, { ...facts, signal, refresh: load, until: "over" });
-        if (generation === facts.generation) give(false); // nothing newer, whatever the data says
+        if (generation === facts.generation) give(false); // whatever the data says
       }
       return data;
     }
@@ -509,10 +487,6 @@
     return { done, stop };
   }
 
-  /**
-   * Look at an answer fetched elsewhere, a Response or a parsed body (which needs options.name).
-   * Returns a watcher if it is being rebuilt, else null.
-   */
   function inspect(answer, options) {
     const wish = { ...(answer?.headers?.get && readHeader(answer.headers)), ...options };
     return answer?.cache_rebuilding === true || isWaiting(wish.state) ? watch(wish.name, wish) : null;
@@ -520,7 +494,6 @@
 
   /* ---- regions ---- */
 
-  /** Attach the regions in scope, itself included; doing so again does no harm. */
   function scan(scope = document) {
     [scope, ...scope.querySelectorAll("[data-warmcache]")].forEach(attach);
   }
@@ -537,7 +510,7 @@
       return element.warmcache.resume();
     }
     const heed = (outcome) => {
-      if (outcome === "refreshed") scan(element); // what came may itself be waiting
+      if (outcome === "refreshed") scan(element);
       else if (outcome !== "stopped") {
         dataset.warmcacheRebuilding = "false";
         element.removeAttribute("aria-busy");
@@ -546,7 +519,7 @@
     element.warmcache = watch(name, { element, state, generation, refresh }, heed);
   }
 
-  /** How to refresh; each returns what it did, or false if the content stays as it was. */
+  /** Each returns false if it changed nothing. */
   const strategies = {
     auto(status, watcher, signal) {
       const { element, _isCold: isCold } = watcher;
@@ -559,7 +532,7 @@
       const { element } = watcher;
       const isFree = () => isForced || !inUse(element) || block(watcher, "editing", status);
       const found = isFree() && (await load(watcher));
-      if (!found || signal?.aborted || !isFree()) return false; // the user did not wait for the answer
+      if (!found || signal?.aborted || !isFree()) return false; // the user went on typing
       replace(element, found, status);
       return "swap";
     },
@@ -569,13 +542,13 @@
       if (reason) return block(watcher, reason);
       hasReloaded = true;
       env.navigate();
-      return false; // it is the next document that will be fresh
+      return false;
     },
   };
 
-  /** Leave the region as it is, and hand over how to refresh it after all. */
+  /** Leave it as it is, and hand over how to refresh it after all. */
   function block(watcher, reason, status) {
-    if (status?.cache_rebuilding) return false; // another chance will come
+    if (status?.cache_rebuilding) return false;
     const { name, element } = watcher;
     const list = listOf(name);
     const proceed = async () => {
@@ -587,7 +560,7 @@
         scan(element);
       } catch (error) {
         list._proceed = proceed;
-        watcher._failures ||= 1; // this one is worth a word
+        watcher._failures ||= 1;
         list._fail(error, watcher);
       }
     };
@@ -596,10 +569,7 @@
     return false;
   }
 
-  /**
-   * The element of the same id in the region's source; null if it is what we have. An XHR parses
-   * it: under Trusted Types that needs no policy, unlike DOMParser.
-   */
+  /** The new region; null if it is the one we have. DOMParser would need a Trusted Types policy. */
   function load(watcher) {
     const { id, dataset } = watcher.element;
     const url = dataset.warmcacheSrc || location.href;
@@ -608,7 +578,7 @@
       request.open("GET", url);
       request.responseType = "document";
       request.timeout = settings.timeout;
-      request.setRequestHeader("Cache-Control", "no-cache"); // the page may be cacheable
+      request.setRequestHeader("Cache-Control", "no-cache");
       request.onloadend = () => {
         const { status } = request;
         const found = request.responseXML?.getElementById(id);
@@ -625,11 +595,9 @@
     });
   }
 
-  /** A selector of what a swap does not touch. */
   const keptIn = ({ dataset }) =>
     dataset?.warmcacheKeep?.match(/\S+/g)?.map((id) => `[id="${id}"]`).join() || "_";
 
-  /** Replace the children and what the region says of itself; keep scroll, and focus by id. */
   function replace(element, found, { state, generation, cache_rebuilding }) {
     const focused = element.contains(document.activeElement) && document.activeElement.id;
     const nodes = [element, ...element.querySelectorAll("[id]")];
@@ -638,7 +606,7 @@
     const told = { warmcacheState: state, warmcacheGeneration: generation, warmcacheRebuilding: cache_rebuilding };
     Object.assign(element.dataset, told, found.dataset);
     element.removeAttribute("aria-busy");
-    for (const script of found.querySelectorAll("script")) script.remove(); // idiomorph would run them
+    for (const script of found.querySelectorAll("script")) script.remove();
     if (root.Idiomorph) {
       const callbacks = { beforeNodeMorphed: (node) => !node.matches?.(kept) };
       root.Idiomorph.morph(element, found.childNodes, { morphStyle: "innerHTML", callbacks });
@@ -653,7 +621,7 @@
     for (const [id, ...place] of places) document.getElementById(id)?.scrollTo(...place);
   }
 
-  /** Whether a refresh would cost the user something: typed text, a selection, what plays. */
+  /** Whether a refresh would cost the user something. */
   function inUse(scope) {
     const kept = keptIn(scope);
     const selection = root.getSelection?.();
@@ -664,7 +632,7 @@
     );
   }
 
-  /** Focused, or not as a reset would leave it. */
+  /** Focused, or not what a reset would make it. */
   function isDirty(field) {
     const form = document.createElement("form");
     const copy = form.appendChild(field.cloneNode(true));
@@ -677,12 +645,11 @@
     );
   }
 
-  let hasReloaded = false; // once per document: a second reload could cut off the first
+  let hasReloaded = false; // a second one could cut off the first
 
-  /** Why the page may not be reloaded by itself for this publication; "" if it may. */
   function whyNot(publication) {
     const now = Date.now();
-    if (tag?.dataset.method) return "post"; // the page answers one
+    if (tag?.dataset.method) return "post";
     if (isHidden() || isOffline()) return "prompt";
     if (inUse(document)) return "editing";
     try {
@@ -693,7 +660,7 @@
       sessionStorage.setItem("warmcache", JSON.stringify([...log, [id, now]]));
       return "";
     } catch {
-      return "storage"; // what cannot be remembered could be repeated for ever
+      return "storage"; // unremembered, it could loop
     }
   }
 
@@ -741,19 +708,19 @@
         const label = state === "stalled" ? "Check again" : "Refresh";
         button.textContent = this.getAttribute("refresh-label") || label;
         button.onclick = act;
-        // Hiding what has the focus would throw the user to the top.
+        // Hiding what has the focus would lose it.
         button.hidden = !act && document.activeElement !== button;
         button.onblur = () => this._paint(list);
 
         const quarter = Math.floor((progress?.ratio || 0) * 4) * 25;
         const text = (this.getAttribute(`text-${state}`) ?? texts[state] ?? "") + (quarter ? ` ${quarter} %` : "");
-        // A screen reader speaks every change: states at once, quarters not one upon the other.
+        // Every change is spoken: states at once, quarters seldom.
         const now = env.now();
         const isChatter = state === this._said ? now - this._saidAt < 5000 : state === "ready" && !proceed;
         if (isChatter || text === line.textContent || (state === "fresh" && !this._said)) return;
         this._said = state;
         this._saidAt = now;
-        // What comes together with its text is often not read.
+        // A line that comes with its text is often not read.
         env.setTimeout(() => (line.textContent = text), 100);
       }
     }
@@ -772,7 +739,7 @@
     document.addEventListener("visibilitychange", () => turn());
     addEventListener("offline", () => turn(vary(settings.errorMax), "offline"));
     addEventListener("online", () => turn(1000 * env.random()));
-    // Not unload: a listener for it keeps the page out of the back/forward cache.
+    // Not unload: that, too, bars the back/forward cache.
     for (const type of ["pagehide", "pageshow"]) {
       addEventListener(type, ({ persisted }) => {
         left = type === "pagehide";
@@ -783,7 +750,7 @@
     const start = () => {
       if (settings.auto) scan();
       try {
-        if (!lists.size) sessionStorage.removeItem("warmcache"); // the page arrived fresh
+        if (!lists.size) sessionStorage.removeItem("warmcache");
       } catch {}
       if (root.customElements) defineElements();
     };
