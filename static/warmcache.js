@@ -338,7 +338,7 @@
       watchers.add(watcher);
       open();
       paint();
-      if (!request && !timer) arm(pause());
+      if (!request) arm(pause());
       return (outcome) => {
         watchers.delete(watcher);
         if (watchers.size) return;
@@ -399,7 +399,8 @@
       heed?.(outcome, error);
     }
 
-    function refreshed(strategy) {
+    function refreshed() {
+      const strategy = refresh.call ? "function" : refresh;
       watcher._outcome = "refreshed";
       fire(watcher._target, "refreshed", { name, strategy, generation: list.generation });
     }
@@ -416,7 +417,7 @@
         if (signal.aborted) return;
         watcher._failures = 0;
         seen.add(generation);
-        if (result !== false) refreshed(result || (refresh.call ? "function" : refresh));
+        if (result !== false) refreshed();
         list._settle();
       } catch (error) {
         watcher._busy = false;
@@ -534,7 +535,6 @@
       const found = isFree() && (await load(watcher));
       if (!found || signal?.aborted || !isFree()) return false; // the user went on typing
       replace(element, found, status);
-      return "swap";
     },
     reload(status, watcher) {
       if (status.cache_rebuilding) return false;
@@ -555,7 +555,8 @@
       list._proceed = null;
       if (!element?.id) return env.navigate();
       try {
-        watcher._refreshed(await strategies.swap(list.status, watcher, null, true));
+        await strategies.swap(list.status, watcher, null, true);
+        watcher._refreshed();
         list._settle();
         scan(element);
       } catch (error) {

@@ -108,6 +108,18 @@ test("watch: a page that is fresh goes on asking, and is refreshed for each gene
   assert.deepEqual(element.heard("refreshed").map((detail) => detail.strategy), ["mine", "mine"]);
 });
 
+test("watch: who begins to wait meanwhile does not wait for the slow rhythm", async () => {
+  const page = open({ attributes: { watch: "60000" } });
+  page.world = () => fresh("g1");
+  page.Warmcache.watch("files");
+  await page.clock.advance(4000);
+  const promise = page.Warmcache.ready("files", { interval: 500 });
+  await page.clock.advance(500);
+  assert.equal((await promise).generation, "g1");
+  await page.clock.advance(120000);
+  assert.ok(page.requests.length <= 5, String(page.requests.length));
+});
+
 /* ---- one truth ---- */
 
 test("what a newer generation has replaced is another worker talking", async () => {

@@ -362,12 +362,16 @@ test("several callers share one poller; the last one to stop ends it", async () 
   assert.equal(page.requests.length, 6);
 });
 
-test("the smallest interval of the callers counts; nonsense is not taken", async () => {
+test("the caller's own interval counts; nonsense is not taken", async () => {
   const page = open();
   page.Warmcache.watch("files", { interval: 2 });
-  page.Warmcache.watch("files", { interval: 500 });
-  await page.clock.advance(4000);
-  assert.deepEqual(page.times(), [2000, 2500, 3000, 3500, 4000]);
+  const second = page.Warmcache.watch("files", { interval: 500 });
+  await page.clock.advance(2000);
+  assert.deepEqual(page.times(), [500, 1000, 1500, 2000]);
+  second.stop();
+  page.Warmcache.watch("other");
+  await page.clock.advance(1000);
+  assert.equal(page.requests.filter((request) => request.url.endsWith("other")).length, 0);
 });
 
 test("a signal stops the watch, before or after the start", async () => {
