@@ -1,657 +1,765 @@
-/* warmcache.js: the browser half of flask-warmcache.
+/* The browser half of flask-warmcache; its manual is docs/poller.md.
  *
- * A page or a JSON answer says that its list is being rebuilt. This script waits for the
- * publication, then refreshes what the user sees. It asks for the status, one small record, and
- * never for the data it waits for. A fresh page asks nothing at all.
- *
- * One poller per list asks STATUS_URL/NAME. A timer is set only after an answer, so requests never
- * overlap; each has a deadline, so none hangs the chain; a hidden tab has neither. The rebuild is
- * over when the status says so and something is published. Then every waiter hears
- * warmcache:ready and is refreshed once, even if the rebuild failed, since its content also tells
- * that one is under way. Before that, only a waiter for a "partial" list (a first build, which
- * publishes as it goes) is refreshed, once for each generation: an empty page fills up, a stale
- * one is left in peace. What a waiter was refreshed for is remembered, so a status and a page
- * that disagree for ever cannot make a loop.
- *
- * Times are milliseconds, except in what the server sends.
+ * While a list is rebuilt, ask for its status until a newer one is published, then refresh what the
+ * user sees. One poller per list, with one timer and one request. Times are milliseconds.
  */
 "use strict";
 
 (function (root) {
-  // The first statement, because currentScript is null once the script has run.
-  const tag = root.document?.currentScript;
-  if (root.Warmcache?.version) return; // a second copy would ask everything twice
+  const { document } = root;
+  const tag = document?.currentScript;
+  if (root.Warmcache?.version) return;
 
   const settings = {
     statusUrl: "/api/cache/stats",
     interval: 2000,
-    timeout: 10000,
     maxInterval: 10000,
-    auto: true, // scan the document when it is there
+    jitter: 0.15,
+    timeout: 10000,
+    errorMax: 60000,
+    hidden: "pause",
+    hiddenInterval: 60000,
+    maxWait: 600000,
+    spread: 1000,
+    share: true,
+    refresh: "auto",
+    watch: 0,
+    auto: true,
+    credentials: "same-origin",
   };
 
-  /** What a test, or an odd host, may replace. */
+  // Below 100 it is somebody's seconds.
+  const pauses = /^[1-9]\d{2,7}$/;
+  const pausesOrNone = /^(0|[1-9]\d{2,7})$/;
+  const rules = {
+    jitter: /^0(\.\d+)?$/,
+    spread: pausesOrNone,
+    watch: pausesOrNone,
+    hidden: /^(pause|slow|keep)$/,
+    boolean: /^(true|false)$/,
+    number: pauses,
+    string: /./,
+  };
+
   const env = {
-    fetch: (...args) => root.fetch(...args),
-    now: () => root.performance.now(), // does not jump when somebody sets the clock
+    fetch: (...args) => fetch(...args),
+    setTimeout: (...args) => setTimeout(...args),
+    clearTimeout: (timer) => clearTimeout(timer),
+    now: () => performance.now(),
     random: () => Math.random(),
-    setTimeout: (call, delay) => root.setTimeout(call, delay),
-    clearTimeout: (timer) => root.clearTimeout(timer),
-    navigate: () => root.location.reload(), // keeps the scroll position; setting href does not
+    navigate: () => location.reload(), // unlike href= it keeps the scroll position
   };
-
-  // Less than 100 is somebody who wrote seconds: 2 would be 500 polls a second.
-  const isPause = (value) => Number(value) >= 100 && Number(value) < Infinity;
-
-  const warn = (message) => root.console.warn(`warmcache: ${message}`);
 
   function configure(options) {
     for (const [name, value] of Object.entries(options)) {
-      if (!(name in settings)) throw new TypeError(`Warmcache has no option ${name}.`);
-      if (name === "auto") settings.auto = String(value) !== "false";
-      else if (name === "statusUrl" && value) settings.statusUrl = String(value);
-      else if (isPause(value)) settings[name] = Number(value);
-      else warn(`${name} cannot be "${value}", it stays ${settings[name]}`);
+      const type = typeof settings[name];
+      if (type === "undefined") throw new TypeError(`Warmcache has no option ${name}.`);
+      if (!(rules[name] || rules[type] || rules.string).test(value)) {
+        console.warn(`warmcache: ${name} cannot be "${value}"`);
+      } else settings[name] = /number|boolean/.test(type) ? JSON.parse(value) : value;
     }
   }
 
-  for (const name of Object.keys(settings)) {
-    const value = tag?.dataset[name]; // data-status-url is dataset.statusUrl
-    if (value !== undefined) configure({ [name]: value });
+  for (const name in settings) {
+    if (tag?.dataset[name] !== undefined) configure({ [name]: tag.dataset[name] });
   }
 
   /* ---- asking ---- */
 
-  /** What went wrong, in the words of the event warmcache:error. */
-  class Fault extends Error {
-    constructor(code, message, fatal = false, floor = 0) {
-      super(message);
-      Object.assign(this, { code, fatal, floor });
-    }
-  }
+  const fault = (code, message, fatal = false, floor = 0) =>
+    Object.assign(new Error(message), { code, fatal, floor });
 
   function httpFault(url, status, header) {
-    const fatal = [401, 403, 404, 410].includes(status); // asking again cannot help
-    const code = status === 401 || status === 403 ? "auth" : "http";
-    return new Fault(code, `${url} answered ${status}`, fatal, retryAfter(header));
+    const fatal = /^4(0[134]|10)$/.test(status);
+    const code = /^40[13]$/.test(status) ? "auth" : "http";
+    return fault(code, `${url} answered ${status}`, fatal, retryAfter(header));
   }
 
-  /** Retry-After, in seconds or as a date, in milliseconds; 0 if it says nothing. */
   function retryAfter(header) {
-    const value = header("Retry-After")?.trim();
-    if (!value) return 0;
-    let wait = Number(value) * 1000;
-    // A date is compared with the server's own clock where it tells it: ours may be wrong.
-    if (isNaN(wait)) wait = Date.parse(value) - (Date.parse(header("Date")) || Date.now());
-    return wait > 0 ? Math.min(wait, 300000) : 0; // an absurd date must not silence a page
+    const wait = isNaN(header) ? Date.parse(header) - Date.now() : header * 1000;
+    return wait > 0 ? Math.min(wait, 300000) : 0;
   }
 
-  /** Call abort() when the signal aborts; returns what takes the listener away again. */
-  function follow(signal, abort) {
-    if (signal?.aborted) abort();
-    signal?.addEventListener("abort", abort);
-    return () => signal?.removeEventListener("abort", abort);
-  }
-
-  /** Fetch JSON within the deadline; throws a Fault. */
-  async function ask(url, signal) {
-    const control = new root.AbortController();
-    const unfollow = follow(signal, () => control.abort());
-    let code = "network";
-    const deadline = env.setTimeout(() => {
-      code = "timeout";
-      control.abort();
-    }, settings.timeout);
+  async function ask(url, control) {
+    const deadline = env.setTimeout(() => control.abort("timeout"), settings.timeout);
+    const { signal } = control;
+    let response, body;
     try {
       const headers = { Accept: "application/json" };
-      const response = await env.fetch(url, { headers, signal: control.signal });
-      const header = (name) => response.headers.get(name);
-      if (!response.ok) throw httpFault(url, response.status, header);
-      if (response.redirected && !/\bjson\b/.test(header("Content-Type"))) {
-        // The session has ended, and fetch followed to the login page, which answers 200.
-        throw new Fault("auth", `${url} was redirected to a page`, true);
-      }
-      return { body: await response.json(), header, floor: retryAfter(header) };
+      response = await env.fetch(url, { headers, credentials: settings.credentials, signal });
+      if (response.ok) body = await response.json();
     } catch (error) {
-      if (error instanceof Fault) throw error;
-      throw new Fault(error.name === "SyntaxError" ? "body" : code, `${url}: ${error.message}`);
+      const parsing = response?.redirected ? "auth" : "body";
+      const code = signal.reason || (response?.ok ? parsing : "network");
+      throw fault(code, `${url}: ${error.message || code}`, code === "auth");
     } finally {
       env.clearTimeout(deadline);
-      unfollow();
+      control.abort();
     }
+    const { headers, ok, status } = response;
+    const floor = headers.get("Retry-After");
+    if (!ok) throw httpFault(url, status, floor);
+    return { body, headers, floor: retryAfter(floor) };
   }
 
-  /** The header "NAME; gen=…; state=…" of a list's answer, as {name, gen, state}. */
-  function readHeader(header) {
-    const [name, ...facts] = (header("X-Warmcache") || "").split(";").map((part) => part.trim());
-    return { ...Object.fromEntries(facts.map((fact) => fact.split("="))), name };
+  function readHeader(headers) {
+    const text = headers.get("X-Warmcache") || "";
+    const fact = (key) => text.match(`${key}=([^;]*)`)?.[1];
+    return { name: text.split(";")[0], state: fact("state"), generation: fact("gen") };
   }
 
-  /* ---- the poller: asks about one list, for all its waiters ---- */
+  /* ---- lists ---- */
 
-  const pollers = new Map(); // by status URL and name
-  let left = false; // between pagehide and pageshow, in the back/forward cache
+  const lists = new Map();
+  const views = new Set();
+  let left = false;
+  let channel; // to other tabs; open, it bars the back/forward cache
 
-  const paused = () => left || root.document?.visibilityState === "hidden";
+  const isHidden = () => document?.hidden && settings.hidden !== "keep";
+  const isPaused = () => left || (isHidden() && settings.hidden === "pause");
+  const vary = (wait) => wait * (1 + settings.jitter * (2 * env.random() - 1));
+  const isOffline = () => root.navigator?.onLine === false;
+  const isWaiting = (state) => /cold|partial|stale/.test(state);
 
-  /** Dispatch warmcache:TYPE; false if a listener prevented it. */
-  function fire(target, type, detail, cancelable = false) {
-    const init = { bubbles: true, cancelable, detail };
-    return target ? target.dispatchEvent(new root.CustomEvent(`warmcache:${type}`, init)) : true;
+  function fire(target, type, detail) {
+    const init = { bubbles: true, cancelable: true, detail };
+    return target?.dispatchEvent(new CustomEvent(`warmcache:${type}`, init));
   }
 
-  class Poller {
-    constructor(name, url) {
-      this.name = name;
-      this.url = url;
-      this.waiters = new Set();
-      this.state = "idle"; // then the server's word for the list, or "error"
-      this.status = null;
-      this.generation = null;
-      this.progress = null;
-      this.failures = 0; // failed polls in a row
-      this.timer = null;
-      this.request = null; // the AbortController of the one request in flight
-      this.askedAt = env.now();
-      this.notBefore = 0; // Retry-After
-      this.waited = 0; // the timers that ran out, so that hidden time does not count
+  function listOf(name) {
+    if (!name || typeof name !== "string") throw new TypeError("Warmcache needs a list's name.");
+    if (!lists.has(name)) lists.set(name, createList(name));
+    return lists.get(name);
+  }
+
+  function createList(name) {
+    const watchers = new Set();
+    const replaced = new Set(); // generations
+    let timer, request;
+    let waited; // while visible
+    let isDue;
+    let askedAt = 0;
+    let notBefore = 0;
+
+    const list = { name, poll, _tell: tell, _fail: fail, _take: take, _settle: settle, _wake: wake, _join: join };
+    reset();
+    return list;
+
+    function reset(state = "idle") {
+      Object.assign(list, {
+        state,
+        status: null,
+        generation: null,
+        progress: null,
+        _interval: settings.interval,
+        _isOver: false,
+        _proceed: null,
+        _failures: 0,
+      });
+      waited = 0;
+      isDue = false;
     }
 
-    get interval() {
-      return Math.min(...[...this.waiters].map((waiter) => waiter.interval));
+    function tell(type, detail, to = watchers) {
+      const targets = new Set([...to].map((watcher) => watcher._target));
+      for (const target of targets) fire(target, type, { name, ...detail });
+      paint();
     }
 
-    /** The normal pause. After a minute it grows: a long rebuild is asked about less often. */
-    pause() {
-      const growth = 1.5 ** Math.max(0, (this.waited - 60000) / 30000);
-      const most = Math.max(this.interval, settings.maxInterval);
-      // Within 15 %, so that tabs opened together do not go on asking together.
-      return Math.min(this.interval * growth, most) * (0.85 + 0.3 * env.random());
+    function paint() {
+      for (const view of views) if (view.getAttribute("for") === name) view._paint(list);
     }
 
-    /** The pause after n failures: half fixed, half random, so that no herd comes back. */
-    backOff(n) {
-      return (Math.min(60000, this.interval * 2 ** n) / 2) * (1 + env.random());
+    function enter(to) {
+      const from = list.state;
+      if (to === from) return;
+      list.state = to;
+      tell("state", { from, to });
+      if (to === "failed") complain({ code: "rebuild", message: list.status.last_error, fatal: false }, 1);
     }
 
-    /** Ask after delay, or when Retry-After allows. */
-    arm(delay) {
-      env.clearTimeout(this.timer);
-      this.timer = null;
-      if (paused() || !this.waiters.size) return;
-      const wait = Math.max(delay, this.notBefore - env.now());
-      this.timer = env.setTimeout(() => {
-        this.waited += wait;
-        this.ask();
+    function complain({ code, message, fatal }, times, to) {
+      tell("error", { code, message, fatal, failures: times }, to);
+    }
+
+    /** The server's wish, half of what is left, or slowly growing. */
+    function pause() {
+      const { poll_after_ms: wish } = list.status || {};
+      const { eta } = list.progress || {};
+      const base = list._interval;
+      const growth = 1.5 ** Math.max(0, waited / 30000 - 2);
+      let wait = Math.min(base * growth, Math.max(base, settings.maxInterval));
+      if (eta != null) wait = Math.max(base, Math.min(eta * 500, 30000));
+      if (wish > 0) wait = Math.max(100, Math.min(wish, 300000));
+      return vary(isHidden() ? settings.hiddenInterval : wait);
+    }
+
+    function halt() {
+      env.clearTimeout(timer);
+      request?.abort();
+      timer = request = null;
+    }
+
+    function arm(delay) {
+      env.clearTimeout(timer);
+      timer = null;
+      if (isPaused() || !watchers.size) return;
+      let wait = Math.max(delay, notBefore - env.now());
+      if (isDue) wait = env.random() * Math.max(settings.spread, list.status.spread_ms || 0);
+      else if (waited >= settings.maxWait) {
+        enter("stalled");
+        tell("stalled", { waited });
+        return watchers.forEach((watcher) => watcher._until === "stalled" && watcher._end("stalled"));
+      }
+      timer = env.setTimeout(() => {
+        timer = null;
+        if (!isHidden()) waited += wait;
+        for (const watcher of watchers) if (watcher.element?.isConnected === false) watcher.stop();
+        if (watchers.size) isDue ? deliver() : look();
       }, wait);
     }
 
-    halt() {
-      env.clearTimeout(this.timer);
-      this.timer = null;
-      this.request?.abort();
-      this.request = null;
+    function wake(delay, state) {
+      if (!watchers.size || list.state === "stalled") return;
+      open();
+      if (state || isPaused()) halt();
+      if (state) enter(state);
+      const rest = list._interval - Math.abs(env.now() - askedAt); // clocks jump
+      if (!request) arm(delay ?? Math.max(rest, 250 * env.random()));
     }
 
-    /** Shown again: ask at once, but flicking through tabs must not cost a poll each time. */
-    resume() {
-      if (this.request || this.timer !== null) return;
-      const since = Math.max(0, env.now() - this.askedAt);
-      this.arm(Math.max(this.interval - since, 250 * env.random()));
-    }
-
-    /** Ask now, by hand. Returns whether a request was started. */
-    poll() {
-      if (this.request || paused() || env.now() < this.notBefore) return false;
-      this.ask();
+    function poll() {
+      if (request || isDue || isPaused() || !watchers.size || env.now() < notBefore) return false;
+      if (list.state === "stalled") {
+        waited = 0;
+        enter("idle");
+      }
+      look();
       return true;
     }
 
-    async ask() {
-      env.clearTimeout(this.timer);
-      this.timer = null;
-      for (const waiter of [...this.waiters]) {
-        if (waiter.element?.isConnected === false) waiter.end("stopped");
+    async function look() {
+      halt();
+      const mine = (request = new AbortController());
+      const url = `${settings.statusUrl}/${encodeURIComponent(name)}`;
+      askedAt = env.now();
+      const answer = await ask(url, mine).catch((error) => error);
+      if (request !== mine) return;
+      request = null;
+      notBefore = answer.floor && env.now() + answer.floor * (1 + 0.2 * env.random());
+      const { body } = answer;
+      if (answer.code) fail(answer);
+      else if (typeof body?.cache_rebuilding !== "boolean") fail(fault("body", `${url}: no status`));
+      else {
+        channel?.postMessage({ name, body });
+        take(body);
       }
-      if (!this.waiters.size) return;
-      const request = (this.request = new root.AbortController());
-      this.askedAt = env.now();
-      const answer = await ask(this.url, request.signal).catch((error) => error);
-      if (this.request !== request) return; // halted meanwhile, which is no failure
-      this.request = null;
-      this.askedAt = env.now();
-      // A little above the floor: everybody was told the same one.
-      this.notBefore = answer.floor && env.now() + answer.floor * (1 + 0.2 * env.random());
-      if (answer instanceof Fault) this.fail(answer);
-      else if (typeof answer.body?.cache_rebuilding === "boolean") this.take(answer.body);
-      else this.fail(new Fault("body", `${this.url} did not answer a status`));
     }
 
-    fail(error) {
-      this.failures += 1;
-      if (error.fatal || this.failures > 1) {
-        // One lost request is everyday life and not worth a word to the user.
-        this.enter("error");
-        this.complain(error, this.failures);
+    /** A poll has failed, or a watcher's refresh, which is tried five times. */
+    function fail(error, who = list) {
+      const count = (who._failures += 1);
+      const concerned = who === list ? [...watchers] : [who];
+      error.fatal ||= who !== list && count > 4;
+      if (error.fatal || count > 1) {
+        // One lost request is not news.
+        if (who === list) enter(isOffline() ? "offline" : "error");
+        complain(error, count, concerned);
       }
-      if (error.fatal) for (const waiter of [...this.waiters]) waiter.end("failed", error);
-      else this.arm(this.backOff(this.failures));
+      if (error.fatal) return concerned.forEach((watcher) => watcher._end("failed", error));
+      // Half random, so that no herd comes back.
+      const wait = (Math.min(settings.errorMax, list._interval * 2 ** count) / 2) * (1 + env.random());
+      arm(isOffline() ? vary(settings.errorMax) : Math.max(error.floor, wait));
     }
 
-    take(status) {
-      this.failures = 0;
-      this.status = status;
-      this.generation = status.generation ?? null;
-      this.enter(status.state);
-      this.tellProgress(status.progress);
-      // With nothing published there is nothing to show, whatever the flag says: the keeper may be
-      // about to start or to try again, or rebuilding may be left to cron.
-      if (this.generation !== null && !status.cache_rebuilding) return this.finish(status);
-      for (const waiter of status.state === "partial" ? [...this.waiters] : []) {
-        if (waiter.generation !== this.generation) waiter.renew(this.generation, status);
-      }
-      this.arm(this.pause());
-    }
-
-    /** The rebuild is over: say so, once for each target, and refresh who was not stopped. */
-    finish(status) {
-      const { name, generation } = this;
-      const key = `${generation} over`; // not the refresh of a partial list
-      const goAhead = new Map();
-      for (const waiter of [...this.waiters]) {
-        const { target } = waiter;
-        if (waiter.refreshed.has(key)) waiter.end("skipped");
-        if (!waiter.active) continue; // a listener may stop anyone
-        if (!goAhead.has(target)) {
-          const told = waiter.told === key; // and is here again because its refresh failed
-          goAhead.set(target, told || fire(target, "ready", { name, status, generation }, true));
+    function take(status) {
+      const { generation = null, state } = status;
+      const isOver = generation !== null && !status.cache_rebuilding;
+      if (isDue || !watchers.size || (list.state === "stalled" && !isOver)) return;
+      halt();
+      list._failures = 0;
+      askedAt = env.now();
+      if (!replaced.has(generation)) {
+        replaced.add(list.generation).delete(generation);
+        Object.assign(list, { status, generation, _isOver: isOver, progress: status.progress && measure(status.progress) });
+        const behind = [...watchers].filter((watcher) => generation && watcher._lacks());
+        if (isOver && !behind.length) return settle();
+        isDue = isOver;
+        if (isDue) list._proceed = null;
+        enter(isDue ? "ready" : state);
+        if (list.progress) tell("progress", list.progress);
+        // An empty page fills up.
+        for (const watcher of behind) {
+          if (!isDue && (state === "partial" || watcher._isCold)) watcher._renew();
         }
-        waiter.told = key;
-        if (waiter.busy) this.arm(this.pause()); // with a partial one: look again
-        else if (!goAhead.get(target)) waiter.end("prevented");
-        else waiter.renew(key, status, true);
       }
+      arm(pause());
     }
 
-    enter(state) {
-      const from = this.state;
-      if (state === from) return;
-      this.state = state;
-      this.tell("state", { from, to: state });
+    function measure({ phase, done, total, eta_seconds: eta }) {
+      const ratio = done >= 0 && total > 0 ? Math.min(1, done / total) : null;
+      return { phase, done, total, ratio, eta: eta >= 0 ? eta : null };
     }
 
-    tellProgress(progress) {
-      const text = JSON.stringify(progress);
-      if (!progress || text === this.progress) return;
-      this.progress = text;
-      const amount = (value) => (value >= 0 && value !== null ? Number(value) : null);
-      const [done, total] = [amount(progress.done), amount(progress.total)];
-      const ratio = done !== null && total ? Math.min(1, done / total) : null;
-      const { phase = null, eta_seconds: eta } = progress;
-      this.tell("progress", { phase, done, total, ratio, eta: amount(eta) });
+    function deliver() {
+      const { status, generation } = list;
+      const goAhead = new Map();
+      isDue = false;
+      for (const watcher of watchers) {
+        const { _target: target } = watcher;
+        if (!watcher._lacks()) continue;
+        if (!watcher._failures && !goAhead.has(target)) {
+          goAhead.set(target, fire(target, "ready", { name, status, generation }));
+        }
+        watcher._renew(goAhead.get(target) !== false);
+      }
+      settle();
     }
 
-    complain({ code, message, fatal }, failures, waiters) {
-      this.tell("error", { code, message, fatal, failures }, waiters);
+    function settle() {
+      if (isDue || !list._isOver) return;
+      for (const watcher of watchers) {
+        if (watcher._busy) return;
+        if (watcher._lacks()) return timer || request || arm(pause());
+      }
+      waited = 0;
+      const { state } = list.status;
+      enter(list._proceed ? "ready" : /fresh|failed/.test(state) ? state : "idle");
+      for (const watcher of watchers) {
+        if (watcher._until || !settings.watch) watcher._end(watcher._outcome);
+      }
+      arm(vary(settings.watch));
     }
 
-    tell(type, detail, waiters = this.waiters) {
-      const targets = new Set([...waiters].map((waiter) => waiter.target));
-      for (const target of targets) fire(target, type, { name: this.name, ...detail });
+    /** Returns how to leave. */
+    function join(watcher, { state, interval }) {
+      if (!watchers.size) reset(state);
+      if (pauses.test(interval)) list._interval = interval;
+      watchers.add(watcher);
+      open();
+      paint();
+      if (!request) arm(pause());
+      return (outcome) => {
+        watchers.delete(watcher);
+        if (watchers.size) return;
+        halt();
+        if (outcome === "stopped") reset();
+        paint();
+      };
     }
   }
 
-  /* ---- the waiters: a region, a json() call, a watch() call ---- */
+  function open() {
+    if (channel || left || !document || !settings.share) return;
+    channel = new BroadcastChannel(`warmcache ${settings.statusUrl}`);
+    channel.onmessage = ({ data }) => lists.get(data.name)?._take(data.body);
+  }
 
-  class Waiter {
-    constructor(poller, options, refreshed, onEnd) {
-      this.poller = poller;
-      this.element = options.element;
-      this.target = options.element || root.document?.body;
-      this.generation = options.generation ?? null; // the one the page shows
-      this.interval = isPause(options.interval) ? options.interval : settings.interval;
-      this.refresh = options.refresh;
-      this.refreshed = refreshed; // what for; outlives the waiter
-      this.onEnd = onEnd;
-      this.busy = false; // refreshing
-      this.failures = 0; // failed refreshes in a row
-      this.control = new root.AbortController();
+  /* ---- watchers ---- */
+
+  function follow(signal, stop, control) {
+    if (signal?.aborted) stop();
+    signal?.addEventListener("abort", stop, { signal: control.signal });
+  }
+
+  function watch(name, options = {}, heed) {
+    const list = listOf(name);
+    const { element, generation } = options;
+    const seen = new Set([generation]); // shown or refreshed for: ends loops
+    const { refresh = element ? settings.refresh : "event" } = options;
+    let control, leave;
+
+    // It is its list and more; _ is private.
+    const watcher = Object.assign(Object.create(list), {
+      element,
+      stop: () => end("stopped"),
+      resume() {
+        if (list.state === "stalled") list.poll();
+        if (leave) return;
+        control = new AbortController();
+        watcher._outcome = "left";
+        leave = list._join(watcher, options);
+        follow(options.signal, watcher.stop, control);
+      },
+      _target: element || document?.body,
+      _failures: 0,
+      _until: options.until,
+      _isCold: options.state === "cold",
+      _seen: seen,
+      _lacks: () => !seen.has(list.generation),
+      _end: end,
+      _renew: renew,
+      _refreshed: refreshed,
+    });
+
+    function end(outcome, error) {
+      if (!leave) return;
+      leave = leave(outcome);
+      control.abort();
+      heed?.(outcome, error);
     }
 
-    get active() {
-      return this.poller.waiters.has(this);
+    function refreshed() {
+      const strategy = refresh.call ? "function" : refresh;
+      watcher._outcome = "refreshed";
+      fire(watcher._target, "refreshed", { name, strategy, generation: list.generation });
     }
 
-    /** Outcomes: refreshed, left (as it was), prevented, skipped, failed, stopped. */
-    end(outcome, error) {
-      if (!this.active) return;
-      const { poller } = this;
-      poller.waiters.delete(this);
-      if (!poller.waiters.size) {
-        poller.halt();
-        pollers.delete(poller.url);
-      }
-      this.unfollow?.(); // not there yet if the signal had aborted before
-      this.control.abort();
-      this.onEnd?.(outcome, error);
-    }
-
-    /** Refresh for key, unless that was done. */
-    async renew(key, status, isLast = false) {
-      if (this.busy || !this.active || this.refreshed.has(key)) return;
-      const { name, generation } = this.poller;
-      let result = false; // what a function returns that leaves the content alone
-      this.busy = true;
+    async function renew(isAllowed = true) {
+      const { status, generation } = list;
+      const { signal } = control;
+      if (watcher._busy || signal.aborted) return;
+      watcher._busy = true;
       try {
-        if (this.refresh) result = await this.refresh(status, this.handle, this.control.signal);
+        const strategy = strategies[refresh] || refresh;
+        const result = isAllowed && (await strategy(status, watcher, signal));
+        watcher._busy = false;
+        if (signal.aborted) return;
+        watcher._failures = 0;
+        seen.add(generation);
+        if (result !== false) refreshed();
+        list._settle();
       } catch (error) {
-        return this.active && this.fail(error);
-      } finally {
-        this.busy = false;
+        watcher._busy = false;
+        if (signal.aborted) return;
+        if (watcher._failures > 3 && element) block(watcher, "prompt");
+        if (error.fatal === undefined) {
+          console.error(error);
+          error = fault("refresh", String(error));
+        }
+        list._fail(error, watcher);
       }
-      if (!this.active) return;
-      this.failures = 0;
-      if (result !== false) {
-        this.refreshed.add(key);
-        this.generation = generation;
-        fire(this.target, "refreshed", { name, generation });
-      }
-      if (isLast) this.end(result === false ? "left" : "refreshed");
     }
 
-    /** Try again after a back-off, with a new look at the status; five times. */
-    fail(error) {
-      const { poller } = this;
-      let told = error;
-      if (!(error instanceof Fault)) {
-        root.console.error(error); // most likely a bug in the page's own function
-        told = new Fault("refresh", String(error));
-      }
-      this.failures += 1;
-      if (this.failures > 4) told.fatal = true;
-      if (told.fatal || this.failures > 1) poller.complain(told, this.failures, [this]);
-      if (told.fatal) this.end("failed", told);
-      else if (!poller.request) poller.arm(Math.max(told.floor, poller.backOff(this.failures)));
-    }
+    watcher.resume();
+    return watcher;
   }
 
-  function wait(name, options, refreshed, onEnd) {
-    if (!name || typeof name !== "string") throw new TypeError("Warmcache needs a list's name.");
-    const url = `${settings.statusUrl}/${encodeURIComponent(name)}`;
-    const poller = pollers.get(url) || new Poller(name, url);
-    const waiter = new Waiter(poller, options, refreshed, onEnd);
-    waiter.handle = {
-      name,
-      get state() {
-        return poller.state;
-      },
-      get status() {
-        return poller.status;
-      },
-      get generation() {
-        return poller.generation ?? waiter.generation;
-      },
-      poll: () => waiter.active && poller.poll(),
-      stop: () => waiter.end("stopped"),
-    };
-    pollers.set(url, poller);
-    poller.waiters.add(waiter);
-    if (poller.state === "idle" && options.state) poller.state = options.state;
-    if (!poller.request && poller.timer === null) poller.arm(poller.pause());
-    waiter.unfollow = follow(options.signal, waiter.handle.stop);
-    return waiter.handle;
+  function ready(name, { timeout, ...options } = {}) {
+    return new Promise((resolve, reject) => {
+      let timer;
+      const wish = { refresh: "event", until: "stalled", ...options };
+      const watcher = watch(name, wish, (outcome, error) => {
+        env.clearTimeout(timer);
+        if (/left|refreshed/.test(outcome)) resolve(listOf(name).status);
+        else reject(error || fault(outcome, name));
+      });
+      if (timeout) timer = env.setTimeout(() => watcher._end("timeout"), timeout);
+    });
   }
 
-  /**
-   * Wait for a list. Options: element (where events start), refresh (a function of status, watcher
-   * and signal, or a strategy's name for element), interval, generation (the page's), signal.
-   */
-  function watch(name, options = {}) {
-    const { refresh, element } = options;
-    const act = typeof refresh === "string" ? strategy(refresh, element) : refresh;
-    return wait(name, { ...options, refresh: act }, new Set());
-  }
-
-  /**
-   * Fetch JSON; call onData(data, {rebuilding}) now, and again with newer data until it is no
-   * longer being rebuilt. Returns {done, stop}; done is a promise of the last data.
-   */
   function json(url, onData, options = {}) {
-    const control = new root.AbortController();
-    const unfollow = follow(options.signal, () => control.abort());
+    const control = new AbortController();
     const { signal } = control;
-    const refreshed = new Set();
-    let data, name, generation, again;
+    const stop = () => control.abort();
+    let data, facts, again;
 
-    function give(flag) {
-      again = flag;
-      try {
-        onData(data, { rebuilding: flag });
-      } catch (error) {
-        root.console.error(error); // a bug in the page does not end the wait
-      }
+    function give(rebuilding) {
+      again = rebuilding;
+      // A bug of the page does not end the wait.
+      queueMicrotask(() => onData(data, { rebuilding }));
     }
 
     async function load() {
-      const { body, header } = await ask(url, signal);
-      if (signal.aborted) return false;
-      const { name: named, gen } = readHeader(header);
-      [data, name, generation] = [body, options.name || named, gen];
-      give(Boolean(body?.cache_rebuilding));
+      const request = new AbortController();
+      follow(signal, () => request.abort(), request);
+      const { body, headers } = await ask(url, request);
+      data = body;
+      facts = { ...readHeader(headers), ...options };
+      if (!signal.aborted) give(body?.cache_rebuilding === true);
     }
 
     async function run() {
-      await load();
-      while (again && !signal.aborted) {
-        if (!name) return warn(`${url} needs options.name or X-Warmcache`);
-        const wish = { ...options, signal, generation, refresh: load };
-        const outcome = await new Promise((resolve, reject) => {
-          wait(name, wish, refreshed, (word, error) => (error ? reject(error) : resolve(word)));
-        });
-        // It is over, but this generation's answer said otherwise: asking again would be a loop.
-        if (outcome === "skipped") give(false);
-        if (outcome !== "refreshed") return;
+      for (await load(); again && !signal.aborted; ) {
+        const { name, generation } = facts;
+        await ready(name, { ...facts, signal, refresh: load, until: "over" });
+        if (generation === facts.generation) give(false); // whatever the data says
       }
+      return data;
     }
 
+    follow(options.signal, stop, control);
     const done = run()
       .catch((error) => {
         if (!signal.aborted) throw error;
+        return data;
       })
-      .then(() => data)
-      .finally(unfollow);
-    done.catch(() => {}); // whoever ignores it has the events
-    return { done, stop: () => control.abort() };
+      .finally(stop);
+    return { done, stop };
   }
 
-  /**
-   * Look at an answer fetched elsewhere, a Response or a parsed body (which needs options.name).
-   * Returns a watcher if it is being rebuilt, else null.
-   */
-  function inspect(answer, options = {}) {
-    const isResponse = typeof answer?.headers?.get === "function";
-    const { name, gen, state } = isResponse ? readHeader((key) => answer.headers.get(key)) : {};
-    // The header has no flag; if a stale list is not being rebuilt, one poll will tell.
-    const waits = answer?.cache_rebuilding === true || ["cold", "partial", "stale"].includes(state);
-    return waits ? watch(options.name || name, { generation: gen, ...options }) : null;
+  function inspect(answer, options) {
+    const wish = { ...(answer?.headers?.get && readHeader(answer.headers)), ...options };
+    return answer?.cache_rebuilding === true || isWaiting(wish.state) ? watch(wish.name, wish) : null;
   }
 
   /* ---- regions ---- */
 
-  const regions = new WeakMap(); // element: {watcher, refreshed}
-
-  /** Attach the regions in scope, itself included; doing so again does no harm. */
-  function scan(scope = root.document) {
-    if (scope.matches?.("[data-warmcache]")) attach(scope);
-    scope.querySelectorAll("[data-warmcache]").forEach(attach);
+  function scan(scope = document) {
+    [scope, ...scope.querySelectorAll("[data-warmcache]")].forEach(attach);
   }
 
   function attach(element) {
-    const { dataset } = element;
-    const region = regions.get(element) || { refreshed: new Set() };
-    regions.set(element, region);
-    const state = dataset.warmcacheState;
-    const waits = ["cold", "partial"].includes(state) || dataset.warmcacheRebuilding === "true";
-    if (region.watcher || !waits || !dataset.warmcache) return;
-    const generation = dataset.warmcacheGeneration || null;
-    const refresh = strategy(dataset.warmcacheRefresh || "auto", element);
-    const options = { element, state, generation, refresh };
-    region.watcher = wait(dataset.warmcache, options, region.refreshed, (outcome) => {
-      region.watcher = null;
-      if (outcome === "refreshed") scan(element); // what came may itself be waiting
-      else if (outcome !== "stopped") dataset.warmcacheRebuilding = "false";
-    });
+    const { dataset = {} } = element;
+    const { warmcache: name, warmcacheState: state, warmcacheRebuilding: flag } = dataset;
+    const { warmcacheGeneration: generation, warmcacheRefresh: refresh } = dataset;
+    const waits = flag ? flag === "true" : isWaiting(state);
+    if (!name || !(waits || settings.watch)) return;
+    if (state === "cold") element.setAttribute("aria-busy", "true");
+    if (element.warmcache) {
+      element.warmcache._seen.add(generation);
+      return element.warmcache.resume();
+    }
+    const heed = (outcome) => {
+      if (outcome === "refreshed") scan(element);
+      else if (outcome !== "stopped") {
+        dataset.warmcacheRebuilding = "false";
+        element.removeAttribute("aria-busy");
+      }
+    };
+    element.warmcache = watch(name, { element, state, generation, refresh }, heed);
   }
 
-  /** The refresh function for a strategy's name; none if the events are all. */
-  function strategy(way, element) {
-    if (way === "reload" || (way === "auto" && !element?.id)) {
-      return (status, { name }) => reload(name, status, element);
-    }
-    if ((way === "auto" || way === "swap") && element?.id) {
-      return (status, { name }, signal) => swap(name, status, element, signal);
-    }
-    if (way !== "event") warn(`cannot ${way}${element?.id ? "" : " without an id"}`);
-  }
+  /** Each returns false if it changed nothing. */
+  const strategies = {
+    auto(status, watcher, signal) {
+      const { element, _isCold: isCold } = watcher;
+      const way = !element ? "event" : element.id ? "swap" : isCold ? "reload" : "prompt";
+      return strategies[way](status, watcher, signal);
+    },
+    event: () => false,
+    prompt: (status, watcher) => block(watcher, "prompt", status),
+    async swap(status, watcher, signal, isForced) {
+      const { element } = watcher;
+      const isFree = () => isForced || !inUse(element) || block(watcher, "editing", status);
+      const found = isFree() && (await load(watcher));
+      if (!found || signal?.aborted || !isFree()) return false; // the user went on typing
+      replace(element, found, status);
+    },
+    reload(status, watcher) {
+      if (status.cache_rebuilding) return false;
+      const reason = whyNot(`${watcher.name} ${status.generation}`);
+      if (reason) return block(watcher, reason);
+      hasReloaded = true;
+      env.navigate();
+      return false;
+    },
+  };
 
-  /** Leave the region as it is, and hand over how to refresh it after all. */
-  function block(name, element, reason, proceed) {
-    fire(element || root.document.body, "blocked", { name, reason, proceed });
+  /** Leave it as it is, and hand over how to refresh it after all. */
+  function block(watcher, reason, status) {
+    if (status?.cache_rebuilding) return false;
+    const { name, element } = watcher;
+    const list = listOf(name);
+    const proceed = async () => {
+      list._proceed = null;
+      if (!element?.id) return env.navigate();
+      try {
+        await strategies.swap(list.status, watcher, null, true);
+        watcher._refreshed();
+        list._settle();
+        scan(element);
+      } catch (error) {
+        list._proceed = proceed;
+        watcher._failures ||= 1;
+        list._fail(error, watcher);
+      }
+    };
+    list._proceed = proceed;
+    list._tell("blocked", { reason, proceed }, [watcher]);
     return false;
   }
 
-  async function swap(name, status, element, signal) {
-    const fill = (found) => replace(element, found, status);
-    const leave = () =>
-      !status.cache_rebuilding && // before the end, another chance will come
-      block(name, element, "editing", async () => {
-        fill(await load(element));
-        fire(element, "refreshed", { name, generation: status.generation });
-        scan(element);
-      });
-    if (inUse(element)) return leave();
-    const found = await load(element, signal);
-    if (signal.aborted) return false;
-    return inUse(element) ? leave() : fill(found); // the user did not wait for the answer
-  }
-
-  /**
-   * The element of the same id in the region's source. An XHR parses it: under Trusted Types it
-   * needs no policy, as DOMParser does, and scripts in what it parsed do not run.
-   */
-  function load(element, signal) {
-    const url = element.dataset.warmcacheSrc || root.location.href;
+  /** The new region; null if it is the one we have. DOMParser would need a Trusted Types policy. */
+  function load(watcher) {
+    const { id, dataset } = watcher.element;
+    const url = dataset.warmcacheSrc || location.href;
     return new Promise((resolve, reject) => {
-      const request = new root.XMLHttpRequest();
-      const unfollow = follow(signal, () => request.abort());
+      const request = new XMLHttpRequest();
       request.open("GET", url);
       request.responseType = "document";
       request.timeout = settings.timeout;
-      request.setRequestHeader("Accept", "text/html");
-      request.setRequestHeader("Cache-Control", "no-cache"); // the page may be cacheable
-      request.ontimeout = () => reject(new Fault("timeout", `${url} did not answer in time`));
+      request.setRequestHeader("Cache-Control", "no-cache");
       request.onloadend = () => {
-        unfollow();
         const { status } = request;
-        const found = request.responseXML?.getElementById(element.id);
-        if (status === 0) reject(new Fault("network", `${url} did not answer`));
-        else if (status < 200 || status > 299) {
-          reject(httpFault(url, status, (key) => request.getResponseHeader(key)));
-        } else if (found) resolve(found);
-        else reject(new Fault("body", `${url} has no element with the id ${element.id}`));
+        const found = request.responseXML?.getElementById(id);
+        const { warmcacheState: state, warmcacheGeneration: generation } = found?.dataset || {};
+        const isOld = state === "cold" || (generation && generation === dataset.warmcacheGeneration);
+        const etag = request.getResponseHeader("ETag");
+        if (!status) reject(fault("network", `${url}: no answer`));
+        else if (status > 299) reject(httpFault(url, status, request.getResponseHeader("Retry-After")));
+        else if (!found || isOld) reject(fault("body", `${url}: ${found ? "old" : "no"} #${id}`));
+        else resolve(etag && etag === watcher._etag ? null : found);
+        watcher._etag = etag;
       };
       request.send();
     });
   }
 
-  /** Replace the children and what the region says about itself; keep scroll, and focus by id. */
-  function replace(element, found, status) {
-    const { document } = root;
+  const keptIn = ({ dataset }) =>
+    dataset?.warmcacheKeep?.match(/\S+/g)?.map((id) => `[id="${id}"]`).join() || "_";
+
+  function replace(element, found, { state, generation, cache_rebuilding }) {
     const focused = element.contains(document.activeElement) && document.activeElement.id;
-    const { scrollTop, scrollLeft } = element;
-    const { scrollX, scrollY } = root;
-    element.replaceChildren(...found.childNodes);
-    const told = {
-      "data-warmcache-state": status.state,
-      "data-warmcache-generation": status.generation,
-      "data-warmcache-rebuilding": status.cache_rebuilding,
-      "aria-busy": null,
-    };
-    for (const [name, fallback] of Object.entries(told)) {
-      const value = found.getAttribute(name) ?? fallback;
-      if (value === null || value === undefined) element.removeAttribute(name);
-      else element.setAttribute(name, value);
+    const nodes = [element, ...element.querySelectorAll("[id]")];
+    const places = nodes.map(({ id, scrollLeft, scrollTop }) => [id, scrollLeft, scrollTop]);
+    const kept = keptIn(element);
+    const told = { warmcacheState: state, warmcacheGeneration: generation, warmcacheRebuilding: cache_rebuilding };
+    Object.assign(element.dataset, told, found.dataset);
+    element.removeAttribute("aria-busy");
+    for (const script of found.querySelectorAll("script")) script.remove();
+    if (root.Idiomorph) {
+      const callbacks = { beforeNodeMorphed: (node) => !node.matches?.(kept) };
+      root.Idiomorph.morph(element, found.childNodes, { morphStyle: "innerHTML", callbacks });
+    } else {
+      document.adoptNode(found);
+      for (const node of element.querySelectorAll(kept)) {
+        found.querySelector(`[id="${node.id}"]`)?.replaceWith(node);
+      }
+      element.replaceChildren(...found.childNodes);
     }
-    if (focused) document.getElementById(focused)?.focus({ preventScroll: true });
-    Object.assign(element, { scrollTop, scrollLeft });
-    root.scrollTo(scrollX, scrollY);
+    document.getElementById(focused)?.focus({ preventScroll: true });
+    for (const [id, ...place] of places) document.getElementById(id)?.scrollTo(...place);
   }
 
-  /** Whether a field is focused or holds what nobody has sent: the user would lose it. */
+  /** Whether a refresh would cost the user something. */
   function inUse(scope) {
-    const active = root.document.activeElement;
-    const typed = "input:not([type=button],[type=submit],[type=reset]),textarea,select";
-    if (scope.contains(active) && (active.matches(typed) || active.isContentEditable)) return true;
-    return [...scope.querySelectorAll("input,textarea,select")].some(isDirty);
+    const kept = keptIn(scope);
+    const selection = root.getSelection?.();
+    const nodes = scope.querySelectorAll("input,textarea,select,[contenteditable],dialog[open],audio,video");
+    return (
+      [...nodes].some((node) => !node.closest(kept) && (node.open || node.paused === false || isDirty(node))) ||
+      (selection && !selection.isCollapsed && scope.contains(selection.anchorNode))
+    );
   }
 
+  /** Focused, or not what a reset would make it. */
   function isDirty(field) {
-    if (field.options) {
-      const options = [...field.options];
-      const given = options.filter((option) => option.defaultSelected);
-      // Without a default a drop-down shows the first option that may be chosen.
-      const isList = field.multiple || field.size > 1;
-      if (!given.length && !isList) given.push(options.find((option) => !option.disabled));
-      return options.some((option) => option.selected !== given.includes(option));
-    }
-    if (/^(checkbox|radio)$/.test(field.type)) return field.checked !== field.defaultChecked;
-    // A slider or a colour has a value without being given one.
-    if (/^(range|color)$/.test(field.type) && !field.hasAttribute("value")) return false;
-    return field.value !== field.defaultValue;
+    const form = document.createElement("form");
+    const copy = form.appendChild(field.cloneNode(true));
+    form.reset();
+    return (
+      field === document.activeElement ||
+      copy.value !== field.value ||
+      copy.checked !== field.checked ||
+      [...(field.options || [])].some(({ selected }, i) => selected !== copy.options[i].selected)
+    );
   }
 
-  let reloaded = false; // one automatic reload per document: a second call could cut off the first
+  let hasReloaded = false; // a second one could cut off the first
 
-  /** Reload, unless that could become a loop or cost the user something. */
-  function reload(name, status, element) {
-    const { generation } = status;
-    const shown = element?.dataset.warmcacheGeneration;
-    if (status.cache_rebuilding || generation === shown) return false; // nothing new to show
-    let reason = inUse(root.document) ? "editing" : reloaded ? "loop" : "";
-    const { pathname, search } = root.location;
-    const key = `warmcache:${name}:${generation}:${pathname}${search}`;
+  function whyNot(publication) {
+    const now = Date.now();
+    if (tag?.dataset.method) return "post";
+    if (isHidden() || isOffline()) return "prompt";
+    if (inUse(document)) return "editing";
     try {
-      if (!reason && root.sessionStorage.getItem(key)) reason = "loop";
-      if (!reason) root.sessionStorage.setItem(key, "reloaded");
+      const log = JSON.parse(sessionStorage.getItem("warmcache") || "[]");
+      const id = `${publication} ${location.href}`;
+      if (hasReloaded || log.some(([done]) => done === id)) return "loop";
+      if (log.filter(([, at]) => at > now - 300000).length > 2) return "rate";
+      sessionStorage.setItem("warmcache", JSON.stringify([...log, [id, now]]));
+      return "";
     } catch {
-      reason = "storage"; // what cannot be remembered could be repeated for ever
+      return "storage"; // unremembered, it could loop
     }
-    if (reason) return block(name, element, reason, () => env.navigate());
-    reloaded = true;
-    env.navigate();
-    return false; // it is the next document that will be fresh
+  }
+
+  /* ---- elements ---- */
+
+  const texts = {
+    cold: "Preparing",
+    partial: "Preparing",
+    stale: "Updating",
+    ready: "Update available",
+    fresh: "Up to date",
+    error: "No news",
+    failed: "Update failed",
+    offline: "Offline",
+    stalled: "Taking long",
+  };
+
+  function defineElements() {
+    class Bar extends HTMLElement {
+      _shown = 1;
+
+      connectedCallback() {
+        const names = ["progress", "span", "button"];
+        this._parts = names.map((name) => this.querySelector(name) || document.createElement(name));
+        this.append(...this._parts.slice(0, this._shown));
+        views.add(this);
+        this._paint(listOf(this.getAttribute("for")));
+      }
+
+      disconnectedCallback() {
+        views.delete(this);
+      }
+
+      _paint(list) {
+        const { state, progress, _proceed: proceed } = list;
+        const [bar, line, button] = this._parts;
+        this.setAttribute("state", state);
+        bar.ariaLabel = this.getAttribute("label") || "Progress";
+        bar.hidden = !isWaiting(state);
+        if (progress?.ratio == null) bar.removeAttribute("value");
+        else bar.value = progress.ratio;
+        line.role = "status";
+        button.type = "button";
+        const act = proceed || (state === "stalled" && list.poll);
+        const label = state === "stalled" ? "Check again" : "Refresh";
+        button.textContent = this.getAttribute("refresh-label") || label;
+        button.onclick = act;
+        // Hiding what has the focus would lose it.
+        button.hidden = !act && document.activeElement !== button;
+        button.onblur = () => this._paint(list);
+
+        const quarter = Math.floor((progress?.ratio || 0) * 4) * 25;
+        const text = (this.getAttribute(`text-${state}`) ?? texts[state] ?? "") + (quarter ? ` ${quarter} %` : "");
+        // Every change is spoken: states at once, quarters seldom.
+        const now = env.now();
+        const isChatter = state === this._said ? now - this._saidAt < 5000 : state === "ready" && !proceed;
+        if (isChatter || text === line.textContent || (state === "fresh" && !this._said)) return;
+        this._said = state;
+        this._saidAt = now;
+        // A line that comes with its text is often not read.
+        env.setTimeout(() => (line.textContent = text), 100);
+      }
+    }
+
+    customElements.define("warmcache-progress", Bar);
+    customElements.define("warmcache-status", class extends Bar {
+      _shown = 3;
+    });
   }
 
   /* ---- the page's life ---- */
 
-  function turn() {
-    for (const poller of [...pollers.values()]) paused() ? poller.halt() : poller.resume();
-  }
+  const turn = (delay, state) => lists.forEach((list) => list._wake(delay, state));
 
-  if (root.document) {
-    root.document.addEventListener("visibilitychange", turn);
-    // Not unload: a listener for it keeps the page out of the back/forward cache.
+  if (document) {
+    document.addEventListener("visibilitychange", () => turn());
+    addEventListener("offline", () => turn(vary(settings.errorMax), "offline"));
+    addEventListener("online", () => turn(1000 * env.random()));
+    // Not unload: that, too, bars the back/forward cache.
     for (const type of ["pagehide", "pageshow"]) {
-      root.addEventListener(type, () => {
+      addEventListener(type, ({ persisted }) => {
         left = type === "pagehide";
-        turn();
+        if (left) channel = channel?.close();
+        if (left || persisted) turn(250 * env.random());
       });
     }
-    const start = () => settings.auto && scan();
-    if (root.document.readyState !== "loading") start();
-    else root.document.addEventListener("DOMContentLoaded", start);
+    const start = () => {
+      if (settings.auto) scan();
+      try {
+        if (!lists.size) sessionStorage.removeItem("warmcache");
+      } catch {}
+      if (root.customElements) defineElements();
+    };
+    if (document.readyState !== "loading") start();
+    else document.addEventListener("DOMContentLoaded", start);
   }
 
-  root.Warmcache = { version: "0.1.0", env, configure, watch, json, inspect, scan };
+  const state = (name) => lists.get(name)?.state ?? "idle";
+  root.Warmcache = { version: "0.1.0", env, strategies, configure, watch, ready, json, inspect, scan, state };
   if (typeof module === "object") module.exports = root.Warmcache;
 })(globalThis);

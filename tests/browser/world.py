@@ -17,7 +17,7 @@ SCRIPT = Path(__file__).parents[2] / "static" / "warmcache.js"
 
 PAGE = """<!doctype html>
 <html lang="en"><head><title>Files</title>
-<script defer src="/warmcache.js" data-interval="100" data-timeout="{timeout}"></script></head>
+<script defer src="/warmcache.js" data-interval="100" data-spread="0" data-timeout="{timeout}"></script></head>
 <body><h1>Files</h1>{above}{region}</body></html>
 """
 

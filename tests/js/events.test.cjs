@@ -19,14 +19,17 @@ test("ready, then one refresh, then silence", async () => {
   await page.clock.advance(60000);
   assert.equal(page.requests.length, 3);
   assert.deepEqual(calls, [["g2", true, false]]);
-  assert.deepEqual(page.body.events.map(([type]) => type), ["state", "state", "ready", "refreshed"]);
+  assert.deepEqual(page.body.events.map(([type]) => type), ["state", "state", "ready", "refreshed", "state"]);
   assert.deepEqual(plain(page.body.heard("state")), [
     { name: "files", from: "idle", to: "stale" },
-    { name: "files", from: "stale", to: "fresh" },
+    { name: "files", from: "stale", to: "ready" },
+    { name: "files", from: "ready", to: "fresh" },
   ]);
   const [ready] = plain(page.body.heard("ready"));
   assert.deepEqual([ready.name, ready.generation, ready.status.state], ["files", "g2", "fresh"]);
-  assert.deepEqual(plain(page.body.heard("refreshed")), [{ name: "files", generation: "g2" }]);
+  assert.deepEqual(plain(page.body.heard("refreshed")), [
+    { name: "files", strategy: "function", generation: "g2" },
+  ]);
   assert.deepEqual([watcher.name, watcher.state, watcher.generation], ["files", "fresh", "g2"]);
 });
 
@@ -124,14 +127,36 @@ test("with nothing published it is not ready, whatever the flag says", async () 
   assert.equal(page.body.heard("ready").length, 0);
 });
 
-test("a rebuild that failed is an end, too", async () => {
+test("a rebuild that failed is an end, told as an error; what is shown already is not fetched again", async () => {
   const page = open();
   let refreshes = 0;
   page.world = () => fresh("g1", { state: "failed", last_error: "OSError" });
-  page.Warmcache.watch("files", { generation: "g1", refresh: () => void (refreshes += 1) });
+  const watcher = page.Warmcache.watch("files", { generation: "g1", refresh: () => void (refreshes += 1) });
   await page.clock.advance(60000);
-  assert.equal(refreshes, 1);
-  assert.equal(page.body.heard("ready")[0].status.last_error, "OSError");
+  assert.equal(refreshes, 0);
+  assert.equal(page.requests.length, 1);
+  assert.deepEqual(page.body.events.map(([type]) => type), ["state", "error"]);
+  const [error] = page.body.heard("error");
+  assert.deepEqual([error.code, error.message, error.fatal], ["rebuild", "OSError", false]);
+  assert.equal(watcher.state, "failed");
+});
+
+test("the same generation is no news: no ready, no refresh", async () => {
+  const page = open();
+  page.world = () => fresh("g1");
+  page.Warmcache.watch("files", { generation: "g1", refresh: () => assert.fail("refreshed") });
+  await page.clock.advance(60000);
+  assert.deepEqual(page.body.events.map(([type]) => type), ["state"]);
+  assert.equal(page.clock.timers.size, 0);
+});
+
+test("a list that is stale and not being rebuilt is at rest", async () => {
+  const page = open();
+  page.world = () => fresh("g1", { state: "stale" });
+  const watcher = page.Warmcache.watch("files", { generation: "g1" });
+  await page.clock.advance(60000);
+  assert.equal(watcher.state, "idle");
+  assert.equal(page.requests.length, 1);
 });
 
 test("a failed refresh is tried again, with back-off; ready is said once", async () => {
@@ -147,6 +172,7 @@ test("a failed refresh is tried again, with back-off; ready is said once", async
   await page.clock.advance(60000);
   assert.equal(calls, 3);
   assert.deepEqual(page.times(), [2000, 5000, 11000]);
+  assert.equal(page.Warmcache.state("files"), "fresh");
   assert.equal(page.body.heard("ready").length, 1);
   assert.equal(page.body.heard("refreshed").length, 1);
   const errors = plain(page.body.heard("error"));
@@ -171,6 +197,7 @@ test("a slow refresh of a partial list is not started twice, and the end waits f
   const finish = [];
   page.world = () => status({ state: "partial", generation: "p1" });
   page.Warmcache.watch("files", {
+    generation: "g1",
     refresh: (given) => {
       started.push(given.generation);
       return new Promise((resolve) => finish.push(resolve));
@@ -195,7 +222,7 @@ test("a refresh that is under way when stop is called reports nothing", async ()
   let finish;
   const watcher = page.Warmcache.watch("files", {
     refresh: (_status, _watcher, signal) => {
-      given = signal;
+      given = signal; 
       return new Promise((resolve) => (finish = resolve));
     },
   });
@@ -207,28 +234,27 @@ test("a refresh that is under way when stop is called reports nothing", async ()
   assert.equal(page.body.heard("refreshed").length, 0);
 });
 
-test("progress is told when it changes, with nonsense taken out", async () => {
+test("progress is told, with nonsense taken out", async () => {
   const page = open();
   const given = [
     { phase: "source", done: 0, total: null, rate: null, eta_seconds: null },
-    { phase: "enrich", done: 25, total: 100, rate: 5, eta_seconds: 15 },
-    { phase: "enrich", done: 25, total: 100, rate: 5, eta_seconds: 15 },
+    { phase: "enrich", done: 25, total: 100, rate: 5, eta_seconds: 1 },
     { phase: "enrich", done: 150, total: 100, rate: 5, eta_seconds: -3 },
-    { phase: "enrich", done: -1, total: 0, rate: 5, eta_seconds: "x" },
-    { done: 3, total: 0 },
+    { phase: "enrich", done: -1, total: 100, rate: 5, eta_seconds: "x" },
+    { phase: "enrich", done: 3, total: 0 },
     null,
   ];
   page.world = () => status({ progress: given.shift() });
   page.Warmcache.watch("files");
-  await page.clock.advance(14000);
+  await page.clock.advance(12000);
   assert.deepEqual(
     plain(page.body.heard("progress")).map((p) => [p.name, p.phase, p.done, p.total, p.ratio, p.eta]),
     [
       ["files", "source", 0, null, null, null],
-      ["files", "enrich", 25, 100, 0.25, 15],
+      ["files", "enrich", 25, 100, 0.25, 1],
       ["files", "enrich", 150, 100, 1, null],
-      ["files", "enrich", null, 0, null, null],
-      ["files", null, 3, 0, null, null],
+      ["files", "enrich", -1, 100, null, null],
+      ["files", "enrich", 3, 0, null, null],
     ],
   );
 });
@@ -256,10 +282,10 @@ test("the script tag's attributes are read", async () => {
 });
 
 test("a value that cannot be read falls back and is warned about once", async () => {
-  for (const value of ["2s", "", "0", "-5", "2", "NaN", "Infinity"]) {
+  for (const value of ["2s", "", "0", "-5", "2", "NaN", "Infinity", "1e9", "99999999999"]) {
     const page = open({ attributes: { interval: value } });
     assert.equal(page.warnings.length, 1, value);
-    assert.match(page.warnings[0], /interval .* stays 2000/);
+    assert.match(page.warnings[0], /interval cannot be/);
     page.Warmcache.watch("files");
     await page.clock.advance(2000);
     assert.equal(page.requests.length, 1, value);
@@ -273,6 +299,28 @@ test("configure() sets options and refuses those it does not know", async () => 
   await page.clock.advance(1000);
   assert.equal(page.requests[0].url, "/s/files");
   assert.throws(() => page.Warmcache.configure({ intervall: 1 }), /no option intervall/);
+});
+
+test("every option has values that it takes and values that it refuses", () => {
+  const cases = {
+    jitter: [["0", "0.5"], ["1", "15", "-0.1", ".", "x"]],
+    spread: [["0", "5000"], ["-1", "x", ""]],
+    watch: [["0", "5000"], ["5", "-1", ""]],
+    maxWait: [["60000"], ["0", "60"]],
+    hidden: [["pause", "slow", "keep"], ["", "puase"]],
+    share: [["true", "false", true, false], ["", "1", "no"]],
+    auto: [["false"], [0]],
+    statusUrl: [["/warm"], [""]],
+    refresh: [["event", () => false], [""]],
+    timeout: [[500, "500"], ["50"]],
+  };
+  for (const [name, [good, bad]] of Object.entries(cases)) {
+    const page = open();
+    for (const value of good) page.Warmcache.configure({ [name]: value });
+    assert.deepEqual(page.warnings, [], name);
+    for (const value of bad) page.Warmcache.configure({ [name]: value });
+    assert.equal(page.warnings.length, bad.length, `${name}: ${page.warnings}`);
+  }
 });
 
 test("a second copy of the script leaves the first one alone", () => {
@@ -290,214 +338,7 @@ test("require() gives the same object, in a Node without a document", () => {
   const { FILE } = require("./page.cjs");
   const Warmcache = require(FILE);
   assert.deepEqual(Object.keys(Warmcache), [
-    "version", "env", "configure", "watch", "json", "inspect", "scan",
+    "version", "env", "strategies", "configure", "watch", "ready", "json", "inspect", "scan", "state",
   ]);
   delete globalThis.Warmcache;
 });
-
-/* ---- json() ---- */
-
-const DATA = { url: "/api/files", headers: { "X-Warmcache": "files; gen=g1; state=stale" } };
-
-/** A world with data at DATA.url and the status elsewhere; both may be exchanged. */
-function library(page) {
-  const world = {
-    data: () => answer({ files: ["old"], cache_rebuilding: true }, { headers: DATA.headers }),
-    status: () => status(),
-  };
-  page.world = (url, request) => (url === DATA.url ? world.data(request) : world.status(request));
-  return world;
-}
-
-const asked = (page) => page.requests.filter((request) => request.url === DATA.url).length;
-
-test("json() gives the data now, and again after the publication", async () => {
-  const page = open();
-  const world = library(page);
-  const calls = [];
-  const job = page.Warmcache.json(DATA.url, (data, info) => calls.push([data.files[0], info.rebuilding]));
-  await page.clock.advance(6000);
-  assert.deepEqual(calls, [["old", true]]);
-  world.status = () => fresh("g2");
-  world.data = () => answer({ files: ["new"], cache_rebuilding: false });
-  await page.clock.advance(60000);
-  assert.deepEqual(calls, [["old", true], ["new", false]]);
-  assert.deepEqual((await job.done).files, ["new"]);
-  assert.equal(asked(page), 2);
-  assert.equal(page.requests[0].headers.Accept, "application/json");
-});
-
-test("json() of fresh data asks for no status", async () => {
-  const page = open();
-  library(page).data = () => answer({ cache_rebuilding: false });
-  const job = page.Warmcache.json(DATA.url, () => {});
-  await page.clock.advance(60000);
-  await job.done;
-  assert.equal(page.requests.length, 1);
-});
-
-test("json() goes on while the new answer still says rebuilding", async () => {
-  const page = open();
-  const world = library(page);
-  const calls = [];
-  page.Warmcache.json(DATA.url, (data, info) => calls.push(info.rebuilding));
-  world.status = () => fresh("g2");
-  await page.clock.advance(2000); // the data still says: rebuilding
-  world.status = () => fresh("g3");
-  world.data = () => answer({ cache_rebuilding: false });
-  await page.clock.advance(60000);
-  assert.deepEqual(calls, [true, true, false]);
-});
-
-test("json() does not loop when status and data disagree for ever", async () => {
-  const page = open();
-  const world = library(page);
-  world.status = () => fresh("g2");
-  const calls = [];
-  const job = page.Warmcache.json(DATA.url, (data, info) => calls.push(info.rebuilding));
-  await page.clock.advance(600000);
-  assert.deepEqual(calls, [true, true, false]); // the last one without a request
-  assert.equal(asked(page), 2);
-  assert.equal(page.body.heard("ready").length, 1);
-  await job.done;
-});
-
-test("json() fills a partial list as it goes", async () => {
-  const page = open();
-  const world = library(page);
-  let size = 1;
-  world.data = () =>
-    answer({ files: size, cache_rebuilding: size < 3 }, { headers: { "X-Warmcache": `files; gen=p${size}; state=partial` } });
-  world.status = () =>
-    status({ state: size < 3 ? "partial" : "fresh", generation: `p${size}`, cache_rebuilding: size < 3 });
-  const sizes = [];
-  page.Warmcache.json(DATA.url, (data) => sizes.push(data.files));
-  await page.clock.advance(6000);
-  size = 2;
-  await page.clock.advance(6000);
-  size = 3;
-  await page.clock.advance(60000);
-  assert.deepEqual(sizes, [1, 2, 3]);
-});
-
-test("json() ends when a listener takes over", async () => {
-  const page = open();
-  const world = library(page);
-  world.status = () => fresh();
-  page.body.addEventListener("warmcache:ready", (event) => event.preventDefault());
-  const job = page.Warmcache.json(DATA.url, () => {});
-  await page.clock.advance(60000);
-  await job.done;
-  assert.equal(page.requests.length, 2);
-});
-
-test("json() takes the name from the options first", async () => {
-  const page = open();
-  library(page);
-  page.Warmcache.json(DATA.url, () => {}, { name: "mine" });
-  await page.clock.advance(2000);
-  assert.equal(page.requests[1].url, "/api/cache/stats/mine");
-});
-
-test("json() without a name warns and is done", async () => {
-  const page = open();
-  library(page).data = () => answer({ cache_rebuilding: true });
-  const job = page.Warmcache.json(DATA.url, () => {});
-  await page.clock.advance(60000);
-  await job.done;
-  assert.equal(page.requests.length, 1);
-  assert.match(page.warnings[0], /X-Warmcache/);
-});
-
-test("json() rejects when the first fetch fails", async () => {
-  const page = open();
-  library(page).data = () => answer({}, { code: 500 });
-  const job = page.Warmcache.json(DATA.url, () => assert.fail("called"));
-  await assert.rejects(job.done, { code: "http", message: "/api/files answered 500" });
-});
-
-test("json() survives a lost second fetch", async () => {
-  const page = open();
-  const world = library(page);
-  const calls = [];
-  page.Warmcache.json(DATA.url, (data, info) => calls.push(info.rebuilding));
-  await page.clock.advance(0);
-  world.status = () => fresh();
-  world.data = () => new TypeError("no network");
-  await page.clock.advance(2500);
-  world.data = () => answer({ cache_rebuilding: false });
-  await page.clock.advance(60000);
-  assert.deepEqual(calls, [true, false]);
-  assert.equal(page.body.heard("error").length, 0);
-});
-
-test("json() rejects when the session ends", async () => {
-  const page = open();
-  const world = library(page);
-  const job = page.Warmcache.json(DATA.url, () => {});
-  await page.clock.advance(0);
-  world.status = () => answer({}, { code: 401 });
-  await page.clock.advance(60000);
-  await assert.rejects(job.done, { code: "auth", fatal: true });
-});
-
-test("json() stops by stop() and by signal, during the fetch and during the wait", async () => {
-  for (const way of ["stop", "signal"]) {
-    for (const moment of [0, 3000]) {
-      const page = open();
-      const world = library(page);
-      if (!moment) world.data = hang;
-      const control = new AbortController();
-      let calls = 0;
-      const job = page.Warmcache.json(DATA.url, () => (calls += 1), { signal: control.signal });
-      await page.clock.advance(moment);
-      const requests = page.requests.length;
-      if (way === "stop") job.stop();
-      else control.abort();
-      await page.clock.advance(60000);
-      await job.done;
-      assert.equal(page.requests.length, requests);
-      assert.equal(calls, moment ? 1 : 0);
-      assert.equal(page.clock.timers.size, 0);
-    }
-  }
-});
-
-test("a bug in onData is reported and does not end the wait", async () => {
-  const page = open();
-  const world = library(page);
-  let calls = 0;
-  page.Warmcache.json(DATA.url, () => {
-    calls += 1;
-    throw new Error("bug in the page");
-  });
-  await page.clock.advance(0);
-  world.status = () => fresh();
-  world.data = () => answer({ cache_rebuilding: false });
-  await page.clock.advance(60000);
-  assert.equal(calls, 2);
-  assert.equal(page.errors.length, 2);
-});
-
-/* ---- inspect() ---- */
-
-test("inspect() watches an answer that is being rebuilt", async () => {
-  const page = open();
-  const { Warmcache } = page;
-  assert.equal(Warmcache.inspect({ cache_rebuilding: true }, { name: "files" }).name, "files");
-  const watcher = Warmcache.inspect(answer({}, { headers: DATA.headers }));
-  assert.deepEqual([watcher.name, watcher.generation], ["files", "g1"]);
-  await page.clock.advance(2000);
-  assert.equal(page.requests.length, 1);
-});
-
-test("inspect() leaves other answers alone", () => {
-  const { Warmcache } = open();
-  const header = { headers: { "X-Warmcache": "files; gen=g1; state=fresh" } };
-  for (const given of [null, undefined, {}, { cache_rebuilding: false }, answer({}), answer({}, header)]) {
-    assert.equal(Warmcache.inspect(given), null);
-  }
-  assert.throws(() => Warmcache.inspect({ cache_rebuilding: true }), /list's name/);
-});
-
-test("nothing is left running at the end of a test", settle);

@@ -12,8 +12,10 @@ const vm = require("node:vm");
 const FILE = path.join(__dirname, "..", "..", "static", "warmcache.js");
 const SOURCE = fs.readFileSync(FILE, "utf8");
 
-/** Let everything that waits for a promise go on. */
-const settle = () => new Promise((resolve) => setImmediate(resolve));
+/** Let everything that waits for a promise go on, and what is said to other tabs arrive. */
+async function settle() {
+  for (let turn = 0; turn < 3; turn += 1) await new Promise((resolve) => setImmediate(resolve));
+}
 
 /** Timers that run out only when the test says so. */
 class Clock {
@@ -57,6 +59,7 @@ class Node extends EventTarget {
     this.dataset = {};
     this.isConnected = true;
     this.fields = [];
+    this.attributes = {};
     this.events = [];
     Object.assign(this, attributes);
   }
@@ -75,12 +78,59 @@ class Node extends EventTarget {
     return selector === "[data-warmcache]" ? this.regions || [] : this.fields;
   }
 
+  setAttribute(name, value) {
+    this.attributes[name] = value;
+  }
+
+  removeAttribute(name) {
+    delete this.attributes[name];
+  }
+
+  getAttribute(name) {
+    return this.attributes[name] ?? null;
+  }
+
   contains(node) {
     return Boolean(node) && this.fields.includes(node);
   }
 
   matches() {
     return true;
+  }
+}
+
+/** A field as far as the poller looks at it; which kinds of fields are dirty is tested in a browser. */
+class Field {
+  constructor(attributes) {
+    Object.assign(this, { value: "", defaultValue: "", kept: false }, attributes);
+  }
+
+  cloneNode() {
+    return new Field(this);
+  }
+
+  closest() {
+    return this.kept ? this : null;
+  }
+}
+
+/** The channel between the tabs that share `others`. */
+class Channel {
+  constructor(name, others) {
+    this.name = name;
+    this.others = others;
+    others.push(this);
+  }
+
+  postMessage(data) {
+    for (const other of this.others) {
+      const copy = structuredClone({ data });
+      if (other !== this && other.name === this.name) setImmediate(() => other.onmessage(copy));
+    }
+  }
+
+  close() {
+    this.others.splice(this.others.indexOf(this), 1);
   }
 }
 
@@ -96,6 +146,10 @@ class Storage {
 
   setItem(key, value) {
     this.items.set(key, value);
+  }
+
+  removeItem(key) {
+    this.items.delete(key);
   }
 }
 
@@ -126,22 +180,35 @@ function answer(body, { code = 200, headers = {}, redirected = false } = {}) {
 
 /**
  * Load the script into a fresh page. Options: attributes (of the script tag, as a dataset),
- * regions, random (a number), visibility, readyState, storage. page.world answers every request:
+ * regions, random (a number), visibility, readyState, storage, tabs (a list that several pages
+ * share, for their channels), clock (shared, too), online. page.world answers every request:
  * a function of (url, request) that returns a body, a Response, an Error, or a promise of one.
  */
 function open(options = {}) {
-  const clock = new Clock();
+  const clock = options.clock || new Clock();
   const page = { clock, requests: [], warnings: [], errors: [], navigations: 0, world: () => status() };
   page.document = new Node({
-    currentScript: { dataset: options.attributes || {} },
+    currentScript: { dataset: { spread: "0", ...options.attributes } }, // refreshed at once
     body: new Node(),
     activeElement: null,
     visibilityState: options.visibility || "visible",
     readyState: options.readyState || "complete",
     regions: options.regions || [],
     matches: undefined,
+    dataset: undefined,
+    createElement: () => ({
+      appendChild(field) {
+        this.field = field;
+        return field;
+      },
+      reset() {
+        this.field.value = this.field.defaultValue;
+      },
+    }),
   });
+  Object.defineProperty(page.document, "hidden", { get: () => page.document.visibilityState === "hidden" });
   page.body = page.document.body;
+  page.channels = options.tabs || [];
 
   const window = new EventTarget();
   const said = (list) => (...words) => list.push(words.map(String).join(" "));
@@ -150,6 +217,21 @@ function open(options = {}) {
     location: { pathname: "/files", search: "", href: "http://host/files" },
     console: { warn: said(page.warnings), error: said(page.errors) },
     sessionStorage: options.storage || new Storage(),
+    navigator: { onLine: options.online ?? true },
+    getSelection: () => page.selection,
+    queueMicrotask: (call) =>
+      queueMicrotask(() => {
+        try {
+          call();
+        } catch (error) {
+          page.errors.push(String(error)); // where a browser shows what nobody caught
+        }
+      }),
+    BroadcastChannel: class extends Channel {
+      constructor(name) {
+        super(name, page.channels);
+      }
+    },
     AbortController,
     CustomEvent,
   });
@@ -170,7 +252,7 @@ function open(options = {}) {
     fetch: async (url, request) => {
       page.requests.push({ url, at: clock.now, ...request });
       const aborted = new Promise((resolve, reject) => {
-        const abort = () => reject(new DOMException("aborted", "AbortError"));
+        const abort = () => reject(request.signal.reason);
         request.signal.addEventListener("abort", abort);
       });
       const given = await Promise.race([page.world(url, request), aborted]);
@@ -189,6 +271,12 @@ function open(options = {}) {
   if (!options.before) Object.assign(page.Warmcache.env, env);
 
   page.times = () => page.requests.map((request) => Math.round(request.at));
+  page.go = (line) => {
+    window.navigator.onLine = line === "online";
+    window.dispatchEvent(new Event(line));
+  };
+  page.leave = () => window.dispatchEvent(Object.assign(new Event("pagehide"), { persisted: true }));
+  page.comeBack = () => window.dispatchEvent(Object.assign(new Event("pageshow"), { persisted: true }));
   page.show = (visibility) => {
     page.document.visibilityState = visibility;
     page.document.dispatchEvent(new Event("visibilitychange"));
@@ -199,4 +287,4 @@ function open(options = {}) {
 /** A request that nobody answers. */
 const hang = () => new Promise(() => {});
 
-module.exports = { FILE, Node, Storage, answer, fresh, hang, open, settle, status };
+module.exports = { FILE, Field, Node, Storage, answer, fresh, hang, open, settle, status };

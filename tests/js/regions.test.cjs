@@ -3,11 +3,11 @@
 
 const assert = require("node:assert/strict");
 const { test } = require("node:test");
-const { Node, Storage, fresh, open, status } = require("./page.cjs");
+const { Field, Node, Storage, fresh, open, status } = require("./page.cjs");
 
 const region = (state, more = {}, attributes = {}) =>
   new Node({
-    dataset: { warmcache: "files", warmcacheState: state, warmcacheGeneration: "g1", ...more },
+    dataset: { warmcache: "files", warmcacheState: state, warmcacheGeneration: state === "cold" ? "" : "g1", ...more },
     ...attributes,
   });
 
@@ -22,8 +22,9 @@ function publish(element, options = {}) {
 }
 
 test("a fresh page makes no request and sets no timer", async () => {
-  for (const state of ["fresh", "stale", "failed", undefined]) {
-    const page = open({ regions: [region(state)] });
+  for (const state of ["fresh", "failed", undefined, "stale and at rest"]) {
+    const more = state === "stale and at rest" ? { warmcacheRebuilding: "false" } : {};
+    const page = open({ regions: [region(state?.split(" ")[0], more)] });
     assert.equal(page.clock.timers.size, 0, state);
     await page.clock.advance(600000);
     assert.equal(page.requests.length, 0, state);
@@ -31,7 +32,7 @@ test("a fresh page makes no request and sets no timer", async () => {
 });
 
 test("cold, partial and rebuilding regions are watched", async () => {
-  const cases = [["cold"], ["partial"], ["stale", { warmcacheRebuilding: "true" }]];
+  const cases = [["cold"], ["partial"], ["stale"], ["failed", { warmcacheRebuilding: "true" }]];
   for (const [state, more] of cases) {
     const page = open({ regions: [region(state, { ...EVENT, ...more })] });
     page.world = () => status({ state });
@@ -45,7 +46,7 @@ test("the region's own state is where the state event starts", async () => {
   const page = publish(element);
   await page.clock.advance(2000);
   const [change] = element.heard("state");
-  assert.deepEqual([change.from, change.to], ["cold", "fresh"]);
+  assert.deepEqual([change.from, change.to], ["cold", "ready"]);
 });
 
 test("data-auto=false leaves the page to Warmcache.scan()", async () => {
@@ -79,18 +80,19 @@ test("strategy event: one ready, nothing else, no second wait", async () => {
   const element = region("cold", EVENT);
   const page = publish(element);
   await page.clock.advance(600000);
-  assert.deepEqual(element.events.map(([type]) => type), ["state", "ready"]);
+  assert.deepEqual(element.events.map(([type]) => type), ["state", "ready", "state"]);
   assert.equal(page.requests.length, 1);
   assert.equal(element.dataset.warmcacheRebuilding, "false");
 });
 
-test("a strategy that does not exist, or swap without an id, is warned about", async () => {
-  for (const way of ["sawp", "swap"]) {
-    const page = publish(region("cold", { warmcacheRefresh: way }));
-    await page.clock.advance(60000);
-    assert.match(page.warnings[0], new RegExp(`cannot ${way}`));
-    assert.equal(page.navigations, 0);
-  }
+test("a strategy that does not exist is an error, and in the end a button", async () => {
+  const element = region("cold", { warmcacheRefresh: "sawp" });
+  const page = publish(element);
+  await page.clock.advance(120000);
+  assert.match(page.errors[0], /strategy is not a function/);
+  assert.equal(element.heard("error").at(-1).fatal, true);
+  assert.equal(element.heard("blocked")[0].reason, "prompt");
+  assert.equal(page.navigations, 0);
 });
 
 test("watch() takes a strategy's name", async () => {
@@ -174,7 +176,7 @@ test("reload: never without a session store", async () => {
 test("reload: blocked while the user types, and proceed() does it after all", async () => {
   const element = region("cold", RELOAD);
   const page = publish(element);
-  page.document.fields = [{ type: "text", value: "half a wo", defaultValue: "" }];
+  page.document.fields = [new Field({ value: "half a wo" })];
   await page.clock.advance(60000);
   const [blocked] = element.heard("blocked");
   assert.deepEqual([blocked.name, blocked.reason, page.navigations], ["files", "editing", 0]);
@@ -190,52 +192,33 @@ test("reload: not when ready was prevented", async () => {
   assert.equal(page.navigations, 0);
 });
 
-/* ---- what counts as in use ---- */
+/* ---- what counts as in use: a field by field test is in the browser ---- */
 
-const option = (selected, defaultSelected = false, disabled = false) =>
-  ({ selected, defaultSelected, disabled });
-const select = (options, more = {}) => ({ type: "select-one", size: 0, multiple: false, options, ...more });
-const text = (value, defaultValue) => ({ type: "text", value, defaultValue });
-const slider = (attribute) =>
-  ({ type: "range", value: "50", defaultValue: attribute || "", hasAttribute: () => Boolean(attribute) });
-
-const CLEAN = {
-  "an untouched text field": text("a", "a"),
-  "an untouched box without a value attribute":
-    { type: "checkbox", checked: true, defaultChecked: true, value: "on", defaultValue: "" },
-  "a slider without a value": slider(),
-  "a drop-down without a default": select([option(true), option(false)]),
-  "a drop-down whose first option is a disabled hint": select([option(false, false, true), option(true)]),
-  "a drop-down with a default": select([option(false), option(true, true)]),
-  "a list box with nothing chosen": select([option(false), option(false)], { size: 4 }),
-};
-const DIRTY = {
-  "typed text": text("b", "a"),
-  "a ticked box": { type: "checkbox", checked: true, defaultChecked: false },
-  "a moved slider": slider("20"),
-  "a changed drop-down": select([option(false), option(true)]),
-  "a drop-down moved from its default": select([option(true), option(false, true)]),
-  "a chosen line of a list box": select([option(true), option(false)], { size: 4 }),
-};
-
-for (const [fields, navigations] of [[CLEAN, 1], [DIRTY, 0]]) {
-  for (const [name, field] of Object.entries(fields)) {
-    test(`${name} ${navigations ? "does not block" : "blocks"}`, async () => {
-      const page = publish(region("cold", RELOAD));
-      page.document.fields = [field];
-      await page.clock.advance(2000);
-      assert.equal(page.navigations, navigations);
-    });
-  }
-}
-
-test("a focused field blocks, a focused link does not", async () => {
-  for (const [isField, navigations] of [[true, 0], [false, 1]]) {
+test("typed text, a focused field, an open dialog, what plays and a selection block; the kept ones do not", async () => {
+  const cases = [
+    [new Field({ value: "half a wo" }), 0],
+    [new Field({}), 1],
+    [new Field({ open: true }), 0],
+    [new Field({ paused: false }), 0],
+    [new Field({ paused: true }), 1],
+    [new Field({ value: "mine", kept: true }), 1],
+  ];
+  for (const [field, navigations] of cases) {
     const page = publish(region("cold", RELOAD));
-    const field = { ...text("", ""), matches: () => isField };
     page.document.fields = [field];
-    page.document.activeElement = field;
     await page.clock.advance(2000);
-    assert.equal(page.navigations, navigations);
+    assert.equal(page.navigations, navigations, JSON.stringify(field));
+  }
+  const focused = publish(region("cold", RELOAD));
+  focused.document.fields = [new Field({})];
+  focused.document.activeElement = focused.document.fields[0];
+  await focused.clock.advance(2000);
+  assert.equal(focused.navigations, 0);
+  for (const isCollapsed of [true, false]) {
+    const page = publish(region("cold", RELOAD));
+    page.document.contains = () => true;
+    page.selection = { isCollapsed, anchorNode: {} };
+    await page.clock.advance(2000);
+    assert.equal(page.navigations, isCollapsed ? 1 : 0);
   }
 });

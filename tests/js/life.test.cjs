@@ -1,0 +1,333 @@
+/* The page's life: long waits, other tabs, lost networks, hidden tabs, a way back. */
+"use strict";
+
+const assert = require("node:assert/strict");
+const { test } = require("node:test");
+const { Node, answer, fresh, hang, open, status } = require("./page.cjs");
+
+const gaps = (page) => page.times().map((at, i, all) => (i ? at - all[i - 1] : at));
+const types = (target) => target.events.map(([type]) => type);
+
+/* ---- the rhythm ---- */
+
+test("with an eta the pause is half of what is left, from one interval to thirty seconds", async () => {
+  for (const [eta, gap] of [[0, 2000], [1, 2000], [20, 10000], [60, 30000], [3600, 30000], [null, 2000]]) {
+    const page = open();
+    page.world = () => status({ progress: { phase: "enrich", done: 1, total: 9, rate: 1, eta_seconds: eta } });
+    page.Warmcache.watch("files");
+    await page.clock.advance(40000);
+    assert.equal(gaps(page)[1], gap, String(eta));
+  }
+});
+
+test("at most ten polls in the minute after an eta above ten seconds is known", async () => {
+  const page = open();
+  const end = 120000;
+  page.world = () => status({ progress: { done: 1, total: 9, eta_seconds: (end - page.clock.now) / 1000 } });
+  page.Warmcache.watch("files");
+  await page.clock.advance(62000);
+  assert.ok(page.requests.length <= 11, String(page.requests.length));
+});
+
+test("poll_after_ms is the server's wish and comes first; nonsense is passed over", async () => {
+  for (const [wish, gap] of [[500, 500], [20000, 20000], [1, 100], [1e12, 300000], [0, 2000], [-1, 2000], ["x", 2000], [null, 2000]]) {
+    const page = open();
+    page.world = () => status({ poll_after_ms: wish });
+    page.Warmcache.watch("files");
+    await page.clock.advance(303000);
+    assert.equal(gaps(page)[1], gap, String(wish));
+  }
+});
+
+test("the refresh is spread over a second, or over the server's spread_ms if that is longer", async () => {
+  for (const [spread, more, at] of [["1000", {}, 2500], ["0", {}, 2000], ["1000", { spread_ms: 4000 }, 4000], ["1000", { spread_ms: 10 }, 2500]]) {
+    const page = open({ attributes: { spread } });
+    page.world = () => fresh("g2", more);
+    let refreshed;
+    page.Warmcache.watch("files", { refresh: () => void (refreshed = page.clock.now) });
+    await page.clock.advance(10000);
+    assert.equal(refreshed, at);
+  }
+});
+
+test("after ten minutes of waiting it is stalled, and says so once", async () => {
+  const page = open();
+  const watcher = page.Warmcache.watch("files");
+  await page.clock.advance(3600000);
+  assert.equal(watcher.state, "stalled");
+  assert.equal(page.body.heard("stalled").length, 1);
+  assert.ok(page.body.heard("stalled")[0].waited >= 600000);
+  assert.equal(page.clock.timers.size, 0);
+  const asked = page.requests.length;
+  page.show("hidden");
+  page.show("visible");
+  await page.clock.advance(10000);
+  assert.equal(page.requests.length, asked);
+  watcher.resume();
+  await page.clock.advance(10000);
+  assert.ok(page.requests.length > asked + 1);
+  assert.equal(watcher.state, "stale");
+});
+
+test("hidden time is not waiting", async () => {
+  const page = open({ attributes: { maxWait: "60000" } });
+  const watcher = page.Warmcache.watch("files");
+  for (let i = 0; i < 10; i += 1) {
+    await page.clock.advance(5000);
+    page.show("hidden");
+    await page.clock.advance(3600000);
+    page.show("visible");
+  }
+  assert.equal(watcher.state, "stale");
+});
+
+test("a second watcher of a stalled list wakes it", async () => {
+  const page = open();
+  page.Warmcache.watch("files");
+  await page.clock.advance(3600000);
+  const second = page.Warmcache.watch("files");
+  await page.clock.advance(10000);
+  assert.equal(second.state, "stale");
+});
+
+test("watch: a page that is fresh goes on asking, and is refreshed for each generation", async () => {
+  const element = new Node({ dataset: { warmcache: "files", warmcacheState: "fresh", warmcacheGeneration: "g1", warmcacheRefresh: "mine" } });
+  const page = open({ regions: [element], attributes: { watch: "30000", auto: "false" } });
+  const seen = [];
+  page.Warmcache.strategies.mine = (given) => void seen.push(given.generation);
+  page.world = () => fresh("g1");
+  page.Warmcache.scan();
+  await page.clock.advance(61000);
+  assert.ok(page.requests.length <= 3, String(page.requests.length));
+  page.world = () => fresh("g2");
+  await page.clock.advance(60000);
+  page.world = () => fresh("g3");
+  await page.clock.advance(3600000);
+  assert.deepEqual(seen, ["g2", "g3"]);
+  assert.equal(element.heard("stalled").length, 0);
+  assert.deepEqual(element.heard("refreshed").map((detail) => detail.strategy), ["mine", "mine"]);
+});
+
+test("watch: who begins to wait meanwhile does not wait for the slow rhythm", async () => {
+  const page = open({ attributes: { watch: "60000" } });
+  page.world = () => fresh("g1");
+  page.Warmcache.watch("files");
+  await page.clock.advance(4000);
+  const promise = page.Warmcache.ready("files", { interval: 500 });
+  await page.clock.advance(500);
+  assert.equal((await promise).generation, "g1");
+  await page.clock.advance(120000);
+  assert.ok(page.requests.length <= 5, String(page.requests.length));
+});
+
+/* ---- one truth ---- */
+
+test("what a newer generation has replaced is another worker talking", async () => {
+  const page = open();
+  const watcher = page.Warmcache.watch("files", { generation: "g1", refresh: () => {} });
+  page.world = () => status({ generation: "g1" });
+  await page.clock.advance(2000);
+  page.world = () => status({ generation: "g2" }); // refresh(key) has published
+  await page.clock.advance(2000);
+  page.world = () => fresh("g1"); // and a worker that has not seen it
+  await page.clock.advance(10000);
+  assert.deepEqual([watcher.state, watcher.generation], ["stale", "g2"]);
+  page.world = () => fresh("g3");
+  await page.clock.advance(2000);
+  assert.deepEqual([watcher.state, watcher.generation], ["fresh", "g3"]);
+});
+
+test("once published the refresh goes ahead, whatever is said meanwhile", async () => {
+  const tabs = [];
+  const page = open({ tabs, attributes: { spread: "2000" } });
+  let refreshes = 0;
+  page.Warmcache.watch("files", { generation: "g1", refresh: () => void (refreshes += 1) });
+  page.world = () => fresh("g2");
+  await page.clock.advance(2000);
+  page.world = () => status({ generation: "g1" });
+  const other = open({ tabs, clock: page.clock, random: 0 });
+  other.world = page.world;
+  other.Warmcache.watch("files", { interval: 500 });
+  await page.clock.advance(60000);
+  assert.equal(refreshes, 1);
+});
+
+/* ---- several tabs ---- */
+
+test("tabs share what they learn: ten of them ask hardly more than one", async () => {
+  const tabs = [];
+  const first = open({ tabs, random: 0.1 });
+  const pages = [first];
+  for (let i = 1; i < 10; i += 1) pages.push(open({ tabs, clock: first.clock, random: 0.1 * i }));
+  for (const page of pages) page.Warmcache.watch("files", { refresh: () => {} });
+  await first.clock.advance(60000);
+  const asked = pages.flatMap((page) => page.times()).length;
+  assert.ok(asked >= 25 && asked <= 45, String(asked));
+  for (const page of pages) {
+    page.world = () => fresh("g2");
+    assert.equal(page.Warmcache.state("files"), "stale");
+  }
+  await first.clock.advance(10000);
+  for (const page of pages) assert.equal(page.body.heard("refreshed").length, 1);
+});
+
+test("an answer that is shared meanwhile ends the own request", async () => {
+  const tabs = [];
+  const page = open({ tabs });
+  page.world = hang;
+  page.Warmcache.watch("files");
+  await page.clock.advance(2000);
+  const other = open({ tabs, clock: page.clock });
+  other.Warmcache.watch("files", { interval: 500 });
+  await page.clock.advance(500);
+  assert.equal(page.requests[0].signal.aborted, true);
+  assert.equal(page.Warmcache.state("files"), "stale");
+});
+
+test("a page that waits for nothing is not moved by other tabs", async () => {
+  const tabs = [];
+  const page = open({ tabs });
+  const watcher = page.Warmcache.watch("files");
+  watcher.stop();
+  const other = open({ tabs, clock: page.clock });
+  other.Warmcache.watch("files");
+  await page.clock.advance(5000);
+  assert.equal(page.Warmcache.state("files"), "idle");
+});
+
+test("share=false opens no channel; another status URL has another one", async () => {
+  assert.equal(open({ attributes: { share: "false" } }).channels.length, 0);
+  const tabs = [];
+  const page = open({ tabs, attributes: { statusUrl: "/a" } });
+  page.Warmcache.watch("files");
+  const other = open({ tabs, clock: page.clock, attributes: { statusUrl: "/b" } });
+  other.Warmcache.watch("files", { interval: 500 });
+  await page.clock.advance(1900);
+  assert.equal(page.Warmcache.state("files"), "idle");
+  assert.equal(tabs.length, 2);
+});
+
+test("a fresh page opens no channel, and pagehide closes it", async () => {
+  const page = open();
+  assert.equal(page.channels.length, 0);
+  page.Warmcache.watch("files");
+  assert.equal(page.channels.length, 1);
+  page.leave();
+  assert.equal(page.channels.length, 0);
+  page.comeBack();
+  assert.equal(page.channels.length, 1);
+});
+
+test("pagehide ends the request, too, and coming back from the cache polls at once", async () => {
+  const page = open({ random: 1 });
+  page.world = hang;
+  page.Warmcache.watch("files");
+  await page.clock.advance(2300);
+  page.leave();
+  assert.equal(page.requests[0].signal.aborted, true);
+  await page.clock.advance(100);
+  assert.equal(page.clock.timers.size, 0);
+  page.comeBack();
+  await page.clock.advance(250);
+  assert.equal(page.requests.length, 2);
+});
+
+/* ---- the network ---- */
+
+test("offline: the request is aborted, said so, and looked at once a minute", async () => {
+  const page = open();
+  page.world = hang;
+  const watcher = page.Warmcache.watch("files");
+  await page.clock.advance(2000);
+  page.go("offline");
+  assert.equal(page.requests[0].signal.aborted, true);
+  assert.equal(watcher.state, "offline");
+  page.world = () => new TypeError("no network");
+  await page.clock.advance(240000);
+  assert.equal(page.requests.length, 5);
+  assert.equal(watcher.state, "offline");
+});
+
+test("the browser may be wrong about offline: a probe that is answered ends it", async () => {
+  const page = open();
+  const watcher = page.Warmcache.watch("files");
+  page.go("offline");
+  await page.clock.advance(60000);
+  assert.equal(watcher.state, "stale");
+});
+
+test("a page that starts offline tries all the same", async () => {
+  const page = open({ online: false });
+  const watcher = page.Warmcache.watch("files");
+  await page.clock.advance(2000);
+  assert.equal(watcher.state, "stale");
+});
+
+test("online: a poll within a second", async () => {
+  const page = open({ random: 1 });
+  page.Warmcache.watch("files");
+  page.go("offline");
+  page.go("online");
+  await page.clock.advance(1000);
+  assert.equal(page.requests.length, 1);
+});
+
+/* ---- hidden ---- */
+
+test("hidden=slow asks once a minute, and at once when shown", async () => {
+  const page = open({ attributes: { hidden: "slow" } });
+  page.Warmcache.watch("files");
+  await page.clock.advance(2000);
+  page.show("hidden");
+  await page.clock.advance(300000);
+  assert.ok(page.requests.length <= 7, String(page.requests.length));
+  assert.ok(page.requests.length >= 5);
+  const asked = page.requests.length;
+  page.show("visible");
+  await page.clock.advance(2000);
+  assert.ok(page.requests.length > asked);
+});
+
+test("hidden=keep goes on as if shown", async () => {
+  const page = open({ attributes: { hidden: "keep" } });
+  page.Warmcache.watch("files");
+  page.show("hidden");
+  await page.clock.advance(10000);
+  assert.equal(page.requests.length, 5);
+});
+
+test("a hidden tab learns from others, and is refreshed when it is shown", async () => {
+  const tabs = [];
+  const page = open({ tabs });
+  let refreshes = 0;
+  page.Warmcache.watch("files", { refresh: () => void (refreshes += 1) });
+  page.show("hidden");
+  const other = open({ tabs, clock: page.clock });
+  other.world = () => fresh("g2");
+  other.Warmcache.watch("files");
+  await page.clock.advance(60000);
+  assert.deepEqual([refreshes, page.Warmcache.state("files")], [0, "ready"]);
+  page.show("visible");
+  await page.clock.advance(1000);
+  assert.deepEqual([refreshes, page.requests.length], [1, 0]);
+});
+
+test("with hidden=keep a hidden page is not reloaded, but prompts", async () => {
+  const element = new Node({ dataset: { warmcache: "files", warmcacheState: "cold", warmcacheRefresh: "reload" } });
+  const page = open({ regions: [element], attributes: { hidden: "slow" } });
+  page.world = () => fresh("g2");
+  page.show("hidden");
+  await page.clock.advance(120000);
+  assert.equal(page.navigations, 0);
+  assert.equal(element.heard("blocked")[0].reason, "prompt");
+  assert.equal(page.Warmcache.state("files"), "ready");
+});
+
+test("a failed poll is no waiting for ever: errors lead to a stall, too", async () => {
+  const page = open();
+  page.world = () => answer({}, { code: 500 });
+  const watcher = page.Warmcache.watch("files");
+  await page.clock.advance(3600000);
+  assert.equal(watcher.state, "stalled");
+  assert.ok(types(page.body).includes("error"));
+});
