@@ -40,5 +40,5 @@ def test_the_script_is_small() -> None:
 def test_the_script_needs_no_lenient_policy() -> None:
     source = SCRIPT.read_text()
     # insertAdjacentHTML and friends would let a list's data become markup; unload blocks the bfcache.
-    for word in ("innerHTML", "outerHTML", "insertAdjacentHTML", "eval(", "DOMParser(", '"unload"'):
+    for word in (".innerHTML", ".outerHTML", "insertAdjacentHTML", "eval(", "DOMParser(", '"unload"'):
         assert word not in source, word
