@@ -26,10 +26,10 @@ def list_section(status: ListStatus) -> dict[str, Any]:
         "complete": snapshot is not None and snapshot.complete,
         "generation": None if snapshot is None else snapshot.token,
         "progress": _progress(report) if report and report.running and status.is_rebuilding else None,
-        "last_success_at": None if snapshot is None or not snapshot.complete else _iso(snapshot.published_at),
+        "last_success_at": None if snapshot is None or not snapshot.complete else iso(snapshot.published_at),
         "last_error": _last_error(status, condition),
         "last_duration_seconds": None if snapshot is None else snapshot.header["duration"],
-        "next_attempt_at": _iso(report.next_attempt_at) if report and report.next_attempt_at else None,
+        "next_attempt_at": iso(report.next_attempt_at) if report and report.next_attempt_at else None,
         "reused_items": None if snapshot is None else snapshot.header["reused"],
         "enriched_items": None if snapshot is None else snapshot.header["enriched"],
         "failed_items": None if snapshot is None else snapshot.header["failed_items"],
@@ -55,7 +55,8 @@ def _last_error(status: ListStatus, condition: Condition) -> str | None:
     return status.report.error if status.report is not None and condition.state == "failed" else None
 
 
-def _iso(seconds: float) -> str:
+def iso(seconds: float) -> str:
+    """A moment for programs, in UTC."""
     try:
         moment = datetime.fromtimestamp(seconds, timezone.utc)
     except (OverflowError, OSError, ValueError):

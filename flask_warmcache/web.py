@@ -98,7 +98,8 @@ def blueprint(functions: Mapping[str, Callable[[], Mapping[str, Any]]]) -> Bluep
         state = current_state()
         answer: dict[str, Any] = {name: list_section(status) for name, status in state.statuses.items()}
         rebuilding = any(section["cache_rebuilding"] for section in answer.values())
-        return _status_answer({**answer, **sections.all(), "cache_rebuilding": rebuilding})
+        answer |= {**sections.all(), "cache_rebuilding": rebuilding, "degraded": state.tasks.is_degraded}
+        return _status_answer(answer)
 
     @routes.get("/stats/<name>")
     def stats_of(name: str) -> Response:
