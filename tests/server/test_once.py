@@ -272,7 +272,7 @@ def test_the_command_leaves_a_task_to_who_runs_it_and_waits_if_told(once: Make) 
         )  # fmt: skip
         try:
             assert waiting.stderr is not None
-            lines = []
+            lines: list[str] = []
             while not any("it goes on" in line for line in lines):
                 lines.append(waiting.stderr.readline())
                 assert lines[-1], lines
