@@ -102,7 +102,9 @@ class TaskStatus:
         return pause if 0 < pause < LONGEST_PAUSE else 0.0
 
     def look(self) -> None:
-        """Read the record if there is a new one; one system call if there is not."""
+        """Read the record if there is a new one; one system call if there is not, and none once it is done."""
+        if self.is_done:
+            return
         try:
             stamp = stamp_of(os.stat(self._path))
         except OSError:

@@ -283,7 +283,6 @@ class Tasks:
             self._app.ensure_sync(function)()
 
     def _finish(self, status: TaskStatus, record: Record) -> None:
-        status.is_done = True
         try:
             status.write(record)
         except OSError:
@@ -293,6 +292,8 @@ class Tasks:
                 extra={"warmcache_task": status.name},
             )
             raise
+        finally:
+            status.is_done = True
         log.info(
             "warmcache.task_finished: %r took %.3f s",
             status.name,

@@ -69,6 +69,7 @@ def test_one_of_four_workers_runs_the_task_and_the_others_skip_it(once: Make, pr
         said = until_state(server, "done")
         assert said["attempts"] == 1 and said["duration_seconds"] > 0
         assert len(place.calls("begun")) == len(place.calls("done")) == 1
+        until(lambda: "warmcache.task_finished" in server.log, lambda: server.log)
         assert server.log.count("warmcache.task_started") == server.log.count("warmcache.task_finished") == 1
 
 
