@@ -43,7 +43,8 @@ def fetch_models() -> None:
         raise OSError("no models")
     end = time.monotonic() + 60
     while GATE is not None and not os.path.exists(GATE) and time.monotonic() < end:
-        time.sleep(0.005)
+        if "TEST_COMPUTES" not in os.environ:
+            time.sleep(0.005)
     note("done")
 
 

@@ -94,6 +94,24 @@ def test_plain_gunicorn_runs_it_from_the_first_request_on(once: Make) -> None:
         assert len(place.calls("begun")) == 1
 
 
+@pytest.mark.parametrize(
+    "kind", [("-k", "gthread", "--threads", "3"), ("-k", "gevent")], ids=["gthread", "gevent"]
+)
+def test_a_task_that_computes_is_in_no_requests_way(once: Make, kind: tuple[str, ...]) -> None:
+    if "gevent" in kind:
+        pytest.importorskip("gevent")
+    place = once(computes=1).with_gate()
+    with gunicorn_server(place, *OUR_CONF, *kind, workers=1) as server:
+        begun(place)
+        for _ in range(5):
+            assert server.get("/plain").status == 200
+        assert section(server)["state"] == "running"
+        assert server.get("/models?wait=0.1").status == 503
+        place.gate.touch()
+        assert server.get("/models?wait=15").status == 200
+        assert len(place.calls("begun")) == 1
+
+
 # Deaths, failures, and tasks that take too long
 
 

@@ -385,6 +385,18 @@ def test_the_first_dead_process_is_followed_at_once_and_the_second_after_a_pause
     assert site.runs == ["shop"] and site.status.section()["attempts"] == 3
 
 
+def test_who_takes_a_task_over_leaves_a_pause_to_who_may_have_to_follow(
+    tmp_path: Path, gate: threading.Event
+) -> None:
+    site = Site(tmp_path, retry_min=30)
+    site.leave(attempts=1)
+    site.work = lambda: print(gate.wait(20))
+    site.until_state("running")
+    second = site.status.record
+    assert second is not None and second.attempts == 2 and second.next_attempt_at is not None
+    assert 20 < second.next_attempt_at - second.started < 40
+
+
 def test_a_pause_ends_even_if_the_clock_was_set_back(site: Site) -> None:
     site.leave(state="failed", error="OSError", next_attempt_at=time.time() + 1e6)
     site.until_state("done")
