@@ -85,14 +85,15 @@ def _run(tasks: Tasks, status: TaskStatus, wait: bool, again: bool, as_json: boo
 
 def _show(status: TaskStatus, thread: threading.Thread) -> None:
     """On a terminal, how long it has been running; elsewhere, when it gets late."""
-    began, is_terminal, is_told = time.monotonic(), sys.stderr.isatty(), False
+    began, is_terminal, shown, is_told = time.monotonic(), sys.stderr.isatty(), 0, False
     while thread.is_alive():
         thread.join(POLL)
         seconds = time.monotonic() - began
-        if is_terminal and seconds >= 1:
-            click.echo(f"\r{status.name}: {seconds:.0f} s of {status.task.timeout:.0f} s", nl=False, err=True)
-        elif seconds > status.task.timeout and not is_told:
+        if is_terminal and int(seconds) > shown:
+            shown = int(seconds)
+            click.echo(f"\r{status.name}: {shown} s of {status.task.timeout:g} s", nl=False, err=True)
+        elif not is_terminal and seconds > status.task.timeout and not is_told:
             is_told = True
             click.echo(f"{status.name} takes longer than {status.task.timeout:g} s; it goes on.", err=True)
-    if is_terminal:
+    if shown:
         click.echo("\r\033[K", nl=False, err=True)

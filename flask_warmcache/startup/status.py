@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import threading
 import time
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -65,6 +66,7 @@ class TaskStatus:
         self.is_locked = False  # another process was running it at the last look
         self.is_told = False  # the log says who runs it
         self.is_told_late = False
+        self._guard = threading.Lock()  # guards the step to is_here, and record and _stamp until then
         self._store = store
         self._file = f"{task.name}.{deployment}.once"
         self._path = os.fspath(store.folder / self._file)
@@ -103,18 +105,34 @@ class TaskStatus:
 
     def look(self) -> None:
         """Read the record if there is a new one; one system call if there is not, and none once it is done."""
-        if self.is_done:
+        if self.is_done or self.is_here:
             return
+        with self._guard:
+            # A reads the record.  B begins the task, which writes another.  Without this look at is_here, A would
+            # put what it has read in its place.
+            if self.is_here:
+                return
+            stamp = self._current_stamp()
+            if stamp != self._stamp:
+                self.record = Record.read(self._store.read_small(self._file))
+                self._stamp = stamp
+            self.is_done = self.record is not None and self.record.state == "done"
+
+    def begin(self) -> None:
+        """From now on this process runs it, and knows its record best; the caller holds the task's lock."""
+        with self._guard:
+            self.is_here = self.is_told = True
+
+    def after_fork(self) -> None:
+        """Forget the parent's run and locks."""
+        self._guard = threading.Lock()
+        self.is_here = False
+
+    def _current_stamp(self) -> Stamp | None:
         try:
-            stamp = stamp_of(os.stat(self._path))
+            return stamp_of(os.stat(self._path))
         except OSError:
-            stamp = None
-        if stamp != self._stamp:
-            # In this order: who looks at the same time in another thread finds it unread, at worst.
-            self.record = Record.read(self._store.read_small(self._file))
-            self._stamp = stamp
-        if self.record is not None and self.record.state == "done":
-            self.is_done = True
+            return None
 
     def probe(self) -> None:
         """See whether the process that wrote the record is alive: the record is never the lock."""
@@ -122,12 +140,15 @@ class TaskStatus:
         self.is_locked = is_running and not self.is_here and self._store.is_locked(self.lock_name)
 
     def write(self, record: Record) -> None:
-        """Tell all processes; the caller holds the task's lock.
+        """Tell all processes; the caller holds the task's lock and has begun it.
 
         :raises OSError: when it cannot be written; this process knows it all the same.
         """
         self.record = record
-        write_whole(self._store.folder, self._file, json.dumps(asdict(record)).encode(), sync=True)
+        try:
+            write_whole(self._store.folder, self._file, json.dumps(asdict(record)).encode(), sync=True)
+        finally:
+            self._stamp = self._current_stamp()
 
     def tidy(self) -> None:
         """Remove what dead holders left and what is known of old deployments; the caller holds the lock."""

@@ -82,7 +82,7 @@ class Tasks:
         """Forget the parent's threads and locks."""
         self._guard = threading.Lock()
         for status in self._by_name.values():
-            status.is_here = False
+            status.after_fork()
 
     # What others are told
 
@@ -208,7 +208,7 @@ class Tasks:
             if (status.is_done and not again) or (status.pause and not wanted):
                 lock.close()
                 return None
-            status.is_here = status.is_told = True
+            status.begin()
             return lock
 
     def _tell_skipped(self, status: TaskStatus) -> None:

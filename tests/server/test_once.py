@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pty
 import signal
 import subprocess
 from collections.abc import Callable
@@ -303,3 +304,23 @@ def test_the_command_leaves_a_task_to_who_runs_it_and_waits_if_told(once: Make) 
         assert (waiting.returncode, out) == (0, "fetch-models: already done in this deployment\n")
         until_state(server, "done")
     assert len(place.calls("begun")) == 1
+
+
+def test_on_a_terminal_the_command_shows_how_long_the_task_runs(once: Make) -> None:
+    place = once(timeout=7).with_gate()
+    leader, terminal = pty.openpty()
+    command = place.flask_command("warmcache", "once")
+    process = subprocess.Popen(
+        command, cwd=os.path.dirname(__file__), env=place.env, stdout=subprocess.DEVNULL, stderr=terminal
+    )
+    shown = b""
+    try:
+        os.close(terminal)
+        while b"\rfetch-models: 1 s of 7 s" not in shown:
+            shown += os.read(leader, 1000)  # an error when the command has ended without that
+        place.gate.touch()
+        assert process.wait(30) == 0
+    finally:
+        process.kill()
+        process.wait()
+        os.close(leader)
