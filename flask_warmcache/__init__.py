@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .lists import WarmValue as WarmValue
     from .paging import Page as Page
     from .rebuild.job import Outcome as Outcome
+    from .startup.tasks import TaskNotReadyError as TaskNotReadyError
 
 _HOMES = {
     "WarmCache": "extension",
@@ -33,6 +34,7 @@ _HOMES = {
     "WarmValue": "lists",
     "Page": "paging",
     "Outcome": "rebuild.job",
+    "TaskNotReadyError": "startup.tasks",
 }
 _ERRORS = (
     "BadQueryError",

@@ -23,6 +23,7 @@ from .bar import Bar, pace
 from .errors import RebuildBusyError, StoreError
 from .lists import WarmList
 from .rebuild.status import ListStatus
+from .startup.command import once_command
 from .state import AppState
 from .stats import list_section
 
@@ -33,7 +34,8 @@ FAILED, BUSY = 1, 3
 WATCH_EVERY = 1.0
 POLL = 0.1
 
-group = AppGroup("warmcache", help="Warm lists: see how they are, rebuild, invalidate or clear them.")
+group = AppGroup("warmcache", help="Warm lists: see how they are, rebuild, invalidate or clear them; run tasks.")
+group.add_command(once_command)
 
 
 def _state() -> AppState:

@@ -12,13 +12,15 @@ from flask.json.provider import DefaultJSONProvider
 from . import cli, web
 from .declare import NAME, Declaration, Item, Kind, check_function
 from .errors import DeclarationError
-from .lists import Warm, WarmList, WarmValue
+from .lists import Warm, WarmList, WarmValue, current_state
 from .permissions import Authorize, Permissions
 from .settings import Settings
+from .startup.declaration import Task, check_name
 from .state import KEY, AppState
 
 Section = Callable[[], Mapping[str, Any]]
 Function = TypeVar("Function", bound=Callable[..., Any])
+TASKS = "tasks"  # the section of the one-time tasks in the stats
 
 
 class WarmCache:
@@ -39,6 +41,7 @@ class WarmCache:
         self._lists: dict[str, Warm] = {}
         self._sections: dict[str, Section] = {}
         self._permissions = Permissions()
+        self._once: dict[str, Task] = {}
         self._closed = False
         if app is not None:
             self.init_app(app)
@@ -52,7 +55,7 @@ class WarmCache:
         if KEY in app.extensions:
             raise RuntimeError("This app already has a WarmCache. Import and use that one.")
         settings = Settings.from_config(app.config, **self._defaults)
-        state = AppState(app, settings, self._close)
+        state = AppState(app, settings, self._close, self._once)
         app.extensions[KEY] = state
         # In front of the app and not a before_request function, which Flask looks at twice for being a
         # coroutine: measured, 3 us of each request, of the lists' and of all others.
@@ -211,6 +214,46 @@ class WarmCache:
         self._permissions.function = function
         return function
 
+    def once(self, name: str, *, timeout: float = 20.0, version: str | int = "") -> Callable[[Function], Function]:
+        """Declare a one-time task: a function without arguments that one process runs once in each deployment.
+
+        It runs in the background of a worker that serves, or by ``flask warmcache once``, inside an app context.
+        A deployment is another when ``WARMCACHE_RELEASE`` is another or, without that setting, the function's own
+        code; and when ``version`` is.  Where its process dies before it is done, another begins it again.
+
+        :param name: of the task, in files and stats: 1 to 64 of ``a-z 0-9 _ -``.
+        :param timeout: seconds after which it is shown as late, and the app as degraded; it is not stopped.
+        :param version: of what the function does through others, such as the models behind ``db.create_all()``.
+        :raises DeclarationError: for anything wrong, in this very call.
+        """
+        check_name(name)
+
+        def declare(function: Function) -> Function:
+            task = Task(name, timeout, str(version), function)
+            if self._is_closed():
+                raise DeclarationError(
+                    f"One-time task {name!r} is declared too late: declarations closed at the app's first request."
+                )
+            if name in self._once:
+                raise DeclarationError(f"There is a one-time task named {name!r} already.")
+            if not self._once:
+                self._check_name(TASKS)
+                self._sections[TASKS] = lambda: current_state().tasks.section()
+            self._once[name] = task
+            return function
+
+        return declare
+
+    def ensure(self, name: str, *, wait: float = 2.0) -> None:
+        """Return when a one-time task is done, for a view that needs it; begin it, if nobody has.
+
+        :param wait: seconds that this request may wait for it, at most 15.
+        :raises TaskNotReadyError: when it is not done by then, and at once when it is late or pauses after a
+            failure; as an answer, 503 with ``Retry-After`` and JSON.
+        :raises DeclarationError: for a task that is not declared.
+        """
+        current_state().tasks.ensure(name, wait)
+
     def __getitem__(self, name: str) -> Any:
         """The list or value of that name; the way to what ``builder`` and ``value`` declared."""
         try:
@@ -236,7 +279,7 @@ class WarmCache:
                 f"{name!r} is declared too late: declarations closed at the app's first request. Declare lists "
                 "where the app is made."
             )
-        if name == "cache_rebuilding" or not isinstance(name, str) or not NAME.match(name):
+        if name in ("cache_rebuilding", "degraded") or not isinstance(name, str) or not NAME.match(name):
             raise DeclarationError(
                 f"{name!r} cannot name a list: use 1 to 64 of the characters a-z, 0-9, '_' and '-'."
             )

@@ -32,9 +32,12 @@ class Settings:
     app: str | None = None  # how a child process imports the app: "module:app" or "module:factory('x')"
     build_timeout: float = 3600.0  # how long a rebuild in a child process may take
     max_shrink: float = 0.5  # the share of its items that a list may lose in one rebuild, unless it says otherwise
-    retry_min: float = 2.0  # the first pause after a failed rebuild; it doubles with each failure
-    retry_max: float = 300.0  # the longest pause after a failed rebuild
     spread: float = 0.0  # over how long pages spread their refreshes after a rebuild; 0: the poller's own second
+    retry_min: float = 2.0  # the first pause after a failed rebuild or task; it doubles with each failure
+    retry_max: float = 300.0  # the longest pause after a failed rebuild or task
+    # Names the deployment, by a commit or an image: one-time tasks run once in each; None: once for their code.
+    # A number, too: that is what from_prefixed_env() makes of a commit's id like 1234567 or 1234e56.
+    release: str | float | None = None
     api_prefix: str = "/api/cache"  # where the blueprint is mounted
     cache_control: str = "private, no-cache"  # Cache-Control of list answers
 
@@ -47,6 +50,7 @@ class Settings:
             self._require(getattr(self, name) >= 1, name, "a whole number of at least 1")
         self._require(0 <= self.max_shrink <= 1, "max_shrink", "a share from 0 to 1")
         self._require(self.dir is None or os.fspath(self.dir) != "", "dir", "a folder's path")
+        self._require(self.release != "", "release", "text that differs with each deployment, or None")
         self._require(self.page_cache_bytes >= 0, "page_cache_bytes", "a number of bytes, 0 for none")
         self._require(self.refresh_interval >= 0, "refresh_interval", "a number of seconds, 0 for none")
         self._require(0 <= self.spread <= 3600, "spread", "a number of seconds from 0 to 3600")
@@ -73,12 +77,13 @@ class Settings:
             "int": ((int,), "a whole number"),
             "float": ((int, float), "a finite number of seconds"),
             "str": ((str,), "text"),
+            "str | float | None": ((str, int, float, type(None)), "text that differs with each deployment"),
             "str | None": ((str, type(None)), "text like 'module:app'"),
             "str | os.PathLike[str] | None": ((str, os.PathLike, type(None)), "a folder's path"),
         }
         types, meaning = kinds[wanted]
         fits = isinstance(value, types) and (bool in types or not isinstance(value, bool))
-        if isinstance(value, float):
+        if isinstance(value, float) and wanted == "float":
             fits = fits and math.isfinite(value)
         self._require(fits, name, meaning)
 

@@ -15,7 +15,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,8 @@ from .rebuild.source import Tools
 from .rebuild.status import Condition, ListStatus
 from .settings import Settings
 from .signals import announcer
+from .startup.declaration import Task
+from .startup.tasks import Tasks
 from .store.files import FileStore, default_folder
 
 if TYPE_CHECKING:
@@ -50,17 +52,28 @@ _states: weakref.WeakSet[AppState] = weakref.WeakSet()
 class AppState:
     """One app's lists as they are in this process."""
 
-    def __init__(self, app: Flask, settings: Settings, close: Callable[[], Iterable[Declaration]]) -> None:
-        """:param close: ends the time of declaring and returns what was declared."""
+    def __init__(
+        self,
+        app: Flask,
+        settings: Settings,
+        close: Callable[[], Iterable[Declaration]],
+        once: Mapping[str, Task],
+    ) -> None:
+        """
+        :param close: ends the time of declaring and returns the lists that were declared.
+        :param once: the one-time tasks, which may still grow until then.
+        """
         self.app = app
         self.settings = settings
         self.close = close
+        self.once = once
         self._made = time.time_ns()
         self._opening = threading.Lock()  # guards the one-time work of open()
         self._opened = False
         self.is_started = False  # a keeper was started in this process
         self.store: FileStore
         self.keeper: Keeper
+        self.tasks: Tasks
         self.cache: PageCache
         self.answers: Answers
         self.statuses: dict[str, ListStatus] = {}
@@ -99,6 +112,7 @@ class AppState:
                 status = ListStatus(declaration, self.store, ttl, problem, started)
                 self.statuses[name] = status
                 self.pagers[name] = Pager(status, self.settings, self.cache)
+            self.tasks = Tasks(self.app, self.once, self.store, self.settings)
             self.keeper = Keeper(
                 self.statuses.values(),
                 self.store,
@@ -107,6 +121,7 @@ class AppState:
                 self.app.app_context,
                 Children(self._locate, self.settings, self.store.folder, started),
                 announcer(self.app),
+                self.tasks.look_after,
             )
             for status in self.statuses.values():
                 status.look()
@@ -181,6 +196,7 @@ class AppState:
         if self._opened:
             self.cache.after_fork()
             self.keeper.after_fork()
+            self.tasks.after_fork()
             for writes in self._writes.values():
                 writes.after_fork()
 

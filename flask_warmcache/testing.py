@@ -105,7 +105,7 @@ class _InlineState(AppState):
 
     def __init__(self, before: AppState, folder: str, raise_errors: bool) -> None:
         settings = replace(before.settings, enabled=False, dir=folder)
-        super().__init__(before.app, settings, before.close)
+        super().__init__(before.app, settings, before.close, before.once)
         self._raise_errors = raise_errors
         self.holds = 0  # how many blocks of showing() there are around
 
@@ -176,7 +176,7 @@ def _at_rest(state: AppState) -> AppState:
             f"A list of {state.app.name!r} is still being rebuilt in the background. Use inline_rebuilds before "
             "the app's first request."
         )
-    return AppState(state.app, state.settings, state.close)
+    return AppState(state.app, state.settings, state.close, state.once)
 
 
 def _plain_build(state: AppState) -> Callable[[ListStatus, bool], Outcome]:

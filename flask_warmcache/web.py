@@ -47,7 +47,8 @@ def blueprint(
             name: list_section(status) | encoded.pacing for name, status in state.statuses.items()
         }
         rebuilding = any(section["cache_rebuilding"] for section in answer.values())
-        return _json({**answer, **sections.all(), "cache_rebuilding": rebuilding})
+        answer |= {**sections.all(), "cache_rebuilding": rebuilding, "degraded": state.tasks.is_degraded}
+        return _json(answer)
 
     @routes.get("/stats/<name>")
     def stats_of(name: str) -> Response:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -9,7 +10,11 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
+import pytest
+
+from flask_warmcache import WarmCache
 from flask_warmcache.settings import PREFIX, Settings
+from tests.unit.world import make_app
 
 CHECKOUT = Path(__file__).parents[1]
 README = (CHECKOUT / "README.md").read_text()
@@ -102,3 +107,50 @@ def test_every_file_that_is_linked_is_there() -> None:
         assert (CHECKOUT / target).exists(), target
     for command in re.findall(r"^(\./\S+)", README, re.MULTILINE):
         assert os.access(CHECKOUT / command, os.X_OK), command
+
+
+STARTUP = (CHECKOUT / "docs" / "startup.md").read_text()
+ASK = """
+answer = app.test_client().get("/comics")
+print(answer.status_code, answer.json)
+"""
+
+
+def test_the_example_of_one_time_tasks_runs_as_it_stands(tmp_path: Path) -> None:
+    pytest.importorskip("flask_sqlalchemy")
+    example = re.search(r"```python\n(.*?)```", STARTUP, re.DOTALL)
+    assert example is not None
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", example[1] + ASK],
+        cwd=tmp_path,
+        env=os.environ
+        | {
+            "PYTHONPATH": str(CHECKOUT),
+            "DATABASE_URL": f"sqlite:///{tmp_path / 'comics.db'}",
+            "XDG_STATE_HOME": str(tmp_path),
+        },
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.stdout, done.returncode) == ("200 {'count': 0}\n", 0), done.stderr
+
+
+def test_the_fields_of_tasks_that_are_told_are_those_of_the_stats(tmp_path: Path) -> None:
+    blocks = [json.loads(block) for block in re.findall(r"```json\n(.*?)```", STARTUP, re.DOTALL)]
+    app = make_app(tmp_path)
+    warmcache = WarmCache(app)
+    warmcache.once("create-tables")(lambda: None)
+
+    @app.get("/needs")
+    def needs() -> str:
+        warmcache.ensure("create-tables", wait=0)
+        return "ready"
+
+    app.extensions["warmcache"].open()
+    app.extensions["warmcache"].tasks.status("create-tables").is_here = True
+    client = app.test_client()
+    assert client.get("/needs").get_json() == blocks[0]
+    answer = client.get("/api/cache/stats").get_json()
+    assert answer.keys() == blocks[1].keys()
+    assert answer["tasks"]["create-tables"].keys() == blocks[1]["tasks"]["create-tables"].keys()

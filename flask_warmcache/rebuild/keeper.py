@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -22,6 +23,8 @@ from .status import LOOK_EVERY, ListStatus
 log = logging.getLogger("flask_warmcache")
 WRITE_FOLLOWS_WITHIN = 2_000_000_000  # nanoseconds; a write gives up after one second
 CHILD_POLL = 0.01
+# Workers that start together begin their background work within so many seconds, and not in the same instant.
+STAGGER = 0.3
 
 
 class Keeper(Rebuilder):
@@ -36,8 +39,11 @@ class Keeper(Rebuilder):
         context: Callable[[], AbstractContextManager[Any]],
         children: Children,
         announce: Announce = lambda event, facts: None,
+        chores: Callable[[], None] = lambda: None,
     ) -> None:
+        """:param chores: what else a worker's background thread looks after, at each of its looks."""
         super().__init__(lists, store, settings, encode, context, announce)
+        self._chores = chores
         self._children = children
         self._verifiers = {name: Verifier(store.folder, name) for name in self._by_name}
         for status in self._lists:
@@ -103,14 +109,19 @@ class Keeper(Rebuilder):
     # The thread
 
     def _keep(self) -> None:
+        self._pause(random.uniform(0, STAGGER))  # cut short by a request that finds its list cold
         while not self._stopped:
-            try:
-                self.tick()
-            except Exception:
-                log.exception("warmcache.keeper_error: the keeper goes on")
-            self._wake.wait(LOOK_EVERY)
-            self._wake.clear()
+            for look in (self._chores, self.tick):
+                try:
+                    look()
+                except Exception:
+                    log.exception("warmcache.keeper_error: the keeper goes on")
+            self._pause(LOOK_EVERY)
         self._children.forget()
+
+    def _pause(self, seconds: float) -> None:
+        self._wake.wait(seconds)
+        self._wake.clear()
 
     def tick(self, run: Callable[[Callable[[], None], str], None] = run_in_thread) -> None:
         """Look at every list once and start what is due.

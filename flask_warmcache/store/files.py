@@ -150,7 +150,7 @@ class FileStore:
 
     def invalidation(self, name: str) -> str:
         """The token of the last ``invalidate``, or an empty text."""
-        return self._read_small(f"{name}.invalidated").decode("ascii", "replace")
+        return self.read_small(f"{name}.invalidated").decode("ascii", "replace")
 
     def outdate(self, name: str, snapshot: Snapshot) -> None:
         """Mark this snapshot as out of date, and what writes made of it, but no newer one.
@@ -205,12 +205,13 @@ class FileStore:
     def read_progress(self, name: str) -> dict[str, Any] | None:
         """The last report, or None when there is none that can be read."""
         try:
-            report = json.loads(self._read_small(f"{name}.progress") or b"null")
+            report = json.loads(self.read_small(f"{name}.progress") or b"null")
         except (ValueError, RecursionError):
             return None
         return report if isinstance(report, dict) else None
 
-    def _read_small(self, file_name: str) -> bytes:
+    def read_small(self, file_name: str) -> bytes:
+        """What a small file holds; nothing when it cannot be read."""
         try:
             descriptor = os.open(self.folder / file_name, OPEN_FLAGS)
         except OSError:

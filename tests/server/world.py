@@ -110,6 +110,7 @@ class Place:
     def __init__(self, folder: Path, **options: object) -> None:
         """:param options: the app's ``TEST_*`` variables, in lower case."""
         self.folder = folder
+        self.app = "app_files"  # the module of the app
         self.cache = folder / "cache"
         self.gate = folder / "gate"
         self.failing = folder / "failing"
@@ -152,13 +153,13 @@ class Place:
         return self.calls("source")[number - 1]
 
     def flask(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
-        """Run ``flask --app app_files ...`` to its end."""
+        """Run ``flask --app ...`` to its end."""
         return subprocess.run(
             self.flask_command(*arguments), cwd=HERE, env=self.env, text=True, capture_output=True, timeout=timeout
         )
 
     def flask_command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "flask", "--app", "app_files", *arguments]
+        return [sys.executable, "-m", "flask", "--app", self.app, *arguments]
 
 
 class Server:
@@ -310,7 +311,7 @@ def gunicorn_server(place: Place, *arguments: str, workers: int = 4, preload: bo
     command = [sys.executable, "-m", "gunicorn", "-b", f"127.0.0.1:{port}", "-w", f"{workers}"]
     if gunicorn.version_info >= (25, 1):
         command.append("--no-control-socket")
-    command += [*arguments, *(["--preload"] if preload else []), "app_files:app"]
+    command += [*arguments, *(["--preload"] if preload else []), f"{place.app}:app"]
     with running(Server(place, command, port, workers, preload)) as server:
         yield server
 

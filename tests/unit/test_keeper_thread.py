@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,44 @@ def test_a_read_that_finds_the_list_due_wakes_the_keeper(tmp_path: Path, monkeyp
         before = listed.get().generation
         listed.invalidate()
         assert until(lambda: listed.get().generation != before, 10)
+
+
+def test_workers_that_start_together_begin_their_work_one_after_the_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    apps = [make_app(tmp_path / str(number)) for number in range(12)]
+    began: dict[int, float] = {}
+    tick = Keeper.tick
+
+    def note(self: Keeper) -> None:
+        began.setdefault(id(self), time.monotonic())
+        tick(self)
+
+    monkeypatch.setattr(Keeper, "tick", note)
+    for app in apps:
+        WarmCache(app)
+        state_of(app)
+    started = time.monotonic()
+    start_keepers()
+    assert until(lambda: len(began) == len(apps))
+    moments = sorted(moment - started for moment in began.values())
+    # Twelve moments, each anywhere in 0.3 s: all of them within 0.05 s once in ten million times.
+    assert moments[-1] - moments[0] > 0.05, moments
+    assert moments[0] < 5, "the work hardly begins"
+
+
+def test_a_cold_list_that_is_asked_for_does_not_wait_for_its_keepers_turn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("flask_warmcache.rebuild.keeper.random.uniform", lambda low, high: 60.0)
+    app = make_app(tmp_path)
+    listed = WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
+    start_keepers()
+    (keeper,) = keepers()
+    with app.app_context():
+        assert listed.get().state == "cold"  # and is answered at once
+        assert until(lambda: listed.get().state == "fresh", 10)
+    assert keepers() == [keeper]
 
 
 def test_a_servers_hook_starts_the_keeper_of_every_app(tmp_path: Path) -> None:

@@ -1,0 +1,109 @@
+"""``db.create_all()`` as a one-time task: four workers, one of them makes the tables."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from .postgres import Cluster, cluster, refuse
+from .world import OUR_CONF, Place, Server, gunicorn_server, until
+
+Make = Callable[..., Place]
+
+
+@pytest.fixture
+def postgres() -> Iterator[Cluster]:
+    needed("psycopg")
+    with cluster() as running:
+        yield running
+
+
+def needed(module: str) -> None:
+    if importlib.util.find_spec(module) is None:
+        refuse(f"no {module}: pip install '.[test]'")
+
+
+def place_with(make_place: Make, database: str, **options: object) -> Place:
+    needed("flask_sqlalchemy")
+    place = make_place(database=database, **options)
+    place.app = "app_database"
+    return place
+
+
+def check_works(server: Server) -> None:
+    """Every worker reads and writes."""
+    for number in range(8):
+        assert server.get(f"/comics?name=c{number}", "POST").status == 200
+    answers = server.ask_at_once("/comics", 12)
+    assert [answer.json for answer in answers] == [{"count": 8}] * 12
+
+
+def created(place: Place) -> int:
+    return len(place.calls("create"))
+
+
+def sqlite(folder: Path) -> str:
+    return f"sqlite:///{folder / 'comics.db'}"
+
+
+@pytest.mark.parametrize("preload", [False, True], ids=["", "preload"])
+def test_four_workers_make_sqlites_tables_once(make_place: Make, tmp_path: Path, preload: bool) -> None:
+    place = place_with(make_place, sqlite(tmp_path))
+    with gunicorn_server(place, *OUR_CONF, preload=preload) as server:
+        until(lambda: created(place) == 2, lambda: f"two tables without any request:\n{server.log}")
+        check_works(server)
+        assert created(place) == 2
+        assert "ERROR" not in server.log
+
+
+@pytest.mark.parametrize("preload", [False, True], ids=["", "preload"])
+def test_four_workers_make_postgresqls_tables_once(make_place: Make, postgres: Cluster, preload: bool) -> None:
+    place = place_with(make_place, postgres.url)
+    with gunicorn_server(place, *OUR_CONF, preload=preload) as server:
+        until(lambda: created(place) == 2, lambda: f"two tables without any request:\n{server.log}")
+        check_works(server)
+        assert "ERROR" not in server.log
+    assert len(postgres.tables_created) == 2, postgres.log
+    assert "ERROR" not in postgres.log
+
+
+def test_four_first_requests_at_once_find_their_tables(make_place: Make, postgres: Cluster) -> None:
+    place = place_with(make_place, postgres.url)
+    with gunicorn_server(place) as server:
+        answers = server.ask_at_once("/comics", 12)
+        assert [answer.json for answer in answers] == [{"count": 0}] * 12, server.log
+    assert len(postgres.tables_created) == 2, postgres.log
+
+
+def test_a_deploy_step_makes_the_tables_and_the_workers_none(make_place: Make, postgres: Cluster) -> None:
+    place = place_with(make_place, postgres.url)
+    done = place.flask("warmcache", "once")
+    assert done.returncode == 0, done.stderr
+    assert len(postgres.tables_created) == 2
+    with gunicorn_server(place, *OUR_CONF) as server:
+        check_works(server)
+    assert len(postgres.tables_created) == 2, postgres.log
+
+
+def test_a_database_that_is_down_is_waited_for_and_ends_no_server(make_place: Make, postgres: Cluster) -> None:
+    moved = f"{postgres.url}-moved"
+    place = place_with(make_place, moved)
+    with gunicorn_server(place, *OUR_CONF) as server:
+
+        def told() -> str:
+            section = server.get("/api/cache/stats").json["tasks"]["create-tables"]
+            return str(section["last_error"])
+
+        until(lambda: told() == "OperationalError", lambda: f"a failed task:\n{server.log}")
+        assert server.get("/comics").status == 503
+        folder = moved.partition("host=")[2]
+        os.symlink(folder.removesuffix("-moved"), folder)  # the database comes up
+        try:
+            until(lambda: server.get("/comics").status == 200, lambda: f"tables:\n{server.log}", 60)
+        finally:
+            os.unlink(folder)
+    assert len(postgres.tables_created) == 2, postgres.log

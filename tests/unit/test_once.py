@@ -1,0 +1,527 @@
+"""One-time tasks in one process: what may be declared, what a deployment is, and what a faulty folder does."""
+
+from __future__ import annotations
+
+import functools
+import json
+import logging
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask, current_app
+from werkzeug.exceptions import HTTPException
+
+from flask_warmcache import DeclarationError, SettingError, TaskNotReadyError, WarmCache
+from flask_warmcache.rebuild import runners
+from flask_warmcache.startup.declaration import Task
+from flask_warmcache.startup.status import KEPT, Record, TaskStatus
+from flask_warmcache.startup.tasks import Tasks
+from flask_warmcache.store.locks import HeldLock
+from flask_warmcache.testing import inline_rebuilds
+
+from .world import files, make_app, run_python, state_of, until
+
+
+class Site:
+    """An app with a task that does what the test says, and a view that needs it."""
+
+    def __init__(self, folder: Path, **config: Any) -> None:
+        self.app: Flask = make_app(folder, **{"retry_min": 0.05, **config})
+        self.folder = folder / "cache"
+        self.warmcache = WarmCache(self.app)
+        self.runs: list[str] = []
+        self.work: Callable[[], None] = lambda: None
+        self.wait = 5.0
+        self.warmcache.once("prepare", timeout=10)(self.prepare)
+        self.app.add_url_rule("/needs", "needs", self.needs)
+        self.client = self.app.test_client()
+
+    def prepare(self) -> None:
+        self.runs.append(current_app.name)
+        self.work()
+
+    def needs(self) -> str:
+        self.warmcache.ensure("prepare", wait=self.wait)
+        return "ready"
+
+    @property
+    def tasks(self) -> Tasks:
+        return state_of(self.app).tasks
+
+    @property
+    def status(self) -> TaskStatus:
+        return self.tasks.status("prepare")
+
+    def until_state(self, wanted: str) -> TaskStatus:
+        """Have the tasks looked after, as a keeper does, until this one is in that state."""
+
+        def reached() -> bool:
+            self.tasks.look_after()
+            return self.status.state == wanted
+
+        assert until(reached), self.status.record
+        return self.status
+
+    def lock(self) -> HeldLock:
+        lock = state_of(self.app).store.try_lock("prepare.once")
+        assert lock is not None
+        return lock
+
+    def leave(self, **facts: Any) -> None:
+        """What a process wrote that is dead now."""
+        lock, other = self.lock(), Tasks(self.app, self.warmcache._once, self.tasks._store, self.tasks._settings)
+        other.status("prepare").write(
+            Record(**{"state": "running", "attempts": 1, "started": time.time(), **facts})
+        )
+        lock.close()
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+@pytest.fixture
+def gate() -> Iterator[threading.Event]:
+    """What a task waits for; opened at the end, so that no thread is left."""
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+# Declaring
+
+
+def test_a_declared_function_is_returned_unchanged() -> None:
+    def prepare() -> None: ...
+
+    assert WarmCache().once("prepare")(prepare) is prepare
+
+
+def generator() -> Iterator[int]:
+    yield 1
+
+
+def with_argument(what: str) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("declare", "message"),
+    [
+        (lambda warm: warm.once("a b")(print), "cannot name a one-time task"),
+        (lambda warm: warm.once(print), "cannot name a one-time task"),  # @warmcache.once without a call
+        (lambda warm: warm.once("a", timeout=0)(print), "'a' has timeout=0"),
+        (lambda warm: warm.once("a", timeout=float("inf"))(print), "a number of seconds above 0"),
+        (lambda warm: warm.once("a", timeout=True)(print), "has timeout=True"),
+        (lambda warm: warm.once("a")("print"), "must be a function, not 'print'"),
+        (lambda warm: warm.once("a")(generator), "is a generator"),
+        (lambda warm: warm.once("a")(with_argument), "needs arguments"),
+        (lambda warm: [warm.once("a")(print), warm.once("a")(print)], "a one-time task named 'a' already"),
+        (lambda warm: [warm.once("a")(print), warm.value("tasks")(dict)], "named 'tasks' already"),
+        (lambda warm: [warm.value("tasks")(dict), warm.once("a")(print)], "named 'tasks' already"),
+        (lambda warm: warm.value("degraded"), "cannot name a list"),
+        (lambda warm: [warm._close(), warm.once("a")(print)], "declared too late"),
+    ],
+)
+def test_a_wrong_declaration_fails_in_that_very_call(declare: Callable[[WarmCache], Any], message: str) -> None:
+    with pytest.raises(DeclarationError, match=message):
+        declare(WarmCache())
+
+
+def test_a_list_may_be_called_tasks_where_there_are_none() -> None:
+    WarmCache().warm_list("tasks", key="path")
+
+
+def test_ensure_refuses_what_is_not_declared_and_a_wait_that_endangers_the_worker(site: Site) -> None:
+    with site.app.app_context():
+        with pytest.raises(DeclarationError, match="No one-time task named 'other'. Declared: prepare."):
+            site.warmcache.ensure("other")
+        for wait in (16, -1, "2", float("nan")):
+            with pytest.raises(DeclarationError, match=r"ensure\('prepare', wait=.*0 to 15 seconds"):
+                site.warmcache.ensure("prepare", wait=wait)  # type: ignore[arg-type]
+    assert site.runs == []
+
+
+# Deployments
+
+
+def deployment(function: Callable[..., Any], version: str = "", release: object = None) -> str:
+    return Task("a", 20, version, function).deployment(release)
+
+
+def test_another_deployment_is_told_by_code_version_and_release() -> None:
+    def one() -> Any:
+        return {"a", "b"} | {len("x") for _ in range(3)}
+
+    def other() -> Any:
+        return {"a", "b"} | {len("y") for _ in range(3)}
+
+    assert len({deployment(one), deployment(other), deployment(one, "1"), deployment(one, release="r1")}) == 4
+    assert deployment(one, release="r1") == deployment(other, release="r1"), "the release alone decides"
+    assert len({deployment(one, "1", "r1"), deployment(one, "2", "r1"), deployment(one, "1", "r2")}) == 3
+
+
+def test_the_code_of_what_is_wrapped_counts() -> None:
+    def wrap(function: Callable[[], Any]) -> Callable[[], Any]:
+        @functools.wraps(function)
+        def wrapper() -> Any:
+            return function()
+
+        return wrapper
+
+    def one() -> int:
+        return 1
+
+    def two() -> int:
+        return 2
+
+    assert deployment(wrap(one)) == deployment(one) != deployment(wrap(two))
+    assert deployment(functools.partial(one)) == deployment(one)
+    assert deployment(dict) != deployment(list), "classes and built-ins go by their names"
+
+
+DIGEST = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import task
+from flask_warmcache.startup.declaration import Task
+print(Task("a", 20, "", task.prepare).deployment(None))
+"""
+
+
+def test_every_process_of_a_deployment_says_the_same(tmp_path: Path) -> None:
+    body = "def prepare():\n    return 'a' in {'a', 'b', 'c', 'd'}, [len(x) for x in ('e', 'f')]\n"
+    (tmp_path / "task.py").write_text(body)
+    said = {run_python(DIGEST, tmp_path, env={"PYTHONHASHSEED": seed}).stdout for seed in ("1", "2", "3")}
+    assert len(said) == 1 and all(len(one.strip()) == 16 for one in said)
+    (tmp_path / "task.py").write_text("import os\n\n# It has moved, and got a comment.\n" + body)
+    assert run_python(DIGEST, tmp_path).stdout in said
+    (tmp_path / "task.py").write_text("import os\n\n" + body.replace("len(x)", "len(x + x)"))
+    assert run_python(DIGEST, tmp_path).stdout not in said
+
+
+def test_a_commit_that_reads_like_a_number_names_a_release(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for commit in ("1234567", "1234e56", "1234e567", "abcdef0"):
+        app = make_app(tmp_path)
+        monkeypatch.setenv("FLASK_WARMCACHE_RELEASE", commit)
+        app.config.from_prefixed_env()
+        WarmCache(app)
+    with pytest.raises(SettingError, match="WARMCACHE_RELEASE must be text that differs with each deployment"):
+        WarmCache(make_app(tmp_path, release=""))
+
+
+# Running
+
+
+def test_a_keeper_runs_the_task_once_in_the_apps_context(site: Site) -> None:
+    assert site.status.state == "pending"
+    site.until_state("done")
+    site.tasks.look_after()
+    assert site.runs == ["shop"]
+    assert site.client.get("/needs").text == "ready"
+    assert site.runs == ["shop"]
+
+
+@pytest.mark.usefixtures("live")
+def test_a_live_keeper_runs_it_from_the_first_request_on(site: Site) -> None:
+    site.client.get("/nowhere")
+    assert until(lambda: site.status.state == "done")
+    assert site.runs == ["shop"]
+
+
+def test_ensure_begins_the_task_without_any_keeper(site: Site) -> None:
+    assert site.client.get("/needs").text == "ready"
+    assert site.runs == ["shop"]
+
+
+def test_many_requests_at_once_begin_it_once(site: Site, gate: threading.Event) -> None:
+    site.work = lambda: print(gate.wait(20))
+    barrier, answers = threading.Barrier(9), []
+
+    def ask() -> None:
+        barrier.wait()
+        answers.append(site.app.test_client().get("/needs").status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    barrier.wait()
+    assert until(lambda: site.runs)
+    gate.set()
+    for thread in threads:
+        thread.join()
+    assert answers == [200] * 8
+    assert site.runs == ["shop"]
+
+
+def test_a_task_that_needs_another_ensures_it(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.work = lambda: site.warmcache.ensure("tables", wait=10)
+    site.warmcache.once("tables")(lambda: site.runs.append("tables"))
+    site.until_state("done")
+    assert site.runs == ["shop", "tables"]
+    assert site.tasks.names == ["prepare", "tables"]
+
+
+def test_a_worker_runs_one_task_at_a_time_but_one_that_hangs_holds_up_no_other(
+    tmp_path: Path, gate: threading.Event, caplog: pytest.LogCaptureFixture
+) -> None:
+    app, runs = make_app(tmp_path), []
+    warmcache = WarmCache(app)
+
+    @warmcache.once("hangs", timeout=0.5)
+    def hangs() -> None:
+        runs.append("hangs")
+        gate.wait(20)
+
+    warmcache.once("next")(lambda: runs.append("next"))
+    tasks = state_of(app).tasks
+    tasks.look_after()
+    tasks.look_after()
+    assert until(lambda: runs == ["hangs"])
+    assert tasks.status("next").state == "pending" or tasks.status("hangs").is_late
+
+    def next_is_done() -> bool:
+        tasks.look_after()
+        return tasks.status("next").state == "done"
+
+    assert until(next_is_done)
+    assert runs == ["hangs", "next"] and tasks.status("hangs").state == "late" and tasks.is_degraded
+    assert caplog.text.count("warmcache.task_late") == 1
+    gate.set()
+    assert until(lambda: tasks.status("hangs").state == "done")
+    assert not tasks.is_degraded
+
+
+def test_a_rebuilding_child_starts_no_task(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runners, "in_child", True)
+    site.tasks.look_after()
+    site.wait = 0.1
+    assert site.client.get("/needs").status_code == 503
+    assert site.runs == []
+
+
+def test_a_fork_forgets_its_parents_run(site: Site, gate: threading.Event) -> None:
+    site.work = lambda: print(gate.wait(20))
+    site.tasks.look_after()
+    assert until(lambda: site.status.state == "running")
+    site.tasks.after_fork()
+    assert site.status.state == "running", "by the lock, which the parent has"
+
+
+# Failures
+
+
+def test_a_failure_pauses_and_the_next_success_forgets_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    site = Site(tmp_path, retry_min=1.0)
+
+    def fail() -> None:
+        raise OSError("no network: secret")
+
+    site.work = fail
+    status = site.until_state("failed")
+    assert "no network: secret" in caplog.text
+    told = site.client.get("/api/cache/stats").get_json()
+    assert told["degraded"] is True and told["tasks"]["prepare"]["last_error"] == "OSError"
+    assert "secret" not in json.dumps(told)
+    assert status.pause > 0
+    site.work = lambda: None
+    section = site.until_state("done").section()
+    assert section["last_error"] is None and section["next_attempt_at"] is None
+    assert section["attempts"] == len(site.runs) >= 2
+    assert not site.tasks.is_degraded
+
+
+def test_a_retry_that_runs_is_still_degraded(site: Site, gate: threading.Event) -> None:
+    site.leave(state="failed", attempts=1, error="OSError", ended=time.time())
+    site.work = lambda: print(gate.wait(20))
+    site.until_state("running")
+    assert site.tasks.is_degraded and site.status.section()["last_error"] == "OSError"
+
+
+def test_the_answer_is_a_503_in_json_that_an_error_handler_may_change(tmp_path: Path) -> None:
+    site = Site(tmp_path, retry_min=40)
+    site.leave(state="failed", error="OSError", next_attempt_at=time.time() + 40)
+    answer = site.client.get("/needs")
+    assert answer.status_code == 503 and answer.get_json() == {
+        "error": "One-time task 'prepare' is not done yet: it is failed.",
+        "task": "prepare",
+        "state": "failed",
+    }
+    assert 30 <= int(answer.headers["Retry-After"]) <= 40
+    assert answer.headers["Cache-Control"] == "no-store"
+
+    app = make_app(tmp_path)
+    seen: list[HTTPException] = []
+
+    def later(error: HTTPException) -> tuple[str, int]:
+        seen.append(error)
+        return "later", 503
+
+    def needs() -> str:
+        warmcache.ensure("prepare", wait=0)
+        return "ready"
+
+    app.register_error_handler(HTTPException, later)
+    warmcache = WarmCache(app)
+    warmcache.once("prepare")(site.prepare)
+    app.add_url_rule("/needs", "needs", needs)
+    state_of(app).tasks.status("prepare").is_here = True
+    assert app.test_client().get("/needs").text == "later"
+    assert isinstance(seen[0], TaskNotReadyError) and seen[0].task == "prepare"
+
+
+def test_the_first_dead_process_is_followed_at_once_and_the_second_after_a_pause(site: Site) -> None:
+    site.leave(attempts=1)
+    assert site.status.state == "pending" and site.status.pause == 0
+    site.leave(attempts=2, next_attempt_at=time.time() + 30)
+    site.tasks.look_after()
+    assert site.status.state == "pending" and site.runs == []
+    site.leave(attempts=2, next_attempt_at=time.time() - 1)
+    site.until_state("done")
+    assert site.runs == ["shop"] and site.status.section()["attempts"] == 3
+
+
+def test_who_takes_a_task_over_leaves_a_pause_to_who_may_have_to_follow(
+    tmp_path: Path, gate: threading.Event
+) -> None:
+    site = Site(tmp_path, retry_min=30)
+    site.leave(attempts=1)
+    site.work = lambda: print(gate.wait(20))
+    site.until_state("running")
+    second = site.status.record
+    assert second is not None and second.attempts == 2 and second.next_attempt_at is not None
+    assert 20 < second.next_attempt_at - second.started < 40
+
+
+def test_a_pause_ends_even_if_the_clock_was_set_back(site: Site) -> None:
+    site.leave(state="failed", error="OSError", next_attempt_at=time.time() + 1e6)
+    site.until_state("done")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"{", b'{"state": "done"}', b'{"state": 1, "attempts": 1, "started": 1}']
+)
+def test_a_damaged_record_counts_as_none(site: Site, content: bytes) -> None:
+    site.leave()
+    (site.folder / f"prepare.{site.status.deployment}.once").write_bytes(content)
+    site.until_state("done")
+    assert site.runs == ["shop"]
+
+
+def test_a_folder_that_cannot_be_used_is_a_503_and_runs_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "cache").write_text("not a folder")
+    site = Site(tmp_path, retry_min=30)
+    for _ in range(3):
+        site.tasks.look_after()
+        assert site.client.get("/needs").status_code == 503
+    assert site.status.section()["last_error"] == "StoreError"
+    assert caplog.text.count("warmcache.task_failed") == 1, "it is tried again without a pause"
+    assert site.runs == []
+    (tmp_path / "cache").unlink()
+    with site.app.app_context():
+        assert site.tasks.run_now("prepare") is True
+
+
+def test_what_is_done_but_cannot_be_recorded_is_not_done_again_by_this_process(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    written: list[str] = []
+    write = TaskStatus.write
+
+    def fails_when_done(self: TaskStatus, record: Record) -> None:
+        written.append(record.state)
+        if record.state == "done":
+            raise OSError("disk full")
+        write(self, record)
+
+    monkeypatch.setattr(TaskStatus, "write", fails_when_done)
+    site.until_state("done")
+    site.tasks.look_after()
+    assert "warmcache.task_unrecorded" in caplog.text
+    assert site.runs == ["shop"] and written == ["running", "done"]
+
+
+def test_a_thread_that_cannot_be_started_leaves_the_lock_free(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def none_left(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", none_left)
+        site.tasks.look_after()
+    assert "can't start new thread" in caplog.text
+    site.lock().close()
+    site.until_state("done")
+
+
+def test_what_dead_processes_and_old_deployments_left_is_removed(site: Site) -> None:
+    site.leave()
+    own = site.status.deployment
+    for number in range(KEPT + 5):
+        old = site.folder / f"prepare.{number:016x}.once"
+        old.write_text("{}")
+        os.utime(old, (number, number))
+    (site.folder / f"prepare.{own}.once.1-abcdef12.tmp").touch()
+    others = [
+        site.folder / name for name in (f"prepare-2.{own}.once", "prepare.index", f"prepare-2.{own}.once.1-a.tmp")
+    ]
+    for other in others:
+        other.touch()
+    site.until_state("done")
+    names = {path.name for path in site.folder.iterdir()}
+    assert names >= {other.name for other in others} | {f"prepare.{own}.once", "prepare.once.lock"}
+    records = {name for name in names if name.startswith("prepare.") and name.endswith(".once")}
+    assert len(records) == KEPT and f"prepare.{0:016x}.once" not in records
+    assert not any(name.startswith("prepare.") and name.endswith(".tmp") for name in names)
+
+
+# Switched off, and in tests
+
+
+def test_switched_off_the_request_that_needs_it_runs_it(tmp_path: Path) -> None:
+    site = Site(tmp_path, enabled=False)
+    threads: list[threading.Thread] = []
+    site.work = lambda: threads.append(threading.current_thread())
+    site.client.get("/nowhere")
+    assert site.runs == []
+    assert site.client.get("/needs").text == "ready"
+    assert threads == [threading.current_thread()]
+
+
+def test_inline_rebuilds_give_every_test_its_own_deployment(site: Site) -> None:
+    for _ in range(2):
+        with inline_rebuilds(site.app):
+            assert site.client.get("/needs").text == "ready"
+            assert site.client.get("/needs").text == "ready"
+    assert len(site.runs) == 2
+
+
+def test_the_stats_tell_of_tasks_only_where_there_are_some(site: Site, tmp_path: Path) -> None:
+    assert site.client.get("/api/cache/stats/tasks").get_json()["prepare"]["state"] == "pending"
+    app = make_app(tmp_path)
+    WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
+    assert app.test_client().get("/api/cache/stats/tasks").status_code == 404
+    assert app.test_client().get("/api/cache/stats").get_json()["degraded"] is False
+
+
+def test_no_thread_but_the_tasks_own_is_started(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    names: list[str] = []
+    site.work = lambda: names.append(threading.current_thread().name)
+    with caplog.at_level(logging.INFO, "flask_warmcache"):
+        site.until_state("done")
+        assert until(lambda: "warmcache.task_finished: 'prepare' took" in caplog.text)
+    assert names == ["warmcache-task-prepare"]
+    assert "warmcache.task_started: 'prepare', attempt 1" in caplog.text
