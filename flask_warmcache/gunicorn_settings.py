@@ -1,0 +1,259 @@
+"""Which value each of gunicorn's settings gets, and where it came from.
+
+gunicorn itself reads hardly any variable of the environment: GUNICORN_TIMEOUT=300 means nothing to it.  Here
+every GUNICORN_<SETTING> counts.  What wins, first to last: command line, GUNICORN_CMD_ARGS, GUNICORN_<SETTING>,
+the app's own configuration file, WEB_CONCURRENCY and PORT, our defaults.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+from collections.abc import Collection, Mapping, MutableMapping
+from typing import Any, NamedTuple
+
+from gunicorn import util
+from gunicorn.config import make_settings
+
+from .rebuild import room
+
+PREFIX = "GUNICORN_"
+COMMAND_LINE, CMD_ARGS, FILE = "command line", "GUNICORN_CMD_ARGS", "configuration file"
+BOOLEANS = {
+    "true": True,
+    "1": True,
+    "yes": True,
+    "on": True,
+    "false": False,
+    "0": False,
+    "no": False,
+    "off": False,
+}
+MIB = 1 << 20
+# gunicorn's own advice: 4 to 12 processes are enough for thousands of requests a second.
+MOST_WORKERS = 12
+# What a worker of a usual Flask app with a database takes, and what is left for a rebuilding child.
+WORKER_MEMORY = 160 * MIB
+CHILD_MEMORY = 160 * MIB
+THREADS = 4
+MAX_REQUESTS = 20_000
+TMPFS = ("tmpfs", "ramfs")
+
+
+class Choice(NamedTuple):
+    """A value that we chose for a setting, and why."""
+
+    value: Any
+    source: str
+
+
+def defaults(*, small: bool = False) -> dict[str, Choice]:
+    """What we choose for this machine, or for the container that we are in.
+
+    :param small: for hosts of 512 MB: the app is loaded once and forked, and there are at most two workers.
+    """
+    cores, memory = room.cores(), room.memory()
+    workers = min(2 if small else MOST_WORKERS, cores + 1)
+    why = f"default, {cores} {'core' if cores == 1 else 'cores'}"
+    if memory is not None:
+        fitting = max(1, (memory - CHILD_MEMORY) // WORKER_MEMORY)
+        if fitting < workers:
+            workers, why = fitting, f"default, {memory // MIB} MiB of memory"
+    chosen = {
+        "workers": Choice(workers, why),
+        "worker_class": Choice("gthread", "default"),
+        # Long enough for one hard call into C, short enough that a worker that hangs is soon replaced.
+        "timeout": Choice(60, "default"),
+        # Below the 30 s after which Kubernetes, and many other hosts, kill.
+        "graceful_timeout": Choice(25, "default"),
+        "keepalive": Choice(5, "default"),
+        # Memory that leaks is given back; so high that a rebuild is hardly ever cut off by it.
+        "max_requests": Choice(MAX_REQUESTS, "default"),
+    }
+    folder = shared_memory()
+    if folder is not None:
+        chosen["worker_tmp_dir"] = Choice(folder, "default, tmpfs")
+    if small:
+        chosen["preload_app"] = Choice(True, "default for small hosts")
+    return chosen
+
+
+def shared_memory(folder: str = "/dev/shm", mounts: str = "/proc/self/mounts") -> str | None:
+    """The folder for heartbeat files, if it is in memory and writable, since a slow disk holds workers up."""
+    try:
+        with open(mounts) as lines:
+            kinds = {fields[1]: fields[2] for fields in map(str.split, lines) if len(fields) > 2}
+    except OSError:
+        return None
+    return folder if kinds.get(folder) in TMPFS and os.access(folder, os.W_OK | os.X_OK) else None
+
+
+def fill(namespace: MutableMapping[str, Any], chosen: dict[str, Choice]) -> dict[str, Choice]:
+    """Set in a configuration file's namespace what it leaves open, and what the environment says; returns that.
+
+    :param chosen: our defaults.
+    :raises ValueError: for a variable with a wrong value, by name.
+    """
+    settings = make_settings()
+    theirs = {name for name in namespace if name in settings}
+    asked = {**platform_choices(os.environ), **chosen_by_environment(os.environ)}
+    made: dict[str, Choice] = {}
+    for name, choice in {**chosen, **asked}.items():
+        if name not in theirs or choice.source.startswith(PREFIX):
+            namespace[name] = choice.value
+            made[name] = choice
+    # What hangs on another setting, unless somebody has set it.
+    for name, choice in companions(namespace["worker_class"], namespace["max_requests"]).items():
+        if name not in namespace:
+            namespace[name] = choice.value
+            made[name] = choice
+    return made
+
+
+def companions(worker_class: object, max_requests: int) -> dict[str, Choice]:
+    """The settings that follow from others.
+
+    Threads turn "sync" into "gthread", so whoever asks for sync gets none.  Without jitter all workers would end
+    at the same moment.
+    """
+    return {
+        "threads": Choice(THREADS if worker_class == "gthread" else 1, "default"),
+        "max_requests_jitter": Choice(int(max_requests) // 4, "default"),
+    }
+
+
+def chosen_by_environment(environ: Mapping[str, str]) -> dict[str, Choice]:
+    """What GUNICORN_<SETTING> variables say; an empty one says nothing.
+
+    :raises ValueError: for a wrong value, by the variable's name.
+    """
+    chosen = {}
+    for name, setting in make_settings().items():
+        variable = PREFIX + name.upper()
+        text = environ.get(variable, "").strip()
+        if text and setting.cli and name != "config":
+            chosen[name] = Choice(_value(variable, setting, text), variable)
+    return chosen
+
+
+def platform_choices(environ: Mapping[str, str]) -> dict[str, Choice]:
+    """What WEB_CONCURRENCY and PORT say, which hosts set by themselves: a configuration file wins over them.
+
+    :raises ValueError: for a wrong value, by the variable's name.
+    """
+    chosen = {}
+    workers, port = environ.get("WEB_CONCURRENCY", "").strip(), environ.get("PORT", "").strip()
+    if workers:
+        if not (re.fullmatch(r"\d+", workers) and int(workers) > 0):
+            raise ValueError(f"WEB_CONCURRENCY must be a whole number of at least 1, not {workers!r}.")
+        chosen["workers"] = Choice(int(workers), "WEB_CONCURRENCY")
+    if port:
+        if not (re.fullmatch(r"\d+", port) and 0 < int(port) < 65536):
+            raise ValueError(f"PORT must be a whole number from 1 to 65535, not {port!r}.")
+        chosen["bind"] = Choice([f"0.0.0.0:{port}"], "PORT")
+    return chosen
+
+
+def _value(variable: str, setting: Any, text: str) -> Any:
+    """The variable's text as the setting's value, checked as gunicorn checks it, and a little more."""
+    is_switch = setting.action in ("store_true", "store_false")
+    problem = "must be true or false" if is_switch else "must be a whole number" if setting.type else "is refused"
+    try:
+        value: Any = BOOLEANS[text.lower()] if is_switch else setting.type(text) if setting.type else text
+        setting.set(text.split(",") if setting.action == "append" else value)
+        if setting.name == "workers" and value < 1:
+            problem = "must be at least 1"
+            raise ValueError
+        if setting.name == "worker_class":
+            problem = "must be one of gunicorn's worker classes, installed with what it needs"
+            util.load_class(text)
+    except Exception as error:
+        why = f" ({error})" if problem == "is refused" else ""
+        raise ValueError(f"{variable} {problem}, not {text!r}{why}.") from None
+    return setting.get()
+
+
+# Where the values in force came from
+
+
+def given_outside(app: Any) -> dict[str, str]:
+    """The settings that stand on the command line or in GUNICORN_CMD_ARGS, and in which of both.
+
+    :param app: gunicorn's application; one that is embedded elsewhere has no command line.
+    """
+    from gunicorn.app.wsgiapp import WSGIApplication
+
+    if not isinstance(app, WSGIApplication):
+        return {}
+    # The process's own: a variable that the server has set since is none that it was started with.
+    parser = app.cfg.parser()
+    told: list[tuple[str, argparse.Namespace]] = [
+        (CMD_ARGS, parser.parse_known_args(app.cfg.get_cmd_args_from_env())[0]),
+        (COMMAND_LINE, parser.parse_known_args()[0]),
+    ]
+    return {
+        name: source
+        for source, arguments in told
+        for name, value in vars(arguments).items()
+        if value is not None and name in app.cfg.settings
+    }
+
+
+def sources(
+    cfg: Any, outside: Mapping[str, str], chosen: Mapping[str, Choice], in_file: Collection[str] = ()
+) -> dict[str, str]:
+    """Where every setting in force came from, but for those that are gunicorn's own defaults.
+
+    :param outside: what ``given_outside`` found.
+    :param chosen: what we have set.
+    :param in_file: what the configuration file has set, if that is known; else it is told by its difference.
+    """
+    defaults, platform = make_settings(), platform_choices(cfg.env_orig)
+    found = {}
+    for name, setting in cfg.settings.items():
+        value = setting.get()
+        if name in outside:
+            found[name] = outside[name]
+        elif name in chosen and _as_set(setting, chosen[name].value) == value:
+            found[name] = chosen[name].source
+        elif name in in_file:
+            found[name] = FILE
+        elif name in platform and _as_set(setting, platform[name].value) == value:
+            found[name] = platform[name].source
+        elif value != defaults[name].get():
+            found[name] = FILE
+    return found
+
+
+class Overruled(NamedTuple):
+    """A variable that says one thing while another is in force."""
+
+    variable: str
+    text: str
+    setting: str
+    value: Any  # in force
+    source: str  # of the value in force
+
+    def __str__(self) -> str:
+        return f"{self.variable}={self.text} is not in force: {self.setting} is {self.value} ({self.source})"
+
+
+def overruled(cfg: Any, found: Mapping[str, str]) -> list[Overruled]:
+    """The variables of the server's environment that somebody has set in vain.
+
+    :param found: what ``sources`` found.
+    """
+    environ, vain = cfg.env_orig, []
+    for name, choice in (*platform_choices(environ).items(), *chosen_by_environment(environ).items()):
+        value = cfg.settings[name].get()
+        if value != choice.value:
+            source = found.get(name, "gunicorn's default")
+            vain.append(Overruled(choice.source, environ[choice.source], name, value, source))
+    return vain
+
+
+def _as_set(setting: Any, value: Any) -> Any:
+    copy = setting.copy()
+    copy.set(value)
+    return copy.get()
