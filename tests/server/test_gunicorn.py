@@ -14,10 +14,14 @@ import pytest
 
 from .world import HERE, OUR_CONF, Place, Server, check_whole, gunicorn_server, until
 
+# Before 24 a gthread worker that ends drops what has just been connected to it.
+KEEPS_CONNECTIONS = gunicorn.version_info >= (24,)
+MAX_REQUESTS = 20_000 if KEEPS_CONNECTIONS else 0
 SMALL_CONF = ("-c", "python:flask_warmcache.gunicorn_small")
 OWN = """
 import os
 timeout = 45
+worker_class = "sync"
 max_requests = 100
 
 def post_worker_init(worker):
@@ -55,7 +59,8 @@ def test_the_start_says_in_one_line_what_is_in_force_and_where_it_came_from(plac
         assert told["workers"] == ("2", "command line")
         assert told["worker_class"] == ("gthread", "default")
         assert told["graceful_timeout"] == ("25", "default")
-        assert told["max_requests_jitter"] == ("5000", "default")
+        assert told["max_requests"] == (str(MAX_REQUESTS), "default")
+        assert told["max_requests_jitter"] == (str(MAX_REQUESTS // 4), "default")
         assert "not in force" not in server.log
         assert len(server.pids) == 2
         check_whole(server.warm_up())
@@ -122,9 +127,11 @@ def test_the_small_configuration_loads_the_app_once_and_replaces_a_worker_at_onc
         until(lambda: len(server.pids - before) == 1, "a new worker")
         check_whole(server.warm_up())
         assert len(place.calls("loaded")) == 1
-        assert gunicorn.version_info < (22,) or "Warning" not in server.log
 
 
+@pytest.mark.skipif(
+    not KEEPS_CONNECTIONS, reason="gthread drops connections when a worker ends, before gunicorn 24"
+)
 def test_a_worker_that_reaches_max_requests_is_replaced_and_answers_go_on(place: Place) -> None:
     place.env["GUNICORN_MAX_REQUESTS"] = "8"
     with gunicorn_server(place, *OUR_CONF, workers=2) as server:
