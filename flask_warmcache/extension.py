@@ -56,6 +56,7 @@ class WarmCache:
         # coroutine: measured, 3 us of each request, of the lists' and of all others.
         app.wsgi_app = state.gate(app.wsgi_app)  # type: ignore[method-assign]
         app.register_blueprint(web.blueprint(self._sections), url_prefix=settings.api_prefix)
+        state.probes.register(app, settings.api_prefix)
         app.cli.add_command(cli.group)
 
     def _close(self) -> Iterable[Declaration]:
