@@ -20,6 +20,7 @@ from flask import current_app
 from flask.cli import AppGroup
 
 from .bar import Bar, pace
+from .doctor.command import doctor_command
 from .errors import RebuildBusyError, StoreError
 from .lists import WarmList
 from .rebuild.status import ListStatus
@@ -34,6 +35,7 @@ WATCH_EVERY = 1.0
 POLL = 0.1
 
 group = AppGroup("warmcache", help="Warm lists: see how they are, rebuild, invalidate or clear them.")
+group.add_command(doctor_command)
 
 
 def _state() -> AppState:

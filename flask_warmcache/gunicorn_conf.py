@@ -107,11 +107,7 @@ def _settle(server: Any) -> None:
         return
     cfg = server.cfg
     outside = gunicorn_settings.given_outside(server.app)
-    follows = gunicorn_settings.companions(cfg.settings["worker_class"].get(), cfg.max_requests)
-    for name, choice in follows.items():
-        if name in _chosen and _chosen[name].source == "default" and name not in outside:
-            cfg.set(name, choice.value)
-            _chosen[name] = choice
+    gunicorn_settings.follow(cfg, outside, _chosen)
     server.worker_class = cfg.worker_class  # the server has looked at the threads already
     found = gunicorn_settings.sources(cfg, outside, _chosen)
     shown = [f"{name}={_text(cfg, name)} ({found[name]})" for name in SHOWN if name in found]

@@ -125,6 +125,18 @@ def companions(worker_class: object, max_requests: int) -> dict[str, Choice]:
     }
 
 
+def follow(cfg: Any, outside: Collection[str], chosen: dict[str, Choice]) -> None:
+    """Let our companions follow what the command line has changed.
+
+    :param outside: the settings that the command line has, or GUNICORN_CMD_ARGS.
+    :param chosen: what we have set.
+    """
+    for name, choice in companions(cfg.settings["worker_class"].get(), cfg.max_requests).items():
+        if name in chosen and chosen[name].source == "default" and name not in outside:
+            cfg.set(name, choice.value)
+            chosen[name] = choice
+
+
 def chosen_by_environment(environ: Mapping[str, str]) -> dict[str, Choice]:
     """What GUNICORN_<SETTING> variables say; an empty one says nothing.
 
