@@ -1,7 +1,7 @@
 """The settings that gunicorn makes of a command line and an environment.
 
-Run as ``python -m flask_warmcache.doctor.effective``, with the server's arguments, environment and folder; reads the
-configuration as gunicorn does, and prints it as JSON.
+Run as ``python -m flask_warmcache.doctor.effective``, with the server's arguments, environment and folder; reads
+the configuration as gunicorn does, and prints it as JSON.
 """
 
 from __future__ import annotations

@@ -6,8 +6,8 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from flask import Flask
@@ -22,7 +22,8 @@ WORST = 10
 WORTH = 0.05  # seconds; what takes less is not worth a word
 LINE = re.compile(r"import time:\s+(\d+) \|\s+(\d+) \| ( *)(\S+)$")
 TOTAL = "warmcache: total "
-# Imports the app as gunicorn does, as a process that starts nothing of ours.
+# Imports the app as gunicorn does, as a process that starts nothing of ours. First by the builtin, since Python
+# does not time a module that importlib.import_module() loads.
 SCRIPT = f"""
 import sys, time
 from flask_warmcache.rebuild import runners
@@ -30,6 +31,7 @@ from gunicorn.util import import_app
 runners.in_child = True
 sys.path.insert(0, sys.argv[2])
 began = time.perf_counter()
+__import__(sys.argv[1].partition(":")[0])
 import_app(sys.argv[1])
 print("{TOTAL}%.4f" % (time.perf_counter() - began), file=sys.stderr)
 """
@@ -51,7 +53,7 @@ class Unit:
     seconds: float = 0.0  # in its own code, without what it imports
     with_imports: float = 0.0  # with what it imports first; for modules of the app's own
     imported_by: str | None = None  # the first own module that needs it
-    advice: str = field(default="")
+    advice: str = ""
 
 
 def check_imports(
@@ -99,7 +101,7 @@ def check_imports(
         )
         return None
     units = worst_units(lines, own_modules(location.folder))
-    _advise(units, deferrable_modules(app))
+    _advise(units, *blueprint_modules(app))
     shown = [unit for unit in units if unit.seconds >= WORTH][:WORST]
     report.facts["imports"] = {
         "seconds": round(total, 3),
@@ -179,8 +181,8 @@ def own_modules(folder: str) -> dict[str, bool]:
     return own
 
 
-def deferrable_modules(app: Flask) -> dict[str, str]:
-    """Modules whose blueprint may be loaded after the start, with its name.
+def blueprint_modules(app: Flask) -> tuple[set[str], set[str]]:
+    """Modules whose blueprint may be loaded after the start, and those whose blueprint may not.
 
     One whose functions run for the whole app must be there from the first request: before, it would not guard.
     """
@@ -199,14 +201,12 @@ def deferrable_modules(app: Flask) -> dict[str, str]:
         ),
     ]
     guarding = {getattr(function, "__module__", None) for function in everywhere}
-    return {
-        blueprint.import_name: name
-        for name, blueprint in app.blueprints.items()
-        if blueprint.import_name not in guarding and blueprint.import_name != app.import_name and "." not in name
-    }
+    modules = {blueprint.import_name for name, blueprint in app.blueprints.items() if "." not in name}
+    modules -= {app.import_name, __name__.partition(".")[0] + ".web"}
+    return modules - guarding, modules & guarding
 
 
-def _advise(units: list[Unit], deferrable: Mapping[str, str]) -> None:
+def _advise(units: list[Unit], deferrable: Collection[str], guarding: Collection[str]) -> None:
     own = {unit.name: unit for unit in units if unit.is_own}
 
     def deferred(name: str | None) -> str | None:
@@ -218,9 +218,11 @@ def _advise(units: list[Unit], deferrable: Mapping[str, str]) -> None:
     for unit in units:
         if unit.name in deferrable:
             unit.advice = f"defer its blueprint: warmcache.defer_blueprint('{unit.name}:...')"
+        elif unit.name in guarding:
+            unit.advice = "has functions for the whole app; move them elsewhere, and its blueprint can be deferred"
         elif (module := deferred(unit.imported_by)) is not None:
             unit.advice = f"comes with {module}, whose blueprint can be deferred"
-        elif (
-            not unit.is_own and unit.name not in NEEDED and unit.name != STANDARD and unit.imported_by is not None
-        ):
+        elif unit.name in NEEDED or unit.name == STANDARD or unit.imported_by is None:
+            continue
+        elif not unit.is_own:
             unit.advice = f"import it in the functions of {unit.imported_by} that use it, or by warmcache.lazy()"

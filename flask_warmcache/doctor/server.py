@@ -17,6 +17,7 @@ from .finding import FAULT, INFO, OK, WARNING, Report
 from .processes import Server
 
 READING = 30.0
+ROUNDING = 2.0  # seconds; when a process started is known to about one
 SHORTEST, LONGEST = 10, 120  # of timeout, in seconds
 OUR_CONF = "python:flask_warmcache.gunicorn_conf"
 
@@ -122,7 +123,7 @@ def _check_conf(report: Report, server: Server, told: dict[str, Any]) -> None:
     if conf and not conf.startswith("python:"):
         path = Path(told["folder"], conf.removeprefix("file:"))
         try:
-            is_newer = path.stat().st_mtime > server.started
+            is_newer = path.stat().st_mtime > server.started + ROUNDING
         except OSError:
             is_newer = False
         if is_newer:
