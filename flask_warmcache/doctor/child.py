@@ -16,6 +16,7 @@ from .finding import INFO, OK, WARNING, Report
 
 LONGEST_IMPORT = 120.0
 POLL = 0.02
+NO_MEMORY = "no memory for a second copy of the app"
 
 
 def location_of(app: Flask, setting: str | None, told: dict[str, Any] | None) -> Location:
@@ -30,7 +31,7 @@ def location_of(app: Flask, setting: str | None, told: dict[str, Any] | None) ->
 
 
 def check_child(report: Report, state: AppState, told: dict[str, Any] | None) -> str | None:
-    """Start a child, let it import the app, and end it; returns why there can be none."""
+    """Note where rebuilds run; returns why no child can do it, if so."""
     mode = state.settings.runner
     facts = report.facts["runner"] = {"mode": mode, "child": None, "import_seconds": None}
     if mode in ("thread", "external"):
@@ -44,33 +45,42 @@ def check_child(report: Report, state: AppState, told: dict[str, Any] | None) ->
         return None
     if not state.statuses:
         return None
-    began = time.monotonic()
-    problem = _try(state, told)
-    took = time.monotonic() - began
-    facts |= {"child": problem or "available", "import_seconds": None if problem else round(took, 2)}
-    if problem is None:
-        report.add("runner.child", OK, f"A child process finds the app, within {took:.1f} s (runner {mode}).")
-        return None
-    report.add(
-        "runner.no_child",
-        WARNING,
-        f"No child process can rebuild: {problem}.",
-        "A rebuild that computes stays in a thread of a worker, and slows its requests down.",
-        "Set WARMCACHE_APP to how the app is imported, as 'module:app' or \"module:create_app('x')\"."
-        if "memory" not in problem
-        else "Run fewer workers, give the app more memory, or set WARMCACHE_RUNNER=thread.",
-    )
-    return problem
-
-
-def _try(state: AppState, told: dict[str, Any] | None) -> str | None:
     try:
         location = location_of(state.app, state.settings.app, told)
     except NoLocation as error:
-        return str(error)
+        _add_problem(report, str(error), WARNING if told is not None else INFO)
+        return None if told is None else str(error)
+    began = time.monotonic()
+    problem = _try(state, location)
+    took = time.monotonic() - began
+    if problem is None:
+        facts |= {"child": "available", "import_seconds": round(took, 2)}
+        report.add("runner.child", OK, f"A child process finds the app, within {took:.1f} s (runner {mode}).")
+    else:
+        _add_problem(report, problem, WARNING)
+    return problem
+
+
+def _add_problem(report: Report, problem: str, level: str) -> None:
+    report.facts["runner"]["child"] = f"unavailable: {problem}"
+    report.add(
+        "runner.no_child",
+        level,
+        f"No child process can rebuild: {problem}.",
+        "A rebuild that computes stays in a thread of a worker, and slows its requests down.",
+        "Run fewer workers, give the app more memory, or set WARMCACHE_RUNNER=thread."
+        if problem == NO_MEMORY
+        else "Set WARMCACHE_APP to how the app is imported, as 'module:app' or \"module:create_app('x')\"."
+        if level == WARNING
+        else "Under gunicorn its app name tells: name the running server with --pid. Or set WARMCACHE_APP.",
+    )
+
+
+def _try(state: AppState, location: Location) -> str | None:
+    """Start a child, let it import the app, and end it; returns what went wrong."""
     free = room.free()
     if free is not None and free < room.resident():
-        return "no memory for a second copy of the app"
+        return NO_MEMORY
     children = Children(lambda: location, state.settings, state.store.folder, 0)
     status = next(iter(state.statuses.values()))
     try:
