@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flask_warmcache import gunicorn_conf
-from flask_warmcache.gunicorn_settings import chosen_by_environment, defaults, platform_choices, shared_memory
+from flask_warmcache import gunicorn_conf, gunicorn_settings
+from flask_warmcache.gunicorn_settings import (
+    Choice,
+    chosen_by_environment,
+    companions,
+    defaults,
+    platform_choices,
+    shared_memory,
+)
 from flask_warmcache.rebuild import room
+
+from .world import CHECKOUT
 
 MIB = 1 << 20
 
@@ -42,6 +52,17 @@ def test_workers_fit_the_cores_and_the_memory(monkeypatch: pytest.MonkeyPatch) -
     assert defaults()["workers"].value == 1
     machine(monkeypatch, 128, None)
     assert defaults()["workers"].value == 12
+
+
+def test_the_table_of_values_is_that_of_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine(monkeypatch, 128, None)
+    monkeypatch.setattr(gunicorn_settings, "DROPS_CONNECTIONS", False)
+    chosen = defaults()
+    chosen.setdefault("worker_tmp_dir", Choice("/dev/shm", ""))  # not every machine has it
+    chosen["threads"] = companions("gthread", 0)["threads"]
+    text = (CHECKOUT / "docs" / "gunicorn.md").read_text()
+    table = re.findall(r"^\| `(\w+)` \| (?:.*, at most )?`([^`]*)` \|", text, re.MULTILINE)
+    assert dict(table) == {name: str(choice.value) for name, choice in chosen.items()}
 
 
 def test_a_small_host_gets_few_workers_that_share_the_loaded_app(monkeypatch: pytest.MonkeyPatch) -> None:
