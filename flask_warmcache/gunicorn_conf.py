@@ -114,6 +114,8 @@ def _settle(server: Any) -> None:
     server.log.info("Settings in force: %s", ", ".join(shown))
     for vain in gunicorn_settings.overruled(cfg, found):
         server.log.warning("%s", vain)
+    for variable, meant in gunicorn_settings.misspelt(cfg.env_orig):
+        server.log.warning("%s is no setting of gunicorn's; %s is", variable, meant)
 
 
 def _text(cfg: Any, name: str) -> str:

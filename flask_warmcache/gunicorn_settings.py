@@ -8,6 +8,7 @@ the app's own configuration file, WEB_CONCURRENCY and PORT, our defaults.
 from __future__ import annotations
 
 import argparse
+import difflib
 import os
 import re
 from collections.abc import Collection, Mapping, MutableMapping
@@ -20,6 +21,9 @@ from .rebuild import room
 
 PREFIX = "GUNICORN_"
 COMMAND_LINE, CMD_ARGS, FILE = "command line", "GUNICORN_CMD_ARGS", "configuration file"
+# gunicorn's own, one that others use for the name of an environment, and one that has been read by then.
+NO_SETTINGS = {"GUNICORN_CMD_ARGS", "GUNICORN_FD", "GUNICORN_PID", "GUNICORN_ENV", "GUNICORN_CONFIG"}
+NEARLY = 0.9
 BOOLEANS = {
     "true": True,
     "1": True,
@@ -138,17 +142,34 @@ def follow(cfg: Any, outside: Collection[str], chosen: dict[str, Choice]) -> Non
 
 
 def chosen_by_environment(environ: Mapping[str, str]) -> dict[str, Choice]:
-    """What GUNICORN_<SETTING> variables say; an empty one says nothing.
+    """What GUNICORN_<SETTING> variables say, named like the setting or its option; an empty one says nothing.
 
     :raises ValueError: for a wrong value, by the variable's name.
     """
     chosen = {}
     for name, setting in make_settings().items():
-        variable = PREFIX + name.upper()
-        text = environ.get(variable, "").strip()
-        if text and setting.cli and name != "config":
-            chosen[name] = Choice(_value(variable, setting, text), variable)
+        for variable in _variables(setting):
+            text = environ.get(variable, "").strip()
+            if text and name not in chosen:
+                chosen[name] = Choice(_value(variable, setting, text), variable)
     return chosen
+
+
+def misspelt(environ: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Variables that nearly have a setting's name, and that name."""
+    known = {variable for setting in make_settings().values() for variable in _variables(setting)}
+    others = [
+        name for name in environ if name.startswith(PREFIX) and name not in known and name not in NO_SETTINGS
+    ]
+    near = [(name, difflib.get_close_matches(name, known, 1, NEARLY)) for name in sorted(others)]
+    return [(name, matches[0]) for name, matches in near if matches]
+
+
+def _variables(setting: Any) -> list[str]:
+    """GUNICORN_KEEPALIVE after the setting, then GUNICORN_KEEP_ALIVE after its option."""
+    options = [option[2:].replace("-", "_") for option in setting.cli or () if option.startswith("--")]
+    names = [PREFIX + name.upper() for name in [setting.name, *options]] if setting.cli else []
+    return [name for name in dict.fromkeys(names) if name not in NO_SETTINGS]
 
 
 def platform_choices(environ: Mapping[str, str]) -> dict[str, Choice]:

@@ -53,6 +53,7 @@ def main() -> None:
         "conf": app.conf,
         "hooks": hooks,
         "settings": settings,
+        "misspelt": gunicorn_settings.misspelt(cfg.env_orig),
         "overruled": [{**vain._asdict(), "said": str(vain)} for vain in gunicorn_settings.overruled(cfg, sources)],
     }
     print(json.dumps(answer, default=str))

@@ -26,7 +26,8 @@ def examine(state: AppState, pid: int | None) -> Report:
     if running is not None:
         told = _try(report, "gunicorn", lambda: server.check_server(report, running))
     values = None if told is None else {name: one["value"] for name, one in told["settings"].items()}
-    _try(report, "folder", lambda: folder.check_folder(report, state.store))
+    if running is None or running.user == os.geteuid():
+        _try(report, "folder", lambda: folder.check_folder(report, state.store))
     problem = _try(report, "runner", lambda: child.check_child(report, state, told))
     for status in state.statuses.values():
         _try(report, "lists", lambda one=status: lists.check_list(report, one, state.settings, problem, values))  # type: ignore[misc]

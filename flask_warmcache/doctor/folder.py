@@ -47,7 +47,7 @@ def check_folder(report: Report, store: FileStore) -> None:
         )
         return
     kind = mounts.kind_of(folder)
-    used = sum(entry.stat().st_size for entry in os.scandir(folder) if entry.is_file())
+    used = sum(map(_size, os.scandir(folder)))
     free = shutil.disk_usage(folder).free
     facts |= {"file_system": kind, "bytes": used, "free_bytes": free}
     report.add(
@@ -56,6 +56,13 @@ def check_folder(report: Report, store: FileStore) -> None:
     _check_kind(report, folder, kind)
     _check_space(report, used, free)
     _check_lock(report, folder)
+
+
+def _size(entry: os.DirEntry[str]) -> int:
+    try:
+        return entry.stat(follow_symlinks=False).st_size
+    except FileNotFoundError:  # a rebuild has put another in its place
+        return 0
 
 
 def _check_kind(report: Report, folder: Path, kind: str | None) -> None:

@@ -24,7 +24,7 @@ class Server:
     pid: int
     workers: list[int]
     folder: str  # its working folder
-    user: int
+    user: int  # of its workers
     started: float  # wall clock
     arguments: list[str] | None  # of gunicorn; None when its title hides them
     environ: dict[str, str] = field(repr=False)
@@ -95,7 +95,8 @@ def _server(pid: int, arguments: list[str] | None) -> Server:
         pid,
         sorted(children),
         _link(pid, "cwd"),
-        os.stat(PROC / str(pid)).st_uid,
+        # gunicorn's user= is the workers', while the master keeps its own.
+        os.stat(PROC / str(min(children, default=pid))).st_uid,
         _started(pid),
         arguments,
         {name: value for name, _, value in pairs if name},

@@ -29,9 +29,9 @@ def check_server(report: Report, server: Server) -> dict[str, Any] | None:
         report.add(
             "server.other_account",
             WARNING,
-            f"gunicorn runs as account {server.user}, the doctor as {os.geteuid()}.",
-            "What is found of rights and memory holds for the doctor's account.",
-            "Run the doctor as the server's account.",
+            f"The workers run as account {server.user}, the doctor as {os.geteuid()}.",
+            "So it does not look at the cache folder, which it might make its own.",
+            "Run the doctor as the workers' account.",
         )
     if server.arguments is None:
         report.add(
@@ -99,6 +99,14 @@ def _check_ignored(report: Report, told: dict[str, Any]) -> None:
             if reads
             else f"Start gunicorn with -c {OUR_CONF}, or end your file with compose(globals()): both read it. "
             f"Or set {vain['setting']} where gunicorn looks: GUNICORN_CMD_ARGS.",
+        )
+    for variable, meant in told["misspelt"]:
+        report.add(
+            "gunicorn.variable_unknown",
+            WARNING,
+            f"{variable} is no setting of gunicorn's; {meant} is.",
+            "Whoever set the variable believes that it counts.",
+            "Rename it, or take it out of the environment.",
         )
 
 

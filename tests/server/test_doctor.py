@@ -69,7 +69,7 @@ def master(server: Server) -> tuple[str, str]:
 
 
 def test_a_variable_that_the_running_server_does_not_read_is_named(place: Place) -> None:
-    place.env["GUNICORN_TIMEOUT"] = "300"
+    place.env |= {"GUNICORN_TIMEOUT": "300", "GUNICORN_WORKER": "5"}
     with gunicorn_server(place, workers=1) as server:
         told = examine(place, *master(server), code=1)
         assert told["server"]["settings"]["timeout"] == {"value": 30, "source": "gunicorn's default"}
@@ -77,6 +77,7 @@ def test_a_variable_that_the_running_server_does_not_read_is_named(place: Place)
         assert ignored["level"] == "warning"
         assert ignored["what"] == "GUNICORN_TIMEOUT=300 is not in force: timeout is 30 (gunicorn's default)."
         assert "python:flask_warmcache.gunicorn_conf" in ignored["do"]
+        assert told["found"]["gunicorn.variable_unknown"]["what"].startswith("GUNICORN_WORKER is no setting")
         assert told["found"]["gunicorn.own_configuration"]["level"] == "info"
 
 

@@ -67,8 +67,9 @@ def test_the_start_says_in_one_line_what_is_in_force_and_where_it_came_from(plac
 
 
 def test_a_variable_that_the_command_line_overrules_is_named(place: Place) -> None:
-    place.env["GUNICORN_TIMEOUT"] = "300"
+    place.env |= {"GUNICORN_TIMEOUT": "300", "GUNICORN_TIMEOUTS": "200"}
     with gunicorn_server(place, *OUR_CONF, "-t", "30", workers=1) as server:
+        assert "GUNICORN_TIMEOUTS is no setting of gunicorn's; GUNICORN_TIMEOUT is" in server.log
         assert in_force(server)["timeout"] == ("30", "command line")
         assert "GUNICORN_TIMEOUT=300 is not in force: timeout is 30 (command line)" in server.log
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from pathlib import Path
 from typing import Any
 
@@ -137,18 +136,13 @@ def test_a_full_disk_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def built(tmp_path: Path, seconds: float, **config: Any) -> Shop:
-    """A list whose builder has computed for so long."""
+    """A list that was built, with figures as if that had taken so long, most of it computing."""
     shop = Shop(tmp_path, **config)
-    items = shop.items
-
-    def compute() -> list[Any]:
-        end = time.thread_time() + seconds
-        while time.thread_time() < end:
-            pass
-        return items
-
-    shop.warmcache.builder("slow")(compute)
-    state_of(shop.app).keeper.rebuild_now("slow")
+    shop.keeper.rebuild_now("files")
+    snapshot = shop.status.reader.current()
+    assert snapshot is not None
+    assert {"duration", "cpu_share"} <= set(snapshot.header)
+    snapshot.header.update(duration=seconds, cpu_share=0.9)
     return shop
 
 
@@ -162,23 +156,21 @@ def look(shop: Shop, name: str, child_problem: str | None = None, **values: Any)
 def test_a_builder_that_computes_in_a_thread_is_a_warning_and_in_a_child_it_is_not(tmp_path: Path) -> None:
     shop = built(tmp_path, 1.2, runner="auto")
     busy = {"max_requests": 20}
-    assert levels(look(shop, "slow", None, **busy)) == {"lists.built": OK}
-    found = levels(look(shop, "slow", "no module attribute holds the app", **busy))
+    assert levels(look(shop, "files", None, **busy)) == {"lists.built": OK}
+    found = levels(look(shop, "files", "no module attribute holds the app", **busy))
     assert found["lists.computes_beside_requests"] == WARNING
     assert found["lists.max_requests"] == WARNING
-    assert "lists.max_requests" not in levels(look(shop, "slow", "none", max_requests=20_000))
-    assert "lists.max_requests" not in levels(look(shop, "slow", "none", max_requests=0))
+    assert "lists.max_requests" not in levels(look(shop, "files", "none", max_requests=20_000))
+    assert "lists.max_requests" not in levels(look(shop, "files", "none", max_requests=0))
 
 
 def test_a_ttl_shorter_than_the_build_is_a_fault(tmp_path: Path) -> None:
-    shop = built(tmp_path, 0.4)
-    status = shop.state.statuses["slow"]
-    assert "lists.ttl" not in levels(look(shop, "slow"))
-    duration = status.reader.current().header["duration"]  # type: ignore[union-attr]
-    status.ttl = duration * 1.5
-    assert levels(look(shop, "slow"))["lists.ttl"] == WARNING
-    status.ttl = duration / 2
-    assert levels(look(shop, "slow"))["lists.ttl"] == FAULT
+    shop = built(tmp_path, 8.0)
+    assert "lists.ttl" not in levels(look(shop, "files"))
+    shop.status.ttl = 12
+    assert levels(look(shop, "files"))["lists.ttl"] == WARNING
+    shop.status.ttl = 4
+    assert levels(look(shop, "files"))["lists.ttl"] == FAULT
 
 
 def test_a_list_that_fails_is_a_fault_and_a_cold_one_is_not(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from flask_warmcache.gunicorn_settings import (
     chosen_by_environment,
     companions,
     defaults,
+    misspelt,
     platform_choices,
     shared_memory,
 )
@@ -115,9 +116,14 @@ def test_every_setting_of_gunicorn_has_a_variable() -> None:
         "GUNICORN_BIND": "127.0.0.1:1,127.0.0.1:2",
         "GUNICORN_ACCESSLOG": "-",
         "GUNICORN_KEEPALIVE": "",
+        "GUNICORN_KEEP_ALIVE": "9",
+        "GUNICORN_LOG_LEVEL": "debug",
+        "GUNICORN_LOGLEVEL": "warning",
         # What gunicorn itself and Kubernetes put there is no setting.
         "GUNICORN_CMD_ARGS": "-w 3",
         "GUNICORN_FD": "3",
+        "GUNICORN_PID": "17",
+        "GUNICORN_ENV": "production",
         "GUNICORN_PORT": "tcp://10.0.0.1:80",
         "GUNICORN_ON_STARTING": "os.abort",
     }
@@ -126,7 +132,18 @@ def test_every_setting_of_gunicorn_has_a_variable() -> None:
         "preload_app": True,
         "bind": ["127.0.0.1:1", "127.0.0.1:2"],
         "accesslog": "-",
+        "keepalive": 9,
+        "loglevel": "warning",
     }
+    assert misspelt(environ) == []
+
+
+def test_a_variable_that_nearly_has_the_name_of_a_setting_is_named() -> None:
+    environ = {"GUNICORN_TIMEOUTS": "300", "GUNICORN_WORKER": "3", "GUNICORN_SERVICE_HOST": "10.0.0.1"}
+    assert misspelt(environ) == [
+        ("GUNICORN_TIMEOUTS", "GUNICORN_TIMEOUT"),
+        ("GUNICORN_WORKER", "GUNICORN_WORKERS"),
+    ]
 
 
 def test_an_own_file_wins_over_our_defaults_and_over_what_the_host_sets(monkeypatch: pytest.MonkeyPatch) -> None:
