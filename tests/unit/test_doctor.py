@@ -13,6 +13,7 @@ from flask import Blueprint, Flask
 from flask_warmcache import WarmCache
 from flask_warmcache.doctor import mounts
 from flask_warmcache.doctor.child import check_child
+from flask_warmcache.doctor.examine import examine
 from flask_warmcache.doctor.finding import FAULT, INFO, OK, WARNING, Report
 from flask_warmcache.doctor.folder import check_folder
 from flask_warmcache.doctor.imports import blueprint_modules, worst_units
@@ -24,7 +25,7 @@ from flask_warmcache.rebuild import room
 from flask_warmcache.store.files import FileStore
 
 from .shop import Shop
-from .world import make_app, state_of
+from .world import make_app
 
 
 def levels(report: Report) -> dict[str, str]:
@@ -303,3 +304,14 @@ def test_a_check_that_fails_does_not_hide_the_others(tmp_path: Path, monkeypatch
     assert "odd machine" in found["folder.not_checked"]["what"]
     assert "runner.mode" in found
     assert (ran.exit_code, told["exit_code"]) == (1, 1)
+
+
+def test_a_folder_that_is_another_accounts_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = make_app(tmp_path, runner="thread")
+    WarmCache(app)
+    other = Server(os.getpid(), [os.getpid()], str(tmp_path), os.geteuid() + 1, 0.0, None, {})
+    monkeypatch.setattr("flask_warmcache.doctor.examine.find_server", lambda pid: other)
+    report = examine(app.extensions["warmcache"], None)
+    assert levels(report)["server.other_account"] == WARNING
+    assert not any(check.startswith("folder.") for check in levels(report))
+    assert not (tmp_path / "cache").exists(), "made by the wrong account, it could not be used by the right one"
