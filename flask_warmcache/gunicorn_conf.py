@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
-from . import gunicorn_settings
+from . import gunicorn_settings, gunicorn_sources
 from .gunicorn_settings import Choice
 
 # In the order in which the line at the start shows them.
@@ -106,15 +106,15 @@ def _settle(server: Any) -> None:
     if server is None:
         return
     cfg = server.cfg
-    outside = gunicorn_settings.given_outside(server.app)
-    gunicorn_settings.follow(cfg, outside, _chosen)
+    outside = gunicorn_sources.given_outside(server.app)
+    gunicorn_sources.follow(cfg, outside, _chosen)
     server.worker_class = cfg.worker_class  # the server has looked at the threads already
-    found = gunicorn_settings.sources(cfg, outside, _chosen)
+    found = gunicorn_sources.sources(cfg, outside, _chosen)
     shown = [f"{name}={_text(cfg, name)} ({found[name]})" for name in SHOWN if name in found]
     server.log.info("Settings in force: %s", ", ".join(shown))
-    for vain in gunicorn_settings.overruled(cfg, found):
+    for vain in gunicorn_sources.overruled(cfg, found):
         server.log.warning("%s", vain)
-    for variable, meant in gunicorn_settings.misspelt(cfg.env_orig):
+    for variable, meant in gunicorn_sources.misspelt(cfg.env_orig):
         server.log.warning("%s is no setting of gunicorn's; %s is", variable, meant)
 
 

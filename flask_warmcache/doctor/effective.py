@@ -13,7 +13,7 @@ from typing import Any
 from gunicorn import __version__
 from gunicorn.app.wsgiapp import WSGIApplication
 
-from .. import gunicorn_settings
+from .. import gunicorn_sources
 
 OUR_CONF = "flask_warmcache.gunicorn_conf"
 
@@ -37,9 +37,9 @@ def main() -> None:
     cfg = app.cfg
     conf = sys.modules.get(OUR_CONF)
     chosen = {} if conf is None else conf._chosen
-    outside = gunicorn_settings.given_outside(app)
-    gunicorn_settings.follow(cfg, outside, chosen)
-    sources = gunicorn_settings.sources(cfg, outside, chosen, app.in_file)
+    outside = gunicorn_sources.given_outside(app)
+    gunicorn_sources.follow(cfg, outside, chosen)
+    sources = gunicorn_sources.sources(cfg, outside, chosen, app.in_file)
     hooks = "none" if conf is None else "ours" if cfg.post_worker_init in conf._hooks else "lost"
     settings = {
         name: {"value": _plain(setting.get()), "source": sources.get(name, "gunicorn's default")}
@@ -53,8 +53,8 @@ def main() -> None:
         "conf": app.conf,
         "hooks": hooks,
         "settings": settings,
-        "misspelt": gunicorn_settings.misspelt(cfg.env_orig),
-        "overruled": [{**vain._asdict(), "said": str(vain)} for vain in gunicorn_settings.overruled(cfg, sources)],
+        "misspelt": gunicorn_sources.misspelt(cfg.env_orig),
+        "overruled": [{**vain._asdict(), "said": str(vain)} for vain in gunicorn_sources.overruled(cfg, sources)],
     }
     print(json.dumps(answer, default=str))
 

@@ -15,10 +15,10 @@ from flask_warmcache.gunicorn_settings import (
     chosen_by_environment,
     companions,
     defaults,
-    misspelt,
     platform_choices,
     shared_memory,
 )
+from flask_warmcache.gunicorn_sources import misspelt
 from flask_warmcache.rebuild import room
 
 from .world import CHECKOUT
