@@ -20,6 +20,7 @@ from flask import current_app
 from flask.cli import AppGroup
 
 from .bar import Bar, pace
+from .doctor.command import doctor_command
 from .errors import RebuildBusyError, StoreError
 from .lists import WarmList
 from .rebuild.status import ListStatus
@@ -36,6 +37,7 @@ POLL = 0.1
 
 group = AppGroup("warmcache", help="Warm lists: see how they are, rebuild, invalidate or clear them; run tasks.")
 group.add_command(once_command)
+group.add_command(doctor_command)
 
 
 def _state() -> AppState:

@@ -62,6 +62,7 @@ class WarmCache:
         app.wsgi_app = state.gate(app.wsgi_app)  # type: ignore[method-assign]
         routes = web.blueprint(self._sections, self._permissions, settings.spread)
         app.register_blueprint(routes, url_prefix=settings.api_prefix)
+        state.probes.register(app, settings.api_prefix)
         app.cli.add_command(cli.group)
 
     def _close(self) -> Iterable[Declaration]:

@@ -39,12 +39,16 @@ class Settings:
     # A number, too: that is what from_prefixed_env() makes of a commit's id like 1234567 or 1234e56.
     release: str | float | None = None
     api_prefix: str = "/api/cache"  # where the blueprint is mounted
+    ready_strict: bool = (
+        False  # whether readyz waits for every list, once; else the app is ready while they are cold
+    )
+    ready_deadline: float = 120.0  # how long readyz and startupz may wait after the start for what is missing
     cache_control: str = "private, no-cache"  # Cache-Control of list answers
 
     def __post_init__(self) -> None:
         for field in fields(self):
             self._check_type(field.name, str(field.type), getattr(self, field.name))
-        for name in ("default_ttl", "search_budget", "build_timeout", "retry_min", "retry_max"):
+        for name in ("default_ttl", "search_budget", "build_timeout", "retry_min", "retry_max", "ready_deadline"):
             self._require(getattr(self, name) > 0, name, "a number of seconds above 0")
         for name in ("per_page", "max_per_page", "max_all_bytes"):
             self._require(getattr(self, name) >= 1, name, "a whole number of at least 1")

@@ -26,6 +26,7 @@ from .answers import Answers
 from .declare import Declaration
 from .page_cache import PageCache
 from .paging import Pager
+from .probes import Probes
 from .rebuild import runners
 from .rebuild.children import SERVER_STARTED, Children
 from .rebuild.keeper import Keeper
@@ -76,6 +77,7 @@ class AppState:
         self.tasks: Tasks
         self.cache: PageCache
         self.answers: Answers
+        self.probes = Probes(lambda: self.app.extensions[KEY])
         self.statuses: dict[str, ListStatus] = {}
         self.pagers: dict[str, Pager] = {}
         self._writes: dict[str, Writes] = {}
@@ -165,9 +167,12 @@ class AppState:
         self.is_started = True
 
     def gate(self, wsgi_app: Callable[..., Any]) -> Callable[..., Any]:
-        """The app with a look at the keeper before each request."""
+        """The app with a look at the keeper before each request; probes are answered here."""
 
         def gated(environ: Any, start_response: Any) -> Any:
+            probed = self.probes.answer(environ, start_response)
+            if probed is not None:
+                return probed
             try:
                 self.app.extensions[KEY].start()  # this state, unless a test has put another in its place
             except Exception:

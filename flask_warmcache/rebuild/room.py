@@ -1,13 +1,17 @@
-"""Whether memory has room for another process like this one, under the limit of its control group."""
+"""What the machine, and the control groups of a container, give this process: cores, memory, and room for more."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 PROC = Path("/proc/self")
 CGROUPS = Path("/sys/fs/cgroup")
+# Files of a group: its limit, its use, and the line of memory.stat with what the kernel can drop.
+FIRST_VERSION = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+SECOND_VERSION = ("memory.max", "memory.current", "inactive_file")
 UNLIMITED = 1 << 60  # the first version says "no limit" by a number of this size
 
 
@@ -21,38 +25,73 @@ def resident() -> int:
 
 def free() -> int | None:
     """What the strictest limit on this process leaves, in bytes, or None without a limit."""
-    rooms = []
-    for group, limit_name, used_name, cache_name in _groups():
+    return min((limit - used for limit, used in _memory_groups()), default=None)
+
+
+def memory() -> int | None:
+    """The memory that this process and its siblings may use, in bytes, by machine and group; None if unknown."""
+    limits = [limit for limit, _ in _memory_groups()]
+    try:
+        limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    except (OSError, ValueError):
+        pass
+    return min(limits, default=None)
+
+
+def cores() -> int:
+    """The processors that this process may use at a time, at least 1; a group's share is rounded up."""
+    try:
+        given = float(len(os.sched_getaffinity(0)))
+    except AttributeError:  # not on macOS
+        given = float(os.cpu_count() or 1)
+    for group, is_second in _groups("cpu"):
         try:
-            limit = int((group / limit_name).read_text())
-            used = int((group / used_name).read_text())
+            if is_second:
+                quota, period = (group / "cpu.max").read_text().split()
+            else:
+                quota = (group / "cpu.cfs_quota_us").read_text()
+                period = (group / "cpu.cfs_period_us").read_text()
+            share = int(quota) / int(period)
+        except (OSError, ValueError, ZeroDivisionError):  # "max"
+            continue
+        if share > 0:  # the first version says "no limit" by -1
+            given = min(given, share)
+    return max(1, math.ceil(given))
+
+
+def _memory_groups() -> Iterator[tuple[int, int]]:
+    """Limit and use, in bytes, of every group that limits this process; droppable pages are not used."""
+    for group, is_second in _groups("memory"):
+        names = SECOND_VERSION if is_second else FIRST_VERSION
+        try:
+            limit = int((group / names[0]).read_text())
+            used = int((group / names[1]).read_text())
         except (OSError, ValueError):  # "max"
             continue
         if limit < UNLIMITED:
-            rooms.append(limit - used + _droppable(group, cache_name))
-    return min(rooms) if rooms else None
+            yield limit, used - _droppable(group, names[2])
 
 
-def _groups() -> Iterator[tuple[Path, str, str, str]]:
-    """The control groups with a say in this process's memory, from its own to the outermost."""
+def _groups(controller: str) -> Iterator[tuple[Path, bool]]:
+    """The control groups with a say in this, from its own to the outermost, and whether of the second version."""
     try:
         lines = (PROC / "cgroup").read_text().splitlines()
     except OSError:
         return
     for line in lines:
         _, controllers, path = line.split(":", 2)
-        if controllers == "":
-            root, names = CGROUPS, ("memory.max", "memory.current", "inactive_file")
-        elif "memory" in controllers.split(","):
-            root = CGROUPS / "memory"
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
+        is_second = controllers == ""
+        if is_second:
+            root = CGROUPS
+        elif controller in controllers.split(","):
+            root = CGROUPS / controller
         else:
             continue
         inner = root / path.lstrip("/")
         # In a container the path may be the host's, which is not there; its own group is then the root.
         for group in [inner, *inner.parents]:
             if group == root or root in group.parents:
-                yield (group, *names)
+                yield group, is_second
 
 
 def _droppable(group: Path, name: str) -> int:

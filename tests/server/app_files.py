@@ -38,6 +38,7 @@ app.config["WARMCACHE_DIR"] = os.environ["WARMCACHE_DIR"]
 for _name, _convert in (("REFRESH_INTERVAL", float), ("RETRY_MIN", float), ("RETRY_MAX", float), ("RUNNER", str)):
     if f"TEST_{_name}" in os.environ:
         app.config[f"WARMCACHE_{_name}"] = _convert(os.environ[f"TEST_{_name}"])
+app.config["WARMCACHE_READY_STRICT"] = "TEST_READY_STRICT" in os.environ
 app.config["WARMCACHE_PER_PAGE"] = 500
 if "TEST_RUNNER" in os.environ:
     app.config["WARMCACHE_RUNNER"] = os.environ["TEST_RUNNER"]

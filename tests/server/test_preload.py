@@ -25,7 +25,8 @@ def one_keeper_in(pid: int) -> None:
 def test_preload_starts_nothing_in_the_arbiter_and_works_in_every_worker(
     place: Place, conf: tuple[str, ...]
 ) -> None:
-    with gunicorn_server(place, *conf, preload=True) as server:
+    # Workers without threads of their own, so that the keeper is the only one.
+    with gunicorn_server(place, *conf, "-k", "sync", preload=True) as server:
         assert threads_of(server.process.pid) == 1, "a thread runs in the arbiter"
         server.warm_up()
         for answer in server.next_of_each_worker().values():

@@ -187,6 +187,38 @@ def test_the_first_version_of_control_groups_is_read_too(groups: Callable[..., N
     assert room.free() == 300
 
 
+def test_the_cores_are_those_of_the_strictest_group_rounded_up(
+    groups: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    assert room.cores() == 8
+    groups("0::/outer/app\n", outer__app__cpu_dot_max="max 100000\n", outer__cpu_dot_max="250000 100000\n")
+    assert room.cores() == 3
+    groups("0::/outer/app\n", outer__app__cpu_dot_max="50000 100000\n")
+    assert room.cores() == 1
+
+
+def test_the_cores_of_the_first_version_of_control_groups_are_read_too(
+    groups: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    groups(
+        "4:cpu,cpuacct:/app\n",
+        cpu__app__cpu_dot_cfs_quota_us="400000\n",
+        cpu__app__cpu_dot_cfs_period_us="100000\n",
+        cpu__cpu_dot_cfs_quota_us="-1\n",
+        cpu__cpu_dot_cfs_period_us="100000\n",
+    )
+    assert room.cores() == 4
+
+
+def test_memory_is_the_machines_unless_a_group_has_less(groups: Callable[..., None]) -> None:
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert room.memory() == machine
+    groups("0::/app\n", app__memory_dot_max="512000000", app__memory_dot_current="5")
+    assert room.memory() == 512_000_000
+
+
 def test_without_room_for_a_second_copy_there_is_no_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(room, "free", lambda: 1000)
     app = make_app(tmp_path, runner="process", app="shop:app")

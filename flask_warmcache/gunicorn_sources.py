@@ -1,0 +1,127 @@
+"""Where the values of gunicorn's settings that are in force came from, and which variables say nothing."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+from gunicorn.config import make_settings
+
+from .gunicorn_settings import (
+    NO_SETTINGS,
+    PREFIX,
+    Choice,
+    chosen_by_environment,
+    companions,
+    platform_choices,
+    variables,
+)
+
+COMMAND_LINE, CMD_ARGS, FILE = "command line", "GUNICORN_CMD_ARGS", "configuration file"
+NEARLY = 0.9  # alike
+
+
+def follow(cfg: Any, outside: Collection[str], chosen: dict[str, Choice]) -> None:
+    """Let our companions follow what the command line has changed.
+
+    :param outside: the settings that the command line has, or GUNICORN_CMD_ARGS.
+    :param chosen: what we have set.
+    """
+    for name, choice in companions(cfg.settings["worker_class"].get(), cfg.max_requests).items():
+        if name in chosen and chosen[name].source == "default" and name not in outside:
+            cfg.set(name, choice.value)
+            chosen[name] = choice
+
+
+def given_outside(app: Any) -> dict[str, str]:
+    """The settings that stand on the command line or in GUNICORN_CMD_ARGS, and in which of both.
+
+    :param app: gunicorn's application; one that is embedded elsewhere has no command line.
+    """
+    from gunicorn.app.wsgiapp import WSGIApplication
+
+    if not isinstance(app, WSGIApplication):
+        return {}
+    # The process's own: a variable that the server has set since is none that it was started with.
+    parser = app.cfg.parser()
+    told: list[tuple[str, argparse.Namespace]] = [
+        (CMD_ARGS, parser.parse_known_args(app.cfg.get_cmd_args_from_env())[0]),
+        (COMMAND_LINE, parser.parse_known_args()[0]),
+    ]
+    return {
+        name: source
+        for source, arguments in told
+        for name, value in vars(arguments).items()
+        if value is not None and name in app.cfg.settings
+    }
+
+
+def sources(
+    cfg: Any, outside: Mapping[str, str], chosen: Mapping[str, Choice], in_file: Collection[str] = ()
+) -> dict[str, str]:
+    """Where every setting in force came from, but for those that are gunicorn's own defaults.
+
+    :param outside: what ``given_outside`` found.
+    :param chosen: what we have set.
+    :param in_file: what the configuration file has set, if that is known; else it is told by its difference.
+    """
+    defaults, platform = make_settings(), platform_choices(cfg.env_orig)
+    found = {}
+    for name, setting in cfg.settings.items():
+        value = setting.get()
+        if name in outside:
+            found[name] = outside[name]
+        elif name in chosen and _as_set(setting, chosen[name].value) == value:
+            found[name] = chosen[name].source
+        elif name in in_file:
+            found[name] = FILE
+        elif name in platform and _as_set(setting, platform[name].value) == value:
+            found[name] = platform[name].source
+        elif value != defaults[name].get():
+            found[name] = FILE
+    return found
+
+
+class Overruled(NamedTuple):
+    """A variable that says one thing while another is in force."""
+
+    variable: str
+    text: str
+    setting: str
+    value: Any  # in force
+    source: str  # of the value in force
+
+    def __str__(self) -> str:
+        return f"{self.variable}={self.text} is not in force: {self.setting} is {self.value} ({self.source})"
+
+
+def overruled(cfg: Any, found: Mapping[str, str]) -> list[Overruled]:
+    """The variables of the server's environment that somebody has set in vain.
+
+    :param found: what ``sources`` found.
+    """
+    environ, vain = cfg.env_orig, []
+    for name, choice in (*platform_choices(environ).items(), *chosen_by_environment(environ).items()):
+        value = cfg.settings[name].get()
+        if value != choice.value:
+            source = found.get(name, "gunicorn's default")
+            vain.append(Overruled(choice.source, environ[choice.source], name, value, source))
+    return vain
+
+
+def _as_set(setting: Any, value: Any) -> Any:
+    copy = setting.copy()
+    copy.set(value)
+    return copy.get()
+
+
+def misspelt(environ: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Variables that nearly have a setting's name, and that name."""
+    known = {variable for setting in make_settings().values() for variable in variables(setting)}
+    others = [
+        name for name in environ if name.startswith(PREFIX) and name not in known and name not in NO_SETTINGS
+    ]
+    near = [(name, difflib.get_close_matches(name, known, 1, NEARLY)) for name in sorted(others)]
+    return [(name, matches[0]) for name, matches in near if matches]

@@ -1,0 +1,160 @@
+"""The probes: alive without touching anything, ready by default, ready for good once warm, never down for ever."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask, abort, redirect, url_for
+from werkzeug.test import TestResponse
+
+from flask_warmcache import SettingError, WarmCache
+from flask_warmcache.testing import inline_rebuilds
+
+from .shop import Shop
+from .world import make_app
+
+PROBES = ("livez", "readyz", "startupz")
+
+
+def ask(app: Flask, probe: str) -> TestResponse:
+    return app.test_client().get(f"/api/cache/{probe}")
+
+
+def test_livez_touches_nothing(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    answer = ask(shop.app, "livez")
+    assert (answer.status_code, answer.get_json()) == (200, {"status": "ok"})
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert not shop.state.is_started
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_no_hook_of_the_app_decides_over_a_probe(tmp_path: Path, probe: str) -> None:
+    shop = Shop(tmp_path)
+
+    @shop.app.before_request
+    def login() -> Any:
+        return redirect("/login")
+
+    @shop.app.after_request
+    def broken(response: Any) -> Any:
+        abort(500)
+
+    assert ask(shop.app, probe).status_code == 200
+    assert shop.app.test_client().get("/api/cache/stats").status_code != 200
+
+
+def test_an_app_is_ready_while_its_lists_are_cold(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    shop.gate.clear()
+    answer = ask(shop.app, "readyz")
+    assert answer.status_code == 200
+    assert answer.get_json() == {
+        "status": "ready",
+        "lists": {"files": "cold"},
+        "startup": {},
+        "waiting_for": [],
+    }
+    assert shop.state.is_started, "the first question starts the keeper, as any request does"
+    shop.gate.set()
+
+
+def test_a_strict_app_is_ready_once_its_lists_are_warm_and_stays_so(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, ready_strict=True, runner="external")
+    answer = ask(shop.app, "readyz")
+    assert answer.status_code == 503
+    assert answer.headers["Retry-After"] == "2"
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert answer.get_json()["status"] == "waiting"
+    assert answer.get_json()["waiting_for"] == ["list files"]
+    shop.keeper.rebuild_now("files")
+    assert ask(shop.app, "readyz").get_json()["status"] == "ready"
+    shop.state.store.publish_cold("files")
+    again = ask(shop.app, "readyz")
+    assert (again.status_code, again.get_json()["lists"]) == (200, {"files": "cold"})
+
+
+def test_a_strict_app_is_ready_at_its_deadline_and_says_that_something_is_missing(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, ready_strict=True, ready_deadline=0.2, runner="external")
+    assert ask(shop.app, "readyz").status_code == 503
+    end = time.monotonic() + 20
+    while (answer := ask(shop.app, "readyz")).status_code == 503 and time.monotonic() < end:
+        time.sleep(0.01)
+    assert (answer.status_code, answer.get_json()["status"]) == (200, "degraded")
+    assert answer.get_json()["waiting_for"] == ["list files"]
+
+
+def test_a_worker_that_is_replaced_does_not_begin_the_deadline_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WARMCACHE_SERVER_STARTED", str(time.time_ns() - 3600 * 10**9))
+    shop = Shop(tmp_path, ready_strict=True, ready_deadline=600.0, runner="external")
+    assert ask(shop.app, "readyz").get_json()["status"] == "degraded"
+
+
+def test_no_app_waits_for_a_list_that_can_never_be_built(tmp_path: Path) -> None:
+    app = make_app(tmp_path, ready_strict=True, runner="external")
+    WarmCache(app).warm_list("files", key="path")  # without a source
+    answer = ask(app, "readyz")
+    assert (answer.status_code, answer.get_json()["lists"]) == (200, {"files": "failed"})
+
+
+def test_startupz_waits_for_the_work_of_the_start_and_readyz_does_not(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    loaded = 3
+    shop.state.probes.startup["blueprints"] = lambda: (loaded, 5)
+    answer = ask(shop.app, "startupz")
+    assert answer.status_code == 503
+    assert answer.get_json()["waiting_for"] == ["blueprints: 3 of 5"]
+    assert answer.get_json()["startup"] == {"blueprints": {"done": 3, "total": 5}}
+    assert ask(shop.app, "readyz").status_code == 200
+    loaded = 5
+    assert ask(shop.app, "startupz").get_json()["status"] == "ready"
+
+
+@pytest.mark.parametrize("probe", PROBES)
+def test_probes_answer_where_the_blueprint_is_mounted(tmp_path: Path, probe: str) -> None:
+    app = make_app(tmp_path, api_prefix="/_lists")
+    WarmCache(app)
+    with app.test_request_context():
+        assert url_for(f"warmcache.{probe}") == f"/_lists/{probe}"
+    client = app.test_client()
+    assert client.get(f"/_lists/{probe}").status_code == 200
+    assert client.get(f"/api/cache/{probe}").status_code == 404
+    assert client.post(f"/_lists/{probe}").status_code == 405
+    head = client.head(f"/_lists/{probe}")
+    assert (head.status_code, head.data) == (200, b"")
+    assert int(head.headers["Content-Length"]) > 10
+
+
+def test_a_cache_folder_that_cannot_be_used_takes_no_app_out_of_service(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop = Shop(tmp_path, runner="external")
+
+    def fails() -> None:
+        raise OSError("no such device")
+
+    monkeypatch.setattr(shop.app.extensions["warmcache"], "open", fails)
+    answer = ask(shop.app, "readyz")
+    assert (answer.status_code, answer.get_json()["status"]) == (200, "degraded")
+    assert "warmcache.not_started" in caplog.text
+
+
+def test_probes_are_answered_in_a_block_of_inline_rebuilds(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, ready_strict=True)
+    with inline_rebuilds(shop.app):
+        assert ask(shop.app, "livez").status_code == 200
+        assert ask(shop.app, "readyz").status_code == 200
+    assert not shop.state.is_started
+
+
+def test_wrong_settings_of_the_probes_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="WARMCACHE_READY_STRICT must be True or False"):
+        WarmCache(make_app(tmp_path, ready_strict="yes"))
+    with pytest.raises(SettingError, match="WARMCACHE_READY_DEADLINE must be a number of seconds above 0"):
+        WarmCache(make_app(tmp_path, ready_deadline=0))
