@@ -68,6 +68,7 @@ class Probes:
         return self._verdict(waiting)
 
     def _started(self) -> tuple[int, bytes]:
+        self._open()  # what is declared is known then
         counts = [(name, *count()) for name, count in self.startup.items()]
         return self._verdict([f"{name}: {done} of {total}" for name, done, total in counts if done < total])
 

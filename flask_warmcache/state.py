@@ -115,6 +115,8 @@ class AppState:
                 self.statuses[name] = status
                 self.pagers[name] = Pager(status, self.settings, self.cache)
             self.tasks = Tasks(self.app, self.once, self.store, self.settings)
+            if self.once:
+                self.probes.startup["tasks"] = self.tasks.progress
             self.keeper = Keeper(
                 self.statuses.values(),
                 self.store,

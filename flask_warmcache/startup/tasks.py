@@ -69,9 +69,7 @@ class Tasks:
         self._by_name = {
             name: TaskStatus(task, task.deployment(settings.release), store) for name, task in declared.items()
         }
-        self._to_do = list(
-            self._by_name.values()
-        )  # those of which the keeper does not know yet that they are done
+        self._to_do = list(self._by_name.values())  # of which the keeper does not know yet that they are done
 
     @property
     def names(self) -> list[str]:
@@ -104,6 +102,10 @@ class Tasks:
     def section(self) -> dict[str, Any]:
         """For the stats: every task by name."""
         return {name: self.status(name).section() for name in self._by_name}
+
+    def progress(self) -> tuple[int, int]:
+        """How many are done, of how many."""
+        return sum(self.status(name).is_done for name in self._by_name), len(self._by_name)
 
     @property
     def is_degraded(self) -> bool:
