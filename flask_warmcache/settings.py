@@ -34,6 +34,9 @@ class Settings:
     max_shrink: float = 0.5  # the share of its items that a list may lose in one rebuild, unless it says otherwise
     retry_min: float = 2.0  # the first pause after a failed rebuild; it doubles with each failure
     retry_max: float = 300.0  # the longest pause after a failed rebuild
+    defer_wait: float = (
+        2.0  # how long a request may wait for a deferred blueprint, before it is told to come again
+    )
     api_prefix: str = "/api/cache"  # where the blueprint is mounted
     cache_control: str = "private, no-cache"  # Cache-Control of list answers
 
@@ -48,6 +51,7 @@ class Settings:
         self._require(self.dir is None or os.fspath(self.dir) != "", "dir", "a folder's path")
         self._require(self.page_cache_bytes >= 0, "page_cache_bytes", "a number of bytes, 0 for none")
         self._require(self.refresh_interval >= 0, "refresh_interval", "a number of seconds, 0 for none")
+        self._require(self.defer_wait >= 0, "defer_wait", "a number of seconds, 0 for none")
         self._require(self.per_page <= self.max_per_page, "per_page", f"at most {PREFIX}MAX_PER_PAGE")
         self._require(self.runner in RUNNERS, "runner", f"one of {', '.join(RUNNERS)}")
         self._require(self.app is None or ":" in self.app, "app", "text like 'module:app' or 'module:factory()'")

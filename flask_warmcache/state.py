@@ -38,6 +38,8 @@ from .store.files import FileStore, default_folder
 
 if TYPE_CHECKING:
     from .rebuild.writes import Writes
+    from .startup.deferred import Deferred
+    from .startup.loader import Loader
 
 log = logging.getLogger("flask_warmcache")
 KEY = "warmcache"  # in app.extensions
@@ -67,6 +69,7 @@ class AppState:
         self.statuses: dict[str, ListStatus] = {}
         self.pagers: dict[str, Pager] = {}
         self._writes: dict[str, Writes] = {}
+        self.blueprints: Loader | None = None  # of the deferred ones, if there are any
         _states.add(self)
 
     def open(self) -> None:
@@ -113,6 +116,17 @@ class AppState:
                 status.look()
             self._opened = True
 
+    def defer(self, declared: Deferred) -> None:
+        """Have a blueprint loaded later.
+
+        :raises DeclarationError: when it cannot be deferred in this app.
+        """
+        if self.blueprints is None:
+            from .startup.loader import Loader
+
+            self.blueprints = Loader(self.app, self.settings)
+        self.blueprints.add(declared)
+
     def writes_of(self, name: str) -> Writes:
         """What publishes writes of a list that has keys; made, and its modules loaded, at the first write."""
         with self._opening:
@@ -141,6 +155,8 @@ class AppState:
 
     def start(self) -> None:
         """Have a keeper running in this process; called at every request, so it costs next to nothing."""
+        if self.blueprints is not None:
+            self.blueprints.start()
         if not self._opened:
             self.open()
         if self.settings.enabled and not runners.in_child:
@@ -191,6 +207,8 @@ class AppState:
         """Nothing of the parent's threads and locks exists in the child."""
         self._opening = threading.Lock()
         self.is_started = False
+        if self.blueprints is not None:
+            self.blueprints.after_fork()
         if self._opened:
             self.cache.after_fork()
             self.keeper.after_fork()
