@@ -160,12 +160,11 @@ class Loader:
             began = time.perf_counter()
             try:
                 self._import_and_register(entry)
+                self._note_success(entry, time.perf_counter() - began)
             except BaseException as error:
                 self._note_failure(entry, error, time.perf_counter() - began)
                 if not isinstance(error, (Exception, SystemExit)):
                     raise
-            else:
-                self._note_success(entry, time.perf_counter() - began)
             finally:
                 self._importing = None
 
@@ -188,6 +187,10 @@ class Loader:
         entry.name = declared.name or blueprint.name
 
     def _note_success(self, entry: Entry, seconds: float) -> None:
+        declared = entry.declared
+        log.info(
+            "warmcache.blueprint_loaded: %s under %r in %.2f s", declared.target, declared.url_prefix, seconds
+        )
         with self.changed:
             entry.state, entry.seconds = LOADED, seconds
             entry.error = entry.traceback = None
@@ -195,25 +198,22 @@ class Loader:
             if not self.unfinished:
                 self._gate.open()
             self.changed.notify_all()
-        log.info(
-            "warmcache.blueprint_loaded: %s under %r in %.2f s",
-            entry.declared.target,
-            entry.declared.url_prefix,
-            seconds,
-        )
 
     def _note_failure(self, entry: Entry, error: BaseException, seconds: float) -> None:
+        declared = entry.declared
         pause = min(self._settings.retry_min * 2**entry.failures, self._settings.retry_max)
-        with self.changed:
-            entry.state, entry.seconds, entry.asked_at = FAILED, seconds, None
-            entry.failures = min(entry.failures + 1, 32)
-            entry.next_attempt = time.monotonic() + pause * random.uniform(0.75, 1.25)
-            entry.error, entry.traceback = type(error).__name__, "".join(traceback.format_exception(error))
-            self.changed.notify_all()
-        log.error(
-            "warmcache.blueprint_failed: %s is not served under %r; next attempt in about %.0f s",
-            entry.declared.target,
-            entry.declared.url_prefix,
-            pause,
-            exc_info=error,
-        )
+        try:
+            log.error(
+                "warmcache.blueprint_failed: %s is not served under %r; next attempt in about %.0f s",
+                declared.target,
+                declared.url_prefix,
+                pause,
+                exc_info=error,
+            )
+        finally:
+            with self.changed:
+                entry.state, entry.seconds, entry.asked_at = FAILED, seconds, None
+                entry.failures = min(entry.failures + 1, 32)
+                entry.next_attempt = time.monotonic() + pause * random.uniform(0.75, 1.25)
+                entry.error, entry.traceback = type(error).__name__, "".join(traceback.format_exception(error))
+                self.changed.notify_all()
