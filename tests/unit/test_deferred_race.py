@@ -45,7 +45,7 @@ def teapot(error):
 
 @bp.get("/<int:value>")
 def one(value):
-    return f"b{number} {{value}} " + url_for("b{number}.child.leaf", name="x")
+    return f"b{number} {{value}} " + url_for(".child.leaf", name="x")
 
 @bp.get("/page")
 def page():
