@@ -155,8 +155,6 @@ class AppState:
 
     def start(self) -> None:
         """Have a keeper running in this process; called at every request, so it costs next to nothing."""
-        if self.blueprints is not None:
-            self.blueprints.start()
         if not self._opened:
             self.open()
         if self.settings.enabled and not runners.in_child:
@@ -170,6 +168,8 @@ class AppState:
 
         def gated(environ: Any, start_response: Any) -> Any:
             try:
+                if self.blueprints is not None:
+                    self.blueprints.start()
                 self.app.extensions[KEY].start()  # this state, unless a test has put another in its place
             except Exception:
                 # A view that reads a list meets the same error, inside Flask; the others work without us.
@@ -301,8 +301,10 @@ def server_started(process_started: int) -> int:
 
 
 def start_keepers() -> None:
-    """Start the keeper of every app in this process; for a server's worker hook."""
+    """Start the keeper of every app in this process, and load its blueprints; for a server's worker hook."""
     for state in list(_states):
+        if state.blueprints is not None:
+            state.blueprints.start()
         state.start()
 
 

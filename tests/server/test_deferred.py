@@ -191,6 +191,17 @@ def test_preload_loads_nothing_in_the_arbiter_and_everything_in_each_worker(
         assert "Warning" not in server.log
 
 
+def test_under_gevent_requests_are_answered_between_two_imports(make_site: Callable[..., Place]) -> None:
+    pytest.importorskip("gevent")
+    with serving(make_site(0.05), *OUR_CONF, "-k", "gevent", "--timeout", "5") as server:
+        before = server.pids
+        with Clients(server) as clients:
+            until_all_loaded(server)
+        assert clients.wrong == []
+        assert clients.seen[200] > 100
+        assert server.pids == before
+
+
 def test_without_our_conf_nothing_is_imported_before_the_first_request(make_site: Callable[..., Place]) -> None:
     with serving(make_site(0.01), workers=1) as server:
         (pid,) = server.pids

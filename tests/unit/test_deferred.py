@@ -539,6 +539,16 @@ def test_an_app_without_deferred_blueprints_pays_nothing(tmp_path: Path) -> None
     assert answer is not None and "blueprints" not in answer
 
 
+def test_reading_a_list_while_the_app_is_loaded_starts_no_import(quick_shop: Shop) -> None:
+    """With --preload that is before the fork."""
+    files = quick_shop.warmcache.warm_list("files", key="path", source=list)
+    quick_shop.warmcache.defer_blueprint(quick_shop.simple("a"), url_prefix="/a")
+    with quick_shop.app.app_context():
+        files.get()
+    assert quick_shop.loader._thread is None
+    assert quick_shop.client.get("/a/").text == "a"
+
+
 def test_when_all_is_loaded_requests_are_looked_at_no_more(quick_shop: Shop) -> None:
     quick_shop.warmcache.defer_blueprint(quick_shop.simple("a"), url_prefix="/a")
     assert "request_context" in vars(quick_shop.app)
