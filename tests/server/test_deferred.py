@@ -143,6 +143,8 @@ def test_no_request_to_gunicorn_gets_a_wrong_answer_while_62_blueprints_are_load
     arguments = (*conf, "-k", "gthread", "--threads", "4", "--timeout", "10", "--keep-alive", "5")
     with serving(site, *arguments) as server:
         before = server.pids
+        assert server.get("/login/").status == 200
+        assert sum(loaded(server).values()) < len(LATE), "nothing was left to load beside the requests"
         with Clients(server) as clients:
             until_all_loaded(server)
         assert clients.wrong == []
