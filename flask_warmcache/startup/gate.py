@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("flask_warmcache")
 # A request may wait for this share of gunicorn's timeout, past which a sync worker is killed.
 TIMEOUT_SHARE = 0.25
+COME_AGAIN_AFTER = 2.0
 
 
 class Unavailable(Exception):
@@ -101,15 +102,14 @@ class Gate:
             if entry.state == FAILED:
                 raise self._failed(entry)
         if any(entry.state != LOADED for entry in held):
-            pause = self._settings.defer_wait
-            raise Unavailable("This part of the app is not loaded yet.", pause, {"warming": True})
+            raise Unavailable("This part of the app is not loaded yet.", COME_AGAIN_AFTER, {"warming": True})
 
     def _wait_for(self, held: list[Entry], is_threaded: bool) -> None:
         longest, most_waiting = self._limits = self._limits or self._find_limits()
         with self._loader.changed:
             begin = now = time.monotonic()
             for entry in held:
-                if entry.is_due(now):
+                if _is_coming(entry):
                     entry.asked_at = entry.asked_at or now
                 if not is_threaded and entry.asked_at is not None:
                     # Here all requests behind this one wait, too: so one wait for a blueprint, not one each.

@@ -214,15 +214,18 @@ def test_a_request_that_waits_in_vain_is_told_to_come_again(calm_shop: Shop, wai
     assert shop.client.get("/slow/").text == "there"
 
 
+@pytest.mark.parametrize("is_loading", [False, True])
 def test_a_worker_with_one_thread_waits_once_for_a_blueprint_and_not_once_a_request(
-    calm_shop: Shop, monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, is_loading: bool
 ) -> None:
-    shop = calm_shop
+    shop: Shop = request.getfixturevalue("quick_shop" if is_loading else "calm_shop")
     shop.set_up(defer_wait=0.3)
     go = shop.slow("slow")
     shop.warmcache.defer_blueprint("slow:bp", url_prefix="/slow")
     waited: list[float | None] = []
     shop.start()
+    if is_loading:
+        assert until(lambda: shop.states() == ["loading"])
     condition = shop.loader.changed
     wait_for = condition.wait_for
 
