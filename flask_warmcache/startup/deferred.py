@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -101,7 +102,7 @@ class Entry:
     name: str | None
     state: str = PENDING
     asked_at: float | None = None  # when the first request came that needs it
-    next_attempt: float = 0.0
+    next_attempt: float = 0.0  # infinite when there will be none
     failures: int = 0
     error: str | None = None  # the class of what was raised
     traceback: str | None = None
@@ -113,14 +114,14 @@ class Entry:
 
     def section(self) -> dict[str, Any]:
         """What the stats show."""
-        wait = self.next_attempt - time.monotonic() if self.state == FAILED else None
+        wait = self.next_attempt - time.monotonic() if self.state == FAILED else math.inf
         return {
             "url_prefix": self.declared.url_prefix,
             "name": self.name,
             "state": self.state,
             "error": self.error,
             "import_seconds": None if self.seconds is None else round(self.seconds, 3),
-            "next_attempt_in_seconds": None if wait is None else max(0.0, round(wait, 1)),
+            "next_attempt_in_seconds": None if wait == math.inf else max(0.0, round(wait, 1)),
         }
 
 

@@ -145,7 +145,7 @@ class Gate:
         }
         if self._app.debug:
             answer["traceback"] = entry.traceback
-        pause = entry.next_attempt - time.monotonic()
+        pause = min(entry.next_attempt - time.monotonic(), self._settings.retry_max)
         return Unavailable(f"The deferred blueprint {entry.declared.target} failed to load.", pause, answer)
 
 

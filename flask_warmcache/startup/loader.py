@@ -8,6 +8,7 @@ and begins a moment later, so that the worker serves first.
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 import time
@@ -28,6 +29,8 @@ log = logging.getLogger("flask_warmcache")
 BEGIN_AFTER = (0.3, 0.8)
 # Between two imports. Under gevent, where the thread is a greenlet, requests are answered only then.
 PAUSE = 0.002
+# The longest sleep; a wait without end is none that Python's conditions know.
+IDLE = 3600.0
 
 
 class Loader:
@@ -139,7 +142,8 @@ class Loader:
                 if due and now >= begin_at:
                     return due[0]
                 times = [entry.next_attempt for entry in self.unfinished if entry.state == FAILED]
-                self.changed.wait(max(0.01, (begin_at if due else min(times, default=now + 1)) - now))
+                pause = (begin_at if due else min(times, default=now + 1)) - now
+                self.changed.wait(min(max(0.01, pause), IDLE))
         return None
 
     # Loading
@@ -202,12 +206,14 @@ class Loader:
     def _note_failure(self, entry: Entry, error: BaseException, seconds: float) -> None:
         declared = entry.declared
         pause = min(self._settings.retry_min * 2**entry.failures, self._settings.retry_max)
+        if isinstance(error, DeclarationError):
+            pause = math.inf  # another attempt would fail as well, or hide what the first has left in an extension
         try:
             log.error(
-                "warmcache.blueprint_failed: %s is not served under %r; next attempt in about %.0f s",
+                "warmcache.blueprint_failed: %s is not served under %r; %s",
                 declared.target,
                 declared.url_prefix,
-                pause,
+                "it is not tried again" if pause == math.inf else f"next attempt in about {pause:.0f} s",
                 exc_info=error,
             )
         finally:

@@ -114,6 +114,10 @@ def test_a_blueprint_that_would_change_other_requests_is_refused_by_name(
         {"warming": False, "error": "This part of the app failed to load: DeclarationError."},
     )
     assert named in caplog.text and "where the app is made" in caplog.text
+    assert "it is not tried again" in caplog.text
+    assert shop.loader.section()["blueprints"][0]["next_attempt_in_seconds"] is None  # type: ignore[index]
+    assert shop.client.get("/greedy/").headers["Retry-After"] == "300"
+    assert shop.loader._entries[0].failures == 1
     assert shop.client.get("/").text == "/"
     assert shop.client.get("/elsewhere").status_code == 404
     assert shop.client.post("/").text == "ours"
