@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from flask import Flask
 from flask.json.provider import DefaultJSONProvider
@@ -17,6 +18,9 @@ from .permissions import Authorize, Permissions
 from .settings import Settings
 from .startup.declaration import Task, check_name
 from .state import KEY, AppState
+
+if TYPE_CHECKING:
+    from .startup.deferred import Deferred
 
 Section = Callable[[], Mapping[str, Any]]
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -42,6 +46,8 @@ class WarmCache:
         self._sections: dict[str, Section] = {}
         self._permissions = Permissions()
         self._once: dict[str, Task] = {}
+        self._deferred: list[Deferred] = []
+        self._states: weakref.WeakSet[AppState] = weakref.WeakSet()
         self._closed = False
         if app is not None:
             self.init_app(app)
@@ -56,7 +62,10 @@ class WarmCache:
             raise RuntimeError("This app already has a WarmCache. Import and use that one.")
         settings = Settings.from_config(app.config, **self._defaults)
         state = AppState(app, settings, self._close, self._once)
+        for declared in self._deferred:
+            state.defer(declared)
         app.extensions[KEY] = state
+        self._states.add(state)
         # In front of the app and not a before_request function, which Flask looks at twice for being a
         # coroutine: measured, 3 us of each request, of the lists' and of all others.
         app.wsgi_app = state.gate(app.wsgi_app)  # type: ignore[method-assign]
@@ -255,6 +264,64 @@ class WarmCache:
         """
         current_state().tasks.ensure(name, wait)
 
+    # Parts of the app that load later
+
+    def defer_blueprint(
+        self,
+        target: str,
+        *,
+        url_prefix: str,
+        priority: float = 0,
+        name: str | None = None,
+        endpoints: Mapping[str, str] | None = None,
+    ) -> None:
+        """Register a blueprint later: in the background once the app serves, or when a request needs it.
+
+        A request that comes first waits at most ``WARMCACHE_DEFER_WAIT`` seconds and is then told to come again:
+        503, ``Retry-After``, ``{"warming": true}``.
+
+        :param target: where the blueprint is, as ``"pkg.module:bp"``.
+        :param url_prefix: the path that all its routes are under, as ``"/reports"``.
+        :param priority: the higher, the earlier it is loaded; equal ones as they were declared.
+        :param name: registers it under another name than its own; needed for ``endpoints``.
+        :param endpoints: rules by endpoint, as ``{"index": "/"}``, which ``url_for`` knows before it is loaded.
+        :raises DeclarationError: for anything wrong that can be known without the import, in this very call.
+        """
+        from .startup.deferred import Deferred
+        from .startup.target import Target
+
+        declared = Deferred(
+            Target.parse(target), url_prefix, priority, name, {} if endpoints is None else endpoints
+        )
+        if self._is_closed():
+            raise DeclarationError(
+                f"{target!r} is deferred too late: declarations closed at the app's first request. Defer "
+                "blueprints where the app is made."
+            )
+        declared.check_beside(self._deferred)
+        if self._sections.get("blueprints") is not _blueprints_section:
+            self.stats_section("blueprints")(_blueprints_section)
+        for state in list(self._states):
+            state.defer(declared)
+        self._deferred.append(declared)
+
+    def lazy(self, target: str) -> Any:
+        """A stand-in for something that is imported and built at its first use, once in a process.
+
+        The thread that uses it first builds it, the others wait; what the import or the building raises goes to
+        who used it, and the next use tries again.
+
+        :param target: where it is, as ``"pkg.module:Service"``; a class or function is called without arguments,
+            anything else is taken as it is.
+        :raises DeclarationError: when the text does not say what to import.
+        """
+        from werkzeug.local import LocalProxy
+
+        from .startup.lazy import Lazy
+        from .startup.target import Target
+
+        return LocalProxy(Lazy(Target.parse(target)).get)
+
     def __getitem__(self, name: str) -> Any:
         """The list or value of that name; the way to what ``builder`` and ``value`` declared."""
         try:
@@ -293,6 +360,11 @@ class WarmCache:
 
     def _is_closed(self) -> bool:
         return self._closed
+
+
+def _blueprints_section() -> Mapping[str, Any]:
+    blueprints = current_state().blueprints
+    return {} if blueprints is None else blueprints.section()
 
 
 def _check_cold(name: str, cold: object) -> None:

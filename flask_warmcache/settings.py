@@ -38,10 +38,9 @@ class Settings:
     # Names the deployment, by a commit or an image: one-time tasks run once in each; None: once for their code.
     # A number, too: that is what from_prefixed_env() makes of a commit's id like 1234567 or 1234e56.
     release: str | float | None = None
+    defer_wait: float = 2.0  # how long a request may wait for a deferred blueprint
     api_prefix: str = "/api/cache"  # where the blueprint is mounted
-    ready_strict: bool = (
-        False  # whether readyz waits for every list, once; else the app is ready while they are cold
-    )
+    ready_strict: bool = False  # whether readyz waits for every list, once
     ready_deadline: float = 120.0  # how long readyz and startupz may wait after the start for what is missing
     cache_control: str = "private, no-cache"  # Cache-Control of list answers
 
@@ -58,6 +57,7 @@ class Settings:
         self._require(self.page_cache_bytes >= 0, "page_cache_bytes", "a number of bytes, 0 for none")
         self._require(self.refresh_interval >= 0, "refresh_interval", "a number of seconds, 0 for none")
         self._require(0 <= self.spread <= 3600, "spread", "a number of seconds from 0 to 3600")
+        self._require(self.defer_wait >= 0, "defer_wait", "a number of seconds, 0 for none")
         self._require(self.per_page <= self.max_per_page, "per_page", f"at most {PREFIX}MAX_PER_PAGE")
         self._require(self.runner in RUNNERS, "runner", f"one of {', '.join(RUNNERS)}")
         self._require(self.app is None or ":" in self.app, "app", "text like 'module:app' or 'module:factory()'")

@@ -41,6 +41,8 @@ from .store.files import FileStore, default_folder
 
 if TYPE_CHECKING:
     from .rebuild.writes import Writes
+    from .startup.deferred import Deferred
+    from .startup.loader import Loader
 
 log = logging.getLogger("flask_warmcache")
 KEY = "warmcache"  # in app.extensions
@@ -81,6 +83,7 @@ class AppState:
         self.statuses: dict[str, ListStatus] = {}
         self.pagers: dict[str, Pager] = {}
         self._writes: dict[str, Writes] = {}
+        self.blueprints: Loader | None = None  # of the deferred ones, if there are any
         _states.add(self)
 
     def open(self) -> None:
@@ -131,6 +134,18 @@ class AppState:
                 status.look()
             self._opened = True
 
+    def defer(self, declared: Deferred) -> None:
+        """Have a blueprint loaded later.
+
+        :raises DeclarationError: when it cannot be deferred in this app.
+        """
+        if self.blueprints is None:
+            from .startup.loader import Loader
+
+            self.blueprints = Loader(self.app, self.settings)
+            self.probes.startup["blueprints"] = self.blueprints.progress
+        self.blueprints.add(declared)
+
     def writes_of(self, name: str) -> Writes:
         """What publishes writes of a list that has keys; made, and its modules loaded, at the first write."""
         with self._opening:
@@ -176,6 +191,8 @@ class AppState:
             if probed is not None:
                 return probed
             try:
+                if self.blueprints is not None:
+                    self.blueprints.start()
                 self.app.extensions[KEY].start()  # this state, unless a test has put another in its place
             except Exception:
                 # A view that reads a list meets the same error, inside Flask; the others work without us.
@@ -200,6 +217,8 @@ class AppState:
         """Nothing of the parent's threads and locks exists in the child."""
         self._opening = threading.Lock()
         self.is_started = False
+        if self.blueprints is not None:
+            self.blueprints.after_fork()
         if self._opened:
             self.cache.after_fork()
             self.keeper.after_fork()
@@ -293,8 +312,10 @@ def server_started(process_started: int) -> int:
 
 
 def start_keepers() -> None:
-    """Start the keeper of every app in this process; for a server's worker hook."""
+    """Start the keeper of every app in this process, and load its blueprints; for a server's worker hook."""
     for state in list(_states):
+        if state.blueprints is not None:
+            state.blueprints.start()
         state.start()
 
 

@@ -13,6 +13,8 @@ from hypothesis import HealthCheck, settings
 from flask_warmcache import state
 from flask_warmcache.rebuild.keeper import Keeper
 
+from .late import calm_shop as calm_shop
+from .late import quick_shop as quick_shop
 from .world import Shelf, stop, until
 
 settings.register_profile(

@@ -1,0 +1,136 @@
+"""A deferred blueprint as it was declared, and as it is: pending, loading, loaded or failed."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from flask import Flask
+from werkzeug.routing import Rule
+
+from ..errors import DeclarationError
+from .target import Target
+
+PENDING, LOADING, LOADED, FAILED = "pending", "loading", "loaded", "failed"
+
+
+@dataclass(frozen=True)
+class Deferred:
+    """What ``defer_blueprint`` was told, checked as far as that goes without an app."""
+
+    target: Target
+    url_prefix: str
+    priority: float = 0
+    name: str | None = None
+    endpoints: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._require(_is_prefix(self.url_prefix), "url_prefix", "a path like '/reports', without variable parts")
+        number = isinstance(self.priority, (int, float)) and not isinstance(self.priority, bool)
+        self._require(number and self.priority == self.priority, "priority", "a number")
+        fits = self.name is None or (isinstance(self.name, str) and self.name != "" and "." not in self.name)
+        self._require(fits, "name", "the name of a blueprint: text without a dot")
+        fits = isinstance(self.endpoints, Mapping) and all(
+            isinstance(endpoint, str) and endpoint and isinstance(rule, str) and (not rule or rule[0] == "/")
+            for endpoint, rule in self.endpoints.items()
+        )
+        self._require(fits, "endpoints", "rules by endpoint, like {'index': '/'}")
+        if self.endpoints and self.name is None:
+            raise DeclarationError(
+                f"endpoints= of the deferred blueprint {self.target} needs name=, since url_for knows them as "
+                "'name.endpoint'."
+            )
+
+    def _require(self, fits: bool, parameter: str, meaning: str) -> None:
+        if not fits:
+            raise DeclarationError(
+                f"{parameter}= of the deferred blueprint {self.target} must be {meaning}, "
+                f"not {getattr(self, parameter)!r}."
+            )
+
+    def check_beside(self, others: list[Deferred]) -> None:
+        """:raises DeclarationError: when another one has the same name, or is the same without a name."""
+        for other in others:
+            if self.name == other.name and (self.name is not None or self.target == other.target):
+                what = f"named {self.name!r}" if self.name else f"from {self.target}"
+                raise DeclarationError(
+                    f"There is a deferred blueprint {what} already; give this one another name=."
+                )
+
+    def check_for(self, app: Flask, api_prefix: str) -> None:
+        """:raises DeclarationError: when it cannot be deferred in this app."""
+        if covers(api_prefix, self.url_prefix):
+            raise DeclarationError(
+                f"url_prefix= of the deferred blueprint {self.target} is under {api_prefix!r}, which is "
+                "flask-warmcache's own and never waits."
+            )
+        if self.name in app.blueprints:
+            raise DeclarationError(f"The app has a blueprint named {self.name!r} already; choose another name=.")
+        if self.endpoints and (app.url_map.host_matching or app.subdomain_matching):
+            raise DeclarationError(
+                f"endpoints= of the deferred blueprint {self.target} cannot be used in an app with host_matching "
+                "or subdomain_matching: the host of its addresses is not known before it is loaded."
+            )
+
+    def stand_ins(self, app: Flask) -> list[Rule]:
+        """Rules that ``url_for`` finds and no request matches, added to an app that does not serve yet.
+
+        :raises DeclarationError: when one of them is no rule.
+        """
+        rules = []
+        for endpoint, rule in self.endpoints.items():
+            stand_in = Rule(self.url_prefix + rule, endpoint=f"{self.name}.{endpoint}", build_only=True)
+            try:
+                app.url_map.add(stand_in)
+            except (ValueError, LookupError, TypeError) as error:
+                raise DeclarationError(
+                    f"Endpoint {endpoint!r} of the deferred blueprint {self.target} has no valid rule: {error}."
+                ) from error
+            rules.append(stand_in)
+        return rules
+
+
+@dataclass(eq=False)
+class Entry:
+    """One deferred blueprint in one app of this process; times are those of the monotonic clock."""
+
+    declared: Deferred
+    stand_ins: list[Rule]
+    name: str | None
+    state: str = PENDING
+    asked_at: float | None = None  # when the first request came that needs it
+    next_attempt: float = 0.0  # infinite when there will be none
+    failures: int = 0
+    error: str | None = None  # the class of what was raised
+    traceback: str | None = None
+    seconds: float | None = None  # that the last attempt took
+
+    def is_due(self, now: float) -> bool:
+        """Whether it is to be loaded, as far as it goes."""
+        return self.state == PENDING or (self.state == FAILED and now >= self.next_attempt)
+
+    def section(self) -> dict[str, Any]:
+        """What the stats show."""
+        wait = self.next_attempt - time.monotonic() if self.state == FAILED else math.inf
+        return {
+            "url_prefix": self.declared.url_prefix,
+            "name": self.name,
+            "state": self.state,
+            "error": self.error,
+            "import_seconds": None if self.seconds is None else round(self.seconds, 3),
+            "next_attempt_in_seconds": None if wait == math.inf else max(0.0, round(wait, 1)),
+        }
+
+
+def covers(prefix: str, path: str) -> bool:
+    """Whether the path is the prefix or lies under it."""
+    return path == prefix or path.startswith(prefix + "/")
+
+
+def _is_prefix(prefix: object) -> bool:
+    if not isinstance(prefix, str) or not prefix.startswith("/") or prefix.endswith("/"):
+        return False
+    return "//" not in prefix and prefix.isprintable() and not set(prefix) & set("<>?#%\\|")

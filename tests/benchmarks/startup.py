@@ -1,0 +1,219 @@
+"""How soon a worker serves when 62 of its 69 blueprints are slow to import: gunicorn, 4 workers, --timeout 10.
+
+    python -m tests.benchmarks.startup [--rounds 3] [--json]
+
+The app of tests/startup_app three times: with only the 7 blueprints that login needs, with the 62 others deferred,
+and with all of them imported at start, as without flask-warmcache.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import re
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gunicorn
+import psutil
+
+from tests.startup_app.parts import LATE, write
+
+WORKERS, TIMEOUT, THREADS = 4, 10, 4
+MODES = ("critical", "deferred", "eager")
+DEADLINE = 120.0
+CHECKOUT = Path(__file__).parents[2]
+KILLED = re.compile(r"WORKER TIMEOUT \(pid:(\d+)\)|Worker \(pid:(\d+)\) was sent SIG")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3, help="starts of each app")
+    parser.add_argument("--json", action="store_true", help="print the figures as JSON instead of a table")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory(prefix="warmcache-startup-") as folder:
+        parts = Path(folder, "parts")
+        write(parts)
+        compile_all(parts)
+        runs: dict[str, list[dict[str, Any]]] = {mode: [] for mode in MODES}
+        for turn in range(arguments.rounds):
+            for mode in MODES:  # by turns, so that what else the machine does hits all alike
+                print(f"round {turn + 1}: {mode}", file=sys.stderr, flush=True)
+                runs[mode].append(measure(mode, parts, Path(folder, f"{mode}-{turn}")))
+    figures = {mode: summary(found) for mode, found in runs.items()}
+    print(json.dumps(figures, indent=2)) if arguments.json else show(figures)
+
+
+def compile_all(parts: Path) -> None:
+    """As an installation does, so that the first start does not pay for it."""
+    subprocess.run([sys.executable, "-m", "compileall", "-q", parts, CHECKOUT / "flask_warmcache"], check=True)
+
+
+@contextmanager
+def server(mode: str, parts: Path, folder: Path) -> Iterator[tuple[int, psutil.Process, Path]]:
+    folder.mkdir()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    conf = [] if mode == "eager" else ["--config", "python:flask_warmcache.gunicorn_conf"]
+    command = [
+        *[sys.executable, "-m", "gunicorn", *conf, "--bind", f"127.0.0.1:{port}", "--workers", str(WORKERS)],
+        *["--timeout", str(TIMEOUT), "--worker-class", "gthread", "--threads", str(THREADS)],
+        "tests.startup_app.app:app",
+    ]
+    environment = os.environ | {
+        "STARTUP_MODE": mode,
+        "STARTUP_CACHE": str(folder / "cache"),
+        "PYTHONPATH": f"{CHECKOUT}{os.pathsep}{parts}",
+    }
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    log = folder / "log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, cwd=CHECKOUT, env=environment, stdout=out, stderr=out)
+    try:
+        yield port, psutil.Process(process.pid), log
+    finally:
+        process.terminate()
+        process.wait(60)
+
+
+def get(port: int, path: str, timeout: float = 15.0) -> tuple[int, str, bytes]:
+    """Status, worker and body of one answer; status 0 when there is none."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    try:
+        connection.request("GET", path, headers={"Connection": "close"})
+        answer = connection.getresponse()
+        return answer.status, answer.getheader("X-Pid", ""), answer.read()
+    except (OSError, http.client.HTTPException):
+        return 0, "", b""
+    finally:
+        connection.close()
+
+
+def wait_for(condition: Callable[[], bool], began: float) -> float | None:
+    """Seconds from ``began`` until it holds, or None past the deadline."""
+    while time.monotonic() < began + DEADLINE:
+        if condition():
+            return time.monotonic() - began
+        time.sleep(0.01)
+    return None
+
+
+def measure(mode: str, parts: Path, folder: Path) -> dict[str, Any]:
+    """One start, from the command until everything is loaded in every worker."""
+    began = time.monotonic()
+    with server(mode, parts, folder) as (port, master, log):
+        first = wait_for(lambda: get(port, "/login/")[0] == 200, began)
+        found: dict[str, Any] = {"first 200": first, "log": ""}
+        if first is not None:
+            logins: list[float] = []
+            states: dict[str, bool] = {}
+
+            def all_loaded() -> bool:
+                asked = time.monotonic()
+                status, pid, _ = get(port, "/login/")
+                logins.append(time.monotonic() - asked if status == 200 else DEADLINE)
+                if mode == "deferred":
+                    _, _, body = get(port, "/api/cache/stats/blueprints")
+                    status, pid, _ = get(port, "/login/")
+                    state = json.loads(body or b"{}")
+                    # Of any worker; each is asked below, part by part.
+                    return bool(state) and state["loaded"] == state["total"] and len(logins) > 100
+                states[pid] = True
+                return len(states) == WORKERS and len(logins) > 100
+
+            found["all loaded"] = wait_for(all_loaded, began)
+            found["parts"], found["asked again"] = ask_all(port, began) if mode != "critical" else ({}, 0)
+            found["login p50"], found["login max"] = statistics.median(logins), max(logins)
+            workers = master.children()
+            found["uss"] = [worker.memory_full_info().uss / 1e6 for worker in workers]
+            found["pss"] = [worker.memory_full_info().pss / 1e6 for worker in workers]
+        found["killed"] = len({one[1] or one[2] for one in KILLED.finditer(log.read_text())})
+        found["booted"] = log.read_text().count("Booting worker")
+    return found
+
+
+def ask_all(port: int, began: float) -> tuple[dict[str, int], int]:
+    """How many workers answered each late blueprint with its own text, and how often one was not loaded yet."""
+    answered: dict[str, set[str]] = {name: set() for name in LATE}
+    again = 0
+    while time.monotonic() < began + DEADLINE:
+        open_ones = [name for name, pids in answered.items() if len(pids) < WORKERS]
+        if not open_ones:
+            break
+        for name in open_ones:
+            status, pid, body = get(port, f"/{name}/")
+            if status == 200 and body == name.encode():
+                answered[name].add(pid)
+            elif status == 503:
+                again += 1
+            else:
+                raise AssertionError(f"/{name}/ answered {status} {body[:200]!r}")
+    return {name: len(pids) for name, pids in answered.items()}, again
+
+
+def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """Medians over the rounds, and sums of what must not happen."""
+
+    def middle(name: str) -> float | None:
+        known = [run[name] for run in runs if run.get(name) is not None]
+        return round(statistics.median(known), 3) if len(known) == len(runs) else None
+
+    return {
+        "first 200": middle("first 200"),
+        "first 200 of each": [run["first 200"] and round(run["first 200"], 3) for run in runs],
+        "all loaded": middle("all loaded"),
+        "login p50": middle("login p50"),
+        "login max": middle("login max"),
+        "blueprints that answered in every worker": min(
+            sum(count == WORKERS for count in run.get("parts", {}).values()) for run in runs
+        ),
+        "asked again": sum(run.get("asked again", 0) for run in runs),
+        "killed": sum(run["killed"] for run in runs),
+        "booted": sum(run["booted"] for run in runs),
+        "uss": round(statistics.mean([one for run in runs for one in run.get("uss", [0])]), 1),
+        "pss": round(statistics.mean([one for run in runs for one in run.get("pss", [0])]), 1),
+    }
+
+
+def show(figures: dict[str, dict[str, Any]]) -> None:
+    """The table of docs/deferred.md."""
+    base = figures["critical"]["first 200"]
+    titles = {
+        "critical": "only the 7 that login needs",
+        "deferred": "and 62 deferred",
+        "eager": "all 69 imported at start, without flask-warmcache",
+    }
+    print(f"gunicorn {gunicorn.__version__}, {WORKERS} workers, --timeout {TIMEOUT}, {os.cpu_count()} cores\n")
+    print("| blueprints | first 200 of /login | all loaded | /login p50, max | workers killed | USS, PSS each |")
+    print("|---|---:|---:|---:|---:|---:|")
+    for mode, title in titles.items():
+        found = figures[mode]
+        first = f"over {DEADLINE:.0f} s" if found["first 200"] is None else f"{found['first 200']:.2f} s"
+        times = f" ({found['first 200'] / base:.2f} times)" if found["first 200"] and mode != "critical" else ""
+        loaded = "" if found["all loaded"] is None else f"{found['all loaded']:.1f} s"
+        login = ""
+        if found["login p50"] is not None:
+            login = f"{found['login p50'] * 1e3:.0f} ms, {found['login max'] * 1e3:.0f} ms"
+        print(
+            f"| {title} | {first}{times} | {loaded} | {login} | {found['killed']} "
+            f"| {found['uss']:.0f} MB, {found['pss']:.0f} MB |"
+        )
+    print(
+        f"\nDeferred: {figures['deferred']['blueprints that answered in every worker']} of {len(LATE)} blueprints "
+        "answered in every worker in the end."
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,61 @@
+"""The app itself; its blueprints are written by ``parts`` to a folder on the path.
+
+``STARTUP_MODE`` says how it loads the 62 late ones: ``deferred`` by flask-warmcache, ``eager`` as without it, or
+``critical``, not at all.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator
+from importlib import import_module
+from typing import Any
+
+from flask import Flask, Response
+
+from .parts import CRITICAL, LATE
+
+MODE = os.environ["STARTUP_MODE"]
+
+app = Flask(__name__)
+
+
+@app.after_request
+def say_who(response: Response) -> Response:
+    """Which worker has answered."""
+    response.headers["X-Pid"] = str(os.getpid())
+    return response
+
+
+for _name in CRITICAL:
+    app.register_blueprint(import_module(f"{_name}_part").bp, url_prefix=f"/{_name}")
+if MODE == "eager":
+    for _name in LATE:
+        app.register_blueprint(import_module(f"{_name}_part").bp, url_prefix=f"/{_name}")
+else:
+    from flask_warmcache import WarmCache
+
+    app.config["WARMCACHE_DIR"] = os.environ["STARTUP_CACHE"]
+    warmcache = WarmCache(app)
+    if MODE == "deferred":
+        for _name in LATE:
+            warmcache.defer_blueprint(f"{_name}_part:bp", url_prefix=f"/{_name}")
+
+    # One-time work, a task of 30 s, belongs here: see startup/tasks.py.
+
+    products = warmcache.warm_list("products", key="id", unit="product")
+
+    @products.source
+    def scan() -> Iterator[dict[str, Any]]:
+        """A cold cache: every start builds this list anew."""
+        for number in range(200):
+            yield {"id": number}
+
+    @products.enrich
+    def complete(product: dict[str, Any]) -> dict[str, Any]:
+        """As slow as a look into a file on a share."""
+        time.sleep(0.01)
+        return product | {"name": f"product {product['id']}"}
+
+    app.add_url_rule("/api/products", "products", products.response)

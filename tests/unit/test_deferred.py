@@ -1,0 +1,575 @@
+"""Deferred blueprints: loaded late, and then as if they had been registered."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import os
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask, url_for
+from flask.testing import FlaskClient
+from werkzeug.routing import Map
+
+from flask_warmcache import WarmCache
+from flask_warmcache.startup import gate
+
+from .late import Shop
+from .world import make_app, until
+
+RICH = """
+import click
+from flask import Blueprint, abort, g, render_template, url_for
+
+bp = Blueprint(
+    "rich", __name__, template_folder="rich_templates", static_folder="rich_static", cli_group="rich",
+    url_defaults={"shade": "pale"},
+)
+child = Blueprint("child", __name__)
+calls = []
+
+@bp.url_value_preprocessor
+def take(endpoint, values):
+    g.shade = (values or {}).pop("shade", None)
+
+@bp.before_request
+def before():
+    g.seen = ["before"]
+
+@bp.after_request
+def after(response):
+    response.headers["X-Seen"] = ",".join(g.seen)
+    return response
+
+@bp.teardown_request
+def teardown(error):
+    calls.append("teardown")
+
+@bp.context_processor
+def words():
+    return {"word": "own"}
+
+@bp.app_template_filter()
+def twice(text):
+    return text * 2
+
+@bp.errorhandler(418)
+def teapot(error):
+    return "own teapot", 418
+
+@bp.errorhandler(ZeroDivisionError)
+def zero(error):
+    return "own zero", 500
+
+@bp.get("/")
+def index():
+    return f"index {g.shade} {url_for('rich.index')} {url_for('.child.leaf', name='a b')}"
+
+@bp.get("/page")
+def page():
+    return render_template("rich.html")
+
+@bp.get("/tea")
+def tea():
+    abort(418)
+
+@bp.route("/form", methods=["POST"], strict_slashes=False)
+def form():
+    return "posted"
+
+@bp.get("/fail")
+def fail():
+    return str(1 / 0)
+
+@child.get("/<name>/")
+def leaf(name):
+    return f"leaf {name}"
+
+@child.before_request
+def child_before():
+    g.seen.append("child")
+
+@bp.cli.command("count")
+def count():
+    click.echo("counted")
+
+bp.register_blueprint(child, url_prefix="/child")
+"""
+REQUESTS = [
+    ("GET", "/rich/"),
+    ("GET", "/rich"),
+    ("GET", "//rich//page"),
+    ("GET", "/rich/page"),
+    ("GET", "/rich/tea"),
+    ("GET", "/rich/fail"),
+    ("GET", "/rich/static/a.txt"),
+    ("GET", "/rich/static/none.txt"),
+    ("GET", "/rich/child/x/"),
+    ("GET", "/rich/child/x"),
+    ("GET", "/rich/child/%C3%A4/"),
+    ("GET", "/rich/nothing"),
+    ("GET", "/richer"),
+    ("POST", "/rich/form"),
+    ("POST", "/rich/form/"),
+    ("GET", "/rich/form"),
+    ("OPTIONS", "/rich/form"),
+    ("HEAD", "/rich/page"),
+]
+
+
+def write_rich(folder: Path) -> None:
+    (folder / "rich.py").write_text(RICH)
+    for name, file, text in (("templates", "rich.html", "{{ word|twice }}"), ("static", "a.txt", "static")):
+        (folder / f"rich_{name}").mkdir()
+        (folder / f"rich_{name}" / file).write_text(text)
+
+
+def answers(client: FlaskClient) -> list[tuple[Any, ...]]:
+    found = []
+    for method, path in REQUESTS:
+        answer = client.open(path, method=method)
+        # In which order a rule names its methods hangs on their hashes.
+        allowed = sorted((answer.headers.get("Allow") or "").split(", "))
+        said = [answer.headers.get(name) for name in ("X-Seen", "Location", "Content-Type")]
+        found.append((method, path, answer.status_code, answer.data, allowed, *said))
+    return found
+
+
+def test_a_loaded_blueprint_answers_as_a_registered_one(quick_shop: Shop) -> None:
+    write_rich(quick_shop.folder)
+    quick_shop.warmcache.defer_blueprint("rich:bp", url_prefix="/rich")
+    asked_before_loading = answers(quick_shop.client)
+    quick_shop.until_loaded()
+    loaded = answers(quick_shop.client)
+
+    bp, calls = sys.modules["rich"].bp, sys.modules["rich"].calls
+
+    registered = make_app(quick_shop.folder / "other")
+    registered.register_blueprint(bp, url_prefix="/rich")
+    expected = answers(registered.test_client())
+    assert loaded == expected
+    assert asked_before_loading == expected
+    assert calls.count("teardown") > 20
+    assert {str(rule) for rule in registered.url_map.iter_rules()} == {
+        str(rule) for rule in quick_shop.app.url_map.iter_rules() if not rule.endpoint.startswith("warmcache")
+    }
+    with quick_shop.app.test_request_context(), registered.test_request_context():
+        assert url_for("rich.child.leaf", name="x") == "/rich/child/x/"
+    assert quick_shop.app.test_cli_runner().invoke(args=["rich", "count"]).output == "counted\n"
+    assert type(quick_shop.app) is Flask
+
+
+def test_the_first_request_waits_for_its_blueprint_and_no_other_is_loaded(calm_shop: Shop) -> None:
+    for name in ("early", "late"):
+        calm_shop.warmcache.defer_blueprint(calm_shop.simple(name), url_prefix=f"/{name}")
+    assert calm_shop.states() == ["pending", "pending"]
+    assert calm_shop.client.get("/late/7").text == "late 7"
+    assert calm_shop.states() == ["pending", "loaded"]
+
+
+def test_blueprints_are_loaded_in_the_background_the_highest_priority_first(quick_shop: Shop) -> None:
+    order = quick_shop.folder / "order"
+    for name, priority in (("a", 0), ("b", -1), ("c", 10), ("d", 0.5), ("e", 0)):
+        quick_shop.bare(name, f"with open({str(order)!r}, 'a') as file: file.write({name!r})")
+        quick_shop.warmcache.defer_blueprint(f"{name}:bp", url_prefix=f"/{name}", priority=priority)
+    assert not order.exists(), "something was imported while the app was made"
+    quick_shop.start()
+    quick_shop.until_loaded()
+    assert order.read_text() == "cdaeb"
+
+
+def test_a_request_gets_what_it_needs_before_what_has_priority(calm_shop: Shop) -> None:
+    calm_shop.slow("slow")
+    calm_shop.warmcache.defer_blueprint("slow:bp", url_prefix="/slow", priority=5)
+    for name in ("x", "y"):
+        calm_shop.warmcache.defer_blueprint(calm_shop.simple(name), url_prefix=f"/{name}", priority=5 - ord(name))
+    assert calm_shop.client.get("/y/").text == "y"
+    assert calm_shop.states() == ["pending", "pending", "loaded"]
+
+
+@pytest.mark.parametrize("wait", [0.0, 0.2])
+def test_a_request_that_waits_in_vain_is_told_to_come_again(calm_shop: Shop, wait: float) -> None:
+    shop = calm_shop
+    shop.set_up(defer_wait=wait)
+    go = shop.slow("slow")
+    shop.warmcache.defer_blueprint("slow:bp", url_prefix="/slow")
+    shop.app.add_url_rule("/", "home", lambda: "home")
+    began = time.monotonic()
+    answer = shop.client.get("/slow/")
+    assert time.monotonic() - began < 15
+    assert (answer.status_code, answer.json) == (503, {"warming": True})
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert answer.headers["Cache-Control"] == "no-store"
+    assert shop.client.head("/slow/").data == b""
+    assert shop.client.get("/").text == "home"
+    assert until(lambda: shop.states() == ["loading"])
+    go.touch()
+    shop.until_loaded()
+    assert shop.client.get("/slow/").text == "there"
+
+
+@pytest.mark.parametrize("is_loading", [False, True])
+def test_a_worker_with_one_thread_waits_once_for_a_blueprint_and_not_once_a_request(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, is_loading: bool
+) -> None:
+    shop: Shop = request.getfixturevalue("quick_shop" if is_loading else "calm_shop")
+    shop.set_up(defer_wait=0.3)
+    go = shop.slow("slow")
+    shop.warmcache.defer_blueprint("slow:bp", url_prefix="/slow")
+    waited: list[float | None] = []
+    shop.start()
+    if is_loading:
+        assert until(lambda: shop.states() == ["loading"])
+    condition = shop.loader.changed
+    wait_for = condition.wait_for
+
+    def noted(predicate: Any, timeout: float | None = None) -> Any:
+        waited.append(timeout)
+        return wait_for(predicate, timeout)
+
+    monkeypatch.setattr(condition, "wait_for", noted)
+    for threaded in (False, False, False, True):
+        answer = shop.client.get("/slow/", environ_overrides={"wsgi.multithread": threaded})
+        assert answer.status_code == 503
+    go.touch()
+    shop.until_loaded()
+    first, second, third, own = (timeout or 0 for timeout in waited)
+    assert first > 0 and own > 0
+    assert second <= 0 and third <= 0, "the whole worker stood still again"
+
+
+def test_at_most_half_of_a_workers_threads_wait(calm_shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Worker:
+        class cfg:  # noqa: N801
+            timeout, threads = 0, 4
+
+    monkeypatch.setattr(gate, "gunicorn_worker", Worker)
+    shop = calm_shop
+    shop.set_up(defer_wait=30)
+    go = shop.slow("slow")
+    shop.warmcache.defer_blueprint("slow:bp", url_prefix="/slow")
+    found: list[int] = []
+
+    def ask() -> None:
+        answer = shop.app.test_client().get("/slow/", environ_overrides={"wsgi.multithread": True})
+        found.append(answer.status_code)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    assert until(lambda: found == [503, 503]), found
+    go.touch()
+    for thread in threads:
+        thread.join(20)
+    assert found == [503, 503, 200, 200]
+
+
+def test_no_request_waits_longer_than_a_quarter_of_gunicorns_timeout(
+    calm_shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Worker:
+        class cfg:  # noqa: N801
+            timeout, threads = 1, 1
+
+    monkeypatch.setattr(gate, "gunicorn_worker", Worker)
+    calm_shop.warmcache.defer_blueprint(calm_shop.simple("a"), url_prefix="/a")
+    assert calm_shop.loader._gate._find_limits() == (0.25, float("inf"))
+    assert "a quarter of gunicorn's timeout" in caplog.text
+
+
+def test_an_import_that_fails_is_shown_and_tried_again_and_hurts_nobody(
+    quick_shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    shop = quick_shop
+    shop.set_up(retry_min=0.05, retry_max=0.05)
+    shop.app.add_url_rule("/", "home", lambda: "home")
+    shop.write("broken", "import secret_of_the_house")
+    shop.warmcache.defer_blueprint("broken:bp", url_prefix="/broken")
+    answer = shop.client.get("/broken/")
+    assert answer.status_code == 503
+    assert answer.json == {"warming": False, "error": "This part of the app failed to load: ModuleNotFoundError."}
+    assert int(answer.headers["Retry-After"]) >= 1
+    assert "secret_of_the_house" not in answer.text
+    assert "secret_of_the_house" in caplog.text and "warmcache.blueprint_failed: broken:bp" in caplog.text
+    stats = shop.client.get("/api/cache/stats/blueprints").json
+    assert stats is not None
+    (section,) = stats["blueprints"]
+    assert (section["state"], section["error"], stats["loaded"], stats["total"]) == (
+        "failed",
+        "ModuleNotFoundError",
+        0,
+        1,
+    )
+    assert section["next_attempt_in_seconds"] is not None
+    assert shop.client.get("/").text == "home"
+    shop.simple("broken")
+    shop.until_loaded()
+    assert shop.client.get("/broken/").text == "broken"
+    assert caplog.text.count("next attempt in") < 400
+    stats = shop.client.get("/api/cache/stats").json
+    assert (
+        stats is not None
+        and stats["blueprints"]["loaded"] == 1
+        or until(lambda: (shop.client.get("/api/cache/stats").json or {})["blueprints"]["loaded"] == 1)
+    )
+
+
+def test_the_pause_between_attempts_grows_and_a_request_does_not_shorten_it(quick_shop: Shop) -> None:
+    quick_shop.write("broken", "raise OSError('disk')")
+    quick_shop.warmcache.defer_blueprint("broken:bp", url_prefix="/broken")
+    quick_shop.client.get("/broken/")
+    (entry,) = quick_shop.loader._entries
+    pauses = []
+    for _ in range(4):
+        pauses.append(entry.next_attempt - time.monotonic())
+        failures = entry.failures
+        assert quick_shop.client.get("/broken/").status_code == 503
+        assert entry.failures == failures
+        with quick_shop.loader.changed:
+            entry.next_attempt = 0
+            quick_shop.loader.changed.notify_all()
+        assert until(lambda: entry.failures == failures + 1)  # noqa: B023
+    assert pauses[0] <= 2.5 and pauses[3] > pauses[0] * 3
+
+
+@pytest.mark.parametrize("debug", [False, True])
+def test_the_traceback_is_shown_in_debug_only(calm_shop: Shop, debug: bool) -> None:
+    calm_shop.app.debug = debug
+    calm_shop.write("broken", "raise OSError('disk')")
+    calm_shop.warmcache.defer_blueprint("broken:bp", url_prefix="/broken")
+    answer = calm_shop.client.get("/broken/")
+    assert ("OSError: disk" in answer.text) is debug
+
+
+@pytest.mark.parametrize("ending", ["raise SystemExit(3)", "import sys; sys.exit()"])
+def test_a_module_that_exits_ends_nothing(calm_shop: Shop, ending: str) -> None:
+    calm_shop.write("leaver", ending)
+    calm_shop.warmcache.defer_blueprint("leaver:bp", url_prefix="/leaver")
+    calm_shop.warmcache.defer_blueprint(calm_shop.simple("good"), url_prefix="/good")
+    assert "SystemExit" in calm_shop.client.get("/leaver/").text
+    assert calm_shop.client.get("/good/").text == "good"
+
+
+def test_url_for_knows_promised_endpoints_before_the_blueprint_is_loaded(calm_shop: Shop) -> None:
+    calm_shop.warmcache.defer_blueprint(
+        calm_shop.simple("reports"), url_prefix="/r", name="rep", endpoints={"index": "/", "one": "/<int:number>"}
+    )
+    calm_shop.app.add_url_rule("/", "home", lambda: url_for("rep.index") + " " + url_for("rep.one", number=3))
+    assert calm_shop.client.get("/").text == "/r/ /r/3"
+    assert calm_shop.client.get("/", environ_overrides={"SCRIPT_NAME": "/at"}).text == "/at/r/ /at/r/3"
+    assert calm_shop.states() == ["pending"]
+    assert calm_shop.client.get("/r/3").text == "reports 3"
+    assert calm_shop.client.get("/").text == "/r/ /r/3"
+    assert len(list(calm_shop.app.url_map.iter_rules("rep.index"))) == 1
+    assert not any(rule.build_only for rule in calm_shop.app.url_map.iter_rules())
+
+
+@pytest.mark.parametrize("endpoints", [{"index": "/other"}, {"nothing": "/"}])
+def test_a_promised_endpoint_that_does_not_come_is_a_failure(
+    calm_shop: Shop, caplog: pytest.LogCaptureFixture, endpoints: dict[str, str]
+) -> None:
+    calm_shop.warmcache.defer_blueprint(
+        calm_shop.simple("reports"), url_prefix="/r", name="rep", endpoints=endpoints
+    )
+    assert calm_shop.client.get("/r/").status_code == 503
+    assert f"has no endpoint {next(iter(endpoints))!r}" in caplog.text
+
+
+def test_a_blueprint_deferred_twice_needs_two_names(calm_shop: Shop) -> None:
+    target = calm_shop.simple("twin")
+    calm_shop.warmcache.defer_blueprint(target, url_prefix="/one", name="one")
+    calm_shop.warmcache.defer_blueprint(target, url_prefix="/two", name="two")
+    assert [calm_shop.client.get(path).text for path in ("/two/", "/one/1")] == ["twin", "twin 1"]
+    with calm_shop.app.test_request_context():
+        assert [url_for("one.index"), url_for("two.index")] == ["/one/", "/two/"]
+
+
+def test_of_prefixes_that_cover_each_other_all_are_loaded_before_one_answers(calm_shop: Shop) -> None:
+    shop = calm_shop
+    shop.bare(
+        "all_of_it",
+        "bp.add_url_rule('/<path:rest>', 'rest', lambda rest: rest)",
+    )
+    shop.warmcache.defer_blueprint("all_of_it:bp", url_prefix="/api")
+    shop.warmcache.defer_blueprint(shop.simple("v2"), url_prefix="/api/v2")
+    shop.warmcache.defer_blueprint(shop.simple("v22"), url_prefix="/api/v22")
+    assert shop.client.get("/api/v2/5").text == "v2 5"
+    assert shop.states() == ["loaded", "loaded", "pending"]
+    assert shop.client.get("/api/cache/stats/blueprints").status_code == 200
+
+
+def test_our_own_routes_never_wait(calm_shop: Shop) -> None:
+    calm_shop.warmcache.defer_blueprint(calm_shop.simple("api"), url_prefix="/api")
+    assert calm_shop.client.get("/api/cache/stats").status_code == 200
+    assert calm_shop.states() == ["pending"]
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_a_middleware_that_changes_the_path_may_stand_on_either_side(calm_shop: Shop, before: bool) -> None:
+    app = make_app(calm_shop.folder / "other")
+
+    def moved(inner: Any) -> Any:
+        def middleware(environ: Any, start_response: Any) -> Any:
+            environ["SCRIPT_NAME"], environ["PATH_INFO"] = "/at", environ["PATH_INFO"].removeprefix("/at")
+            return inner(environ, start_response)
+
+        return middleware
+
+    if before:
+        app.wsgi_app = moved(app.wsgi_app)  # type: ignore[method-assign]
+    warmcache = WarmCache(app, defer_wait=0.0)
+    go = calm_shop.slow("slow")
+    warmcache.defer_blueprint("slow:bp", url_prefix="/slow")
+    if not before:
+        app.wsgi_app = moved(app.wsgi_app)  # type: ignore[method-assign]
+    client = app.test_client()
+    assert client.get("/at/slow/").json == {"warming": True}
+    go.touch()
+    assert until(lambda: client.get("/at/slow/").status_code == 200)
+    assert client.get("/at/slow/").text == "there"
+
+
+def test_host_matching_and_subdomains_work(calm_shop: Shop) -> None:
+    calm_shop.bare(
+        "hosted",
+        "for host in 'ab': bp.add_url_rule('/', host, lambda: '', host=f'{host}.test')",
+    )
+    app = Flask("hosts", host_matching=True, static_host="static.test")
+    WarmCache(app, dir=calm_shop.folder / "c1").defer_blueprint("hosted:bp", url_prefix="/h")
+    client = app.test_client()
+    found = [client.get("/h/", base_url=f"http://{host}.test").status_code for host in "abc"]
+    assert found == [200, 200, 404]
+
+    calm_shop.write(
+        "sub",
+        "from flask import Blueprint\nbp = Blueprint('s', __name__, subdomain='s')\nbp.get('/')(dict)",
+    )
+    app = Flask("subs", subdomain_matching=True)
+    app.config["SERVER_NAME"] = "shop.test"
+    WarmCache(app, dir=calm_shop.folder / "c2").defer_blueprint("sub:bp", url_prefix="/h")
+    client = app.test_client()
+    found = [client.get("/h/", base_url=f"http://{host}shop.test").status_code for host in ("s.", "")]
+    assert found == [200, 404]
+
+
+def test_a_converter_that_the_blueprint_brings_is_known_to_its_rules(calm_shop: Shop) -> None:
+    calm_shop.write("conv", """
+        from flask import Blueprint
+        from werkzeug.routing import BaseConverter
+        class Sign(BaseConverter):
+            regex = "[+-]"
+        bp = Blueprint("conv", __name__)
+        @bp.record_once
+        def setup(state):
+            assert type(state.app.extensions["warmcache"].app) is not None
+            assert state.app is state.app.extensions["warmcache"].app
+            state.app.url_map.converters["sign"] = Sign
+        bp.add_url_rule("/<sign:s>", "s", lambda s: s)
+    """)  # fmt: skip
+    calm_shop.warmcache.defer_blueprint("conv:bp", url_prefix="/c")
+    assert calm_shop.client.get("/c/+").text == "+"
+    assert calm_shop.client.get("/c/x").status_code == 404
+
+
+def test_old_maps_do_not_stay_in_memory(quick_shop: Shop) -> None:
+    for number in range(30):
+        quick_shop.app.add_url_rule(f"/eager/{number}/<int:a>", f"e{number}", lambda a: "")
+        quick_shop.warmcache.defer_blueprint(quick_shop.simple(f"b{number}"), url_prefix=f"/b{number}")
+    quick_shop.start()
+    quick_shop.until_loaded()
+    quick_shop.loader.stop()
+    gc.collect()
+    of_this_app = [one for one in gc.get_objects() if type(one) is Map and len(list(one.iter_rules())) > 30]
+    of_this_app = [one for one in of_this_app if any(rule.endpoint == "e29" for rule in one.iter_rules())]
+    assert len(of_this_app) <= 2, "the app's own, and the one that it began with"
+    assert {rule.map for rule in quick_shop.app.url_map.iter_rules()} == {quick_shop.app.url_map}
+
+
+def test_disabled_means_that_the_first_request_finds_everything(calm_shop: Shop) -> None:
+    shop = calm_shop
+    shop.set_up(enabled=False)
+    for name in ("one", "two"):
+        shop.warmcache.defer_blueprint(shop.simple(name), url_prefix=f"/{name}")
+    assert shop.client.get("/nothing").status_code == 404
+    assert shop.states() == ["loaded", "loaded"]
+
+
+def test_one_warmcache_defers_for_each_of_its_apps(calm_shop: Shop) -> None:
+    warmcache = WarmCache(dir=calm_shop.folder / "both")
+    warmcache.defer_blueprint(calm_shop.simple("both"), url_prefix="/both")
+    apps = [Flask("a"), Flask("b")]
+    for app in apps:
+        warmcache.init_app(app)
+    assert [app.test_client().get("/both/").text for app in apps] == ["both", "both"]
+
+
+def test_a_blueprint_is_loaded_in_a_child_that_was_forked_while_its_parent_loaded(calm_shop: Shop) -> None:
+    go = calm_shop.slow("slow")
+    calm_shop.warmcache.defer_blueprint("slow:bp", url_prefix="/slow", priority=1)
+    calm_shop.warmcache.defer_blueprint(calm_shop.simple("quick"), url_prefix="/quick")
+    calm_shop.start()
+    with calm_shop.loader.changed:
+        calm_shop.loader._entries[0].asked_at = time.monotonic()
+        calm_shop.loader.changed.notify_all()
+    assert until(lambda: calm_shop.states() == ["loading", "pending"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and later: a fork beside threads
+        pid = os.fork()
+    if pid == 0:
+        code = 9
+        try:
+            states = calm_shop.states()
+            code = 0 if states == ["pending", "pending"] and calm_shop.client.get("/quick/").text == "quick" else 1
+        finally:
+            os._exit(code)
+    go.touch()
+    assert os.waitpid(pid, 0)[1] == 0
+    calm_shop.client.get("/quick/")
+    calm_shop.until_loaded()
+
+
+def test_an_app_without_deferred_blueprints_pays_nothing(tmp_path: Path) -> None:
+    app = Flask("plain")
+    WarmCache(app, dir=tmp_path)
+    assert "request_context" not in vars(app)
+    answer = app.test_client().get("/api/cache/stats").json
+    assert answer is not None and "blueprints" not in answer
+
+
+def test_reading_a_list_while_the_app_is_loaded_starts_no_import(quick_shop: Shop) -> None:
+    """With --preload that is before the fork."""
+    files = quick_shop.warmcache.warm_list("files", key="path", source=list)
+    quick_shop.warmcache.defer_blueprint(quick_shop.simple("a"), url_prefix="/a")
+    with quick_shop.app.app_context():
+        files.get()
+    assert quick_shop.loader._thread is None
+    assert quick_shop.client.get("/a/").text == "a"
+
+
+def test_when_all_is_loaded_requests_are_looked_at_no_more(quick_shop: Shop) -> None:
+    quick_shop.warmcache.defer_blueprint(quick_shop.simple("a"), url_prefix="/a")
+    assert "request_context" in vars(quick_shop.app)
+    quick_shop.start()
+    quick_shop.until_loaded()
+    assert "request_context" not in vars(quick_shop.app)
+    thread = quick_shop.loader._thread
+    assert thread is not None
+    thread.join(20)
+    assert not thread.is_alive()
+    quick_shop.client.get("/a/")
+    assert quick_shop.loader._thread is thread, "another thread was started for nothing"
+
+
+def test_what_was_loaded_is_logged(quick_shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "flask_warmcache")
+    quick_shop.warmcache.defer_blueprint(quick_shop.simple("a"), url_prefix="/a")
+    quick_shop.start()
+    assert until(lambda: "warmcache.blueprints_loaded: 1 in" in caplog.text)
+    assert "warmcache.blueprint_loaded: a:bp under '/a' in" in caplog.text
+    assert "a" in sys.modules

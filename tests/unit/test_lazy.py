@@ -1,0 +1,130 @@
+"""``lazy``: imported and built at the first use, once, however many threads come at once."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import warnings
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import pytest
+
+from .late import Shop
+
+SERVICE = """
+import threading, time
+builds = []
+
+class Service:
+    def __init__(self):
+        builds.append(threading.get_ident())
+        time.sleep(0.05)  # others come meanwhile
+        self.color = "red"
+
+    def __len__(self):
+        return 3
+
+    def __call__(self, what):
+        return what + "!"
+
+def factory():
+    return {"made": True}
+
+ready = Service()
+builds.clear()
+"""
+
+
+def test_nothing_is_imported_before_the_first_use_and_one_thread_builds(calm_shop: Shop) -> None:
+    calm_shop.write("services", SERVICE)
+    service = calm_shop.warmcache.lazy("services:Service")
+    assert "services" not in sys.modules
+    barrier = threading.Barrier(8)
+
+    def use(_: int) -> tuple[Any, ...]:
+        barrier.wait(20)
+        return service.color, len(service), service("hi"), service._get_current_object()
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(use, range(8)))
+    assert {one[:3] for one in found} == {("red", 3, "hi!")}
+    assert len({id(one[3]) for one in found}) == 1
+    assert len(sys.modules["services"].builds) == 1
+    assert isinstance(service, sys.modules["services"].Service)
+    service.color = "blue"
+    assert found[0][3].color == "blue"
+
+
+def test_a_function_is_called_and_anything_else_is_taken_as_it_is(calm_shop: Shop) -> None:
+    calm_shop.write("services", SERVICE)
+    assert calm_shop.warmcache.lazy("services:factory")["made"] is True
+    assert calm_shop.warmcache.lazy("services:ready").color == "red"
+    assert calm_shop.warmcache.lazy("services:ready.color") == "red"
+    assert sys.modules["services"].builds == []
+
+
+def test_what_fails_is_raised_where_it_is_used_and_tried_again(calm_shop: Shop) -> None:
+    go = calm_shop.folder / "go"
+    calm_shop.write("shaky", f"import os\nclass Service:\n    def __init__(self): self.x = os.stat({str(go)!r})")
+    service = calm_shop.warmcache.lazy("shaky:Service")
+    missing = calm_shop.warmcache.lazy("nowhere:Service")
+    for _ in range(2):
+        with pytest.raises(FileNotFoundError):
+            _ = service.x
+        with pytest.raises(ModuleNotFoundError):
+            _ = missing.x
+    go.touch()
+    assert service.x.st_size == 0
+
+
+def test_what_needs_itself_to_be_built_is_told_so(calm_shop: Shop) -> None:
+    calm_shop.write("circle", "holder = []\nclass Service:\n    def __init__(self): holder[0].x")
+    service = calm_shop.warmcache.lazy("circle:Service")
+    import_holder(service)
+    with pytest.raises(RuntimeError, match="circle:Service is used while it is being built"):
+        _ = service.x
+
+
+def import_holder(service: object) -> None:
+    __import__("circle").holder.append(service)
+
+
+def test_a_fork_while_another_thread_builds_does_not_block_the_child(calm_shop: Shop) -> None:
+    go = calm_shop.folder / "go"
+    calm_shop.write("slow", f"""
+        import os, time
+        parent = os.getpid()
+        class Service:
+            def __init__(self):
+                while os.getpid() == parent and not os.path.exists({str(go)!r}):
+                    time.sleep(0.01)
+                self.x = 5
+    """)  # fmt: skip
+    service = calm_shop.warmcache.lazy("slow:Service")
+    __import__("slow")
+    thread = threading.Thread(target=lambda: service.x)
+    thread.start()
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and later: a fork beside threads
+        pid = os.fork()
+    if pid == 0:
+        try:
+            os.write(writing, str(service.x).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    assert os.read(reading, 1) == b"5"
+    os.waitpid(pid, 0)
+    os.close(reading)
+    go.touch()
+    thread.join(20)
+    assert service.x == 5
+
+
+@pytest.mark.parametrize("target", ["services", "services:", "a b:c", "services:Ser-vice", 5])
+def test_a_wrong_target_fails_in_the_call(calm_shop: Shop, target: str) -> None:
+    with pytest.raises(ValueError, match="does not say what to import"):
+        calm_shop.warmcache.lazy(target)
