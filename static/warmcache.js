@@ -266,7 +266,10 @@
         if (who === list) enter(isOffline() ? "offline" : "error");
         complain(error, count, concerned);
       }
-      if (error.fatal) return concerned.forEach((watcher) => watcher._end("failed", error));
+      if (error.fatal) {
+        for (const watcher of concerned) watcher._end("failed", error);
+        return who === list || settle();
+      }
       // Half random, so that no herd comes back.
       const wait = (Math.min(settings.errorMax, list._interval * 2 ** count) / 2) * (1 + env.random());
       arm(isOffline() ? vary(settings.errorMax) : Math.max(error.floor, wait));

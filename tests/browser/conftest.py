@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 # Runs in every page before anything else; unlike an inline script it is not subject to the CSP.
 RECORDER = """
-for (const type of ["state", "progress", "ready", "refreshed", "blocked", "error"]) {
+for (const type of ["state", "progress", "ready", "refreshed", "blocked", "error", "stalled"]) {
   addEventListener("warmcache:" + type, (event) => {
     if (type === "blocked") window.proceed = event.detail.proceed;
     heard([type, JSON.parse(JSON.stringify(event.detail))]);

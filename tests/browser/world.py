@@ -16,10 +16,11 @@ from werkzeug.wrappers import Request, Response
 SCRIPT = Path(__file__).parents[2] / "static" / "warmcache.js"
 
 PAGE = """<!doctype html>
-<html lang="en"><head><title>Files</title>
-<script defer src="/warmcache.js" data-interval="100" data-spread="0" data-timeout="{timeout}"></script></head>
-<body><h1>Files</h1>{above}{region}</body></html>
+<html lang="en"><head><title>Files</title>{head}
+<script defer src="/warmcache.js" {script}></script></head>
+<body><main><h1>Files</h1>{above}{region}</main></body></html>
 """
+QUICK = {"interval": "100", "spread": "0"}
 
 
 @dataclass
@@ -34,8 +35,16 @@ class World:
     source: str = ""  # its data-warmcache-src
     inside: str = ""  # markup within the region
     above: str = ""  # markup before it
+    head: str = ""  # markup before the poller's script
     csp: str = ""
-    timeout: int = 10000  # the poller's deadline
+    script: dict[str, str] = field(default_factory=lambda: dict(QUICK))  # its data attributes
+    nonce: str = ""
+    keep: str = ""  # the region's data-warmcache-keep
+    region_id: str = "files"
+    done: int = 1  # of four
+    eta: float | None = None
+    more: dict[str, object] = field(default_factory=dict)  # what the status says besides
+    files: dict[str, Path] = field(default_factory=dict)  # served as they are, by path
     page_state: str | None = None  # a page that disagrees with the status for ever
     login: bool = False  # the session has ended: the status redirects
     url: str = ""
@@ -88,18 +97,28 @@ class World:
             state = f"files; gen={self.generation}; state={self.state}"
             body = {"files": self.items, "cache_rebuilding": self.rebuilding}
             return self._json(body, {"X-Warmcache": state})
-        if path == "/page":
-            page = PAGE.format(timeout=self.timeout, above=self.above, region=self._region())
-            headers = {"Content-Security-Policy": self.csp} if self.csp else {}
-            return Response(page, mimetype="text/html", headers=headers)
+        if path in ("/page", "/other", "/posted"):
+            return self._page(path)
         if path == "/rows":
             return Response(self._region(), mimetype="text/html")
+        if path in self.files:
+            return Response(self.files[path].read_bytes(), mimetype="text/javascript")
         if path == "/login":
             return Response("<h1>Log in</h1>", mimetype="text/html")
         return Response(status=404)
 
+    def _page(self, path: str) -> Response:
+        script = {f"data-{name}": value for name, value in self.script.items()}
+        if path == "/posted":
+            script["data-method"] = "POST"
+        if self.nonce:
+            script["nonce"] = self.nonce
+        page = PAGE.format(head=self.head, script=_attributes(script), above=self.above, region=self._region())
+        headers = {"Content-Security-Policy": self.csp} if self.csp else {}
+        return Response(page, mimetype="text/html", headers=headers)
+
     def _status(self) -> dict[str, object]:
-        progress = {"phase": "enrich", "done": 1, "total": 4, "rate": 1.0, "eta_seconds": 3.0}
+        progress = {"phase": "enrich", "done": self.done, "total": 4, "rate": 1.0, "eta_seconds": self.eta}
         return {
             "file_count": len(self.items),
             "age_seconds": 1.0,
@@ -110,6 +129,7 @@ class World:
             "progress": progress if self.rebuilding else None,
             "last_error": None,
             "cache_rebuilding": self.rebuilding,
+            **self.more,
         }
 
     def _region(self) -> str:
@@ -118,21 +138,28 @@ class World:
             "data-warmcache": "files",
             "data-warmcache-state": self.page_state or self.state,
             "data-warmcache-generation": self.generation or "",
-            "data-warmcache-rebuilding": str(self.rebuilding).lower(),
+            "data-warmcache-rebuilding": str(self.rebuilding or self.page_state not in (None, "fresh")).lower(),
             "data-warmcache-refresh": self.refresh,
         }
         if self.page_state:
-            attributes["data-warmcache-generation"] = "another"
+            attributes["data-warmcache-generation"] = "" if self.page_state == "cold" else f"page{len(self.hits)}"
         if self.source:
             attributes["data-warmcache-src"] = self.source
+        if self.keep:
+            attributes["data-warmcache-keep"] = self.keep
+        if self.region_id:
+            attributes["id"] = self.region_id
         if self.state == "cold":
             attributes["aria-busy"] = "true"
-        text = " ".join(f'{name}="{value}"' for name, value in attributes.items())
-        return f'<section id="files" {text}><ul>{rows}</ul>{self.inside}</section>'
+        return f"<section {_attributes(attributes)}><ul>{rows}</ul>{self.inside}</section>"
 
     @staticmethod
     def _json(body: object, headers: dict[str, str] | None = None) -> Response:
         return Response(json.dumps(body), mimetype="application/json", headers=headers)
+
+
+def _attributes(given: dict[str, str]) -> str:
+    return " ".join(f'{name}="{value}"' for name, value in given.items())
 
 
 @contextmanager

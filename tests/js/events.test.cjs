@@ -191,6 +191,17 @@ test("a refresh that fails five times is given up", async () => {
   assert.equal(page.clock.timers.size, 0);
 });
 
+test("one whose refresh is given up does not keep the others waiting", async () => {
+  const page = open();
+  page.world = () => fresh();
+  page.Warmcache.watch("files", { refresh: () => Promise.reject(new Error("no")) });
+  const second = page.Warmcache.watch("files", { refresh: () => {} });
+  await page.clock.advance(600000);
+  assert.equal(second.state, "fresh");
+  assert.equal(page.clock.timers.size, 0);
+  assert.equal(page.body.heard("ready").length, 1);
+});
+
 test("a slow refresh of a partial list is not started twice, and the end waits for it", async () => {
   const page = open();
   const started = [];

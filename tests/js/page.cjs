@@ -59,6 +59,8 @@ class Node extends EventTarget {
     this.dataset = {};
     this.isConnected = true;
     this.fields = [];
+    this.nodes = []; // what has an id
+    this.childNodes = [];
     this.attributes = {};
     this.events = [];
     Object.assign(this, attributes);
@@ -75,7 +77,25 @@ class Node extends EventTarget {
   }
 
   querySelectorAll(selector) {
-    return selector === "[data-warmcache]" ? this.regions || [] : this.fields;
+    if (selector === "[data-warmcache]") return this.regions || [];
+    if (selector === "[id]") return this.nodes;
+    return selector.startsWith("input") ? this.fields : this.nodes.filter((node) => selector.includes(node.id));
+  }
+
+  querySelector(name) {
+    return this.childNodes.find((child) => child.localName === name) || null;
+  }
+
+  append(...nodes) {
+    this.childNodes.push(...nodes);
+  }
+
+  replaceChildren(...nodes) {
+    this.childNodes = nodes;
+  }
+
+  scrollTo(...place) {
+    this.place = place;
   }
 
   setAttribute(name, value) {
@@ -111,6 +131,17 @@ class Field {
 
   closest() {
     return this.kept ? this : null;
+  }
+}
+
+class Form {
+  appendChild(field) {
+    this.field = field;
+    return field;
+  }
+
+  reset() {
+    this.field.value = this.field.defaultValue;
   }
 }
 
@@ -186,7 +217,7 @@ function answer(body, { code = 200, headers = {}, redirected = false } = {}) {
  */
 function open(options = {}) {
   const clock = options.clock || new Clock();
-  const page = { clock, requests: [], warnings: [], errors: [], navigations: 0, world: () => status() };
+  const page = { clock, requests: [], loads: [], elements: {}, warnings: [], errors: [], navigations: 0, world: () => status(), pageWorld: () => ({ code: 404 }) };
   page.document = new Node({
     currentScript: { dataset: { spread: "0", ...options.attributes } }, // refreshed at once
     body: new Node(),
@@ -196,15 +227,9 @@ function open(options = {}) {
     regions: options.regions || [],
     matches: undefined,
     dataset: undefined,
-    createElement: () => ({
-      appendChild(field) {
-        this.field = field;
-        return field;
-      },
-      reset() {
-        this.field.value = this.field.defaultValue;
-      },
-    }),
+    createElement: (name) => (name === "form" ? new Form() : new Node({ localName: name })),
+    adoptNode: () => {},
+    getElementById: (id) => page.document.regions.flatMap((region) => region.nodes).find((node) => node.id === id),
   });
   Object.defineProperty(page.document, "hidden", { get: () => page.document.visibilityState === "hidden" });
   page.body = page.document.body;
@@ -227,6 +252,28 @@ function open(options = {}) {
           page.errors.push(String(error)); // where a browser shows what nobody caught
         }
       }),
+    HTMLElement: class extends Node {},
+    XMLHttpRequest: class {
+      headers = {};
+      open(method, url) {
+        Object.assign(this, { method, url });
+      }
+      setRequestHeader(name, value) {
+        this.headers[name] = value;
+      }
+      getResponseHeader(name) {
+        return this.given.headers?.[name] ?? null;
+      }
+      send() {
+        page.loads.push({ url: this.url, at: clock.now, headers: this.headers });
+        setImmediate(() => {
+          this.given = page.pageWorld();
+          this.status = this.given.code ?? 200;
+          this.responseXML = { getElementById: () => this.given.region || null };
+          this.onloadend();
+        });
+      }
+    },
     BroadcastChannel: class extends Channel {
       constructor(name) {
         super(name, page.channels);
@@ -235,6 +282,8 @@ function open(options = {}) {
     AbortController,
     CustomEvent,
   });
+  const { elements } = page;
+  if (options.elements) window.customElements = { define: (name, type) => (elements[name] = type) };
   if (options.before) window.Warmcache = options.before;
   page.window = window;
 
@@ -271,6 +320,14 @@ function open(options = {}) {
   if (!options.before) Object.assign(page.Warmcache.env, env);
 
   page.times = () => page.requests.map((request) => Math.round(request.at));
+  /** Put a custom element on the page. */
+  page.connect = (localName, attributes = {}) => {
+    const element = new elements[localName]();
+    element.localName = localName;
+    element.attributes = { for: "files", ...attributes };
+    element.connectedCallback();
+    return element;
+  };
   page.go = (line) => {
     window.navigator.onLine = line === "online";
     window.dispatchEvent(new Event(line));

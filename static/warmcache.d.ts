@@ -1,0 +1,128 @@
+/* Types of warmcache.js for editors. Times are milliseconds. */
+
+/** A list's section of /api/cache/stats, as far as the poller reads it. */
+export interface WarmcacheStatus {
+  cache_rebuilding: boolean;
+  generation: string | null;
+  state: "cold" | "partial" | "fresh" | "stale" | "failed";
+  progress: { phase: string; done: number | null; total: number | null; eta_seconds: number | null } | null;
+  last_error: string | null;
+  poll_after_ms?: number | null;
+  spread_ms?: number | null;
+  [key: string]: unknown;
+}
+
+export type WarmcacheState =
+  | "idle" | "cold" | "partial" | "stale" | "ready" | "fresh" | "failed" | "error" | "offline" | "stalled";
+
+/** What started to wait for a list, and goes on until its newest generation is shown. */
+export interface WarmcacheWatcher {
+  readonly name: string;
+  readonly element?: Element;
+  readonly state: WarmcacheState;
+  readonly status: WarmcacheStatus | null;
+  /** The newest that is known, null before the first answer. */
+  readonly generation: string | null;
+  /** Ask now; false if that cannot be: hidden, under way, or forbidden by Retry-After. */
+  poll(): boolean;
+  stop(): void;
+  /** Wait again: after stop(), after an end, or after a stall. */
+  resume(): void;
+}
+
+/** Refreshes what the user sees; returns false if it left it as it was. A failure is tried again, five times. */
+export type WarmcacheRefresh = (
+  status: WarmcacheStatus, watcher: WarmcacheWatcher, signal: AbortSignal,
+) => unknown;
+
+export interface WarmcacheOptions {
+  statusUrl?: string;
+  interval?: number;
+  maxInterval?: number;
+  jitter?: number;
+  timeout?: number;
+  errorMax?: number;
+  hidden?: "pause" | "slow" | "keep";
+  hiddenInterval?: number;
+  maxWait?: number;
+  spread?: number;
+  share?: boolean;
+  refresh?: string | WarmcacheRefresh;
+  watch?: number;
+  auto?: boolean;
+  credentials?: RequestCredentials;
+}
+
+export interface WarmcacheWatchOptions {
+  /** Where events start; document.body without one. */
+  element?: Element;
+  /** The generation that the page shows. */
+  generation?: string | null;
+  state?: WarmcacheState;
+  refresh?: string | WarmcacheRefresh;
+  interval?: number;
+  signal?: AbortSignal;
+}
+
+export interface WarmcacheError extends Error {
+  code: "network" | "timeout" | "http" | "body" | "auth" | "refresh" | "stopped" | "stalled";
+  fatal: boolean;
+}
+
+export interface WarmcacheApi {
+  readonly version: string;
+  /** What a test, or an odd host, may replace. */
+  readonly env: {
+    fetch: typeof fetch;
+    now(): number;
+    random(): number;
+    setTimeout(call: () => void, delay: number): unknown;
+    clearTimeout(timer: unknown): void;
+    navigate(): void;
+  };
+  /** By name; open for additions. */
+  readonly strategies: Record<string, WarmcacheRefresh>;
+  /** Set options; an unknown name throws, a bad value is warned about and changes nothing. */
+  configure(options: WarmcacheOptions): void;
+  /** Wait for a list. */
+  watch(name: string, options?: WarmcacheWatchOptions): WarmcacheWatcher;
+  /** The status at publication; rejects with a WarmcacheError on stop, stall, timeout or a fatal error. */
+  ready(name: string, options?: WarmcacheWatchOptions & { timeout?: number }): Promise<WarmcacheStatus>;
+  /** Fetch JSON; onData is called now, and again with newer data until it is no longer being rebuilt. */
+  json<Data = any>(
+    url: string,
+    onData: (data: Data, info: { rebuilding: boolean }) => void,
+    options?: Omit<WarmcacheWatchOptions, "refresh"> & { name?: string },
+  ): { done: Promise<Data>; stop(): void };
+  /** Watch what an answer fetched elsewhere is waiting for; null if it waits for nothing. */
+  inspect(
+    answer: Response | { cache_rebuilding?: boolean } | null | undefined,
+    options?: WarmcacheWatchOptions & { name?: string },
+  ): WarmcacheWatcher | null;
+  /** Attach the regions in root, itself included; again does no harm. */
+  scan(root?: Document | Element): void;
+  state(name: string): WarmcacheState;
+}
+
+export interface WarmcacheEventMap {
+  "warmcache:state": CustomEvent<{ name: string; from: WarmcacheState; to: WarmcacheState }>;
+  "warmcache:progress": CustomEvent<{
+    name: string; phase: string; done: number | null; total: number | null; ratio: number | null; eta: number | null;
+  }>;
+  "warmcache:ready": CustomEvent<{ name: string; status: WarmcacheStatus; generation: string }>;
+  "warmcache:refreshed": CustomEvent<{ name: string; strategy: string; generation: string }>;
+  "warmcache:blocked": CustomEvent<{
+    name: string;
+    reason: "editing" | "loop" | "rate" | "post" | "storage" | "prompt";
+    proceed: () => Promise<void>;
+  }>;
+  "warmcache:error": CustomEvent<{
+    name: string; code: WarmcacheError["code"] | "rebuild"; message: string; fatal: boolean; failures: number;
+  }>;
+  "warmcache:stalled": CustomEvent<{ name: string; waited: number }>;
+}
+
+declare global {
+  const Warmcache: WarmcacheApi;
+  interface GlobalEventHandlersEventMap extends WarmcacheEventMap {}
+}
