@@ -47,7 +47,9 @@ def blueprint(
             name: list_section(status) | encoded.pacing for name, status in state.statuses.items()
         }
         rebuilding = any(section["cache_rebuilding"] for section in answer.values())
-        answer |= {**sections.all(), "cache_rebuilding": rebuilding, "degraded": state.tasks.is_degraded}
+        answer |= {**sections.all(), "cache_rebuilding": rebuilding}
+        if state.once:
+            answer["degraded"] = state.tasks.is_degraded
         return _json(answer)
 
     @routes.get("/stats/<name>")
