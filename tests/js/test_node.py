@@ -95,8 +95,9 @@ def test_the_script_is_small_when_a_site_minifies_it() -> None:
     terser = module("terser") / "bin" / "terser"
     # What begins with _ is private, so that a minifier may shorten it.
     options = ["--compress", "passes=3,ecma=2022", "--mangle", "--mangle-props", "regex=/^_/"]
-    command = [node(), str(terser), str(SCRIPT), *options]
-    done = subprocess.run(command, capture_output=True, timeout=60, check=True)
+    done = subprocess.run(
+        [node(), str(terser), str(SCRIPT), *options], capture_output=True, timeout=60, check=True
+    )
     assert 10_000 < len(done.stdout)  # it is the script that was weighed
     assert len(gzip.compress(done.stdout, 9)) <= MOST_BYTES_MINIFIED_GZIPPED
 
@@ -104,8 +105,15 @@ def test_the_script_is_small_when_a_site_minifies_it() -> None:
 def test_the_script_needs_no_lenient_policy() -> None:
     source = SCRIPT.read_text()
     # insertAdjacentHTML and friends would let a list's data become markup; unload blocks the bfcache.
-    markup = ("innerHTML:", ".innerHTML", "outerHTML", "insertAdjacentHTML", "new DOMParser")
-    for word in (*markup, "eval(", '"unload"'):
+    for word in (
+        "innerHTML:",
+        ".innerHTML",
+        "outerHTML",
+        "insertAdjacentHTML",
+        "eval(",
+        "new DOMParser",
+        '"unload"',
+    ):
         assert word not in source, word
 
 

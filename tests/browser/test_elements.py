@@ -1,0 +1,131 @@
+"""<warmcache-status> and <warmcache-progress>, as people with and without a screen reader meet them."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ..js.npm import module
+from .conftest import Ear
+from .world import World
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytestmark = pytest.mark.browser
+
+WIDGET = '<warmcache-status for="files"></warmcache-status><warmcache-progress for="files"></warmcache-progress>'
+LINE = "warmcache-status [role=status]"
+SPOKEN = """
+window.spoken = [];
+const line = document.querySelector("warmcache-status [role=status]");
+new MutationObserver(() => spoken.push(line.textContent))
+  .observe(line, { subtree: true, childList: true, characterData: true });
+"""
+
+
+def says(page: Page, text: str) -> None:
+    page.locator(LINE, has_text=text).wait_for()
+
+
+def violations(page: Page) -> list[Any]:
+    """What axe-core finds wrong with the page."""
+    page.evaluate((module("axe-core") / "axe.min.js").read_text())
+    found = page.evaluate("axe.run()")
+    return [(one["id"], one["nodes"][0]["html"]) for one in found["violations"]]
+
+
+def test_the_widget_is_accessible_in_every_state(world: World, page: Page, ear: Ear) -> None:
+    world.above, world.refresh = WIDGET, "prompt"
+    page.goto(f"{world.url}/page")
+    assert violations(page) == []
+    world.become("stale", "g1", ["old"], rebuilding=True)
+    page.reload()
+    says(page, "Updating")
+    assert violations(page) == []
+    world.become("fresh", "g2", ["new"])
+    says(page, "Update available")
+    assert violations(page) == []
+    button = page.get_by_role("button", name="Refresh")
+    button.focus()
+    page.keyboard.press("Enter")
+    says(page, "Up to date")
+    assert page.locator("#files li").text_content() == "new"
+    # The focus stays where it was; what has it disappears only when it is left.
+    assert page.evaluate("document.activeElement.localName") == "button"
+    page.keyboard.press("Tab")
+    button.wait_for(state="hidden")
+
+
+def test_a_stale_region_is_not_busy_and_a_cold_one_is(world: World, page: Page, ear: Ear) -> None:
+    world.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{world.url}/page")
+    assert page.locator("#files").get_attribute("aria-busy") is None
+    world.become("cold", None, [], rebuilding=True)
+    page.reload()
+    assert page.locator("#files").get_attribute("aria-busy") == "true"
+
+
+def test_a_hundred_steps_are_few_words(world: World, page: Page, ear: Ear) -> None:
+    world.above, world.refresh = WIDGET, "event"
+    world.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{world.url}/page")
+    page.evaluate(SPOKEN)
+    page.evaluate(
+        """async () => {
+          const status = (done) => new Response(JSON.stringify(done < 100
+            ? { state: "stale", generation: "g1", cache_rebuilding: true, progress: { done, total: 100 } }
+            : { state: "fresh", generation: "g2", cache_rebuilding: false, progress: null }));
+          let done = 0;
+          await new Promise((resolve) => {
+            Warmcache.env.fetch = async () => status((done += 1));
+            Warmcache.env.setTimeout = (call, delay) => setTimeout(call, delay / 10);
+            addEventListener("warmcache:ready", resolve);
+          });
+        }"""
+    )
+    says(page, "Up to date")
+    spoken = page.evaluate("spoken")
+    assert len(spoken) <= 6 and len(set(spoken)) == len(spoken), spoken
+
+
+def test_it_comes_late_and_reads_the_state_all_the_same(world: World, page: Page) -> None:
+    world.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{world.url}/page")
+    page.wait_for_function("Warmcache.state('files') === 'stale'")
+    page.evaluate(
+        """() => {
+          const late = document.createElement("warmcache-status");
+          late.setAttribute("for", "files");
+          document.body.append(late);
+        }"""
+    )
+    says(page, "Updating")
+
+
+def test_texts_come_from_attributes_and_a_copy_of_the_markup_works(world: World, page: Page) -> None:
+    texts = {"text-stale": "Wird erneuert", "label": "Fortschritt"}
+    attributes = " ".join(f"{name}={json.dumps(text)}" for name, text in texts.items())
+    world.above = f'<warmcache-status for="files" {attributes}><span role="status"></span></warmcache-status>'
+    world.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{world.url}/page")
+    says(page, "Wird erneuert")
+    assert page.get_by_role("progressbar", name="Fortschritt").count() == 1
+    # As Turbo does with a page that is shown again from its own cache.
+    page.evaluate("(one) => one.replaceWith(one.cloneNode(true))", page.query_selector("warmcache-status"))
+    says(page, "Wird erneuert")
+    assert page.locator("warmcache-status > *").count() == 3
+
+
+def test_it_suits_reduced_motion_and_forced_colours(world: World, page: Page) -> None:
+    world.above = WIDGET
+    world.become("stale", "g1", ["old"], rebuilding=True)
+    page.emulate_media(reduced_motion="reduce", forced_colors="active")
+    page.goto(f"{world.url}/page")
+    says(page, "Updating")
+    assert page.evaluate("document.getAnimations().length") == 0
+    colour = "getComputedStyle(document.querySelector('{}')).color"
+    assert page.evaluate(colour.format(LINE)) == page.evaluate(colour.format("h1"))
+    assert violations(page) == []

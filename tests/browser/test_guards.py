@@ -1,0 +1,171 @@
+"""What a refresh must not cost the user, field by field, with the browser's own idea of a field."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from ..js.npm import module
+from .conftest import Ear
+from .world import World
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytestmark = pytest.mark.browser
+
+STATUS = "/api/cache/stats/files"
+TONE = "data:audio/wav;base64,UklGRiQAAABXQVZFZm10IBAAAAABAAEAQB8AAIA+AAACABAAZGF0YQAAAAA="
+# Markup, and what the user does with it.
+IN_USE = {
+    "typed text": ("<input>", "one.value = 'half a wo'"),
+    "a long text": ("<textarea>given</textarea>", "one.value = ''"),
+    "a focused field": ("<input>", "one.focus()"),
+    "a ticked box": ('<input type="checkbox">', "one.click()"),
+    "another radio button": ('<input type="radio" name="a" checked><input type="radio" name="a">', "one.click()"),
+    "a moved slider": ('<input type="range">', "one.value = 20"),
+    "a number": ('<input type="number" value="7">', "one.value = 8"),
+    "a changed drop-down": ("<select><option>a</option><option>b</option></select>", "one.selectedIndex = 1"),
+    "a drop-down moved from its default": (
+        "<select><option>a</option><option selected>b</option></select>",
+        "one.selectedIndex = 0",
+    ),
+    "a second line of a list box": (
+        "<select multiple><option selected>a</option><option>b</option></select>",
+        "one.options[1].selected = true",
+    ),
+    "a text that is being edited": ("<p contenteditable>words</p>", "one.focus()"),
+    "an open dialog": ("<dialog>Sure?</dialog>", "one.show()"),
+    "what plays": (f'<audio loop src="{TONE}"></audio>', "Object.defineProperty(one, 'paused', { value: false })"),
+    "a selection": ("<p>words</p>", "getSelection().selectAllChildren(one)"),
+}
+
+
+@pytest.mark.parametrize("name", IN_USE)
+def test_what_is_in_use_is_left_alone(world: World, page: Page, ear: Ear, name: str) -> None:
+    world.inside, act = IN_USE[name]
+    world.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{world.url}/page")
+    page.evaluate(f"{{ const one = [...document.querySelectorAll('#files > :not(ul)')].at(-1); {act} }}")
+    world.become("fresh", "g2", ["new"])
+    assert ear.wait_for(page, "blocked")["reason"] == "editing"
+    assert page.locator("#files li").text_content() == "old"
+
+
+def test_the_answer_to_a_post_is_not_reloaded(world: World, page: Page, ear: Ear) -> None:
+    world.refresh = "reload"
+    world.become("cold", None, [], rebuilding=True)
+    page.goto(f"{world.url}/posted")
+    world.become("fresh", "g2", ["new"])
+    assert ear.wait_for(page, "blocked")["reason"] == "post"
+    assert world.count("/posted") == 1
+
+
+def test_without_a_session_store_nothing_reloads_by_itself(world: World, page: Page, ear: Ear) -> None:
+    page.add_init_script(
+        "delete window.sessionStorage; Object.defineProperty(window, 'sessionStorage', { get() { throw 1 } })"
+    )
+    world.refresh = "reload"
+    world.become("cold", None, [], rebuilding=True)
+    page.goto(f"{world.url}/page")
+    world.become("fresh", "g2", ["new"])
+    assert ear.wait_for(page, "blocked")["reason"] == "storage"
+
+
+KEPT = '<p id="notes"><input></p><div id="scroller"><p>tall</p></div>'
+STYLE = "<style>#scroller { height: 50px; overflow: auto } #scroller p { height: 900px }</style>"
+
+
+@pytest.mark.parametrize("morph", [False, True], ids=["plain", "idiomorph"])
+def test_kept_nodes_stay_with_what_was_typed_into_them(world: World, page: Page, ear: Ear, morph: bool) -> None:
+    world.inside, world.above, world.keep = KEPT, STYLE, "notes"
+    if morph:
+        world.files["/idiomorph.js"] = module("idiomorph") / "dist" / "idiomorph.min.js"
+        world.head = '<script src="/idiomorph.js"></script>'
+    world.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{world.url}/page")
+    assert page.evaluate("typeof Idiomorph") == ("object" if morph else "undefined")
+    page.fill("#notes input", "half a wo")
+    page.evaluate(
+        "document.getElementById('notes').mine = true; document.getElementById('scroller').scrollTop = 300"
+    )
+    world.inside += "<script>window.ran = true</script>"
+    world.become("fresh", "g2", ["new"])
+    ear.wait_for(page, "refreshed")
+    assert page.locator("#files li").text_content() == "new"
+    assert page.input_value("#notes input") == "half a wo"
+    assert page.evaluate("document.getElementById('notes').mine")
+    assert page.evaluate("document.getElementById('scroller').scrollTop") == 300
+    assert page.evaluate("window.ran") is None
+
+
+def test_a_media_element_that_is_kept_goes_on_playing(world: World, page: Page, ear: Ear) -> None:
+    world.inside, world.keep = '<div id="player"><video muted loop></video></div>', "player"
+    world.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{world.url}/page")
+    page.evaluate(
+        """async () => {
+          const canvas = document.createElement("canvas");
+          canvas.getContext("2d").fillRect(0, 0, 1, 1);
+          const video = document.querySelector("video");
+          video.srcObject = canvas.captureStream();
+          await video.play();
+        }"""
+    )
+    world.become("fresh", "g2", ["new"])
+    ear.wait_for(page, "refreshed")
+    assert page.evaluate("document.querySelector('video').paused") is False
+
+
+def test_the_content_that_the_reader_looks_at_does_not_move(world: World, page: Page, ear: Ear) -> None:
+    world.become("stale", "g1", [f"row {i}" for i in range(300)], rebuilding=True)
+    page.goto(f"{world.url}/page")
+    page.evaluate("scrollTo(0, 2000)")
+    place = "Math.round(document.querySelectorAll('#files li')[150].getBoundingClientRect().top)"
+    before = page.evaluate(place)
+    world.become("fresh", "g2", [f"new {i}" for i in range(300)])
+    ear.wait_for(page, "refreshed")
+    assert page.evaluate(place) == before
+
+
+def test_a_region_that_leaves_the_page_ends_its_polls(world: World, page: Page) -> None:
+    world.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{world.url}/page")
+    world.wait_for_hits(STATUS, 2)
+    page.evaluate("document.getElementById('files').remove()")
+    page.wait_for_function("Warmcache.state('files') === 'idle'")
+    seen = world.count(STATUS)
+    page.evaluate("new Promise((resolve) => setTimeout(resolve, 400))")
+    assert world.count(STATUS) == seen
+
+
+def test_a_second_copy_of_the_script_does_nothing(world: World, page: Page, ear: Ear) -> None:
+    world.head = '<script defer src="/warmcache.js" data-interval="100" data-spread="0"></script>'
+    world.above = '<warmcache-status for="files"></warmcache-status>'
+    world.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{world.url}/page")
+    world.wait_for_hits(STATUS, 1)
+    world.become("fresh", "g2", ["new"])
+    ear.wait_for(page, "refreshed")
+    assert (len(ear.of("ready")), world.count("/page")) == (1, 2)
+
+
+def test_watches_leave_no_listener_and_no_memory_behind(world: World, page: Page) -> None:
+    page.goto(f"{world.url}/page")
+    session = page.context.new_cdp_session(page)
+    session.send("Performance.enable")
+
+    def measure() -> dict[str, float]:
+        page.evaluate(
+            """() => {
+              const control = new AbortController();
+              for (let i = 0; i < 500; i += 1) Warmcache.watch("files", { signal: control.signal }).stop();
+            }"""
+        )
+        session.send("HeapProfiler.collectGarbage")
+        return {one["name"]: one["value"] for one in session.send("Performance.getMetrics")["metrics"]}
+
+    before, after = measure(), measure()
+    assert after["JSEventListeners"] <= before["JSEventListeners"]
+    assert after["JSHeapUsedSize"] - before["JSHeapUsedSize"] < 256 * 1024

@@ -1,0 +1,52 @@
+"""The poller under content security policies: nothing inline, nothing evaluated, no policy of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .conftest import Ear
+from .world import World
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytestmark = pytest.mark.browser
+
+WIDGET = '<warmcache-status for="files"></warmcache-status><warmcache-progress for="files"></warmcache-progress>'
+POLICIES = {
+    "self only": "default-src 'none'; script-src 'self'; connect-src 'self'",
+    "nonce only": "default-src 'none'; script-src 'nonce-abc'; connect-src 'self'",
+    "strict dynamic": "default-src 'none'; script-src 'nonce-abc' 'strict-dynamic'; connect-src 'self'",
+    "Trusted Types": "script-src 'self'; require-trusted-types-for 'script'; trusted-types 'none'",
+}
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_nothing_violates_the_policy(world: World, page: Page, ear: Ear, name: str) -> None:
+    complaints: list[str] = []
+    page.on("console", lambda line: complaints.append(line.text) if line.type in ("error", "warning") else None)
+    world.csp, world.above = f"{POLICIES[name]}; base-uri 'none'; img-src 'self'", WIDGET
+    world.nonce = "abc" if "nonce" in POLICIES[name] else ""
+    world.become("cold", None, [], rebuilding=True)
+    page.goto(f"{world.url}/page")
+    # No function to wait for: Playwright would evaluate it, against the policy.
+    page.locator('warmcache-progress progress[value="0.25"]').wait_for()
+    world.become("fresh", "g2", ["new"])
+    ear.wait_for(page, "refreshed")
+    assert page.locator("#files li").text_content() == "new"
+    assert ear.of("violation") == []
+    assert [text for text in complaints if "404" not in text] == []  # of the favicon
+
+
+def test_a_policy_that_forbids_all_requests_leaves_a_page_with_a_message(
+    world: World, page: Page, ear: Ear
+) -> None:
+    world.csp, world.above = "default-src 'none'; script-src 'self'; connect-src 'none'", WIDGET
+    world.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{world.url}/page")
+    assert ear.wait_for(page, "error")["code"] == "network"
+    page.locator("warmcache-status[state=error]", has_text="No news").wait_for()
+    assert {one["directive"] for one in ear.of("violation")} == {"connect-src"}
+    assert page.locator("#files li").text_content() == "old"
