@@ -70,6 +70,7 @@ def status_page(state: AppState, permissions: Permissions) -> Response:
         render_template(
             "warmcache/status.html",
             lists=[_shown(status, permissions) for status in state.statuses.values()],
+            startup=_startup(state),
             early=early if early in state.statuses else None,
             interval=spoken(state.settings.refresh_interval),
             folder=folder,
@@ -82,6 +83,21 @@ def status_page(state: AppState, permissions: Permissions) -> Response:
     response.headers.setdefault("Referrer-Policy", "same-origin")
     response.headers["Cache-Control"] = "no-cache, private"
     return response
+
+
+def _startup(state: AppState) -> list[dict[str, str | None]]:
+    """One-time tasks and deferred blueprints: what each is, how far it is, and what went wrong."""
+    shown = []
+    for name, task in state.tasks.section().items():
+        shown.append(_row(f"Task {name}", task["state"], task["duration_seconds"], task["last_error"]))
+    for blueprint in state.blueprints.entries if state.blueprints is not None else ():
+        one = blueprint.section()
+        shown.append(_row(f"Blueprint {one['url_prefix']}", one["state"], one["import_seconds"], one["error"]))
+    return shown
+
+
+def _row(what: str, state: str, seconds: float | None, error: str | None) -> dict[str, str | None]:
+    return {"what": what, "state": state, "took": None if seconds is None else spoken(seconds), "error": error}
 
 
 def _shown(status: ListStatus, permissions: Permissions) -> dict[str, Any]:

@@ -73,6 +73,11 @@ class Loader:
         self.unfinished = tuple(unfinished)
         self.prefixes = tuple(entry.declared.url_prefix for entry in unfinished)
 
+    @property
+    def entries(self) -> tuple[Entry, ...]:
+        """Every deferred blueprint, in the order of declaration."""
+        return tuple(self._entries)
+
     def section(self) -> dict[str, object]:
         """What the stats of this worker show."""
         return {

@@ -15,7 +15,7 @@ from flask_warmcache.rebuild.job import DURATIONS_KEPT
 from flask_warmcache.rebuild.progress import RUNNING
 
 from .shop import Shop
-from .world import Shelf, files, make_app
+from .world import Shelf, files, make_app, until
 
 SECRET = "/srv/secret/library is not mounted"
 HOSTILE = "<script>alert(1)</script>\" onload='x"
@@ -321,3 +321,24 @@ def test_ids_are_unique_and_every_label_is_there(tmp_path: Path) -> None:
     for _, attributes in shown.tags:
         for name in ("aria-labelledby", "aria-describedby"):
             assert set(str(attributes.get(name, "")).split()) <= set(ids)
+
+
+def test_the_page_tells_of_one_time_tasks_and_deferred_blueprints_where_there_are_any(tmp_path: Path) -> None:
+    window = Window(tmp_path)
+    assert "Start-up" not in window.look().text
+    other = Window(tmp_path / "other")
+
+    @other.warmcache.once("create-tables")
+    def create_tables() -> None:
+        raise OSError(SECRET)
+
+    other.warmcache.defer_blueprint("no_such_module_anywhere:bp", url_prefix="/reports")
+    assert "Task create-tables pending" in other.look().text
+    with pytest.raises(OSError):
+        other.state.tasks.run_now("create-tables")
+    assert until(lambda: "Blueprint /reports failed" in other.look().text)
+    text = other.look().text
+    assert other.state.blueprints is not None
+    other.state.blueprints.stop()
+    assert re.search(r"Task create-tables failed .* OSError Blueprint /reports", text), text
+    assert "ModuleNotFoundError" in text and SECRET not in text
