@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.startup [--rounds 3] [--json]
 
-The app of tests/startup_app three times: with only the 7 blueprints that login needs, with the 62 others deferred,
-and with all of them imported at start, as without flask-warmcache.
+The app of tests/startup_app three times: with only the 7 blueprints that login needs; with the 62 others deferred and
+a one-time task of 30 s; and with all of them imported, and that work done, at start, as without flask-warmcache.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ def server(mode: str, parts: Path, folder: Path) -> Iterator[tuple[int, psutil.P
     environment = os.environ | {
         "STARTUP_MODE": mode,
         "STARTUP_CACHE": str(folder / "cache"),
+        "STARTUP_RUNS": str(folder / "runs"),
         "PYTHONPATH": f"{CHECKOUT}{os.pathsep}{parts}",
     }
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -134,13 +135,22 @@ def measure(mode: str, parts: Path, folder: Path) -> dict[str, Any]:
 
             found["all loaded"] = wait_for(all_loaded, began)
             found["parts"], found["asked again"] = ask_all(port, began) if mode != "critical" else ({}, 0)
+            if mode == "deferred":
+                found["task done"] = wait_for(lambda: task_is_done(port), began)
             found["login p50"], found["login max"] = statistics.median(logins), max(logins)
             workers = master.children()
             found["uss"] = [worker.memory_full_info().uss / 1e6 for worker in workers]
             found["pss"] = [worker.memory_full_info().pss / 1e6 for worker in workers]
+        runs = folder / "runs"
+        found["task runs"] = len(runs.read_text().splitlines()) if runs.exists() else 0
         found["killed"] = len({one[1] or one[2] for one in KILLED.finditer(log.read_text())})
         found["booted"] = log.read_text().count("Booting worker")
     return found
+
+
+def task_is_done(port: int) -> bool:
+    status, _, body = get(port, "/api/cache/stats/tasks")
+    return status == 200 and json.loads(body)["fetch-models"]["state"] == "done"
 
 
 def ask_all(port: int, began: float) -> tuple[dict[str, int], int]:
@@ -179,6 +189,8 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
             sum(count == WORKERS for count in run.get("parts", {}).values()) for run in runs
         ),
         "asked again": sum(run.get("asked again", 0) for run in runs),
+        "task done": middle("task done"),
+        "task runs": [run["task runs"] for run in runs],
         "killed": sum(run["killed"] for run in runs),
         "booted": sum(run["booted"] for run in runs),
         "uss": round(statistics.mean([one for run in runs for one in run.get("uss", [0])]), 1),
@@ -209,6 +221,8 @@ def show(figures: dict[str, dict[str, Any]]) -> None:
             f"| {title} | {first}{times} | {loaded} | {login} | {found['killed']} "
             f"| {found['uss']:.0f} MB, {found['pss']:.0f} MB |"
         )
+    print(f"\nThe one-time task ran {figures['deferred']['task runs']} times with flask-warmcache (rounds apart),")
+    print(f"and {figures['eager']['task runs']} times at import without it.")
     print(
         f"\nDeferred: {figures['deferred']['blueprints that answered in every worker']} of {len(LATE)} blueprints "
         "answered in every worker in the end."

@@ -17,6 +17,7 @@ from flask import Flask, Response
 from .parts import CRITICAL, LATE
 
 MODE = os.environ["STARTUP_MODE"]
+TASK_SECONDS = float(os.environ.get("STARTUP_TASK_SECONDS", "30"))
 
 app = Flask(__name__)
 
@@ -28,9 +29,17 @@ def say_who(response: Response) -> Response:
     return response
 
 
+def fetch_models() -> None:
+    """The one-time work of a deployment; notes each run of it."""
+    with open(os.environ.get("STARTUP_RUNS", os.devnull), "a", encoding="ascii") as runs:
+        runs.write(f"{os.getpid()}\n")
+    time.sleep(TASK_SECONDS)
+
+
 for _name in CRITICAL:
     app.register_blueprint(import_module(f"{_name}_part").bp, url_prefix=f"/{_name}")
 if MODE == "eager":
+    fetch_models()  # as apps do it: each worker, at its start
     for _name in LATE:
         app.register_blueprint(import_module(f"{_name}_part").bp, url_prefix=f"/{_name}")
 else:
@@ -41,8 +50,7 @@ else:
     if MODE == "deferred":
         for _name in LATE:
             warmcache.defer_blueprint(f"{_name}_part:bp", url_prefix=f"/{_name}")
-
-    # One-time work, a task of 30 s, belongs here: see startup/tasks.py.
+        warmcache.once("fetch-models", timeout=TASK_SECONDS * 2)(fetch_models)
 
     products = warmcache.warm_list("products", key="id", unit="product")
 
