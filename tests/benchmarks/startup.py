@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.startup [--rounds 3] [--json]
 
-The app of tests/startup_app three times: with only the 7 blueprints that login needs; with the 62 others deferred and
-a one-time task of 30 s; and with all of them imported, and that work done, at start, as without flask-warmcache.
+The app of tests/startup_app three times: with only the 7 blueprints that login needs; with the 62 others deferred
+and a one-time task of 30 s; and with all of them imported, and that work done, at start, without flask-warmcache.
 """
 
 from __future__ import annotations
