@@ -27,6 +27,7 @@ SWITCHES = [
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
+    "--host-resolver-rules=MAP intranet.example 127.0.0.1",  # plain http on a name: no secure context
 ]
 
 

@@ -111,14 +111,14 @@ def test_json_calls_on_data_twice(world: World, page: Page) -> None:
     page.evaluate(
         """() => {
           window.given = [];
-          const onData = (data, info) => given.push([data.files, info.rebuilding]);
+          const onData = (data, info) => given.push([data.files[0].path, info.rebuilding]);
           window.job = Warmcache.json("/api/files", onData);
         }"""
     )
     world.wait_for_hits(STATUS, 2)
     world.become("fresh", "g2", ["new"])
-    assert page.evaluate("job.done.then((data) => data.files)") == ["new"]
-    assert page.evaluate("given") == [[["old"], True], [["new"], False]]
+    assert page.evaluate("job.done.then((data) => data.files[0].path)") == "new"
+    assert page.evaluate("given") == [["old", True], ["new", False]]
     assert world.count("/api/files") == 2
 
 

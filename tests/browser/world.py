@@ -17,7 +17,7 @@ SCRIPT = Path(__file__).parents[2] / "static" / "warmcache.js"
 
 PAGE = """<!doctype html>
 <html lang="en"><head><title>Files</title>{head}
-<script defer src="/warmcache.js" {script}></script></head>
+<script defer src="/warmcache.js" {script}></script>{foot}</head>
 <body><main><h1>Files</h1>{above}{region}</main></body></html>
 """
 QUICK = {"interval": "100", "spread": "0"}
@@ -36,11 +36,13 @@ class World:
     inside: str = ""  # markup within the region
     above: str = ""  # markup before it
     head: str = ""  # markup before the poller's script
+    foot: str = ""  # markup after it
     csp: str = ""
     script: dict[str, str] = field(default_factory=lambda: dict(QUICK))  # its data attributes
     nonce: str = ""
     keep: str = ""  # the region's data-warmcache-keep
     region_id: str = "files"
+    attributes: dict[str, str] = field(default_factory=dict)  # the region's, besides
     done: int = 1  # of four
     eta: float | None = None
     more: dict[str, object] = field(default_factory=dict)  # what the status says besides
@@ -95,7 +97,7 @@ class World:
             return self._json(self._status())
         if path == "/api/files":
             state = f"files; gen={self.generation}; state={self.state}"
-            body = {"files": self.items, "cache_rebuilding": self.rebuilding}
+            body = {"files": [{"path": item} for item in self.items], "cache_rebuilding": self.rebuilding}
             return self._json(body, {"X-Warmcache": state})
         if path in ("/page", "/other", "/posted"):
             return self._page(path)
@@ -113,7 +115,13 @@ class World:
             script["data-method"] = "POST"
         if self.nonce:
             script["nonce"] = self.nonce
-        page = PAGE.format(head=self.head, script=_attributes(script), above=self.above, region=self._region())
+        page = PAGE.format(
+            head=self.head,
+            script=_attributes(script),
+            foot=self.foot,
+            above=self.above,
+            region=self._region(),
+        )
         headers = {"Content-Security-Policy": self.csp} if self.csp else {}
         return Response(page, mimetype="text/html", headers=headers)
 
@@ -140,6 +148,7 @@ class World:
             "data-warmcache-generation": self.generation or "",
             "data-warmcache-rebuilding": str(self.rebuilding or self.page_state not in (None, "fresh")).lower(),
             "data-warmcache-refresh": self.refresh,
+            **self.attributes,
         }
         if self.page_state:
             attributes["data-warmcache-generation"] = "" if self.page_state == "cold" else f"page{len(self.hits)}"

@@ -75,7 +75,8 @@ def package_files() -> set[str]:
     sources = {path.relative_to(CHECKOUT).as_posix() for path in (CHECKOUT / "flask_warmcache").rglob("*.py")}
     page = CHECKOUT / "flask_warmcache" / "templates" / "warmcache"
     sources |= {path.relative_to(CHECKOUT).as_posix() for path in page.iterdir()}
-    return sources | {"flask_warmcache/py.typed", "flask_warmcache/static/warmcache.js"}
+    static = {f"flask_warmcache/static/warmcache.{suffix}" for suffix in ("js", "d.ts")}
+    return sources | static | {"flask_warmcache/py.typed"}
 
 
 def test_the_wheel_holds_every_module_and_the_script_and_nothing_else(built: Path) -> None:

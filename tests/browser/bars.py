@@ -1,0 +1,192 @@
+"""The poller's bars, measured in Chromium: ``python -m tests.browser.bars``; about two minutes.
+
+Prints a table, and ends with 1 when a bar is missed. The figures are this machine's; requests per minute and
+loads do not depend on it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from ..conftest import CHROMIUM, SWITCHES
+from .world import SCRIPT, World, serve
+
+STATUS = "/api/cache/stats/files"
+POLLS = 2000
+RUNS = 5
+RECORDER = """
+addEventListener("warmcache:refreshed", () => (window.refreshedAt ??= performance.timeOrigin + performance.now()));
+"""
+# Polls as fast as the page can, without a network; the browser's own timers count 1 ms at least.
+RACE = """
+(polls) => new Promise((resolve) => {
+  const body = (done) => JSON.stringify({
+    state: "stale", generation: "g1", cache_rebuilding: true, progress: { phase: "enrich", done, total: 1e6 },
+  });
+  let done = 0;
+  Warmcache.configure({ maxWait: 86400000, maxInterval: 2000 });
+  Warmcache.env.fetch = async () => {
+    done += 1;
+    if (done > polls) resolve();
+    return done > polls ? new Promise(() => {}) : new Response(body(done));
+  };
+  Warmcache.env.setTimeout = (call, delay) => setTimeout(call, delay < 9000 ? 0 : delay);
+  window.watcher = Warmcache.watch("files");
+  watcher.poll();
+})
+"""
+
+
+class Table:
+    def __init__(self) -> None:
+        self.missed = False
+
+    def row(self, what: str, measured: float, bar: float, unit: str = "") -> None:
+        missed = measured > bar
+        self.missed = self.missed or missed
+        print(f"{what:<58} {measured:>9.2f} {'>' if missed else '<='} {bar:g} {unit}", flush=True)
+
+
+@contextmanager
+def rebuilding(script: dict[str, str]) -> Iterator[World]:
+    world = World(script=script)
+    world.become("stale", "g1", ["old"], rebuilding=True)
+    with serve(world) as served:
+        yield served
+
+
+def tabs(browser: Browser, stack: ExitStack, world: World, number: int, shared: bool) -> list[Page]:
+    """Tabs of one browser profile, or of as many as there are tabs."""
+    pages = []
+    context = stack.enter_context(browser.new_context())
+    for _ in range(number):
+        if not shared and pages:
+            context = stack.enter_context(browser.new_context())
+        page = context.new_page()
+        page.add_init_script(RECORDER)
+        page.goto(f"{world.url}/page")
+        pages.append(page)
+    return pages
+
+
+def a_minute(browser: Browser, table: Table) -> None:
+    """All of it in the same minute, each on a server of its own."""
+    with ExitStack() as stack:
+        one, ten, eta, hidden, fresh = (stack.enter_context(rebuilding({})) for _ in range(5))
+        eta.eta = 20.0
+        fresh.become("fresh", "g1", ["old"])
+        for world, number in ((one, 1), (ten, 10), (eta, 1), (fresh, 1)):
+            tabs(browser, stack, world, number, shared=True)
+        page = stack.enter_context(browser.new_context()).new_page()
+        page.add_init_script("Object.defineProperty(document, 'hidden', { value: true })")
+        page.goto(f"{hidden.url}/page")
+        eta.wait_for_hits(STATUS, 1)
+        before = {id(world): world.count(STATUS) for world in (one, ten, eta, hidden, fresh)}
+        page.wait_for_timeout(60_000)
+        for what, world, bar in (
+            ("status requests a minute, one tab", one, 35),
+            ("… once an eta of 20 s is known", eta, 10),
+            ("… ten tabs of one browser", ten, 45),
+            ("… a hidden tab", hidden, 0),
+            ("… a fresh page", fresh, 0),
+        ):
+            table.row(what, world.count(STATUS) - before[id(world)], bar)
+
+
+def delays(browser: Browser, spread: str, number: int, shared: bool) -> list[float]:
+    """Seconds from a publication to the refreshed page, for each of several tabs with the default interval."""
+    with ExitStack() as stack:
+        world = stack.enter_context(rebuilding({"spread": spread}))
+        pages = tabs(browser, stack, world, number, shared)
+        world.wait_for_hits(STATUS, number if not shared else 2, within=30)
+        world.become("fresh", "g2", ["new"])
+        published = time.time()
+        for page in pages:
+            page.wait_for_function("window.refreshedAt", timeout=30_000)
+        assert world.count("/page") == 2 * number, "each tab fetches once"
+        return [page.evaluate("refreshedAt") / 1000 - published for page in pages]
+
+
+def p95(values: list[float]) -> float:
+    return statistics.quantiles(values, n=20)[18]
+
+
+def loads(browser: Browser) -> int:
+    """Document loads when the page says for ever what the status denies."""
+    with ExitStack() as stack:
+        world = stack.enter_context(rebuilding({"interval": "100", "spread": "0"}))
+        world.become("fresh", "g1", ["old"])
+        world.refresh, world.page_state = "reload", "cold"
+        (page,) = tabs(browser, stack, world, 1, shared=True)
+        page.wait_for_timeout(5000)
+        return world.count("/page")
+
+
+def cost(browser: Browser) -> tuple[float, float, float, float]:
+    """Milliseconds to evaluate the script, of script and of whole task per poll, and KB of heap for all polls."""
+    source = SCRIPT.read_text()
+    evaluated = []
+    with ExitStack() as stack:
+        world = stack.enter_context(rebuilding({}))
+        context = stack.enter_context(browser.new_context())
+        for _ in range(RUNS):
+            page = context.new_page()
+            page.goto(f"{world.url}/login")
+            evaluated.append(
+                page.evaluate(
+                    "(s) => { const at = performance.now(); (0, eval)(s); return performance.now() - at }", source
+                )
+            )
+        session = context.new_cdp_session(page)
+        session.send("Performance.enable")
+
+        def measure() -> dict[str, float]:
+            session.send("HeapProfiler.collectGarbage")
+            return {one["name"]: one["value"] for one in session.send("Performance.getMetrics")["metrics"]}
+
+        page.evaluate(RACE, 200)  # what is made once
+        page.evaluate("watcher.stop()")
+        before = measure()
+        page.evaluate(RACE, POLLS)
+        after = measure()
+    growth = {name: after[name] - before[name] for name in ("ScriptDuration", "TaskDuration", "JSHeapUsedSize")}
+    return (
+        statistics.median(evaluated),
+        growth["ScriptDuration"] * 1000 / POLLS,
+        growth["TaskDuration"] * 1000 / POLLS,
+        growth["JSHeapUsedSize"] / 1024,
+    )
+
+
+def main() -> int:
+    table = Table()
+    chromium = next(filter(None, map(shutil.which, CHROMIUM)))
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=SWITCHES)
+        evaluation, script, task, heap = cost(browser)
+        table.row("evaluation of the script", evaluation, 5, "ms")
+        table.row("script time per poll", script, 0.5, "ms")
+        table.row("whole task per poll", task, 2, "ms")
+        table.row(f"heap growth over {POLLS} polls", heap, 256, "KB")
+        table.row("document loads when status and page disagree for ever", loads(browser), 2)
+        alone = [delay for _ in range(3) for delay in delays(browser, "0", 15, shared=False)]
+        table.row("publication to refreshed, p95, spread 0", p95(alone), 2.5, "s")
+        spread = [delay for _ in range(3) for delay in delays(browser, "1000", 15, shared=False)]
+        table.row("… spread 1 s", p95(spread), 3.5, "s")
+        table.row(
+            "… ten tabs of one browser, the last of them", max(delays(browser, "1000", 10, shared=True)), 4, "s"
+        )
+        a_minute(browser, table)
+        browser.close()
+    return int(table.missed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,145 @@
+"""Tabs that are truly hidden, and the back/forward cache: Playwright keeps every page visible, Selenium does not."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from ..conftest import CHROMIUM, SWITCHES
+from ..js.npm import refuse
+from .world import World, serve
+
+if TYPE_CHECKING:
+    from selenium.webdriver.remote.webdriver import WebDriver
+
+pytestmark = pytest.mark.browser
+
+STATUS = "/api/cache/stats/files"
+
+
+@pytest.fixture(scope="module")
+def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebDriver]:
+    try:
+        from selenium.webdriver import Chrome, ChromeOptions
+        from selenium.webdriver.chrome.service import Service
+    except ImportError:
+        refuse("no Selenium: pip install selenium")
+    chromedriver = shutil.which("chromedriver")
+    chromium = next(filter(None, map(shutil.which, CHROMIUM)), None)
+    if chromedriver is None or chromium is None:
+        refuse("no chromedriver on PATH. On Debian: apt-get install --no-install-recommends chromium-driver")
+    options = ChromeOptions()
+    options.binary_location = chromium  # else Selenium's manager would download one
+    for switch in (*SWITCHES, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(switch)
+    running = Chrome(options=options, service=Service(chromedriver))
+    running.set_script_timeout(20)
+    yield running
+    running.quit()
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    world = World()
+    world.become("stale", "g1", ["old"], rebuilding=True)
+    with serve(world) as served:
+        yield served
+
+
+@pytest.fixture
+def tab(driver: WebDriver, world: World) -> Iterator[WebDriver]:
+    """A tab of its own, in front, with the page."""
+    before = driver.current_window_handle
+    driver.switch_to.new_window("tab")
+    driver.get(f"{world.url}/page")
+    yield driver
+    driver.close()
+    driver.switch_to.window(before)
+
+
+def until(condition: Callable[[], Any], what: str, within: float = 10.0) -> None:
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline, f"no {what} in {within} s"
+        time.sleep(0.02)
+
+
+def is_hidden(tab: WebDriver) -> bool:
+    return bool(tab.execute_script("return document.hidden"))
+
+
+def asks_nothing(world: World, duration: float) -> None:
+    """What was under way when it began has arrived after one quick request; then there is nothing for the duration."""
+    time.sleep(0.2)
+    seen = world.count(STATUS)
+    time.sleep(duration)
+    assert world.count(STATUS) == seen
+
+
+def shows(tab: WebDriver, text: str) -> None:
+    until(lambda: tab.execute_script("return document.querySelector('#files li').textContent") == text, text)
+
+
+def test_a_tab_in_the_background_asks_nothing_and_catches_up_when_it_is_shown(
+    tab: WebDriver, world: World
+) -> None:
+    world.wait_for_hits(STATUS, 2)
+    front = tab.current_window_handle
+    tab.switch_to.new_window("tab")
+    asks_nothing(world, 1.5)  # fifteen intervals
+    world.become("fresh", "g2", ["new"])
+    seen = world.count(STATUS)
+    tab.close()
+    tab.switch_to.window(front)
+    world.wait_for_hits(STATUS, seen + 1, within=3.0)
+    shows(tab, "new")
+
+
+def test_a_minimised_window_asks_nothing(tab: WebDriver, world: World) -> None:
+    world.wait_for_hits(STATUS, 2)
+    tab.minimize_window()
+    until(lambda: is_hidden(tab), "hidden page")
+    asks_nothing(world, 1.0)
+    seen = world.count(STATUS)
+    tab.set_window_rect(0, 0, 800, 600)
+    until(lambda: not is_hidden(tab), "visible page")
+    world.wait_for_hits(STATUS, seen + 1, within=3.0)
+
+
+@pytest.mark.parametrize("other_tab_asks", [False, True], ids=["alone", "while another tab asks"])
+def test_back_restores_the_page_from_the_cache_and_it_goes_on(
+    tab: WebDriver, world: World, other_tab_asks: bool
+) -> None:
+    world.wait_for_hits(STATUS, 2)
+    if other_tab_asks:
+        # A message for a page in the cache would throw it out; a page of another window stays visible meanwhile.
+        first = tab.current_window_handle
+        tab.switch_to.new_window("window")
+        tab.get(f"{world.url}/page")
+        second = tab.current_window_handle
+        tab.switch_to.window(first)
+    tab.execute_script("window.mark = 'the same document'")
+    tab.get(f"{world.url}/login")
+    if not other_tab_asks:
+        asks_nothing(world, 0.5)
+    seen = world.count(STATUS)
+    if other_tab_asks:
+        world.wait_for_hits(STATUS, seen + 3)
+    tab.back()
+    reasons = "return JSON.stringify(performance.getEntriesByType('navigation')[0].notRestoredReasons)"
+    assert tab.execute_script("return window.mark") == "the same document", tab.execute_script(reasons)
+    seen = world.count(STATUS)
+    world.wait_for_hits(STATUS, seen + 1, within=3.0)
+    world.become("fresh", "g2", ["new"])
+    shows(tab, "new")
+    if other_tab_asks:
+        first = tab.current_window_handle
+        tab.switch_to.window(second)
+        shows(tab, "new")
+        tab.close()
+        tab.switch_to.window(first)

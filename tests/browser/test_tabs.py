@@ -1,0 +1,95 @@
+"""Several tabs of one browser, with and without a network, on a page that is no secure context."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from .conftest import Ear
+from .world import World
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytestmark = pytest.mark.browser
+
+STATUS = "/api/cache/stats/files"
+COUNTER = """
+window.refreshes = 0;
+addEventListener("warmcache:refreshed", () => (window.refreshes += 1));
+"""
+
+
+def open_tabs(world: World, page: Page, number: int, host: str) -> list[Page]:
+    url = world.url.replace("127.0.0.1", host)
+    page.context.add_init_script(COUNTER)
+    tabs = [page, *(page.context.new_page() for _ in range(number - 1))]
+    for tab in tabs:
+        tab.goto(f"{url}/page")
+    return tabs
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "intranet.example"])
+def test_ten_tabs_ask_hardly_more_than_one_and_are_refreshed_once_each(
+    world: World, page: Page, host: str
+) -> None:
+    world.script["interval"] = "400"
+    world.become("stale", "g1", ["old"], rebuilding=True)
+    tabs = open_tabs(world, page, 10, host)
+    assert page.evaluate("isSecureContext") is (host == "127.0.0.1")
+    before = world.count(STATUS)
+    page.evaluate("new Promise((resolve) => setTimeout(resolve, 2000))")  # five intervals
+    asked = world.count(STATUS) - before
+    assert asked <= 20, "without sharing it would be fifty"
+    world.become("fresh", "g2", ["new"])
+    for tab in tabs:
+        tab.locator("#files li", has_text="new").wait_for()
+    page.evaluate("new Promise((resolve) => setTimeout(resolve, 1000))")
+    assert [tab.evaluate("refreshes") for tab in tabs] == [1] * 10
+    assert world.count("/page") == 20
+
+
+def test_offline_is_said_and_online_asks_soon(world: World, page: Page, ear: Ear) -> None:
+    world.above = '<warmcache-status for="files"></warmcache-status>'
+    world.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{world.url}/page")
+    world.wait_for_hits(STATUS, 2)
+    page.context.set_offline(True)
+    page.locator("warmcache-status[state=offline]", has_text="Offline").wait_for()
+    seen = world.count(STATUS)
+    world.become("fresh", "g2", ["new"])
+    page.evaluate("new Promise((resolve) => setTimeout(resolve, 500))")
+    assert world.count(STATUS) == seen
+    page.context.set_offline(False)
+    world.wait_for_hits(STATUS, seen + 1, within=2.0)
+    ear.wait_for(page, "refreshed")
+    assert page.locator("#files li").text_content() == "new"
+
+
+def test_a_list_that_takes_too_long_is_checked_again_by_hand(world: World, page: Page, ear: Ear) -> None:
+    world.above = '<warmcache-status for="files"></warmcache-status>'
+    world.script["max-wait"] = "500"
+    world.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{world.url}/page")
+    ear.wait_for(page, "stalled")
+    seen = world.count(STATUS)
+    world.become("fresh", "g2", ["new"])
+    page.evaluate("new Promise((resolve) => setTimeout(resolve, 300))")
+    assert world.count(STATUS) == seen
+    page.get_by_role("button", name="Check again").click()
+    ear.wait_for(page, "refreshed")
+    assert page.locator("#files li").text_content() == "new"
+
+
+def test_the_spread_of_the_server_is_waited_for(world: World, page: Page, ear: Ear) -> None:
+    world.more = {"spread_ms": 2000}
+    page.add_init_script("Math.random = () => 0.99")
+    world.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{world.url}/page")
+    world.wait_for_hits(STATUS, 1)
+    world.become("fresh", "g2", ["new"])
+    page.wait_for_function("Warmcache.state('files') === 'ready'")
+    assert world.count("/page") == 1
+    ear.wait_for(page, "refreshed")
+    assert world.count("/page") == 2
