@@ -64,7 +64,7 @@ def rebuilding(script: dict[str, str]) -> Iterator[World]:
 
 def tabs(browser: Browser, stack: ExitStack, world: World, number: int, shared: bool) -> list[Page]:
     """Tabs of one browser profile, or of as many as there are tabs."""
-    pages = []
+    pages: list[Page] = []
     context = stack.enter_context(browser.new_context())
     for _ in range(number):
         if not shared and pages:

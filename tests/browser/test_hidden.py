@@ -1,11 +1,10 @@
-"""Tabs that are truly hidden, and the back/forward cache: Playwright keeps every page visible, Selenium does not."""
+"""Tabs that are truly hidden, and the back/forward cache. By Selenium: Playwright keeps every page visible."""
 
 from __future__ import annotations
 
 import shutil
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -74,7 +73,7 @@ def is_hidden(tab: WebDriver) -> bool:
 
 
 def asks_nothing(world: World, duration: float) -> None:
-    """What was under way when it began has arrived after one quick request; then there is nothing for the duration."""
+    """What was under way arrives within a moment; then there is nothing for so many seconds."""
     time.sleep(0.2)
     seen = world.count(STATUS)
     time.sleep(duration)

@@ -84,7 +84,8 @@ def test_turbo(world: World, page: Page, ear: Ear, tmp_path: Path) -> None:
         '<script defer src="/turbo.js"></script><script defer src="/recipe.js"></script>'
     )
     world.refresh = "event"
-    world.above = '<a href="/other">Other</a><warmcache-status id="line" data-turbo-permanent for="files"></warmcache-status>'
+    widget = '<warmcache-status id="line" data-turbo-permanent for="files"></warmcache-status>'
+    world.above = f'<a href="/other">Other</a>{widget}'
     world.become("stale", "g1", ["old"], rebuilding=True)
     page.goto(f"{world.url}/page")
     page.evaluate("window.sameDocument = true")
