@@ -38,6 +38,7 @@ from .signals import announcer
 from .startup.declaration import Task
 from .startup.tasks import Tasks
 from .store.files import FileStore, default_folder
+from .store.locks import no_fork
 
 if TYPE_CHECKING:
     from .rebuild.writes import Writes
@@ -154,7 +155,8 @@ class AppState:
             return self._writes[name]
 
     def _all_writes(self) -> dict[str, Writes]:
-        from .rebuild.writes import Writes, item_finder
+        with no_fork:  # see rebuilder.py
+            from .rebuild.writes import Writes, item_finder
 
         tools = Tools(encoder(self.app), self.app.app_context, breathe=lambda: None)
         every: dict[str, Writes] = {}

@@ -262,7 +262,7 @@ class Keeper(Rebuilder):
             return True
         log.warning("warmcache.no_child: %r is rebuilt in a thread: %s", status.name, error)
         self._note_refusal(status, answer)
-        status.progress = self._new_progress(status, handed_over=True)
+        status.progress = self._new_progress(status, attempt.locks.get(status.name), handed_over=True)
         status.progress.report.interruptions = interruptions
         return False
 

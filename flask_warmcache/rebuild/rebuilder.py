@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import BuildTimeout, ChildKilled, RebuildBusyError, RebuildError
 from ..settings import Settings
 from ..store.files import FileStore
-from ..store.locks import HeldLock
+from ..store.locks import HeldLock, no_fork
 from ..store.snapshot import Snapshot
 from . import runners
 from .children import Child
@@ -130,7 +130,7 @@ class Rebuilder:
             if self._take_lock(status, attempt, wanted=wanted):
                 return self._rebuild(status, attempt)
             if status.report is not None and status.report.running:
-                self._new_progress(status, handed_over=True).give_up()
+                self._new_progress(status, attempt.inherited.get(name), handed_over=True).give_up()
             return None
         finally:
             attempt.let_go()
@@ -157,7 +157,7 @@ class Rebuilder:
                 else:
                     attempt.inherited[status.name] = lock  # its report is to be ended before it is free
                 return False
-            status.progress = self._new_progress(status, handed_over=inherited)
+            status.progress = self._new_progress(status, lock, handed_over=inherited)
             attempt.locks[status.name] = lock
         return True
 
@@ -172,9 +172,17 @@ class Rebuilder:
             status.look()
         return lock
 
-    def _new_progress(self, status: ListStatus, *, handed_over: bool = False) -> Progress:
+    def _new_progress(
+        self, status: ListStatus, lock: HeldLock | None = None, *, handed_over: bool = False
+    ) -> Progress:
+        def write(report: dict[str, Any]) -> None:
+            # Somebody has removed A's lock file, so B rebuilds, too, and is done first.  If A's failure then
+            # replaced B's report, a fresh list would be shown as failed until its next rebuild.
+            if lock is None or lock.still_ours():
+                self._store.write_progress(status.name, report)
+
         return Progress(
-            lambda report: self._store.write_progress(status.name, report),
+            write,
             status.report,
             runner="process" if runners.in_child else "thread",
             deadline=self._deadline,
@@ -184,7 +192,13 @@ class Rebuilder:
     def _let_go(self, status: ListStatus, attempt: Attempt) -> None:
         # The report first: who sees the lock free must not find it "running".
         status.progress = None
-        attempt.locks.pop(status.name).close()
+        lock = attempt.locks.pop(status.name)
+        try:
+            if not lock.still_ours():
+                status.reread_report()
+        except OSError:
+            pass  # nobody can say whose it is
+        lock.close()
 
     def _leave_to_child(self, status: ListStatus) -> None:
         """Say so in the report, which is the child's from now on."""
@@ -208,8 +222,10 @@ class Rebuilder:
         return outcome
 
     def _rebuild_locked(self, status: ListStatus, attempt: Attempt) -> Outcome:
-        # Here, so that a worker that only serves never loads it.
-        from .job import Job
+        # Here, so that a worker that only serves never loads it.  A process that is forked in the middle of this
+        # would wait at each rebuild, and for ever, for the thread that imports.
+        with no_fork:
+            from .job import Job
 
         progress = status.progress
         assert progress is not None  # set together with the lock

@@ -16,6 +16,7 @@ from .progress import Progress, Report
 # How often the keeper looks at each list's report and lock, in seconds.
 LOOK_EVERY = 0.2
 LONGEST_PAUSE = 3600.0
+UNREAD: Stamp = (0, 0, 0, 0)  # of no file, and of no missing one
 # Published so long after now, it was published by a clock that has been set back since; without this rule it
 # would stay fresh until the clock has caught up.
 FROM_THE_FUTURE = -60.0
@@ -176,6 +177,10 @@ class ListStatus:
         if report is None or not report.running or report.runner != "process":
             return False
         return report.started * 1e9 >= self.code_started
+
+    def reread_report(self) -> None:
+        """Forget the report of a rebuild that had lost its lock; the next look reads what the others see."""
+        self._progress_stamp = UNREAD
 
     def look(self) -> None:
         """Read the builder's report if there is a new one, and see whether a builder is alive."""

@@ -33,6 +33,8 @@ THREATS = [
     "XSS through the poller",
     "dependency drift",
 ]
+# Promises of ours that the design notes' tables do not have.
+OURS = ["one-time tasks raced for, and their runners killed"]
 LINES = [
     [cell.strip() for cell in line.strip("|").split("|")]
     for line in (HERE / "README.md").read_text().splitlines()
@@ -55,7 +57,7 @@ def names_in(path: Path) -> set[str]:
 def test_every_promise_and_every_threat_has_its_row_once() -> None:
     firsts = [line[0] for line in LINES]
     assert [int(first) for first in firsts if first.isdigit()] == ROWS
-    assert [first for first in firsts if not first.isdigit()] == THREATS
+    assert [first for first in firsts if not first.isdigit()] == [*THREATS, *OURS]
     for line in LINES:
         assert re.search(r"\.py", " ".join(line)) or "pending: " in " ".join(line), line[0]
 

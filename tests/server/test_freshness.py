@@ -185,7 +185,7 @@ def test_every_worker_says_that_one_of_them_is_rebuilding(gated: Place) -> None:
     gated.gate.touch()
     with gunicorn_server(gated) as server:
         server.warm_up()
-        assert {stats["rebuild_in_progress"] for stats in server.stats().values()} == {False}
+        until(lambda: {stats["rebuild_in_progress"] for stats in server.stats().values()} == {False}, "its end")
         gated.gate.unlink()
         server.get("/invalidate", "POST")
         gated.builder_at_gate(2)

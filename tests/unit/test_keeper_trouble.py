@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
+from flask_warmcache.declare import Item
 from flask_warmcache.lists import Warm
 
 from .shop import Shop
@@ -151,3 +152,23 @@ def test_apps_and_lists_are_told_apart_in_one_process(tmp_path: Path) -> None:
         shop.tick()
     assert [shop.names() for shop in shops] == [["a"], ["b"]]
     assert isinstance(shops[0].app, Flask) and isinstance(shops[0].list, Warm)
+
+
+def test_who_has_lost_its_lock_leaves_the_report_of_the_next_one_alone(tmp_path: Path) -> None:
+    class Robbed(Shop):
+        def source(self) -> list[Item]:
+            if self.builds:
+                (self.state.store.folder / "files.lock").unlink()
+                self.state.store.write_progress("files", {"phase": "finished", "started": time.time()})
+                raise OSError("the folder was removed")
+            return super().source()
+
+    shop = Robbed(tmp_path)
+    shop.app.test_client().get("/api/cache/stats")
+    shop.keeper.rebuild_now("files")
+    with pytest.raises(OSError):
+        shop.keeper.rebuild_now("files")
+    report = shop.state.store.read_progress("files")
+    assert report is not None and report["phase"] == "finished"
+    shop.status.look()
+    assert shop.status.condition().state == "fresh"
