@@ -65,6 +65,12 @@ test("a page that is fresh from the start says nothing", async () => {
   await page.clock.advance(60000);
   assert.deepEqual(said, []);
   assert.equal(element.querySelector("button").hidden, true);
+  page.world = () => fresh("g1");
+  page.Warmcache.watch("files", { generation: "g1" });
+  await page.clock.advance(10000);
+  const late = page.connect("warmcache-status");
+  await page.clock.advance(10000);
+  assert.deepEqual([late.getAttribute("state"), late.querySelector("span").textContent], ["fresh", undefined]);
 });
 
 test("the bar has no value while the total is unknown, and rests when nothing is under way", async () => {

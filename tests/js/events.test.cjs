@@ -226,6 +226,17 @@ test("a slow refresh of a partial list is not started twice, and the end waits f
   assert.equal(page.clock.timers.size, 0);
 });
 
+test("a slow last refresh is waited for without a poll or a second ready", async () => {
+  const page = open();
+  page.world = () => fresh("g2");
+  page.Warmcache.watch("files", { refresh: () => new Promise((resolve) => page.clock.setTimeout(resolve, 30000)) });
+  page.Warmcache.watch("files", { refresh: () => {} });
+  await page.clock.advance(60000);
+  assert.equal(page.requests.length, 1);
+  assert.equal(page.body.heard("ready").length, 1);
+  assert.equal(page.body.heard("refreshed").length, 2);
+});
+
 test("a refresh that is under way when stop is called reports nothing", async () => {
   const page = open();
   page.world = () => fresh();

@@ -81,6 +81,61 @@ test("hidden time is not waiting", async () => {
   assert.equal(watcher.state, "stale");
 });
 
+test("a slow hidden tab is not stalled by the hours that nobody looks at it", async () => {
+  const page = open({ attributes: { hidden: "slow" } });
+  const watcher = page.Warmcache.watch("files");
+  page.show("hidden");
+  await page.clock.advance(7200000);
+  assert.equal(watcher.state, "stale");
+});
+
+test("a stalled page is woken by another tab's publication, and by nothing less", async () => {
+  const tabs = [];
+  const page = open({ tabs, attributes: { maxWait: "5000" } });
+  page.Warmcache.watch("files", { refresh: () => {} });
+  await page.clock.advance(10000);
+  const other = open({ tabs, clock: page.clock });
+  other.Warmcache.watch("files");
+  await page.clock.advance(10000);
+  assert.equal(page.Warmcache.state("files"), "stalled");
+  assert.equal(page.body.heard("stalled").length, 1);
+  other.world = () => fresh("g2");
+  await page.clock.advance(10000);
+  assert.equal(page.Warmcache.state("files"), "fresh");
+});
+
+test("watch: a refresh that was blocked once is made up for by the next", async () => {
+  const page = open({ attributes: { watch: "30000" } });
+  let isBlocked = true;
+  page.world = () => fresh("g2");
+  page.Warmcache.strategies.mine = (...args) => !isBlocked || page.Warmcache.strategies.prompt(...args);
+  page.Warmcache.watch("files", { refresh: "mine" });
+  await page.clock.advance(10000);
+  assert.equal(page.Warmcache.state("files"), "ready");
+  isBlocked = false;
+  page.world = () => fresh("g3");
+  await page.clock.advance(60000);
+  assert.equal(page.Warmcache.state("files"), "fresh");
+});
+
+test("watch: failures that were made good are forgotten", async () => {
+  const page = open({ attributes: { watch: "30000" } });
+  let left = 0;
+  let done = 0;
+  page.Warmcache.watch("files", {
+    refresh: () => {
+      if ((left -= 1) >= 0) throw new Error("cannot draw");
+      done += 1;
+    },
+  });
+  for (const generation of ["g2", "g3", "g4"]) {
+    left = 3;
+    page.world = () => fresh(generation);
+    await page.clock.advance(120000);
+  }
+  assert.equal(done, 3);
+});
+
 test("a second watcher of a stalled list wakes it", async () => {
   const page = open();
   page.Warmcache.watch("files");

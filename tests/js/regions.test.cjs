@@ -49,6 +49,18 @@ test("the region's own state is where the state event starts", async () => {
   assert.deepEqual([change.from, change.to], ["cold", "ready"]);
 });
 
+test("a region that the app has renewed itself is not refreshed for what it shows", async () => {
+  const element = region("stale", EVENT);
+  const page = publish(element);
+  await page.clock.advance(10000);
+  Object.assign(element.dataset, { warmcacheGeneration: "g3", warmcacheRebuilding: "true" });
+  page.world = () => fresh("g3");
+  page.Warmcache.scan();
+  await page.clock.advance(10000);
+  assert.equal(page.requests.length, 2);
+  assert.equal(element.heard("ready").length, 1);
+});
+
 test("data-auto=false leaves the page to Warmcache.scan()", async () => {
   const element = region("cold", EVENT);
   const page = open({ regions: [element], attributes: { auto: "false" } });

@@ -35,6 +35,7 @@ test("after the last stop nothing is remembered", async () => {
   const first = page.Warmcache.watch("files");
   await page.clock.advance(2000);
   first.stop();
+  assert.equal(page.Warmcache.state("files"), "idle");
   const second = page.Warmcache.watch("files");
   assert.deepEqual([second.state, second.status, second.generation], ["idle", null, null]);
 });

@@ -1,0 +1,150 @@
+"""The same file in the engines of Safari and Firefox, where Debian's WebKitGTK and Firefox are installed.
+
+They are neither Safari nor a Firefox with its user's settings, so nothing fails for want of them, not even in CI.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from .world import World, serve
+
+if TYPE_CHECKING:
+    from selenium.webdriver.remote.webdriver import WebDriver
+
+pytestmark = pytest.mark.browser
+
+STATUS = "/api/cache/stats/files"
+WIDGET = '<warmcache-status for="files"></warmcache-status>'
+# Reports to the server what the page shows, since nobody drives this browser.
+REPORT = """
+addEventListener("warmcache:refreshed", () => {
+  setTimeout(() => {
+    const text = (selector) => document.querySelector(selector).textContent;
+    fetch(`/seen/${text("#files li")}/${encodeURIComponent(text("warmcache-status [role=status]"))}`);
+  }, 500);
+});
+"""
+
+
+def tool(*names: str) -> str:
+    found = next(filter(None, map(shutil.which, names)), None)
+    if found is None:
+        pytest.skip(f"no {names[0]} on PATH; this engine is not tested")
+    return found
+
+
+@contextmanager
+def screen() -> Iterator[str]:
+    """A display that nobody sees, for programs that want one."""
+    reading, writing = os.pipe()
+    command = [tool("Xvfb"), "-displayfd", str(writing), "-screen", "0", "1000x800x24", "-nolisten", "tcp"]
+    with subprocess.Popen(command, pass_fds=[writing], stderr=subprocess.DEVNULL) as server:
+        os.close(writing)
+        try:
+            with os.fdopen(reading) as said:
+                yield f":{said.readline().strip()}"
+        finally:
+            server.terminate()
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    world = World(above=WIDGET)
+    world.become("stale", "g1", ["old"], rebuilding=True)
+    with serve(world) as served:
+        yield served
+
+
+@pytest.fixture(scope="module")
+def webkit() -> Iterator[WebDriver]:
+    selenium = pytest.importorskip("selenium.webdriver")
+    service = pytest.importorskip("selenium.webdriver.webkitgtk.service")
+    driver = tool("WebKitWebDriver")
+    browsers = sorted(Path("/usr/lib").glob("*/webkit2gtk-4*/MiniBrowser"))
+    if not browsers:
+        pytest.skip("no MiniBrowser of WebKitGTK; this engine is not tested")
+    with screen() as display, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DISPLAY", display)
+        patch.setenv("WEBKIT_DISABLE_SANDBOX_THIS_IS_DANGEROUS", "1")  # it cannot make one in a container
+        patch.setenv("WEBKIT_DISABLE_COMPOSITING_MODE", "1")
+        options = selenium.WebKitGTKOptions()
+        options.binary_location = str(browsers[-1])
+        options.add_argument("--automation")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # Selenium's driver uses what Selenium deprecates
+            running = selenium.WebKitGTK(options=options, service=service.Service(driver))
+        yield running
+        running.quit()
+
+
+def until(condition: Callable[[], Any], what: str, within: float = 15.0) -> None:
+    deadline = time.monotonic() + within
+    while not condition():
+        assert time.monotonic() < deadline, f"no {what} in {within} s"
+        time.sleep(0.02)
+
+
+def shows(tab: WebDriver, text: str) -> None:
+    until(lambda: tab.execute_script("return document.querySelector('#files li').textContent") == text, text)
+
+
+def test_webkit_swaps_speaks_and_prompts(webkit: WebDriver, world: World) -> None:
+    world.inside = "<input>"
+    webkit.get(f"{world.url}/page")
+    world.wait_for_hits(STATUS, 2)
+    webkit.execute_script("document.querySelector('input').value = 'half a wo'")
+    world.become("fresh", "g2", ["new"])
+    button = "document.querySelector('warmcache-status button')"
+    until(lambda: webkit.execute_script(f"return !{button}.hidden"), "button")
+    shows(webkit, "old")
+    webkit.execute_script(f"{button}.click()")
+    shows(webkit, "new")
+    line = "return document.querySelector('warmcache-status [role=status]').textContent"
+    until(lambda: webkit.execute_script(line) == "Up to date", "word")
+
+
+def test_webkit_keeps_the_page_for_the_way_back(webkit: WebDriver, world: World) -> None:
+    webkit.get(f"{world.url}/page")
+    world.wait_for_hits(STATUS, 2)
+    webkit.execute_script("window.mark = 'the same document'")
+    webkit.get(f"{world.url}/login")
+    webkit.back()
+    assert webkit.execute_script("return window.mark") == "the same document"
+    world.become("fresh", "g2", ["new"])
+    shows(webkit, "new")
+
+
+def test_firefox_swaps_and_speaks(world: World, tmp_path: Path) -> None:
+    firefox = tool("firefox-esr", "firefox")
+    (tmp_path / "report.js").write_text(REPORT)
+    world.files["/report.js"] = tmp_path / "report.js"
+    world.foot = '<script defer src="/report.js"></script>'
+    command = [firefox, "--headless", "--no-remote", "--profile", str(tmp_path), f"{world.url}/page"]
+    with subprocess.Popen(
+        command,
+        env=os.environ | {"HOME": str(tmp_path), "MOZ_DISABLE_CONTENT_SANDBOX": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    ) as running:
+        try:
+            world.wait_for_hits(STATUS, 2, within=60)
+            world.become("fresh", "g2", ["new"])
+            world.wait_for_hits("/seen/new/Up to date", 1, within=15)
+        finally:
+            running.terminate()
+            try:
+                running.wait(10)
+            except subprocess.TimeoutExpired:
+                os.killpg(running.pid, 9)
