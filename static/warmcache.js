@@ -134,10 +134,10 @@
 
   function createList(name) {
     const watchers = new Set();
-    const replaced = new Set(); // generations
+    const replaced = new Set(); // generations that only a worker behind still tells
     let timer, request;
     let waited; // while visible
-    let isDue;
+    let isDue; // published, and soon refreshed
     let askedAt = 0;
     let notBefore = 0;
 
@@ -291,7 +291,7 @@
         if (isDue) list._proceed = null;
         enter(isDue ? "ready" : state);
         if (list.progress) tell("progress", list.progress);
-        // An empty page fills up.
+        // An empty page fills up; a stale one waits for the end.
         for (const watcher of behind) {
           if (!isDue && (state === "partial" || watcher._isCold)) watcher._renew();
         }
@@ -372,7 +372,7 @@
     const { refresh = element ? settings.refresh : "event" } = options;
     let control, leave;
 
-    // It is its list and more; _ is private.
+    // A watcher is its list and more; _ is private.
     const watcher = Object.assign(Object.create(list), {
       element,
       stop: () => end("stopped"),
@@ -476,7 +476,7 @@
       for (await load(); again && !signal.aborted; ) {
         const { name, generation } = facts;
         await ready(name, { ...facts, signal, refresh: load, until: "over" });
-        if (generation === facts.generation) give(false); // whatever the data says
+        if (generation === facts.generation) give(false); // nothing newer, whatever the data says
       }
       return data;
     }
@@ -523,7 +523,7 @@
     element.warmcache = watch(name, { element, state, generation, refresh }, heed);
   }
 
-  /** Each returns false if it changed nothing. */
+  /** Ways to refresh; each returns false if it changed nothing. */
   const strategies = {
     auto(status, watcher, signal) {
       const { element, _isCold: isCold } = watcher;
@@ -610,7 +610,6 @@
     const told = { warmcacheState: state, warmcacheGeneration: generation, warmcacheRebuilding: cache_rebuilding };
     Object.assign(element.dataset, told, found.dataset);
     element.removeAttribute("aria-busy");
-    for (const script of found.querySelectorAll("script")) script.remove();
     if (root.Idiomorph) {
       const callbacks = { beforeNodeMorphed: (node) => !node.matches?.(kept) };
       root.Idiomorph.morph(element, found.childNodes, { morphStyle: "innerHTML", callbacks });

@@ -38,11 +38,12 @@ class Ear:
     def of(self, kind: str) -> list[dict[str, Any]]:
         return [detail for heard, detail in self.events if heard == kind]
 
-    def wait_for(self, page: Page, kind: str, within: float = 5.0) -> dict[str, Any]:
-        """The first event of a kind; lets the browser speak until it comes."""
+    def wait_for(self, page: Page, kind: str, within: float = 5.0, **facts: Any) -> dict[str, Any]:
+        """The first event of a kind with these facts; lets the browser speak until it comes."""
         for _ in range(int(within / 0.02)):
-            if found := self.of(kind):
-                return found[0]
+            for detail in self.of(kind):
+                if facts.items() <= detail.items():
+                    return detail
             page.wait_for_timeout(20)  # not a guess: Playwright delivers events only while it waits
         raise AssertionError(f"no {kind} in {within} s, only {self.events}")
 

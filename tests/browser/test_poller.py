@@ -233,7 +233,7 @@ def test_a_swap_that_finds_the_old_content_is_tried_five_times_then_the_user_is_
     assert blocked["reason"] == "prompt"
     assert world.count("/page") == 6
     assert len(ear.of("ready")) == 1
-    assert ear.of("error")[-1]["fatal"] is True
+    ear.wait_for(page, "error", fatal=True)
     seen = world.count(STATUS)
     page.evaluate("new Promise((resolve) => setTimeout(resolve, 300))")
     assert world.count(STATUS) == seen

@@ -30,14 +30,13 @@ def open_tabs(world: World, page: Page, number: int, host: str) -> list[Page]:
     return tabs
 
 
-@pytest.mark.parametrize("host", ["127.0.0.1", "intranet.example"])
-def test_ten_tabs_ask_hardly_more_than_one_and_are_refreshed_once_each(
-    world: World, page: Page, host: str
+def test_ten_tabs_of_an_intranet_ask_hardly_more_than_one_and_are_refreshed_once_each(
+    world: World, page: Page
 ) -> None:
     world.script["interval"] = "400"
     world.become("stale", "g1", ["old"], rebuilding=True)
-    tabs = open_tabs(world, page, 10, host)
-    assert page.evaluate("isSecureContext") is (host == "127.0.0.1")
+    tabs = open_tabs(world, page, 10, "intranet.example")
+    assert page.evaluate("isSecureContext") is False
     before = world.count(STATUS)
     page.evaluate("new Promise((resolve) => setTimeout(resolve, 2000))")  # five intervals
     asked = world.count(STATUS) - before
