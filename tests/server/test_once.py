@@ -48,7 +48,7 @@ def until_state(server: Server, state: str) -> dict[str, Any]:
 
     def all_say() -> Any:
         answers = server.next_of_each_worker("/api/cache/stats").values()
-        told = [answer.json["tasks"]["fetch-models"] for answer in answers]
+        told = [answer.json["tasks"].get("fetch-models", {"state": None}) for answer in answers]
         return told[0] if {one["state"] for one in told} == {state} else None
 
     said: dict[str, Any] = until(all_say, lambda: f"{state} everywhere: {section(server)}\n{server.log}")
