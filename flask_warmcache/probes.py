@@ -62,28 +62,30 @@ class Probes:
         return 200, ALIVE
 
     def _ready(self) -> tuple[int, bytes]:
+        is_open = self._open()
         waiting = [f"list {name}" for name in self._cold()] if self._is_strict() else []
         if not waiting:
             self._was_ready = True
-        return self._verdict(waiting)
+        return self._verdict(is_open, waiting, self._counts())
 
     def _started(self) -> tuple[int, bytes]:
-        self._open()  # what is declared is known then
-        counts = [(name, *count()) for name, count in self.startup.items()]
-        return self._verdict([f"{name}: {done} of {total}" for name, done, total in counts if done < total])
+        is_open = self._open()  # what is declared is known then
+        counts = self._counts()
+        waiting = [f"{name}: {done} of {total}" for name, (done, total) in counts.items() if done < total]
+        return self._verdict(is_open, waiting, counts)
 
-    def _verdict(self, waiting: list[str]) -> tuple[int, bytes]:
+    def _counts(self) -> dict[str, tuple[int, int]]:
+        return {name: count() for name, count in self.startup.items()}
+
+    def _verdict(self, is_open: bool, waiting: list[str], counts: dict[str, tuple[int, int]]) -> tuple[int, bytes]:
         """The answer, given what is still waited for; past the deadline nothing is."""
-        is_open = self._open()
         is_late = self._age() > self._state.settings.ready_deadline
         is_ready = is_late or not waiting
         status = "waiting" if not is_ready else "degraded" if waiting or not is_open else "ready"
         detail = {
             "status": status,
             "lists": {name: one.condition().state for name, one in self._state.statuses.items()},
-            "startup": {
-                name: dict(zip(("done", "total"), of(), strict=True)) for name, of in self.startup.items()
-            },
+            "startup": {name: {"done": done, "total": total} for name, (done, total) in counts.items()},
             "waiting_for": waiting,
         }
         return 200 if is_ready else 503, json.dumps(detail).encode() + b"\n"
@@ -103,7 +105,6 @@ class Probes:
 
     def _cold(self) -> list[str]:
         """The lists that have nothing whole to show yet and may have it one day."""
-        self._open()
         cold = []
         for name, status in self._state.statuses.items():
             snapshot = status.condition().snapshot

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import random
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -18,6 +17,7 @@ from ..store.locks import HeldLock, no_fork
 from ..store.snapshot import Snapshot
 from . import runners
 from .children import Child
+from .pauses import pause_after
 from .progress import Progress, Report
 from .runners import HandOver, Relay
 from .source import Tools
@@ -337,9 +337,7 @@ def report_failure(
 ) -> None:
     """Log, report and count a failure, and say when the next attempt may be."""
     failures = progress.report.failures
-    pause = min(retry_max, retry_min * 2 ** min(failures, 30))
-    # Jitter, so that lists that failed together do not try again together.
-    pause *= random.uniform(0.75, 1.25)
+    pause = pause_after(failures + 1, retry_min, retry_max)
     log.error(
         "warmcache.rebuild_failed: the rebuild of %r failed (%d in a row); the old snapshot stays, the next "
         "attempt is in %.1f s",

@@ -11,11 +11,11 @@ from typing import NamedTuple
 from ..declare import Declaration
 from ..store.files import FileStore
 from ..store.snapshot import Snapshot, Stamp, stamp_of
+from .pauses import pause_left
 from .progress import Progress, Report
 
 # How often the keeper looks at each list's report and lock, in seconds.
 LOOK_EVERY = 0.2
-LONGEST_PAUSE = 3600.0
 UNREAD: Stamp = (0, 0, 0, 0)  # of no file, and of no missing one
 # Published so long after now, it was published by a clock that has been set back since; without this rule it
 # would stay fresh until the clock has caught up.
@@ -155,11 +155,7 @@ class ListStatus:
         """Seconds that the pause after a failure still lasts, else 0; without end where no rebuild is possible."""
         if self.problem is not None:
             return math.inf
-        if self.report is None or self.report.next_attempt_at is None:
-            return 0.0
-        left = self.report.next_attempt_at - time.time()
-        # A time far ahead is from before the clock was set back; it would pause for ever.
-        return left if 0 < left < LONGEST_PAUSE else 0.0
+        return pause_left(None if self.report is None else self.report.next_attempt_at)
 
     @property
     def is_rebuilding(self) -> bool:

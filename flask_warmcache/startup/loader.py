@@ -18,6 +18,7 @@ from flask import Blueprint, Flask
 
 from ..errors import DeclarationError
 from ..rebuild import runners
+from ..rebuild.pauses import pause_after
 from ..settings import Settings
 from .commands import load_for_commands
 from .deferred import FAILED, LOADED, LOADING, PENDING, Deferred, Entry
@@ -80,9 +81,10 @@ class Loader:
 
     def section(self) -> dict[str, object]:
         """What the stats of this worker show."""
+        loaded, total = self.progress()
         return {
-            "total": len(self._entries),
-            "loaded": len(self._entries) - len(self.unfinished),
+            "total": total,
+            "loaded": loaded,
             "blueprints": [entry.section() for entry in self._entries],
         }
 
@@ -214,7 +216,7 @@ class Loader:
 
     def _note_failure(self, entry: Entry, error: BaseException, seconds: float) -> None:
         declared = entry.declared
-        pause = min(self._settings.retry_min * 2**entry.failures, self._settings.retry_max)
+        pause = pause_after(entry.failures + 1, self._settings.retry_min, self._settings.retry_max)
         if isinstance(error, DeclarationError):
             pause = math.inf  # another attempt would fail as well, or hide what the first has left in an extension
         try:
@@ -229,6 +231,6 @@ class Loader:
             with self.changed:
                 entry.state, entry.seconds, entry.asked_at = FAILED, seconds, None
                 entry.failures = min(entry.failures + 1, 32)
-                entry.next_attempt = time.monotonic() + pause * random.uniform(0.75, 1.25)
+                entry.next_attempt = time.monotonic() + pause
                 entry.error, entry.traceback = type(error).__name__, "".join(traceback.format_exception(error))
                 self.changed.notify_all()

@@ -10,13 +10,13 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..rebuild.pauses import pause_left
 from ..stats import iso
 from ..store.files import FileStore
 from ..store.snapshot import Stamp, stamp_of
 from ..store.writer import write_whole
 from .declaration import Task
 
-LONGEST_PAUSE = 3600.0
 # Of so many deployments it is known that a task is done. More than one, since old workers may run beside new ones.
 KEPT = 20
 
@@ -97,11 +97,7 @@ class TaskStatus:
     @property
     def pause(self) -> float:
         """Seconds until the next attempt may begin."""
-        if self.record is None or self.record.next_attempt_at is None:
-            return 0.0
-        pause = self.record.next_attempt_at - time.time()
-        # A time far ahead is from before the clock was set back; it would pause for ever.
-        return pause if 0 < pause < LONGEST_PAUSE else 0.0
+        return pause_left(None if self.record is None else self.record.next_attempt_at)
 
     def look(self) -> None:
         """Read the record if there is a new one; one system call if there is not, and none once it is done."""

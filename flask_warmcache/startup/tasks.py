@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -25,6 +24,7 @@ from werkzeug.exceptions import ServiceUnavailable
 
 from ..errors import DeclarationError, WarmCacheError
 from ..rebuild import runners
+from ..rebuild.pauses import pause_after
 from ..settings import Settings
 from ..store.files import FileStore
 from ..store.locks import HeldLock
@@ -324,6 +324,4 @@ class Tasks:
                 status.write(status.record)
 
     def _pause_after(self, attempts: int) -> float:
-        pause = min(self._settings.retry_max, self._settings.retry_min * 2 ** min(attempts - 1, 30))
-        # Jitter, so that tasks that failed together do not try again together.
-        return float(pause * random.uniform(0.75, 1.25))
+        return pause_after(attempts, self._settings.retry_min, self._settings.retry_max)
