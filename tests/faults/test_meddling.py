@@ -204,7 +204,9 @@ def check_answers(server: Server, readers: Readers, in_place: list[float]) -> No
     assert len(server.pids) == 4
     assert "Exception on" not in server.log and "Error handling request" not in server.log
     ended_by = re.findall(r"^(?:\w+\.)*(\w+(?:Error|Exception)): ", server.log, re.MULTILINE)
-    assert set(ended_by) <= {"RebuildError"}, "a build that lost its files is refused, nothing else is an error"
+    # A publication may fall between mkdir and rmdir of makes_a_folder_of_the_index.
+    expected = {"RebuildError", "IsADirectoryError"}
+    assert set(ended_by) <= expected, "a build that lost its files is refused, nothing else is an error"
 
 
 @pytest.mark.slow
