@@ -16,10 +16,10 @@ from .errors import DeclarationError
 from .lists import Warm, WarmList, WarmValue, current_state
 from .permissions import Authorize, Permissions
 from .settings import Settings
-from .startup.declaration import Task, check_name
 from .state import KEY, AppState
 
 if TYPE_CHECKING:
+    from .startup.declaration import Task
     from .startup.deferred import Deferred
 
 Section = Callable[[], Mapping[str, Any]]
@@ -236,6 +236,8 @@ class WarmCache:
         :param version: of what the function does through others, such as the models behind ``db.create_all()``.
         :raises DeclarationError: for anything wrong, in this very call.
         """
+        from .startup.declaration import Task, check_name
+
         check_name(name)
 
         def declare(function: Function) -> Function:

@@ -9,7 +9,7 @@ from cachetools import LRUCache
 
 # What an entry costs besides its bytes, roughly: key, tuple, linked list, object headers.
 ENTRY_OVERHEAD = 600
-ASKED_MAX = 1024
+ASKED_MAX = 256
 
 
 class PageCache:

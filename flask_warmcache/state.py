@@ -16,6 +16,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,19 +32,18 @@ from .rebuild import runners
 from .rebuild.children import SERVER_STARTED, Children
 from .rebuild.keeper import Keeper
 from .rebuild.location import Location, NoLocation, locate
-from .rebuild.source import Tools
 from .rebuild.status import Condition, ListStatus
 from .settings import Settings
 from .signals import announcer
-from .startup.declaration import Task
-from .startup.tasks import Tasks
 from .store.files import FileStore, default_folder
 from .store.locks import no_fork
 
 if TYPE_CHECKING:
     from .rebuild.writes import Writes
+    from .startup.declaration import Task
     from .startup.deferred import Deferred
     from .startup.loader import Loader
+    from .startup.tasks import Tasks
 
 log = logging.getLogger("flask_warmcache")
 KEY = "warmcache"  # in app.extensions
@@ -77,7 +77,6 @@ class AppState:
         self.is_started = False  # a keeper was started in this process
         self.store: FileStore
         self.keeper: Keeper
-        self.tasks: Tasks
         self.cache: PageCache
         self.answers: Answers
         self.probes = Probes(lambda: self.app.extensions[KEY])
@@ -118,7 +117,6 @@ class AppState:
                 status = ListStatus(declaration, self.store, ttl, problem, started)
                 self.statuses[name] = status
                 self.pagers[name] = Pager(status, self.settings, self.cache)
-            self.tasks = Tasks(self.app, self.once, self.store, self.settings)
             if self.once:
                 self.probes.startup["tasks"] = self.tasks.progress
             self.keeper = Keeper(
@@ -129,11 +127,18 @@ class AppState:
                 self.app.app_context,
                 Children(self._locate, self.settings, self.store.folder, started),
                 announcer(self.app),
-                self.tasks.look_after,
+                self.tasks.look_after if self.once else lambda: None,
             )
             for status in self.statuses.values():
                 status.look()
             self._opened = True
+
+    @cached_property
+    def tasks(self) -> Tasks:
+        """The one-time tasks; loaded only where there are any, or somebody asks for one."""
+        from .startup.tasks import Tasks
+
+        return Tasks(self.app, self.once, self.store, self.settings)
 
     def defer(self, declared: Deferred) -> None:
         """Have a blueprint loaded later.
@@ -156,6 +161,7 @@ class AppState:
 
     def _all_writes(self) -> dict[str, Writes]:
         with no_fork:  # see rebuilder.py
+            from .rebuild.source import Tools
             from .rebuild.writes import Writes, item_finder
 
         tools = Tools(encoder(self.app), self.app.app_context, breathe=lambda: None)
@@ -224,7 +230,8 @@ class AppState:
         if self._opened:
             self.cache.after_fork()
             self.keeper.after_fork()
-            self.tasks.after_fork()
+            if self.once:
+                self.tasks.after_fork()
             for writes in self._writes.values():
                 writes.after_fork()
 

@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from flask import Blueprint, Response, current_app, redirect, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
-from . import assets, markup, page
 from .lists import current_state
 from .permissions import Permissions, is_from_elsewhere
 from .rebuild.status import ListStatus
@@ -35,9 +34,13 @@ def blueprint(
     routes = Blueprint("warmcache", __name__, template_folder="templates")
     sections = Sections(functions)
     encoded = EncodedSections(spread)
-    routes.app_context_processor(
-        lambda: {"warmcache_script": markup.warmcache_script, "warmcache_attrs": markup.warmcache_attrs}
-    )
+
+    @routes.app_context_processor
+    def helpers() -> dict[str, Any]:
+        """What every template of the app may call."""
+        from . import markup  # only now, like what else pages need: an app that serves JSON only never does
+
+        return {"warmcache_script": markup.warmcache_script, "warmcache_attrs": markup.warmcache_attrs}
 
     @routes.get("/stats")
     def stats() -> Response:
@@ -96,6 +99,8 @@ def blueprint(
     @routes.get("/")
     def status_page() -> Response:
         """How the lists are, for people."""
+        from . import page
+
         response = page.status_page(current_state(), permissions)
         leave_session_alone()
         return response
@@ -103,6 +108,8 @@ def blueprint(
     @routes.get("/static/<name>")
     def asset(name: str) -> Response:
         """The poller, and the files of the status page."""
+        from . import assets
+
         leave_session_alone()
         if name not in assets.KINDS:
             return _unknown("file", name, list(assets.KINDS))

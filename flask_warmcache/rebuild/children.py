@@ -12,19 +12,21 @@ import logging
 import os
 import re
 import site
-import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..errors import ChildError
 from ..settings import Settings
-from ..store.locks import HeldLock
+from ..store.locks import HeldLock, no_fork
 from . import room
 from .location import Location, NoLocation
+
+if TYPE_CHECKING:
+    import subprocess
 
 log = logging.getLogger("flask_warmcache")
 PACKAGE_FOLDER = os.fspath(Path(__file__).parents[2])
@@ -174,6 +176,8 @@ class Children:
         location = self._location
         if problem is not None or not isinstance(location, Location):
             raise ChildError(f"The list {name!r} cannot be rebuilt in a child: {problem}.")
+        with no_fork:  # see rebuilder.py
+            import subprocess
         answers, answering = os.pipe()
         # Copies, since gevent starts a process by a fork of its own, in which hooks close our locks.
         held = {one: os.dup(lock.descriptor) for one, lock in locks.items()}

@@ -20,7 +20,6 @@ from .children import Child
 from .pauses import pause_after
 from .progress import Progress, Report
 from .runners import HandOver, Relay
-from .source import Tools
 from .status import ListStatus
 
 if TYPE_CHECKING:
@@ -226,6 +225,7 @@ class Rebuilder:
         # would wait at each rebuild, and for ever, for the thread that imports.
         with no_fork:
             from .job import Job
+            from .source import Tools
 
         progress = status.progress
         assert progress is not None  # set together with the lock

@@ -15,10 +15,8 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from filelock import lock_descriptor
-
 from ..errors import RebuildBusyError, StoreError
-from .locks import HeldLock, no_fork
+from .locks import HeldLock, no_fork, try_lock
 from .reader import TRIES, Reader
 from .snapshot import DAMAGE, INVALIDATED_BEFORE, OPEN_FLAGS, Snapshot, stamp_of
 from .writer import Draft, next_generation, publish_index, remove_if_forsaken, write_whole
@@ -81,7 +79,7 @@ class FileStore:
         lock = self._open_lock(path)
         try:
             # Between open and flock somebody may have removed the folder: then this is nobody's lock.
-            if lock_descriptor(lock.descriptor, blocking=False) and lock.still_ours():
+            if try_lock(lock.descriptor) and lock.still_ours():
                 return lock
         except BaseException:
             lock.close()
@@ -117,7 +115,7 @@ class FileStore:
         lock = self._open_lock(self.folder / f"{name}.publish.lock")
         try:
             deadline = time.monotonic() + (PUBLISH_LOCK_DEADLINE if wait is None else wait)
-            while not lock_descriptor(lock.descriptor, blocking=False):
+            while not try_lock(lock.descriptor):
                 if time.monotonic() > deadline:
                     raise RebuildBusyError("another process has held the publish lock for too long")
                 time.sleep(PUBLISH_LOCK_POLL)

@@ -52,6 +52,18 @@ class HeldLock:
                 log.warning("warmcache.not_closed: the lock file %s", self.path.name, exc_info=True)
 
 
+def try_lock(descriptor: int) -> bool:
+    """Lock an open file without waiting; False when another process has it locked.
+
+    :raises OSError: where files cannot be locked.
+    """
+    # Here, so that a worker that only serves never loads it; see rebuilder.py for why no fork may come between.
+    with no_fork:
+        from filelock import lock_descriptor
+
+    return lock_descriptor(descriptor, blocking=False)
+
+
 # A lock lives as long as any copy of its descriptor, so a forked child must not keep one: a worker forked from
 # an app that builds already, or the child of one that uses multiprocessing, would hold up every later rebuild.
 # (Closing a copy frees nothing here.)  And no fork may fall between a file's opening and its registration, as it

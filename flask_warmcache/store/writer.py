@@ -18,9 +18,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from filelock import lock_descriptor
-
 from . import format as fmt
+from .locks import try_lock
 
 log = logging.getLogger("flask_warmcache")
 CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -115,7 +114,7 @@ class Draft:
             path = self._folder / f"{self._name}.index.{os.getpid()}-{secrets.token_hex(4)}.tmp"
             descriptor = os.open(path, CREATE_FLAGS, 0o600)
             try:
-                if lock_descriptor(descriptor, blocking=False) and os.fstat(descriptor).st_nlink:
+                if try_lock(descriptor) and os.fstat(descriptor).st_nlink:
                     return path, descriptor
             except BaseException:
                 os.close(descriptor)

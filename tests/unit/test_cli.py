@@ -19,7 +19,7 @@ import pytest
 from click.testing import Result
 from flask import Flask
 
-from flask_warmcache import WarmCache, WarmList, cli
+from flask_warmcache import WarmCache, WarmList, commands
 
 from .world import CHECKOUT, files, make_app, state_of, until
 
@@ -173,7 +173,7 @@ def test_without_a_terminal_there_is_no_bar(shop: Shop) -> None:
 
 
 def test_a_long_rebuild_shows_its_progress(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "POLL", 0.001)
+    monkeypatch.setattr(commands, "POLL", 0.001)
     seen: list[str] = []
     shop.warmcache.warm_list("slow", key="path", source=lambda: files("a", "b", "c"))
 
@@ -206,7 +206,7 @@ def test_a_rebuild_that_another_runs_exits_with_3(shop: Shop, other: subprocess.
 def test_wait_follows_another_to_its_end(
     shop: Shop, other: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch, phase: str, code: int
 ) -> None:
-    monkeypatch.setattr(cli, "POLL", 0.01)
+    monkeypatch.setattr(commands, "POLL", 0.01)
     publisher = Shop(shop.folder.parent)
     results: list[Result] = []
     thread = threading.Thread(target=lambda: results.append(shop.run("rebuild", "files", "--wait", "--json")))
@@ -237,7 +237,7 @@ def _publish_as_the_other_would(shop: Shop) -> None:
 def test_wait_says_when_the_other_was_killed(
     shop: Shop, other: subprocess.Popen[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "POLL", 0.01)
+    monkeypatch.setattr(commands, "POLL", 0.01)
     results: list[Result] = []
     thread = threading.Thread(target=lambda: results.append(shop.run("rebuild", "files", "--wait")))
     thread.start()

@@ -198,7 +198,7 @@ def test_a_lock_file_removed_between_open_and_lock_is_nobodys(
         (folder / "files.lock").unlink()
         return bool(lock_descriptor(descriptor, blocking=blocking))
 
-    monkeypatch.setattr("flask_warmcache.store.files.lock_descriptor", removed_first)
+    monkeypatch.setattr("filelock.lock_descriptor", removed_first)
     assert store.try_lock("files") is None
 
 
@@ -209,7 +209,7 @@ def test_an_interrupt_while_locking_leaves_no_descriptor(folder: Path, monkeypat
     def interrupted(descriptor: int, *, blocking: bool) -> bool:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("flask_warmcache.store.files.lock_descriptor", interrupted)
+    monkeypatch.setattr("filelock.lock_descriptor", interrupted)
     before = len(os.listdir("/proc/self/fd"))
     with pytest.raises(KeyboardInterrupt):
         store.try_lock("files")

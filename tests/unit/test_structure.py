@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -84,6 +85,35 @@ print(sorted(loaded & {"flask", "werkzeug", "filelock", "cachetools", "jinja2"})
 """
     done = run_python(script)
     assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
+def test_a_worker_that_only_serves_a_fresh_list_loads_nothing_that_rebuilds_runs_commands_or_makes_pages(
+    tmp_path: Path,
+) -> None:
+    app = f"""
+import sys
+from flask import Flask
+from flask_warmcache import WarmCache
+app = Flask("shop")
+app.config["WARMCACHE_DIR"] = {os.fspath(tmp_path)!r}
+files = WarmCache(app).warm_list("files", key="path", source=lambda: [{{"path": "a"}}])
+app.add_url_rule("/files", "files", files.response)
+"""
+    rebuild = """
+state = app.extensions["warmcache"]
+state.open()
+state.keeper.rebuild_now("files")
+"""
+    serve = """
+unwanted = "job enrich tasks commands page markup gzip subprocess filelock".split()
+print(app.test_client().get("/files").headers["X-Warmcache"].rpartition("=")[2])
+print(sorted(name for name in sys.modules if name.rpartition(".")[2] in unwanted))
+"""
+    env = os.environ | {"WARMCACHE_SERVER_STARTED": "1"}  # else the server's start would make the list stale
+    for script in (app + rebuild, app + serve):
+        done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=60)
+        assert done.returncode == 0, done.stderr
+    assert done.stdout == "fresh\n[]\n"
 
 
 def test_every_public_name_is_there_and_no_other() -> None:
