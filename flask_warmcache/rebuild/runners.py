@@ -163,11 +163,14 @@ def _native_sleep() -> Callable[[float], None] | None:
 
 
 def uwsgi_problem() -> str | None:
-    """Why no thread runs in this process, or None: uWSGI stops them unless it is told not to."""
+    """Why threads do not run on in this process, or None: uWSGI stops them unless it is told not to."""
     uwsgi = sys.modules.get("uwsgi")
     if uwsgi is None:
         return None
     options = {key if isinstance(key, str) else key.decode(): value for key, value in uwsgi.opt.items()}
     if "enable-threads" in options or "threads" in options:
         return None
-    return "uWSGI runs without enable-threads, so no rebuild can run; set enable-threads = true"
+    return (
+        "uWSGI runs without enable-threads, so threads stand still between requests and rebuilds with them; set "
+        "enable-threads = true"
+    )
