@@ -14,7 +14,7 @@ from ..store.data import append_lines, end_of
 from ..store.files import FileStore
 from ..store.snapshot import Snapshot
 from .enrich import Enriched
-from .mend import MendImpossible
+from .patch import MendImpossible
 from .source import Matched
 from .splice import Row
 

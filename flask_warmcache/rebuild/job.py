@@ -46,8 +46,8 @@ from ..store.writer import next_generation
 from .build import Builder
 from .enrich import Enriched, Enricher
 from .leftovers import Leftovers
-from .mend import MendImpossible
 from .partial import Schedule
+from .patch import MendImpossible
 from .progress import Progress
 from .publish import BaseGone, Publisher
 from .source import Failures, Matched, Tools, match

@@ -33,7 +33,8 @@ from ..store.writer import Draft, next_generation
 from .build import Builder
 from .change import Change, Tail
 from .enrich import Enriched
-from .mend import Mender, MendImpossible
+from .mend import Mender
+from .patch import MendImpossible
 from .source import Matched
 from .splice import Mended, Row
 

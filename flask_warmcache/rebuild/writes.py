@@ -36,7 +36,8 @@ from ..store.snapshot import DAMAGE, Snapshot, Write
 from ..store.writer import Draft, next_generation
 from .change import Tail
 from .enrich import Enriched, Enricher
-from .mend import Mender, MendImpossible
+from .mend import Mender
+from .patch import MendImpossible
 from .publish import with_writes
 from .source import Failures, Pending, Tools, marker
 

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from flask_warmcache.declare import Item
 from flask_warmcache.rebuild import job as job_module
 from flask_warmcache.rebuild import views as views_module
-from flask_warmcache.rebuild.mend import MendImpossible
+from flask_warmcache.rebuild.patch import MendImpossible
 from flask_warmcache.rebuild.publish import Publisher
 from flask_warmcache.rebuild.source import Tools
 from flask_warmcache.rebuild.writes import Writes
@@ -221,8 +221,12 @@ class World:
     @property
     def would_fail(self) -> bool:
         """Whether every item the source gives fails, which a rebuild refuses."""
-        keys = {(type(item["path"]), item["path"]) for item in self.source if item["bad"]}
-        return bool(keys) and all(item["bad"] for item in self.source) and not keys & set(self.good)
+        first: dict[tuple[type, Key], Item] = {}
+        for item in self.source:
+            first.setdefault(
+                (type(item["path"]), item["path"]), item
+            )  # the first of each key is the one that counts
+        return bool(first) and all(item["bad"] for item in first.values()) and not first.keys() & self.good.keys()
 
 
 POSSIBLE_KEYS: list[Key] = ["a", "b", "ß", "\udcff", "1", "", "x/y", 1, 2, -3, 10**20, 0, *range(20, 40)]
