@@ -25,12 +25,11 @@ Killed anywhere before the rename in step 5, it leaves the old snapshot whole; k
 
 from __future__ import annotations
 
-import errno
 import json
 import logging
 import os
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -38,14 +37,13 @@ from typing import Any
 from ..declare import Declaration
 from ..errors import RebuildError, SourceShrunkError
 from ..settings import Settings
-from ..store.data import DataWriter
 from ..store.files import FileStore
 from ..store.locks import HeldLock
 from ..store.snapshot import DAMAGE, Snapshot
 from ..store.writer import next_generation
 from .build import Builder
 from .enrich import Enriched, Enricher
-from .leftovers import Leftovers
+from .lines import Lines, is_mostly_dead
 from .partial import Schedule
 from .patch import MendImpossible
 from .progress import Progress
@@ -54,8 +52,6 @@ from .source import Failures, Matched, Tools, match
 from .writes import Writes, item_finder
 
 log = logging.getLogger("flask_warmcache")
-# A data file is written anew once more than half of it is dead, but never for less than this.
-COMPACT_FROM = 1 << 20
 # Past this share of changes it is quicker to compute the arrays anew than to mend them.
 MEND_SHARE = 50
 # Past this share of dead slots, too: every search and every rewrite goes past them.
@@ -112,7 +108,6 @@ class Job:
         self._progress = progress
         self._code_started = code_started
         self._failures = Failures(declaration.name)
-        self._writer: DataWriter | None = None
         self._publisher: Publisher
 
     def run(self) -> Outcome:
@@ -142,13 +137,9 @@ class Job:
         # What is whole is not replaced by a part, even if nothing of it can be reused.
         self._shown = 0 if published is None or published.is_cold else published.count
         self._may_show = published is None or published.is_cold or not published.complete
-        left = self._store.unfinished(name)
-        self._leftovers = Leftovers(left if self._declaration.key is not None else None)
-        if left is not None and published is not None and not published.is_cold:
-            if published.header["data"]["file"] == left.name and self._leftovers.writer is not None:
-                self._leftovers.writer.share(lambda: self._store.publishing(name))
+        self._data = Lines(self._declaration, self._store, self._lock, self._started, self._tools.breathe)
+        self._data.go_on(published)
         self._progress.begin("source")
-        self._writer = self._leftovers.writer
         try:
             self._matched = matched = match(
                 self._declaration, self._old, self._upstream, self._tools, self._progress, self._failures
@@ -165,19 +156,17 @@ class Job:
                 header=self._header,
                 enter=self._progress.begin,
             )
-            self._choose_data(matched)
+            self._data.choose(matched.pending)
             generation, count = self._make(matched, enricher)
             self._write_again([write.key for write in self._publisher.written])
         except BaseException as error:
-            self._keep_for_the_next(error)
+            self._data.keep_for_the_next(error)
             raise
         finally:
-            if self._writer is not None:
-                self._writer.close()
+            self._data.close()
             # Maps and descriptors go now, and not when the collector finds the circles that we are in.
             self.__dict__.pop("_publisher", None)
-            self._writer = None
-            del self._leftovers
+            del self._data
         return Outcome(
             generation=generation,
             count=count,
@@ -210,62 +199,6 @@ class Job:
                 "max_shrink=1."
             )
         return dropped
-
-    def _keep_for_the_next(self, error: BaseException) -> None:
-        """Leave finished items to the next rebuild, unless that would keep a disk full."""
-        writer = self._writer
-        if writer is None:
-            return
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-        try:
-            if not (full or self._declaration.key is None):
-                writer.flush()
-            elif not writer.is_shared and self._lock.still_ours() and not self._is_published(writer):
-                writer.remove()
-        except (OSError, RebuildError):
-            log.warning("warmcache.not_kept: finished items of %r are lost", self._declaration.name, exc_info=True)
-
-    def _is_published(self, writer: DataWriter) -> bool:
-        """Whether an index refers to the file; what went wrong may have done so behind the rename."""
-        published = self._store.published(self._declaration.name)
-        if published is None:  # it may be readable to others
-            return (self._store.folder / f"{self._declaration.name}.index").exists()
-        return not published.is_cold and bool(published.header["data"]["id"] == writer.data_id)
-
-    def _choose_data(self, matched: Matched) -> None:
-        """Go on in an interrupted rebuild's file, unless it is mostly of no use; then take over what is."""
-        writer = self._leftovers.writer
-        if writer is None:
-            return
-        useful = self._leftovers.size_of(one.fingerprint for one in matched.pending)
-        if writer.end > 2 * useful + COMPACT_FROM:
-            self._writer = None
-            self._take_over(self._leftovers, matched)
-            if writer.is_shared:
-                writer.close()
-            else:
-                writer.remove()
-
-    def _take_over(self, leftovers: Leftovers, matched: Matched) -> None:
-        """Begin a data file with what is of use; at once, as this rebuild may be interrupted, too."""
-        self._leftovers = Leftovers(None)
-        for one in matched.pending:
-            found = leftovers.find(one.fingerprint, self._declaration.key, one.key) if one.fingerprint else None
-            if found is not None and one.fingerprint is not None:
-                self._data().add(one.fingerprint, found[1])
-            self._tools.breathe()
-        if self._writer is not None:
-            self._writer.flush()
-            self._writer.close()
-            self._leftovers = Leftovers(self._writer.path)
-            self._writer = self._leftovers.writer
-
-    def _data(self) -> DataWriter:
-        """This rebuild's data file, made when the first line is written."""
-        if self._writer is None:
-            self._store.prepare()
-            self._writer = DataWriter.create(self._store.folder, self._declaration.name, self._started)
-        return self._writer
 
     def _write_again(self, keys: list[str | int]) -> None:
         """What was written while this ran won over it; now that the source has been read, look once more."""
@@ -310,18 +243,11 @@ class Job:
 
     def _enriched(self, matched: Matched, enricher: Enricher) -> Generator[Enriched | None, None, None]:
         """Each pending item's version, in the rebuild's data file, or None when it failed."""
-        with closing(enricher.run(matched.pending, self._leftovers, self._keep)) as results:
+        with closing(enricher.run(matched.pending, self._data.leftovers, self._data.keep)) as results:
             for done, result in enumerate(results, 1):
                 self._progress.advance(done)
                 self._tools.breathe()
                 yield result
-
-    def _keep(self, finished: Sequence[Enriched]) -> None:
-        """Write finished items, so that they are not lost with this process."""
-        for one in finished:
-            one.line = self._line(one.fingerprint, one.encoded, one.place)
-        if finished and (self._declaration.batch or self._declaration.workers > 1):
-            self._data().flush()  # the next may be long in coming
 
     def _may_mend(self, old: Snapshot, matched: Matched) -> bool:
         if self._declaration.key is None or old.header["declaration"] != self._declaration.digest:
@@ -335,7 +261,7 @@ class Job:
             size = os.stat(self._store.folder / old.header["data"]["file"]).st_size
         except FileNotFoundError:
             return False  # the folder was emptied under us; what is mapped can still be copied
-        return bool(size < 2 * old.header["live_bytes"] + COMPACT_FROM)
+        return not is_mostly_dead(size, old.header["live_bytes"])
 
     def _build(self, matched: Matched, results: Iterator[Enriched | None]) -> tuple[int, int]:
         """Compute every array; the rebuild's own data file gets all lines and is published."""
@@ -355,10 +281,10 @@ class Job:
                 self._take_old(builder, slot)
             if partial is not None and number < last and partial.is_due(builder.count):
                 with partial.publishing(builder.count):
-                    self._publisher.built(builder, self._data(), complete=False)
+                    self._publisher.built(builder, self._data.writer(), complete=False)
             self._tools.breathe()
         self._check_survivors(builder.count)
-        generation = self._publisher.built(builder, self._data(), complete=True)
+        generation = self._publisher.built(builder, self._data.writer(), complete=True)
         return generation, builder.count
 
     def _check_survivors(self, count: int) -> None:
@@ -375,15 +301,9 @@ class Job:
             key = item[field]
         except DAMAGE as error:
             raise _OldDamaged(f"slot {slot}") from error
-        found = self._leftovers.find(fingerprint, field, key)
+        found = self._data.leftovers.find(fingerprint, field, key)
         place = found[0] if found is not None and found[1] == encoded else None
-        builder.add(self._line(fingerprint, encoded, place), fingerprint, item, key)
-
-    def _line(self, fingerprint: bytes, encoded: bytes, place: tuple[int, int] | None) -> int:
-        """The number of the item's line in this rebuild's data file, where an interrupted one may have put it."""
-        if place is not None and self._leftovers.writer is not None:
-            return self._data().found(*place)
-        return self._data().add(fingerprint, encoded)
+        builder.add(self._data.line(fingerprint, encoded, place), fingerprint, item, key)
 
     def _header(self) -> dict[str, Any]:
         """What the index says of this rebuild."""
