@@ -181,6 +181,7 @@ def _find_state(orders: dict[str, Any], served: Any) -> AppState:
         extensions = getattr(served, "extensions", {})
         found = [one for one in found if one is extensions.get(state.KEY)] or found
     if len(found) == 1:
+        _check_code(found[0], orders)
         return found[0]
     raise ChildError(
         f"{len(found) or 'No'} apps behind {orders['app']!r} keep a list {orders['name']!r}, declared as in the "
@@ -195,6 +196,18 @@ def _is_meant(state: AppState, orders: dict[str, Any]) -> bool:
         return False
     wanted: tuple[str, str] = (orders["name"], orders["digest"])
     return wanted in [(one.name, one.digest) for one in state.close()]
+
+
+def _check_code(state: AppState, orders: dict[str, Any]) -> None:
+    """
+    :raises ChildError: when this process would build another list than the worker, whose code it has no more.
+    """
+    [code] = [one.code for one in state.close() if one.name == orders["name"]]
+    if code != orders["code"]:
+        raise ChildError(
+            f"the functions of list {orders['name']!r} are other ones than the worker's: the app's code has "
+            "changed since the server started; reload the server."
+        )
 
 
 def _refuse(orders: dict[str, Any], store: FileStore, error: BaseException, deadline: float) -> int:

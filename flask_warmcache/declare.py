@@ -112,6 +112,15 @@ class Declaration:
         parts = [self.kind, self.key or "", self.version, *sorted(self.filters), "|", *self.sorts, "|"]
         return hashlib.blake2b("\0".join([*parts, *self.search]).encode(), digest_size=8).hexdigest()
 
+    @property
+    def code(self) -> str:
+        """What is the same in each process that would build the list by the same code."""
+        from .bytecode import digest_of  # only now: a worker that only serves need not know
+
+        functions = (self.source, self.enrich, self.lookup, self.fingerprint)
+        views = (*self.filters.values(), *self.sorts.values())
+        return digest_of([one for one in (*functions, *views) if callable(one)])
+
     def problem(self, declared: Iterable[str]) -> str | None:
         """What is still missing when declarations close, or None."""
         if self.source_list is not None and self.source_list not in declared:

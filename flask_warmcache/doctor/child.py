@@ -85,7 +85,7 @@ def _try(state: AppState, location: Location) -> str | None:
     status = next(iter(state.statuses.values()))
     try:
         # Without a lock, and waiting for a "go" that never comes: it imports the app, answers, and is ended.
-        child = children.start(status.name, status.declaration.digest, {}, {}, wanted=False, wait=True)
+        child = children.start(status.declaration, {}, {}, wanted=False, wait=True)
     except (ChildError, OSError) as error:
         return str(error)
     try:

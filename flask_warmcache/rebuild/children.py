@@ -19,6 +19,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..declare import Declaration
 from ..errors import ChildError
 from ..settings import Settings
 from ..store.locks import HeldLock, no_fork
@@ -35,6 +36,8 @@ SERVER_STARTED = "WARMCACHE_SERVER_STARTED"
 DROPPED = re.compile(r"SERVER_SOFTWARE|WERKZEUG_.*|LISTEN_.*|NOTIFY_SOCKET|GUNICORN_(FD|PID)")
 INTERPRETER = re.compile(r"(python|pypy)")  # under uWSGI sys.executable is uWSGI
 ANSWER_MAX = 4096
+# As this process runs: without assertions the same text is other code.
+OPTIMIZED = ["-" + sys.flags.optimize * "O"] if sys.flags.optimize else []
 # The child's own timer comes first; this ends one whose timer the app has taken for itself.
 KILL_AFTER_DEADLINE = 1.0
 
@@ -155,8 +158,7 @@ class Children:
 
     def start(
         self,
-        name: str,
-        digest: str,
+        declaration: Declaration,
         locks: Mapping[str, HeldLock],
         notes: Mapping[str, Any],
         *,
@@ -165,13 +167,14 @@ class Children:
     ) -> Child:
         """Start a child that is to rebuild a list; it inherits the locks, and holds them with this process.
 
-        :param digest: of the list's declaration, by which the child knows the right app.
+        :param declaration: the list's, by which the child knows the right app, and whether it has the same code.
         :param notes: what this process has found out about snapshots.
         :param wanted: whether the list it is made of is rebuilt even if it is not due.
         :param wait: whether the child, when it is ready, waits for ``go``.
         :raises ChildError: when there can be none.
         :raises OSError: when the system does not give one.
         """
+        name = declaration.name
         problem = self.problem()
         location = self._location
         if problem is not None or not isinstance(location, Location):
@@ -188,7 +191,8 @@ class Children:
                 "app": location.uri,
                 "served": location.served,
                 "name": name,
-                "digest": digest,
+                "digest": declaration.digest,
+                "code": declaration.code,
                 "cache": os.path.realpath(self._folder),
                 "locks": held,
                 "answering": answering,
@@ -199,7 +203,7 @@ class Children:
                 "retry": [self._settings.retry_min, self._settings.retry_max],
             }
             process = subprocess.Popen(
-                [sys.executable, "-m", "flask_warmcache.child"],
+                [sys.executable, *OPTIMIZED, "-m", "flask_warmcache.child"],
                 stdin=subprocess.PIPE,
                 pass_fds=(*held.values(), answering),
                 cwd=location.folder,

@@ -219,9 +219,7 @@ class Keeper(Rebuilder):
     def _start_child(self, attempt: Attempt, *, wait: bool) -> Child:
         status = attempt.target
         notes = {one.name: (one.outdated_generation, one.damaged_generation) for one in self._lists}
-        return self._children.start(
-            status.name, status.declaration.digest, attempt.locks, notes, wanted=attempt.wanted, wait=wait
-        )
+        return self._children.start(status.declaration, attempt.locks, notes, wanted=attempt.wanted, wait=wait)
 
     def _start_heir(self, attempt: Attempt) -> Child | None:
         """A child that gets ready to go on with this rebuild, or None; the rebuild does not depend on it."""

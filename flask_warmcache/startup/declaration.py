@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from types import CodeType
 from typing import Any
 
+from ..bytecode import digest_of
 from ..declare import NAME
 from ..errors import DeclarationError
 
@@ -48,8 +46,9 @@ class Task:
 
         :param release: names the deployment; None: the function's own code does.
         """
-        parts = ["release", str(release)] if release is not None else ["code", *_parts(self.function)]
-        return hashlib.blake2b("\0".join([self.version, *parts]).encode(), digest_size=8).hexdigest()
+        if release is not None:
+            return digest_of([], self.version, "release", str(release))
+        return digest_of([self.function], self.version, "code")
 
 
 def check_name(name: object) -> None:
@@ -62,31 +61,3 @@ def check_name(name: object) -> None:
             f"{name!r} cannot name a one-time task: use 1 to 64 of the characters a-z, 0-9, '_' and '-', as in "
             "@warmcache.once('create-tables')."
         )
-
-
-def _parts(function: Callable[..., Any]) -> Iterator[str]:
-    """What a function does, in words that are the same in every process of one interpreter.
-
-    Its compiled code and not its text: a deployment may have replaced the file under a process that runs.
-    """
-    while isinstance(function, functools.partial):
-        function = function.func
-    function = inspect.unwrap(function)
-    code = getattr(function, "__code__", None)
-    if isinstance(code, CodeType):
-        yield from _code_parts(code)
-    else:
-        kind = function if hasattr(function, "__qualname__") else type(function)
-        yield f"{kind.__module__}.{kind.__qualname__}"
-
-
-def _code_parts(code: CodeType) -> Iterator[str]:
-    yield code.co_code.hex()
-    yield repr((code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars))
-    for constant in code.co_consts:
-        if isinstance(constant, CodeType):
-            yield from _code_parts(constant)
-        elif isinstance(constant, frozenset):
-            yield repr(sorted(map(repr, constant)))  # in a set's own order, each process would have another
-        else:
-            yield repr(constant)

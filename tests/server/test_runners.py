@@ -260,6 +260,43 @@ def test_an_app_served_twice_is_refused_by_name(make_place: Make) -> None:
         assert place.calls("source") == []
 
 
+A_SITE = """
+import os
+from flask import Flask
+from flask_warmcache import WarmCache
+from app_runners import note
+app = Flask("site_of_mine")
+app.config.from_prefixed_env("TESTED")
+app.config["WARMCACHE_DIR"] = os.environ["WARMCACHE_DIR"]
+files = WarmCache(app).warm_list(
+    "files", key="path", unit="file", source=lambda: [{"path": "a", "by": "THE_CODE"}]
+)
+app.add_url_rule("/api/files", "files", files.response)
+app.add_url_rule("/invalidate", "invalidate", lambda: files.invalidate() or "", methods=["POST"])
+note("loaded")
+"""
+
+
+def test_a_child_that_would_run_other_code_than_its_worker_is_refused_until_the_server_is_reloaded(
+    make_place: Make,
+) -> None:
+    place = configured(make_place, config={"runner": "process", "retry_min": 0.1, "retry_max": 0.3})
+    module = place.folder / "site_of_mine.py"
+    module.write_text(A_SITE.replace("THE_CODE", "old code"))
+    with serving(place, "--chdir", os.fspath(place.folder), uri="site_of_mine:app") as server:
+        assert [file["by"] for file in built(server)] == ["old code"]
+        module.write_text(A_SITE.replace("THE_CODE", "the code of a deployment that has not reloaded the server"))
+        server.get("/invalidate", "POST")
+        until(lambda: stats(server)["state"] == "failed", lambda: f"a refusal: {stats(server)}")
+        assert stats(server)["last_error"] == "ChildError"
+        assert "the app's code has changed since the server started; reload the server" in server.log
+        assert [file["by"] for file in server.get().json["files"]] == ["old code"]
+        server.send(signal.SIGHUP)
+        until(
+            lambda: server.get().json["files"][0]["by"].startswith("the code of a deployment"), "a newer list", 30
+        )
+
+
 # From the thread to a child
 
 

@@ -102,6 +102,7 @@ def orders(app: Any, **changed: Any) -> dict[str, Any]:
         "served": False,
         "name": "files",
         "digest": opened.statuses["files"].declaration.digest,
+        "code": opened.statuses["files"].declaration.code,
         "cache": os.path.realpath(opened.store.folder),
     }
     return {**given, **changed}

@@ -1,0 +1,48 @@
+"""What a function does, told by its compiled code: the same in every process that has loaded the same text.
+
+By the code that is loaded and not by the file: a deployment may have replaced the file under a process that runs.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import inspect
+from collections.abc import Callable, Iterable, Iterator
+from types import CodeType
+from typing import Any
+
+
+def digest_of(functions: Iterable[Callable[..., Any]], *more: str) -> str:
+    """What is the same for functions of the same code, in every process of one interpreter.
+
+    Their own code only: what they call in other modules may be another.
+
+    :param more: what else is to be the same.
+    """
+    parts = [*more, *(part for function in functions for part in _parts(function))]
+    return hashlib.blake2b("\0".join(parts).encode(), digest_size=8).hexdigest()
+
+
+def _parts(function: Callable[..., Any]) -> Iterator[str]:
+    while isinstance(function, functools.partial):
+        function = function.func
+    function = inspect.unwrap(function)
+    code = getattr(function, "__code__", None)
+    if isinstance(code, CodeType):
+        yield from _code_parts(code)
+    else:
+        kind = function if hasattr(function, "__qualname__") else type(function)
+        yield f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _code_parts(code: CodeType) -> Iterator[str]:
+    yield code.co_code.hex()
+    yield repr((code.co_names, code.co_varnames, code.co_freevars, code.co_cellvars))
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _code_parts(constant)
+        elif isinstance(constant, frozenset):
+            yield repr(sorted(map(repr, constant)))  # in a set's own order, each process would have another
+        else:
+            yield repr(constant)
