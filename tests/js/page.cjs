@@ -211,7 +211,7 @@ function answer(body, { code = 200, headers = {}, redirected = false } = {}) {
 
 /**
  * Load the script into a fresh page. Options: attributes (of the script tag, as a dataset),
- * regions, random (a number), visibility, readyState, storage, tabs (a list that several pages
+ * regions, random (a number, or a function like Math.random), visibility, readyState, storage, tabs (a list that several pages
  * share, for their channels), clock (shared, too), online. page.world answers every request:
  * a function of (url, request) that returns a body, a Response, an Error, or a promise of one.
  */
@@ -294,7 +294,7 @@ function open(options = {}) {
   }
   const env = {
     now: () => clock.now,
-    random: () => (options.random === undefined ? 0.5 : options.random), // 0.5 is no jitter
+    random: typeof options.random === "function" ? options.random : () => options.random ?? 0.5, // 0.5 is no jitter
     setTimeout: (call, delay) => clock.setTimeout(call, delay),
     clearTimeout: (id) => clock.clearTimeout(id),
     navigate: () => (page.navigations += 1),

@@ -47,6 +47,14 @@ def test_the_node_tests_pass_and_cover_the_script(tmp_path: Path) -> None:
     assert covered >= LEAST_COVERED, f"{covered:.1%} of the lines are covered, not {bare}"
 
 
+def test_a_thousand_pages_that_wait_ask_no_more_often_than_planned() -> None:
+    # By itself: the coverage of a thousand pages is not wanted.
+    run = subprocess.run([node(), "--test", HERE / "crowd.cjs"], capture_output=True, text=True, timeout=120)
+    assert run.returncode == 0, f"{run.stdout}\n{run.stderr}"
+    assert re.search(r"# pass 2$", run.stdout, re.MULTILINE), run.stdout
+    print("\n".join(re.findall(r"^# (\d+ polls .*)", run.stdout, re.MULTILINE)))
+
+
 def code_lines() -> list[int]:
     """The lines that hold more than a comment or a bracket, counted from 1."""
     lines = enumerate(SCRIPT.read_text().splitlines(), 1)
