@@ -12,7 +12,8 @@ from .errors import BadQueryError
 from .rebuild.status import Condition, ListStatus
 
 CONTENT_TYPE = ("Content-Type", "application/json")
-SENDING = ("__call__", "get_wsgi_response", "get_app_iter", "iter_encoded", "close")  # of a response class
+# Of a response class: what we do ourselves where the app has nothing of its own.
+SENDING = ("__call__", "get_wsgi_response", "get_wsgi_headers", "get_app_iter", "iter_encoded", "close")
 RETRY_AFTER = "2"  # seconds until a cold list is worth asking for again: the bundled poller's interval
 
 
@@ -103,17 +104,13 @@ def _ready(base: type[Response]) -> type[Response]:
             self._finished = None
             return super().call_on_close(func)  # type: ignore[no-any-return]
 
-        def get_wsgi_headers(self, environ: Any) -> Headers:
-            # Unless a hook made a redirect or the like of it, the headers are complete as they stand.
-            headers: Headers = self.headers
-            return headers if self.status_code == 200 else super().get_wsgi_headers(environ)
-
         def __call__(self, environ: Any, start_response: Any) -> Iterable[bytes]:
             finished = self._finished
             # Unless a hook put another body here, or wants to hear of its end, it is sent as it stands.
             if (
                 finished is None
                 or self.response is not finished
+                or not isinstance(self.headers, Headers)
                 or self.status_code != 200
                 or environ["REQUEST_METHOD"] == "HEAD"
             ):

@@ -175,39 +175,33 @@ def _find_state(orders: dict[str, Any], served: Any) -> AppState:
     """
     from . import state
 
-    found = [one for one in list(state._states) if _is_meant(one, orders)]
+    there = [one for one in list(state._states) if _is_there(one, orders)]
     if orders["served"]:
         # The worker's own app is what its uri gives, so a second one beside it is not the one that is meant.
         extensions = getattr(served, "extensions", {})
-        found = [one for one in found if one is extensions.get(state.KEY)] or found
+        there = [one for one in there if one is extensions.get(state.KEY)] or there
+    wanted = (orders["name"], orders["code"])
+    found = [one for one in there if wanted in [(own.name, own.code) for own in one.close()]]
     if len(found) == 1:
-        _check_code(found[0], orders)
         return found[0]
+    if there and not found:
+        raise ChildError(
+            f"list {orders['name']!r} is another one here than in the worker. If the app's code has changed since "
+            "the server started, reload the server; else set WARMCACHE_APP to how the app is imported."
+        )
     raise ChildError(
-        f"{len(found) or 'No'} apps behind {orders['app']!r} keep a list {orders['name']!r}, declared as in the "
-        "worker, in the same folder; set WARMCACHE_APP to how the app is imported."
+        f"{len(found) or 'No'} apps behind {orders['app']!r} keep a list {orders['name']!r} in the same folder; "
+        "set WARMCACHE_APP to how the app is imported."
     )
 
 
-def _is_meant(state: AppState, orders: dict[str, Any]) -> bool:
+def _is_there(state: AppState, orders: dict[str, Any]) -> bool:
+    """Whether it keeps a list of that name in that folder."""
     if state.settings.dir is None and state.app.testing:
         return False  # its folder would be a new one
     if os.path.realpath(state._folder()) != orders["cache"]:
         return False
-    wanted: tuple[str, str] = (orders["name"], orders["digest"])
-    return wanted in [(one.name, one.digest) for one in state.close()]
-
-
-def _check_code(state: AppState, orders: dict[str, Any]) -> None:
-    """
-    :raises ChildError: when this process would build another list than the worker, whose code it has no more.
-    """
-    [code] = [one.code for one in state.close() if one.name == orders["name"]]
-    if code != orders["code"]:
-        raise ChildError(
-            f"the functions of list {orders['name']!r} are other ones than the worker's: the app's code has "
-            "changed since the server started; reload the server."
-        )
+    return orders["name"] in [one.name for one in state.close()]
 
 
 def _refuse(orders: dict[str, Any], store: FileStore, error: BaseException, deadline: float) -> int:

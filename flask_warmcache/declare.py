@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Literal
 
+from .bytecode import digest_of
 from .errors import DeclarationError
 
 Item = dict[str, Any]
@@ -106,20 +107,18 @@ class Declaration:
             return self.unit[:-1] + "ies"
         return self.unit + ("es" if re.search(r"(s|x|z|ch|sh)$", self.unit) else "s")
 
-    @property
+    @cached_property
     def digest(self) -> str:
-        """What, changed, means that a snapshot was made by another declaration."""
-        parts = [self.kind, self.key or "", self.version, *sorted(self.filters), "|", *self.sorts, "|"]
-        return hashlib.blake2b("\0".join([*parts, *self.search]).encode(), digest_size=8).hexdigest()
+        """What, changed, means that a snapshot was made by another declaration: its views would be other ones."""
+        views = sorted(self.filters), list(self.sorts), self.search
+        functions = [self.filters[name] for name in views[0]] + [self.sorts[name] for name in views[1]]
+        return digest_of(functions, self.kind, self.key or "", self.version, repr(views))
 
     @property
     def code(self) -> str:
-        """What is the same in each process that would build the list by the same code."""
-        from .bytecode import digest_of  # only now: a worker that only serves need not know
-
+        """What is the same in each process that would give the list the same items."""
         functions = (self.source, self.enrich, self.lookup, self.fingerprint)
-        views = (*self.filters.values(), *self.sorts.values())
-        return digest_of([one for one in (*functions, *views) if callable(one)])
+        return digest_of([one for one in functions if callable(one)], self.digest)
 
     def problem(self, declared: Iterable[str]) -> str | None:
         """What is still missing when declarations close, or None."""

@@ -168,17 +168,23 @@ class AppState:
         every: dict[str, Writes] = {}
         for name, status in self.statuses.items():
             declaration = status.declaration
-            upstream = self.statuses.get(declaration.source_list or "")
+            if declaration.key is None:
+                continue
+            upstream = self._upstream_by_key(declaration)
             lookup = declaration.lookup
-            if declaration.key is not None:
-                if lookup is None and upstream is not None:
-                    lookup = item_finder(upstream.reader.current, declaration.key)
-                every[name] = Writes(declaration, self.store, tools, lookup)
+            if lookup is None and upstream is not None:
+                lookup = item_finder(upstream.reader.current, declaration.key)
+            every[name] = Writes(declaration, self.store, tools, lookup)
         for name, writes in every.items():
-            source_list = self.statuses[name].declaration.source_list
-            if source_list in every:
-                every[source_list].followers.append(writes)
+            upstream = self._upstream_by_key(self.statuses[name].declaration)
+            if upstream is not None:
+                every[upstream.name].followers.append(writes)
         return every
+
+    def _upstream_by_key(self, declaration: Declaration) -> ListStatus | None:
+        """The source list, if its items go by the same keys; else a key says nothing there."""
+        upstream = self.statuses.get(declaration.source_list or "")
+        return upstream if upstream is not None and upstream.declaration.key == declaration.key else None
 
     def start(self) -> None:
         """Have a keeper running in this process; called at every request, so it costs next to nothing."""

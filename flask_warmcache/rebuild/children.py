@@ -191,7 +191,6 @@ class Children:
                 "app": location.uri,
                 "served": location.served,
                 "name": name,
-                "digest": declaration.digest,
                 "code": declaration.code,
                 "cache": os.path.realpath(self._folder),
                 "locks": held,

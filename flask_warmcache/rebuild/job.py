@@ -206,7 +206,13 @@ class Job:
         source_list, field = self._declaration.source_list, self._declaration.key or ""
         if not keys:
             return
-        if lookup is None and source_list is not None:
+        upstream = self._upstream
+        if (
+            lookup is None
+            and source_list is not None
+            and upstream is not None
+            and upstream.header.get("key") == field
+        ):
             # As it is by now: what was written may be newer than what this rebuild was made of.
             lookup = item_finder(lambda: self._store.published(source_list), field)
         try:

@@ -218,7 +218,7 @@ class Keeper(Rebuilder):
 
     def _start_child(self, attempt: Attempt, *, wait: bool) -> Child:
         status = attempt.target
-        notes = {one.name: (one.outdated_generation, one.damaged_generation) for one in self._lists}
+        notes = {one.name: (_outdated(one), one.damaged_generation) for one in self._lists}
         return self._children.start(status.declaration, attempt.locks, notes, wanted=attempt.wanted, wait=wait)
 
     def _start_heir(self, attempt: Attempt) -> Child | None:
@@ -332,3 +332,11 @@ class Keeper(Rebuilder):
                 status.name,
                 extra={"warmcache_list": status.name},
             )
+
+
+def _outdated(status: ListStatus) -> int | None:
+    """What a child is to take for outdated: all that is due here for whatever reason, since it knows fewer."""
+    condition = status.condition()
+    if condition.due and condition.snapshot is not None:
+        return condition.snapshot.rebuilt
+    return status.outdated_generation

@@ -273,6 +273,7 @@ class Publisher:
             "rebuilt": rest["generation"],
             "unsettled": bool(writes),  # until the rebuild has written them again; it may die before
             "declaration": self._declaration.digest,
+            "key": self._declaration.key,
             "invalidation": self._token,
             "published_at": time.time(),
         }

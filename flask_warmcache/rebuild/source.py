@@ -207,6 +207,8 @@ def marker(declaration: Declaration, encode: Callable[[Any], bytes]) -> Callable
     """
     chosen, key = declaration.fingerprint, declaration.key or ""
     version = declaration.version.encode("utf-8", "surrogatepass")
+    if declaration.enrich is not None:
+        version += b"\0enriched"  # an item that was published before there was an enrich is no finished one
     if chosen is None:
         return lambda item: fingerprint_of(version, encode(item))
     if callable(chosen):

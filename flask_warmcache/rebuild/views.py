@@ -106,7 +106,9 @@ class ViewBuilder:
         sortable = [position for position in range(self._count) if position not in last]
         kinds: Counter[str] = Counter()
         for of, count in Counter(type(keys[position]) for position in sortable).items():
-            kinds[_kind(of)] += count
+            if of is not tuple:
+                kinds[_kind(of)] += count
+        kinds.update(kind_of(key) for position in sortable if type(key := keys[position]) is tuple)
         if last:
             kinds[FAILED] = len(last)
         self.sort_kinds[name] = SortKinds(sorted(kind for kind in kinds if kind != FAILED), kinds)
@@ -116,9 +118,9 @@ class ViewBuilder:
             pass
         # Keys of several kinds, such as None among numbers: the commonest kind is ordered, the rest go last.
         commonest = self.sort_kinds[name].commonest
-        self.sort_kinds[name] = SortKinds([str(commonest)], kinds)
-        fitting = [position for position in sortable if _kind(type(keys[position])) == commonest]
-        others = [position for position in sortable if _kind(type(keys[position])) != commonest]
+        self.sort_kinds[name] = SortKinds([] if commonest is None else [commonest], kinds)
+        fitting = [position for position in sortable if kind_of(keys[position]) == commonest]
+        others = [position for position in sortable if kind_of(keys[position]) != commonest]
         self._others[odd_keys(name, commonest)] = len(others)
         try:
             return sorted(fitting, key=keys.__getitem__) + sorted([*others, *last])
@@ -130,6 +132,7 @@ class ViewBuilder:
 
 
 FAILED = ""  # the kind of a key that the sort function failed to give
+UNORDERED = (FAILED, "NoneType")  # of which not even two can be compared
 # Keys of two of these kinds can never be compared; of others who knows.
 PLAIN = {"NoneType", "number", "str", "bytes", "list", "tuple", "dict"}
 
@@ -143,8 +146,8 @@ class SortKinds:
 
     @property
     def commonest(self) -> str | None:
-        """The kind of most keys; of several the last in the alphabet, so that it is the same each time."""
-        kinds = [(count, kind) for kind, count in self.counts.items() if kind != FAILED and count]
+        """The kind of most keys that have an order; of several the last in the alphabet."""
+        kinds = [(count, kind) for kind, count in self.counts.items() if kind not in UNORDERED and count]
         return max(kinds)[1] if kinds else None
 
     def header(self) -> dict[str, Any]:
@@ -154,7 +157,7 @@ class SortKinds:
 
 def odd_keys(name: str, commonest: str | None) -> str:
     """How it is counted when a sort gives keys that stand behind the others."""
-    return f"sort {name}: keys that are no {commonest}"
+    return f"sort {name}: keys that " + ("have no order" if commonest is None else f"are no {commonest}")
 
 
 def sort_key_of(sort_key: Callable[[Item], Any], item: Item) -> tuple[str, Any]:
@@ -165,7 +168,14 @@ def sort_key_of(sort_key: Callable[[Item], Any], item: Item) -> tuple[str, Any]:
     key = sort_key(item)
     if key != key:
         raise ValueError("not a number, which is neither before nor behind any other")
-    return _kind(type(key)), key
+    return kind_of(key), key
+
+
+def kind_of(key: object) -> str:
+    """What a key can be compared with: numbers, or its own class, or tuples of the same kinds."""
+    if type(key) is tuple:
+        return f"tuple({', '.join(_kind(type(one)) for one in key)})"
+    return _kind(type(key))
 
 
 def _kind(of: type) -> str:

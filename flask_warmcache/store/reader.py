@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
+import time
 from pathlib import Path
 
 from .snapshot import DAMAGE, Snapshot, Stamp, stamp_of
 
 log = logging.getLogger("flask_warmcache")
 TRIES = 3
+RETRY_AFTER = 1.0  # seconds until what the system refused, out of descriptors say, is tried again
 
 
 class Reader:
@@ -21,7 +24,8 @@ class Reader:
         self._name = name
         self._path = os.fspath(folder / f"{name}.index")
         self._snapshot: Snapshot | None = None
-        self._refused: Stamp | None = None  # an index that could not be opened; not tried again
+        self._refused: Stamp | None = None  # an index that could not be opened; damaged ones are not tried again
+        self._refused_until = 0.0  # of the monotonic clock
         self._exchange = threading.Lock()  # guards the exchange of _snapshot, held for one stat
         self.is_unusable = False  # the index under the name is gone or damaged: a rebuild is needed
 
@@ -41,7 +45,7 @@ class Reader:
         if snapshot is not None and snapshot.stamp == stamp:
             self.is_unusable = False
             return snapshot
-        if stamp == self._refused:
+        if stamp == self._refused and time.monotonic() < self._refused_until:
             self.is_unusable = True
             return snapshot
         return self._open()
@@ -76,8 +80,12 @@ class Reader:
                 if is_newest:
                     return opened
         if why is not None:
+            is_known = refused == self._refused
             self._refused = refused
+            self._refused_until = time.monotonic() + RETRY_AFTER if isinstance(why, OSError) else math.inf
             self.is_unusable = True
+            if is_known:
+                return self._snapshot
             log.warning(
                 "warmcache.snapshot_refused: the snapshot of %r cannot be served: %s",
                 self._name,

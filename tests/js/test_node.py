@@ -49,7 +49,7 @@ def test_the_node_tests_pass_and_cover_the_script(tmp_path: Path) -> None:
 
 def test_a_thousand_pages_that_wait_ask_no_more_often_than_planned() -> None:
     # By itself: the coverage of a thousand pages is not wanted.
-    command = [node(), "--test", "--test-reporter=tap", HERE / "crowd.cjs"]
+    command = [node(), "--test", "--test-reporter=tap", str(HERE / "crowd.cjs")]
     run = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert run.returncode == 0, f"{run.stdout}\n{run.stderr}"
     assert re.search(r"# pass 2$", run.stdout, re.MULTILINE), run.stdout

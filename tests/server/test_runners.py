@@ -289,7 +289,7 @@ def test_a_child_that_would_run_other_code_than_its_worker_is_refused_until_the_
         server.get("/invalidate", "POST")
         until(lambda: stats(server)["state"] == "failed", lambda: f"a refusal: {stats(server)}")
         assert stats(server)["last_error"] == "ChildError"
-        assert "the app's code has changed since the server started; reload the server" in server.log
+        assert "If the app's code has changed since the server started, reload the server" in server.log
         assert [file["by"] for file in server.get().json["files"]] == ["old code"]
         server.send(signal.SIGHUP)
         until(

@@ -158,12 +158,14 @@ def test_a_unit_whose_keys_are_taken_is_refused() -> None:
 def test_the_digest_changes_with_what_shapes_a_snapshot_only() -> None:
     base = declare(filters={"a": bool, "b": bool}, sorts={"name": str}, search=("path",))
     same = [
-        declare(filters={"b": len, "a": len}, sorts={"name": len}, search=("path",), ttl=5),
+        declare(filters={"b": bool, "a": bool}, sorts={"name": str}, search=("path",), ttl=5),
         declare(filters={"a": bool, "b": bool}, sorts={"name": str}, search=("path",), counts=("a",), unit="x"),
     ]
     other = [
         declare(),
         declare(filters={"a": bool}, sorts={"name": str}, search=("path",)),
+        declare(filters={"a": bool, "b": len}, sorts={"name": str}, search=("path",)),
+        declare(filters={"a": bool, "b": bool}, sorts={"name": len}, search=("path",)),
         declare(filters={"a": bool, "b": bool}, sorts={"date": str}, search=("path",)),
         declare(filters={"a": bool, "b": bool}, sorts={"name": str}, search=("size",)),
         declare(filters={"a": bool, "b": bool}, sorts={"name": str}, search=("path",), version="2"),
