@@ -50,8 +50,9 @@ def check_folder(report: Report, store: FileStore) -> None:
     used = sum(map(_size, os.scandir(folder)))
     free = shutil.disk_usage(folder).free
     facts |= {"file_system": kind, "bytes": used, "free_bytes": free}
+    where = kind or "an unknown file system"
     report.add(
-        "folder.usable", OK, f"{folder}: {used / MIB:.1f} MiB of {kind or 'an unknown file system'}, ours alone."
+        "folder.usable", OK, f"Cache folder {folder}: {used / MIB:.1f} MiB on {where}, this account's alone."
     )
     _check_kind(report, folder, kind)
     _check_space(report, used, free)
@@ -99,12 +100,13 @@ def _check_space(report: Report, used: int, free: int) -> None:
         report.add(
             "folder.space",
             FAULT if free < max(MIB, used) else WARNING,
-            f"{free / MIB:.0f} MiB are free; a rebuild of all lists may need {needed / MIB:.0f}.",
+            f"The cache folder's disk has {free / MIB:.0f} MiB free; a rebuild of all lists may need "
+            f"{needed / MIB:.0f}.",
             "A list that does not fit is not published: the old one stays, and grows old.",
             "Make room, or set WARMCACHE_DIR to a larger disk.",
         )
     else:
-        report.add("folder.space", OK, f"{free / MIB:.0f} MiB are free.")
+        report.add("folder.space", OK, f"The cache folder's disk has {free / MIB:.0f} MiB free.")
 
 
 def _check_lock(report: Report, folder: Path) -> None:
