@@ -12,7 +12,7 @@ import gunicorn
 from gunicorn.config import Config
 from gunicorn.workers import SUPPORTED_WORKERS
 
-from ..gunicorn_settings import Choice, chosen_by_environment, platform_choices
+from ..gunicorn_settings import PREFIX, Choice, chosen_by_environment, platform_choices
 from ..gunicorn_sources import Overruled, misspelt
 from .processes import Server
 
@@ -46,7 +46,9 @@ def ask(server: Server) -> dict[str, Any] | None:
     asked = _asked(os.environ)
     settings = {}
     for name, value in values.items():
-        is_default = name not in asked and value == _default(config, name)
+        # gunicorn's defaults of workers and bind are made of our own environment.
+        is_platform = name in asked and not asked[name].source.startswith(PREFIX)
+        is_default = not is_platform and value == _default(config, name)
         settings[name] = {"value": value, "source": DEFAULT if is_default else UNKNOWN}
     overruled = [
         Overruled(choice.source, os.environ[choice.source], name, values[name], UNKNOWN)

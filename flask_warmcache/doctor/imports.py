@@ -20,6 +20,7 @@ LONGEST = 180.0  # seconds
 SLOW = 3.0  # an import of the whole app that is worth a thought
 WORST = 10
 WORTH = 0.05  # seconds; what takes less is not worth a word
+WORTH_DOING = 0.1  # seconds; what takes less is not worth a change
 LINE = re.compile(r"import time:\s+(\d+) \|\s+(\d+) \| ( *)(\S+)$")
 TOTAL = "warmcache: total "
 # Imports the app as gunicorn does, as a process that starts nothing of ours. By the builtin alone, since Python
@@ -123,7 +124,7 @@ def check_imports(
         ],
     }
     # What a deferred module brings along is counted with it.
-    late = [unit.with_imports for unit in units if unit.name in deferrable and unit.with_imports > WORTH]
+    late = [unit.with_imports for unit in units if unit.name in deferrable and unit.with_imports > WORTH_DOING]
     saved = f", {min(sum(late), total):.1f} of them in {len(late)} blueprints that can be deferred" if late else ""
     is_slow = total > SLOW
     report.add(
@@ -221,6 +222,8 @@ def _advise(units: list[Unit], deferrable: Collection[str], guarding: Collection
         return name
 
     for unit in units:
+        if max(unit.seconds, unit.with_imports) < WORTH_DOING:
+            continue
         if unit.name in deferrable:
             unit.advice = f"defer its blueprint: warmcache.defer_blueprint('{unit.name}:...')"
         elif unit.name in guarding:

@@ -35,11 +35,11 @@ def check_memory(report: Report, server: Server, preload: bool) -> None:
     largest = max(uss for _, uss in workers)
     said = (
         f"{len(workers)} {'worker' if len(workers) == 1 else 'workers'} with "
-        f"{min(workers)[0] // MIB} to {max(workers)[0] // MIB} MiB (PSS), up to {largest // MIB} MiB of it alone "
+        f"{min(workers)[0] // MIB} to {max(workers)[0] // MIB} MiB each (PSS), up to {largest // MIB} MiB of it alone "
         f"(USS); all processes together {total // MIB} MiB"
     )
     if limit is not None:
-        said += f" of {limit // MIB}"
+        said += f" of the {limit // MIB} that they may use"
     report.add("memory.workers", OK, f"{said}.")
     if limit is None:
         return
