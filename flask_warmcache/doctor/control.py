@@ -51,7 +51,7 @@ def ask(server: Server) -> dict[str, Any] | None:
         is_default = not is_platform and value == _default(config, name)
         settings[name] = {"value": value, "source": DEFAULT if is_default else UNKNOWN}
     overruled = [
-        Overruled(choice.source, os.environ[choice.source], name, values[name], UNKNOWN)
+        Overruled(choice.source, os.environ[choice.source], name, values[name], settings[name]["source"])
         for name, choice in asked.items()
         if name in values and values[name] != choice.value
     ]

@@ -1,9 +1,10 @@
 """How soon a worker serves when 62 of its 69 blueprints are slow to import: gunicorn, 4 workers, --timeout 10.
 
-    python -m tests.benchmarks.startup [--rounds 3] [--json]
+    python -m tests.benchmarks.startup [--rounds 3] [--python PYTHON] [--json]
 
 The app of tests/startup_app three times: with only the 7 blueprints that login needs; with the 62 others deferred
 and a one-time task of 30 s; and with all of them imported, and that work done, at start, without flask-warmcache.
+PYTHON is that of another environment, with another gunicorn.
 """
 
 from __future__ import annotations
@@ -24,7 +25,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import gunicorn
 import psutil
 
 from tests.startup_app.parts import LATE, write
@@ -39,35 +39,42 @@ KILLED = re.compile(r"WORKER TIMEOUT \(pid:(\d+)\)|Worker \(pid:(\d+)\) was sent
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3, help="starts of each app")
+    parser.add_argument("--python", default=sys.executable, help="that runs the servers")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON instead of a table")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="warmcache-startup-") as folder:
         parts = Path(folder, "parts")
         write(parts)
-        compile_all(parts)
+        compile_all(parts, arguments.python)
         runs: dict[str, list[dict[str, Any]]] = {mode: [] for mode in MODES}
         for turn in range(arguments.rounds):
             for mode in MODES:  # by turns, so that what else the machine does hits all alike
                 print(f"round {turn + 1}: {mode}", file=sys.stderr, flush=True)
-                runs[mode].append(measure(mode, parts, Path(folder, f"{mode}-{turn}")))
+                runs[mode].append(measure(mode, parts, Path(folder, f"{mode}-{turn}"), arguments.python))
     figures = {mode: summary(found) for mode, found in runs.items()}
-    print(json.dumps(figures, indent=2)) if arguments.json else show(figures)
+    print(json.dumps(figures, indent=2)) if arguments.json else show(figures, version_of(arguments.python))
 
 
-def compile_all(parts: Path) -> None:
+def version_of(python: str) -> str:
+    """Of gunicorn, there."""
+    command = [python, "-c", "import gunicorn; print(gunicorn.__version__)"]
+    return subprocess.run(command, check=True, text=True, capture_output=True).stdout.strip()
+
+
+def compile_all(parts: Path, python: str = sys.executable) -> None:
     """As an installation does, so that the first start does not pay for it."""
-    subprocess.run([sys.executable, "-m", "compileall", "-q", parts, CHECKOUT / "flask_warmcache"], check=True)
+    subprocess.run([python, "-m", "compileall", "-q", parts, CHECKOUT / "flask_warmcache"], check=True)
 
 
 @contextmanager
-def server(mode: str, parts: Path, folder: Path) -> Iterator[tuple[int, psutil.Process, Path]]:
+def server(mode: str, parts: Path, folder: Path, python: str) -> Iterator[tuple[int, psutil.Process, Path]]:
     folder.mkdir()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     conf = [] if mode == "eager" else ["--config", "python:flask_warmcache.gunicorn_conf"]
     command = [
-        *[sys.executable, "-m", "gunicorn", *conf, "--bind", f"127.0.0.1:{port}", "--workers", str(WORKERS)],
+        *[python, "-m", "gunicorn", *conf, "--bind", f"127.0.0.1:{port}", "--workers", str(WORKERS)],
         *["--timeout", str(TIMEOUT), "--worker-class", "gthread", "--threads", str(THREADS)],
         "tests.startup_app.app:app",
     ]
@@ -110,10 +117,10 @@ def wait_for(condition: Callable[[], bool], began: float) -> float | None:
     return None
 
 
-def measure(mode: str, parts: Path, folder: Path) -> dict[str, Any]:
+def measure(mode: str, parts: Path, folder: Path, python: str = sys.executable) -> dict[str, Any]:
     """One start, from the command until everything is loaded in every worker."""
     began = time.monotonic()
-    with server(mode, parts, folder) as (port, master, log):
+    with server(mode, parts, folder, python) as (port, master, log):
         first = wait_for(lambda: get(port, "/login/")[0] == 200, began)
         found: dict[str, Any] = {"first 200": first, "log": ""}
         if first is not None:
@@ -198,7 +205,7 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def show(figures: dict[str, dict[str, Any]]) -> None:
+def show(figures: dict[str, dict[str, Any]], version: str) -> None:
     """The table of docs/deferred.md."""
     base = figures["critical"]["first 200"]
     titles = {
@@ -206,7 +213,7 @@ def show(figures: dict[str, dict[str, Any]]) -> None:
         "deferred": "and 62 deferred",
         "eager": "all 69 imported at start, without flask-warmcache",
     }
-    print(f"gunicorn {gunicorn.__version__}, {WORKERS} workers, --timeout {TIMEOUT}, {os.cpu_count()} cores\n")
+    print(f"gunicorn {version}, {WORKERS} workers, --timeout {TIMEOUT}, {os.cpu_count()} cores\n")
     print("| blueprints | first 200 of /login | all loaded | /login p50, max | workers killed | USS, PSS each |")
     print("|---|---:|---:|---:|---:|---:|")
     for mode, title in titles.items():
