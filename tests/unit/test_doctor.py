@@ -84,7 +84,8 @@ def test_a_folder_open_to_others_is_a_fault(tmp_path: Path) -> None:
     report = Report()
     check_folder(report, FileStore(folder))
     assert levels(report) == {"folder.unusable": FAULT}
-    assert "chmod 700" in report.findings[0].what
+    assert report.findings[0].what.endswith("The cache folder is open to other accounts.")
+    assert "chmod 700" in report.findings[0].do
     assert explained(report)
 
 
