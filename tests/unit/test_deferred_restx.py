@@ -57,7 +57,8 @@ def test_an_api_answers_as_a_registered_one(calm_shop: Shop) -> None:
     assert told["basePath"] == "/v1" and list(told["paths"]) == ["/items/{number}"]
     page = shop.client.get("/v1/").text
     assert "/swaggerui/swagger-ui.css" in page
-    assert shop.client.get("/swaggerui/swagger-ui.css").mimetype == "text/css"
+    with shop.client.get("/swaggerui/swagger-ui.css") as style:
+        assert style.mimetype == "text/css"
     assert shop.client.get("/nothing").mimetype == "text/html", "the app's own errors stay as they are"
 
 
