@@ -11,7 +11,7 @@ import pytest
 from flask import Blueprint, Flask
 
 from flask_warmcache import WarmCache
-from flask_warmcache.doctor import mounts
+from flask_warmcache.doctor import mounts, processes
 from flask_warmcache.doctor.child import check_child
 from flask_warmcache.doctor.examine import examine
 from flask_warmcache.doctor.finding import FAULT, INFO, OK, WARNING, Report
@@ -63,6 +63,12 @@ def test_gunicorn_is_known_by_its_command_line(command: list[str], arguments: li
 def test_a_process_that_is_no_gunicorn_is_refused() -> None:
     with pytest.raises(NoServer, match=f"Process {os.getpid()} is no gunicorn"):
         find_server(os.getpid())
+
+
+def test_a_system_without_proc_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "PROC", tmp_path / "proc")
+    with pytest.raises(NoServer, match="has no /proc"):
+        find_server(None)
 
 
 # The cache folder
