@@ -48,7 +48,8 @@ def main() -> None:
         compile_all(parts, arguments.python)
         runs: dict[str, list[dict[str, Any]]] = {mode: [] for mode in MODES}
         for turn in range(arguments.rounds):
-            for mode in MODES:  # by turns, so that what else the machine does hits all alike
+            # By turns, and every other time backwards, so that what else the machine does hits all alike.
+            for mode in MODES if turn % 2 == 0 else reversed(MODES):
                 print(f"round {turn + 1}: {mode}", file=sys.stderr, flush=True)
                 runs[mode].append(measure(mode, parts, Path(folder, f"{mode}-{turn}"), arguments.python))
     figures = {mode: summary(found) for mode, found in runs.items()}
