@@ -38,8 +38,8 @@ BOOLEANS = {
 MIB = 1 << 20
 # gunicorn's own advice: 4 to 12 processes are enough for thousands of requests a second.
 MOST_WORKERS = 12
-# Measured (USS of a worker with 4 threads after 2000 requests): 25 MiB for plain Flask, 63 with SQLAlchemy, requests
-# and Pillow, 96 with pandas as well. Half of that again for what requests take at their peak, when hosts kill.
+# Measured (USS of a worker with 4 threads after 2000 requests): 25 MiB for plain Flask, 63 with SQLAlchemy and
+# Pillow, 96 with pandas as well. The rest is for what requests take at their peak, which is when hosts kill.
 WORKER_MEMORY = 160 * MIB
 # What is left for a rebuilding child: the same app and, measured, 20 MiB for a list of 10,300 items.
 CHILD_MEMORY = 160 * MIB
