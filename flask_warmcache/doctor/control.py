@@ -32,18 +32,22 @@ def ask(server: Server) -> dict[str, Any] | None:
     config = Config()
     try:
         with socket.socket(socket.AF_UNIX) as probe:  # the client leaves its own open when it cannot connect
+            probe.settimeout(ANSWERING)
             probe.connect(config.control_socket)
         with ControlClient(config.control_socket, ANSWERING) as client:
             # Each gunicorn of an account takes the same place, and the last one answers.
             if client.send_command("show stats").get("pid") != server.pid:
                 return None
-            values = client.send_command("show config")
+            told = client.send_command("show config")
     except (ControlClientError, OSError, ValueError):
         return None
+    values = {name: value for name, value in told.items() if name in config.settings}
     if found := re.search(r"'(.+)'", str(values.get("worker_class"))):
         names = {path: name for name, path in SUPPORTED_WORKERS.items()}
         values["worker_class"] = names.get(found[1], found[1])
-    asked = _asked(os.environ)
+    # With SPT_NOENV=1 the title leaves the environment alone; else ours is likely the same.
+    environ = server.environ if "PATH" in server.environ else os.environ
+    asked = _asked(environ)
     settings = {}
     for name, value in values.items():
         # gunicorn's defaults of workers and bind are made of our own environment.
@@ -51,7 +55,7 @@ def ask(server: Server) -> dict[str, Any] | None:
         is_default = not is_platform and value == _default(config, name)
         settings[name] = {"value": value, "source": DEFAULT if is_default else UNKNOWN}
     overruled = [
-        Overruled(choice.source, os.environ[choice.source], name, values[name], settings[name]["source"])
+        Overruled(choice.source, environ[choice.source], name, values[name], settings[name]["source"])
         for name, choice in asked.items()
         if name in values and values[name] != choice.value
     ]
@@ -62,7 +66,7 @@ def ask(server: Server) -> dict[str, Any] | None:
         "conf": None,
         "hooks": "unknown",
         "settings": settings,
-        "misspelt": misspelt(os.environ),
+        "misspelt": misspelt(environ),
         "overruled": [{**vain._asdict(), "said": str(vain)} for vain in overruled],
     }
 
@@ -72,7 +76,7 @@ def _default(config: Any, name: str) -> Any:
 
 
 def _asked(environ: Mapping[str, str]) -> dict[str, Choice]:
-    """What our own environment asks for, which is likely the server's."""
+    """What an environment asks for."""
     try:
         return {**platform_choices(environ), **chosen_by_environment(environ)}
     except ValueError:
