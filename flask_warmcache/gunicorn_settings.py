@@ -48,6 +48,7 @@ MAX_REQUESTS = 20_000
 # Measured: until gunicorn 23 a gthread worker that ends loses about one connection each time.
 DROPS_CONNECTIONS = version_info < (24,)
 TMPFS = ("tmpfs", "ramfs")
+LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 MEND = "Correct it, or take it out of the environment."
 # What gunicorn notices in its workers only, or in an error that does not name the variable.
 MEANINGS: dict[str, tuple[str, Callable[[Any], object]]] = {
@@ -55,6 +56,7 @@ MEANINGS: dict[str, tuple[str, Callable[[Any], object]]] = {
     "threads": ("must be at least 1", lambda number: number >= 1),
     "worker_class": ("must be one of gunicorn's worker classes, installed with what it needs", util.load_class),
     "worker_tmp_dir": ("must be a folder", os.path.isdir),
+    "loglevel": (f"must be one of {', '.join(LOG_LEVELS)}", lambda level: level.lower() in LOG_LEVELS),
     "bind": ("must be addresses like 0.0.0.0:8000", lambda all_: [util.parse_address(one) for one in all_]),
 }
 

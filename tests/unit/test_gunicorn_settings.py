@@ -98,6 +98,7 @@ def test_heartbeats_lie_in_memory_where_that_can_be_written(tmp_path: Path) -> N
         ("GUNICORN_WORKERS", "0", "GUNICORN_WORKERS must be at least 1, not '0'"),
         ("GUNICORN_THREADS", "0", "GUNICORN_THREADS must be at least 1, not '0'"),
         ("GUNICORN_BIND", "0.0.0.0:80,:", "GUNICORN_BIND must be addresses like 0.0.0.0:8000, not '0.0.0.0:80,:'"),
+        ("GUNICORN_LOG_LEVEL", "loud", "GUNICORN_LOG_LEVEL must be one of debug, info, .*, not 'loud'"),
         ("GUNICORN_WORKER_TMP_DIR", "/no/such", "GUNICORN_WORKER_TMP_DIR must be a folder, not '/no/such'"),
         ("GUNICORN_PRELOAD_APP", "maybe", "GUNICORN_PRELOAD_APP must be true or false, not 'maybe'"),
         ("GUNICORN_WORKER_CLASS", "gthred", "GUNICORN_WORKER_CLASS must be one of gunicorn's worker classes"),
