@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from .lists import WarmValue as WarmValue
     from .paging import Page as Page
     from .rebuild.job import Outcome as Outcome
+    from .startup.lazy import LazyNotReadyError as LazyNotReadyError
     from .startup.tasks import TaskNotReadyError as TaskNotReadyError
 
 _HOMES = {
@@ -34,6 +35,7 @@ _HOMES = {
     "WarmValue": "lists",
     "Page": "paging",
     "Outcome": "rebuild.job",
+    "LazyNotReadyError": "startup.lazy",
     "TaskNotReadyError": "startup.tasks",
 }
 _ERRORS = (

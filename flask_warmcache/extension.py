@@ -310,8 +310,8 @@ class WarmCache:
     def lazy(self, target: str) -> Any:
         """A stand-in for something that is imported and built at its first use, once in a process.
 
-        The thread that uses it first builds it, the others wait; what the import or the building raises goes to
-        who used it, and the next use tries again.
+        The thread that uses it first builds it, the others wait.  What the import or the building raises goes to
+        who used it; until a pause is over that grows with each failure, uses raise ``LazyNotReadyError``.
 
         :param target: where it is, as ``"pkg.module:Service"``; a class or function is called without arguments,
             anything else is taken as it is.

@@ -14,13 +14,8 @@ from collections.abc import Callable, MutableMapping
 from typing import Any
 
 from . import gunicorn_settings, gunicorn_sources
-from .gunicorn_settings import Choice
+from .gunicorn_settings import SHOWN, Choice
 
-# In the order in which the line at the start shows them.
-SHOWN = (
-    "timeout", "worker_class", "workers", "threads", "graceful_timeout", "keepalive", "max_requests",
-    "max_requests_jitter", "preload_app", "worker_tmp_dir", "bind",
-)  # fmt: skip
 _chosen: dict[str, Choice] = {}  # what we set in the configuration that was read last
 
 

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from ..rebuild.location import Location, NoLocation
 from ..state import AppState
-from . import child, folder, imports, lists, memory, pools, server
+from . import child, environment, folder, imports, lists, memory, pools
 from .finding import FAULT, INFO, WARNING, Report
 from .processes import NoServer, Server, find_server
 
@@ -22,6 +22,13 @@ def examine(state: AppState, pid: int | None) -> Report:
     state.open()
     state.is_started = True  # without a keeper: nothing is rebuilt because the doctor looks
     running = _find(report, pid)
+    _try(
+        report,
+        "environment",
+        lambda: environment.check_environment(report, os.environ, WARNING if running else FAULT),
+    )
+    from . import server  # only now: gunicorn reads a variable when it is imported, and may fail
+
     told = None
     if running is not None:
         told = _try(report, "gunicorn", lambda: server.check_server(report, running))

@@ -38,24 +38,31 @@ def check_folder(report: Report, store: FileStore) -> None:
     try:
         store.prepare()
     except StoreError as error:
-        report.add(
-            "folder.unusable",
-            FAULT,
-            f"{folder}: {error}",
-            "Nothing is kept: every worker answers as cold.",
-            "See above. The server's account needs the folder for itself.",
-        )
+        _add_unusable(report, folder, str(error))
         return
     kind = mounts.kind_of(folder)
     used = sum(map(_size, os.scandir(folder)))
     free = shutil.disk_usage(folder).free
     facts |= {"file_system": kind, "bytes": used, "free_bytes": free}
+    where = kind or "an unknown file system"
     report.add(
-        "folder.usable", OK, f"{folder}: {used / MIB:.1f} MiB of {kind or 'an unknown file system'}, ours alone."
+        "folder.usable", OK, f"Cache folder {folder}: {used / MIB:.1f} MiB on {where}, this account's alone."
     )
     _check_kind(report, folder, kind)
     _check_space(report, used, free)
     _check_lock(report, folder)
+
+
+def _add_unusable(report: Report, folder: Path, error: str) -> None:
+    """:param error: what is wrong, and behind that what to do."""
+    what, _, do = error.partition(". ")
+    report.add(
+        "folder.unusable",
+        FAULT,
+        f"{folder}: {what.removesuffix('.')}.",
+        "Nothing is kept: every worker answers as cold.",
+        do or "Set WARMCACHE_DIR to a folder that this account may write.",
+    )
 
 
 def _size(entry: os.DirEntry[str]) -> int:
@@ -99,12 +106,12 @@ def _check_space(report: Report, used: int, free: int) -> None:
         report.add(
             "folder.space",
             FAULT if free < max(MIB, used) else WARNING,
-            f"{free / MIB:.0f} MiB are free; a rebuild of all lists may need {needed / MIB:.0f}.",
+            f"The cache folder has {free / MIB:.0f} MiB free; a rebuild of all lists may need {needed / MIB:.0f}.",
             "A list that does not fit is not published: the old one stays, and grows old.",
             "Make room, or set WARMCACHE_DIR to a larger disk.",
         )
     else:
-        report.add("folder.space", OK, f"{free / MIB:.0f} MiB are free.")
+        report.add("folder.space", OK, f"The cache folder has {free / MIB:.0f} MiB free.")
 
 
 def _check_lock(report: Report, folder: Path) -> None:

@@ -39,7 +39,13 @@ def check_list(
         )
     if snapshot is None or not snapshot.complete:
         if condition.state != "failed":
-            report.add("lists.cold", INFO, f"{name} was not built yet, so nothing is known of its rebuilds.")
+            report.add(
+                "lists.cold",
+                INFO,
+                f"{name} was not built yet, so nothing is known of its rebuilds.",
+                "Whether ttl and runner fit is told by how long a build takes, and how much of it computes.",
+                f"Run the doctor again when it is built: by the server, or by flask warmcache rebuild {name}.",
+            )
         return
     duration, share = snapshot.header["duration"], snapshot.header.get("cpu_share") or 0.0
     facts |= {"duration": duration, "cpu_share": share}

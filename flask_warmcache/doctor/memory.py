@@ -34,12 +34,12 @@ def check_memory(report: Report, server: Server, preload: bool) -> None:
     limit = room.memory()
     largest = max(uss for _, uss in workers)
     said = (
-        f"{len(workers)} {'worker' if len(workers) == 1 else 'workers'} with "
-        f"{min(workers)[0] // MIB} to {max(workers)[0] // MIB} MiB (PSS), up to {largest // MIB} MiB of it alone "
-        f"(USS); all processes together {total // MIB} MiB"
+        f"{len(workers)} {'worker' if len(workers) == 1 else 'workers'} with {min(workers)[0] // MIB} to "
+        f"{max(workers)[0] // MIB} MiB each (PSS), up to {largest // MIB} MiB of it alone (USS); all processes "
+        f"together {total // MIB} MiB"
     )
     if limit is not None:
-        said += f" of {limit // MIB}"
+        said += f" of the {limit // MIB} that they may use"
     report.add("memory.workers", OK, f"{said}.")
     if limit is None:
         return

@@ -35,6 +35,8 @@ def find_server(pid: int | None) -> Server:
 
     :raises NoServer: when there is none, or which one is meant cannot be said.
     """
+    if not PROC.is_dir():
+        raise NoServer("This system has no /proc, which tells of running processes.")
     masters = dict(_masters())
     if pid is not None:
         for one in (pid, _parent(pid)):

@@ -9,10 +9,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..gunicorn_conf import SHOWN
-from ..gunicorn_settings import DROPS_CONNECTIONS, TMPFS
+from ..gunicorn_settings import DROPS_CONNECTIONS, PREFIX, SHOWN, TMPFS
+from ..gunicorn_sources import CMD_ARGS, COMMAND_LINE, FILE
 from ..rebuild.children import PACKAGE_FOLDER
-from . import mounts
+from . import control, mounts
 from .finding import FAULT, INFO, OK, WARNING, Report
 from .processes import Server
 
@@ -33,31 +33,15 @@ def check_server(report: Report, server: Server) -> dict[str, Any] | None:
             "So it does not look at the cache folder, which it might make its own.",
             "Run the doctor as the workers' account.",
         )
-    if server.arguments is None:
-        report.add(
-            "gunicorn.unreadable",
-            WARNING,
-            f"Process {server.pid} has hidden its command line and environment behind a title (setproctitle).",
-            "Its settings cannot be told from outside.",
-            f"Start gunicorn with -c {OUR_CONF}: its first lines in the log say what is in force.",
-        )
-        return None
-    told, problem = _read(server, server.arguments)
+    told = _told_by_title(report, server) if server.arguments is None else _told(report, server, server.arguments)
     if told is None:
-        report.add(
-            "gunicorn.unreadable",
-            FAULT,
-            f"Its configuration cannot be read again: {problem}",
-            "The server would not start with it.",
-            "Mend it, and try with gunicorn --check-config.",
-        )
         return None
     settings = told["settings"]
     report.facts["server"] |= {
         "gunicorn": told["version"],
         "app": told["app"],
         "configuration": told["conf"],
-        "settings": {name: settings[name] for name in SHOWN},
+        "settings": {name: settings[name] for name in SHOWN if name in settings},
     }
     shown = ("timeout", "worker_class", "workers", "threads", "max_requests")
     force = ", ".join(f"{name} {settings[name]['value']} ({settings[name]['source']})" for name in shown)
@@ -65,6 +49,43 @@ def check_server(report: Report, server: Server) -> dict[str, Any] | None:
     _check_ignored(report, told)
     _check_conf(report, server, told)
     _check_values(report, {name: setting["value"] for name, setting in settings.items()})
+    return told
+
+
+def _told(report: Report, server: Server, arguments: list[str]) -> dict[str, Any] | None:
+    told, problem = _read(server, arguments)
+    if told is None:
+        report.add(
+            "gunicorn.unreadable",
+            FAULT,
+            f"The configuration of process {server.pid} cannot be read again: {problem}",
+            "The server would not start with it.",
+            "Mend it, and try with gunicorn --check-config.",
+        )
+    return told
+
+
+def _told_by_title(report: Report, server: Server) -> dict[str, Any] | None:
+    """Of a server that setproctitle has renamed, which destroys its command line and its environment."""
+    what = f"Process {server.pid} shows a title in place of its command line and environment (setproctitle)."
+    told = control.ask(server)
+    if told is not None:
+        report.add(
+            "gunicorn.title",
+            INFO,
+            what,
+            "What is in force is known from its control socket, but not where each value came from.",
+            f"With -c {OUR_CONF} the first lines of its log say that, too.",
+        )
+    else:
+        report.add(
+            "gunicorn.unreadable",
+            WARNING,
+            what,
+            "Its settings cannot be told from outside, and no control socket of gunicorn's answers for it.",
+            f"Start gunicorn with -c {OUR_CONF}, whose first lines in the log say what is in force; or uninstall "
+            "setproctitle, or use gunicorn 25.1 or newer with its control socket, and run the doctor again.",
+        )
     return told
 
 
@@ -88,18 +109,19 @@ def _read(server: Server, arguments: list[str]) -> tuple[dict[str, Any] | None, 
 
 def _check_ignored(report: Report, told: dict[str, Any]) -> None:
     for vain in told["overruled"]:
-        reads = told["hooks"] != "none"
-        report.add(
-            "gunicorn.variable_ignored",
-            WARNING,
-            f"{vain['said']}.",
-            "Whoever set the variable believes that it counts."
-            + ("" if reads else " gunicorn itself reads no variable of that name."),
-            f"Take the setting out of the {vain['source']}, or the variable out of the environment."
-            if reads
-            else f"Start gunicorn with -c {OUR_CONF}, or end your file with compose(globals()): both read it. "
-            f"Or set {vain['setting']} where gunicorn looks: GUNICORN_CMD_ARGS.",
-        )
+        variable, setting, source = vain["variable"], vain["setting"], vain["source"]
+        is_read = told["hooks"] not in ("none", "unknown") or not variable.startswith(PREFIX)
+        why = "Whoever set the variable believes that it counts."
+        start = f"start gunicorn with -c {OUR_CONF}, or end your file with compose(globals()): both read it"
+        if is_read:
+            do = f"Take {setting} out of the {source}, or the variable out of the environment."
+        elif source in (COMMAND_LINE, CMD_ARGS, FILE):
+            do = f"Take the variable out of the environment. Or take {setting} out of the {source}, and {start}."
+        else:
+            do = f"{start[0].upper()}{start[1:]}. Or set {setting} where gunicorn looks: in GUNICORN_CMD_ARGS."
+        if not is_read:
+            why += " gunicorn itself reads no variable of that name."
+        report.add("gunicorn.variable_ignored", WARNING, f"{vain['said']}.", why, do)
     for variable, meant in told["misspelt"]:
         report.add(
             "gunicorn.variable_unknown",
@@ -178,6 +200,8 @@ def _check_values(report: Report, values: dict[str, Any]) -> None:
             f"With max_requests {values['max_requests']} clients meet that again and again.",
             "Use gunicorn 24 or newer, or max_requests 0.",
         )
+    if "worker_tmp_dir" not in values:
+        return
     folder = values["worker_tmp_dir"] or "/tmp"
     kind = mounts.kind_of(folder)
     if kind not in TMPFS and kind is not None:

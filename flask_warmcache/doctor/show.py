@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import textwrap
 from dataclasses import asdict
 from typing import Any
@@ -11,7 +12,7 @@ import click
 
 from .finding import FAULT, INFO, LEVELS, OK, WARNING, Report
 
-WIDTH = 100
+WIDEST = 100
 COLOURS = {OK: "green", INFO: "cyan", WARNING: "yellow", FAULT: "red"}
 
 
@@ -49,12 +50,13 @@ def _show_imports(imports: dict[str, Any] | None) -> None:
         whole = unit["with_imports_seconds"]
         click.echo(f"{unit['seconds']:>8.2f}{'' if whole is None else f'{whole:.2f}':>18}  {unit['name']}")
         if unit["advice"]:
-            click.echo(f"{'':28}{unit['advice']}")
+            click.echo(f"{'':8}{_wrapped(unit['advice'])}")
 
 
 def _wrapped(text: str) -> str:
+    width = min(WIDEST, shutil.get_terminal_size().columns) - 8
     return textwrap.fill(
-        text, WIDTH - 8, subsequent_indent=" " * 8, break_long_words=False, break_on_hyphens=False
+        text, max(20, width), subsequent_indent=" " * 8, break_long_words=False, break_on_hyphens=False
     )
 
 

@@ -19,10 +19,9 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
-from flask import Flask, json
-from werkzeug.exceptions import ServiceUnavailable
+from flask import Flask
 
-from ..errors import DeclarationError, WarmCacheError
+from ..errors import DeclarationError
 from ..rebuild import runners
 from ..rebuild.pauses import pause_after
 from ..settings import Settings
@@ -30,6 +29,7 @@ from ..store.files import FileStore
 from ..store.locks import HeldLock
 from .declaration import Task
 from .status import Record, TaskStatus
+from .unready import NotReadyError
 
 log = logging.getLogger("flask_warmcache")
 POLL = 0.05
@@ -40,22 +40,14 @@ ASK_AGAIN_LATE = 10
 LONGEST_WAIT = 15.0
 
 
-class TaskNotReadyError(WarmCacheError, ServiceUnavailable):
+class TaskNotReadyError(NotReadyError):
     """A one-time task is not done yet; in a view it becomes a 503 with ``Retry-After`` and JSON."""
 
     def __init__(self, name: str, state: str, retry_after: int) -> None:
-        super().__init__(f"One-time task {name!r} is not done yet: it is {state}.", retry_after=retry_after)
+        message = f"One-time task {name!r} is not done yet: it is {state}."
+        super().__init__(message, retry_after, {"error": message, "task": name, "state": state})
         self.task = name
         self.state = state
-
-    def get_body(self, environ: Any = None, scope: Any = None) -> str:
-        """JSON, for programs."""
-        return json.dumps({"error": self.description, "task": self.task, "state": self.state})
-
-    def get_headers(self, environ: Any = None, scope: Any = None) -> list[tuple[str, str]]:
-        """With ``Retry-After``, and not to be kept by anybody."""
-        kept = [header for header in super().get_headers(environ, scope) if header[0] != "Content-Type"]
-        return [*kept, ("Content-Type", "application/json"), ("Cache-Control", "no-store")]
 
 
 class Tasks:

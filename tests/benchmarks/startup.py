@@ -1,9 +1,10 @@
 """How soon a worker serves when 62 of its 69 blueprints are slow to import: gunicorn, 4 workers, --timeout 10.
 
-    python -m tests.benchmarks.startup [--rounds 3] [--json]
+    python -m tests.benchmarks.startup [--rounds 3] [--starts 10] [--python PYTHON] [--json]
 
 The app of tests/startup_app three times: with only the 7 blueprints that login needs; with the 62 others deferred
 and a one-time task of 30 s; and with all of them imported, and that work done, at start, without flask-warmcache.
+PYTHON is that of another environment, with another gunicorn.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import gunicorn
 import psutil
 
 from tests.startup_app.parts import LATE, write
 
 WORKERS, TIMEOUT, THREADS = 4, 10, 4
+TASK_SECONDS = 30.0
 MODES = ("critical", "deferred", "eager")
 DEADLINE = 120.0
 CHECKOUT = Path(__file__).parents[2]
@@ -39,40 +40,66 @@ KILLED = re.compile(r"WORKER TIMEOUT \(pid:(\d+)\)|Worker \(pid:(\d+)\) was sent
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3, help="starts of each app")
+    parser.add_argument("--starts", type=int, default=10, help="of the first two, only until they answer")
+    parser.add_argument("--python", default=sys.executable, help="that runs the servers")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON instead of a table")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="warmcache-startup-") as folder:
         parts = Path(folder, "parts")
         write(parts)
-        compile_all(parts)
+        compile_all(parts, arguments.python)
         runs: dict[str, list[dict[str, Any]]] = {mode: [] for mode in MODES}
+        starts: dict[str, list[float | None]] = {"critical": [], "deferred": []}
+        for turn in range(arguments.starts):
+            for mode in starts if turn % 2 == 0 else reversed(starts):
+                starts[mode].append(
+                    first_answer(mode, parts, Path(folder, f"{mode}-start-{turn}"), arguments.python)
+                )
         for turn in range(arguments.rounds):
-            for mode in MODES:  # by turns, so that what else the machine does hits all alike
+            # By turns, and every other time backwards, so that what else the machine does hits all alike.
+            for mode in MODES if turn % 2 == 0 else reversed(MODES):
                 print(f"round {turn + 1}: {mode}", file=sys.stderr, flush=True)
-                runs[mode].append(measure(mode, parts, Path(folder, f"{mode}-{turn}")))
+                runs[mode].append(measure(mode, parts, Path(folder, f"{mode}-{turn}"), arguments.python))
     figures = {mode: summary(found) for mode, found in runs.items()}
-    print(json.dumps(figures, indent=2)) if arguments.json else show(figures)
+    for mode, found in runs.items():
+        starts.setdefault(mode, []).extend(run["first 200"] for run in found)
+    for mode in MODES:  # each start against the one beside it, for the machine's pace changes
+        pairs = list(zip(starts[mode], starts["critical"][-len(starts[mode]) :], strict=True))
+        figures[mode]["first 200 of each"] = [first and round(first, 3) for first, _ in pairs]
+        figures[mode]["times of each"] = [first and base and round(first / base, 2) for first, base in pairs]
+        figures[mode]["first 200"] = middle([first for first, _ in pairs])
+        figures[mode]["times"] = middle(figures[mode]["times of each"])
+    print(json.dumps(figures, indent=2)) if arguments.json else show(figures, version_of(arguments.python))
 
 
-def compile_all(parts: Path) -> None:
+def version_of(python: str) -> str:
+    """Of gunicorn, there."""
+    command = [python, "-c", "import gunicorn; print(gunicorn.__version__)"]
+    return subprocess.run(command, check=True, text=True, capture_output=True).stdout.strip()
+
+
+def compile_all(parts: Path, python: str = sys.executable) -> None:
     """As an installation does, so that the first start does not pay for it."""
-    subprocess.run([sys.executable, "-m", "compileall", "-q", parts, CHECKOUT / "flask_warmcache"], check=True)
+    subprocess.run([python, "-m", "compileall", "-q", parts, CHECKOUT / "flask_warmcache"], check=True)
 
 
 @contextmanager
-def server(mode: str, parts: Path, folder: Path) -> Iterator[tuple[int, psutil.Process, Path]]:
+def server(
+    mode: str, parts: Path, folder: Path, python: str, task_seconds: float = TASK_SECONDS
+) -> Iterator[tuple[int, psutil.Process, Path]]:
     folder.mkdir()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     conf = [] if mode == "eager" else ["--config", "python:flask_warmcache.gunicorn_conf"]
     command = [
-        *[sys.executable, "-m", "gunicorn", *conf, "--bind", f"127.0.0.1:{port}", "--workers", str(WORKERS)],
+        *[python, "-m", "gunicorn", *conf, "--bind", f"127.0.0.1:{port}", "--workers", str(WORKERS)],
         *["--timeout", str(TIMEOUT), "--worker-class", "gthread", "--threads", str(THREADS)],
         "tests.startup_app.app:app",
     ]
     environment = os.environ | {
         "STARTUP_MODE": mode,
+        "STARTUP_TASK_SECONDS": str(task_seconds),
         "STARTUP_CACHE": str(folder / "cache"),
         "STARTUP_RUNS": str(folder / "runs"),
         "PYTHONPATH": f"{CHECKOUT}{os.pathsep}{parts}",
@@ -110,10 +137,19 @@ def wait_for(condition: Callable[[], bool], began: float) -> float | None:
     return None
 
 
-def measure(mode: str, parts: Path, folder: Path) -> dict[str, Any]:
+def first_answer(mode: str, parts: Path, folder: Path, python: str) -> float | None:
+    """Seconds from the command to the first 200 of /login."""
+    began = time.monotonic()
+    with server(mode, parts, folder, python) as (port, _, _):
+        return wait_for(lambda: get(port, "/login/")[0] == 200, began)
+
+
+def measure(
+    mode: str, parts: Path, folder: Path, python: str = sys.executable, task_seconds: float = TASK_SECONDS
+) -> dict[str, Any]:
     """One start, from the command until everything is loaded in every worker."""
     began = time.monotonic()
-    with server(mode, parts, folder) as (port, master, log):
+    with server(mode, parts, folder, python, task_seconds) as (port, master, log):
         first = wait_for(lambda: get(port, "/login/")[0] == 200, began)
         found: dict[str, Any] = {"first 200": first, "log": ""}
         if first is not None:
@@ -125,6 +161,8 @@ def measure(mode: str, parts: Path, folder: Path) -> dict[str, Any]:
                 status, pid, _ = get(port, "/login/")
                 logins.append(time.monotonic() - asked if status == 200 else DEADLINE)
                 if mode == "deferred":
+                    if "task done" not in found and task_is_done(port):
+                        found["task done"] = time.monotonic() - began
                     _, _, body = get(port, "/api/cache/stats/blueprints")
                     status, pid, _ = get(port, "/login/")
                     state = json.loads(body or b"{}")
@@ -135,7 +173,7 @@ def measure(mode: str, parts: Path, folder: Path) -> dict[str, Any]:
 
             found["all loaded"] = wait_for(all_loaded, began)
             found["parts"], found["asked again"] = ask_all(port, began) if mode != "critical" else ({}, 0)
-            if mode == "deferred":
+            if mode == "deferred" and "task done" not in found:
                 found["task done"] = wait_for(lambda: task_is_done(port), began)
             found["login p50"], found["login max"] = statistics.median(logins), max(logins)
             workers = master.children()
@@ -172,24 +210,23 @@ def ask_all(port: int, began: float) -> tuple[dict[str, int], int]:
     return {name: len(pids) for name, pids in answered.items()}, again
 
 
+def middle(values: list[float | None]) -> float | None:
+    """The median, or None when something never came."""
+    known = [value for value in values if value is not None]
+    return round(statistics.median(known), 3) if known and len(known) == len(values) else None
+
+
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """Medians over the rounds, and sums of what must not happen."""
-
-    def middle(name: str) -> float | None:
-        known = [run[name] for run in runs if run.get(name) is not None]
-        return round(statistics.median(known), 3) if len(known) == len(runs) else None
-
     return {
-        "first 200": middle("first 200"),
-        "first 200 of each": [run["first 200"] and round(run["first 200"], 3) for run in runs],
-        "all loaded": middle("all loaded"),
-        "login p50": middle("login p50"),
-        "login max": middle("login max"),
+        "all loaded": middle([run.get("all loaded") for run in runs]),
+        "login p50": middle([run.get("login p50") for run in runs]),
+        "login max": middle([run.get("login max") for run in runs]),
         "blueprints that answered in every worker": min(
             sum(count == WORKERS for count in run.get("parts", {}).values()) for run in runs
         ),
         "asked again": sum(run.get("asked again", 0) for run in runs),
-        "task done": middle("task done"),
+        "task done": middle([run.get("task done") for run in runs]),
         "task runs": [run["task runs"] for run in runs],
         "killed": sum(run["killed"] for run in runs),
         "booted": sum(run["booted"] for run in runs),
@@ -198,31 +235,38 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def show(figures: dict[str, dict[str, Any]]) -> None:
+def show(figures: dict[str, dict[str, Any]], version: str) -> None:
     """The table of docs/deferred.md."""
-    base = figures["critical"]["first 200"]
     titles = {
         "critical": "only the 7 that login needs",
-        "deferred": "and 62 deferred",
-        "eager": "all 69 imported at start, without flask-warmcache",
+        "deferred": "and 62 deferred; the work a one-time task",
+        "eager": "all 69, and the work, at start, without flask-warmcache",
     }
-    print(f"gunicorn {gunicorn.__version__}, {WORKERS} workers, --timeout {TIMEOUT}, {os.cpu_count()} cores\n")
-    print("| blueprints | first 200 of /login | all loaded | /login p50, max | workers killed | USS, PSS each |")
-    print("|---|---:|---:|---:|---:|---:|")
+    columns = (
+        "blueprints",
+        "first 200 of /login",
+        "all loaded",
+        "/login p50, max",
+        "the work done",
+        "workers killed",
+    )
+    print(f"gunicorn {version}, {WORKERS} workers, --timeout {TIMEOUT}, {os.cpu_count()} cores\n")
+    print(f"| {' | '.join(columns)} | USS, PSS each |\n|---|{'---:|' * len(columns)}")
     for mode, title in titles.items():
         found = figures[mode]
         first = f"over {DEADLINE:.0f} s" if found["first 200"] is None else f"{found['first 200']:.2f} s"
-        times = f" ({found['first 200'] / base:.2f} times)" if found["first 200"] and mode != "critical" else ""
+        times = "" if found["times"] is None or mode == "critical" else f" ({found['times']:.2f} times)"
         loaded = "" if found["all loaded"] is None else f"{found['all loaded']:.1f} s"
         login = ""
         if found["login p50"] is not None:
             login = f"{found['login p50'] * 1e3:.0f} ms, {found['login max'] * 1e3:.0f} ms"
+        done = ", ".join(f"{runs} times" for runs in found["task runs"] if runs)
+        if found["task done"] is not None:
+            done += f", after {found['task done']:.1f} s"
         print(
-            f"| {title} | {first}{times} | {loaded} | {login} | {found['killed']} "
+            f"| {title} | {first}{times} | {loaded} | {login} | {done} | {found['killed']} "
             f"| {found['uss']:.0f} MB, {found['pss']:.0f} MB |"
         )
-    print(f"\nThe one-time task ran {figures['deferred']['task runs']} times with flask-warmcache (rounds apart),")
-    print(f"and {figures['eager']['task runs']} times at import without it.")
     print(
         f"\nDeferred: {figures['deferred']['blueprints that answered in every worker']} of {len(LATE)} blueprints "
         "answered in every worker in the end."

@@ -81,6 +81,21 @@ def test_a_variable_that_the_running_server_does_not_read_is_named(place: Place)
         assert told["found"]["gunicorn.own_configuration"]["level"] == "info"
 
 
+def test_what_the_command_line_overrules_is_told_by_what_would_help(place: Place) -> None:
+    place.env |= {"GUNICORN_TIMEOUT": "300", "WEB_CONCURRENCY": "5"}
+    with gunicorn_server(place, "-t", "40", workers=1) as server:
+        told = examine(place, *master(server), code=1)
+        ignored = [one for one in told["findings"] if one["check"] == "gunicorn.variable_ignored"]
+        said = {one["what"].split("=")[0]: one for one in ignored}
+        timeout, workers = said["GUNICORN_TIMEOUT"], said["WEB_CONCURRENCY"]
+        assert timeout["what"].endswith("timeout is 40 (command line).")
+        assert "gunicorn itself reads no variable" in timeout["why"]
+        assert "take timeout out of the command line, and start gunicorn with -c python:flask" in timeout["do"]
+        assert workers["what"] == "WEB_CONCURRENCY=5 is not in force: workers is 1 (command line)."
+        assert "gunicorn itself" not in workers["why"], "it does read this one"
+        assert workers["do"].startswith("Take workers out of the command line, or the variable out")
+
+
 def test_the_doctor_finds_what_our_configuration_says_at_the_start(place: Place) -> None:
     place.env |= {"GUNICORN_TIMEOUT": "50", "GUNICORN_CMD_ARGS": "--keep-alive 7"}
     with gunicorn_server(place, *OUR_CONF, "-k", "sync", workers=2) as server:
@@ -180,7 +195,8 @@ def test_slow_imports_are_told_and_which_of_them_can_wait(place: Place, slow_app
     assert len(worst) <= 10
     assert not list(place.cache.glob("*.index")), "nothing is built because the doctor looks"
 
-    text = subprocess.run(command, cwd=slow_app, env=place.env, text=True, capture_output=True, timeout=60).stdout
+    narrow = place.env | {"COLUMNS": "80"}
+    text = subprocess.run(command, cwd=slow_app, env=narrow, text=True, capture_output=True, timeout=60).stdout
     assert "\x1b" not in text
     assert "0 faults, " in text.splitlines()[-1]
-    assert max(map(len, text.splitlines())) <= 120
+    assert max(len(line) for line in text.splitlines() if "/" not in line) <= 80, "a path is not broken"

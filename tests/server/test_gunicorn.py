@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -89,8 +90,26 @@ def test_a_wrong_variable_stops_the_start_and_is_named(place: Place, variable: s
     ended = check_config(place, *OUR_CONF, **{variable: "nonsense"})
     assert ended.returncode == 1
     assert f"Error: {variable} must be" in ended.stderr
-    assert "'nonsense'" in ended.stderr
+    assert "'nonsense'. Correct it, or take it out of the environment." in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+def test_a_number_of_workers_that_ends_gunicorn_before_our_configuration_is_named_by_the_doctor(
+    place: Place,
+) -> None:
+    place.env |= {"WEB_CONCURRENCY": "2 workers", "GUNICORN_CMD_ARGS": "--timeout=soon"}
+    ended = check_config(place, *OUR_CONF)
+    assert ended.returncode == 1
+    assert "WEB_CONCURRENCY must" not in ended.stderr, "gunicorn got as far as our configuration"
+    told = place.flask("warmcache", "doctor", "--json")
+    assert told.returncode == 2, told.stderr
+    refused = [one for one in json.loads(told.stdout)["findings"] if one["check"] == "environment.refused"]
+    assert [one["level"] for one in refused] == ["fault", "fault"]
+    assert (
+        refused[0]["what"].startswith("WEB_CONCURRENCY must be a whole number")
+        and "'2 workers'" in refused[0]["what"]
+    )
+    assert "invalid int value: 'soon'" in refused[1]["what"]
 
 
 def test_an_own_file_keeps_its_values_and_hooks_and_gets_ours(place: Place) -> None:

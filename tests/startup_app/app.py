@@ -1,7 +1,7 @@
 """The app itself; its blueprints are written by ``parts`` to a folder on the path.
 
-``STARTUP_MODE`` says how it loads the 62 late ones: ``deferred`` by flask-warmcache, ``eager`` as without it, or
-``critical``, not at all.
+``STARTUP_MODE`` says how it loads the 62 late ones: ``deferred`` by flask-warmcache; ``critical``: not at all;
+``imported``: at its start; ``eager``: so, with the one-time work as well, and without flask-warmcache.
 """
 
 from __future__ import annotations
@@ -40,9 +40,10 @@ for _name in CRITICAL:
     app.register_blueprint(import_module(f"{_name}_part").bp, url_prefix=f"/{_name}")
 if MODE == "eager":
     fetch_models()  # as apps do it: each worker, at its start
+if MODE in ("eager", "imported"):
     for _name in LATE:
         app.register_blueprint(import_module(f"{_name}_part").bp, url_prefix=f"/{_name}")
-else:
+if MODE != "eager":
     from flask_warmcache import WarmCache
 
     app.config["WARMCACHE_DIR"] = os.environ["STARTUP_CACHE"]

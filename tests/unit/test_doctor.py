@@ -11,7 +11,7 @@ import pytest
 from flask import Blueprint, Flask
 
 from flask_warmcache import WarmCache
-from flask_warmcache.doctor import mounts
+from flask_warmcache.doctor import mounts, processes
 from flask_warmcache.doctor.child import check_child
 from flask_warmcache.doctor.examine import examine
 from flask_warmcache.doctor.finding import FAULT, INFO, OK, WARNING, Report
@@ -65,6 +65,12 @@ def test_a_process_that_is_no_gunicorn_is_refused() -> None:
         find_server(os.getpid())
 
 
+def test_a_system_without_proc_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(processes, "PROC", tmp_path / "proc")
+    with pytest.raises(NoServer, match="has no /proc"):
+        find_server(None)
+
+
 # The cache folder
 
 
@@ -84,7 +90,8 @@ def test_a_folder_open_to_others_is_a_fault(tmp_path: Path) -> None:
     report = Report()
     check_folder(report, FileStore(folder))
     assert levels(report) == {"folder.unusable": FAULT}
-    assert "chmod 700" in report.findings[0].what
+    assert report.findings[0].what.endswith("The cache folder is open to other accounts.")
+    assert "chmod 700" in report.findings[0].do
     assert explained(report)
 
 

@@ -17,6 +17,7 @@ from flask_warmcache.gunicorn_settings import (
     defaults,
     platform_choices,
     shared_memory,
+    wrong_variables,
 )
 from flask_warmcache.gunicorn_sources import misspelt
 from flask_warmcache.rebuild import room
@@ -88,9 +89,17 @@ def test_heartbeats_lie_in_memory_where_that_can_be_written(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("variable", "text", "said"),
     [
-        ("GUNICORN_TIMEOUT", "abc", "GUNICORN_TIMEOUT must be a whole number, not 'abc'"),
-        ("GUNICORN_TIMEOUT", "-1", "GUNICORN_TIMEOUT must be a whole number, not '-1'"),
+        (
+            "GUNICORN_TIMEOUT",
+            "abc",
+            "GUNICORN_TIMEOUT must be a whole number, 0 or more, not 'abc'. Correct it, or",
+        ),
+        ("GUNICORN_TIMEOUT", "-1", "GUNICORN_TIMEOUT must be a whole number, 0 or more, not '-1'. Correct it, or"),
         ("GUNICORN_WORKERS", "0", "GUNICORN_WORKERS must be at least 1, not '0'"),
+        ("GUNICORN_THREADS", "0", "GUNICORN_THREADS must be at least 1, not '0'"),
+        ("GUNICORN_BIND", "0.0.0.0:80,:", "GUNICORN_BIND must be addresses like 0.0.0.0:8000, not '0.0.0.0:80,:'"),
+        ("GUNICORN_LOG_LEVEL", "loud", "GUNICORN_LOG_LEVEL must be one of debug, info, .*, not 'loud'"),
+        ("GUNICORN_WORKER_TMP_DIR", "/no/such", "GUNICORN_WORKER_TMP_DIR must be a folder, not '/no/such'"),
         ("GUNICORN_PRELOAD_APP", "maybe", "GUNICORN_PRELOAD_APP must be true or false, not 'maybe'"),
         ("GUNICORN_WORKER_CLASS", "gthred", "GUNICORN_WORKER_CLASS must be one of gunicorn's worker classes"),
         ("GUNICORN_USER", "nobody-of-that-name", "GUNICORN_USER is refused, not 'nobody-of-that-name'"),
@@ -107,6 +116,19 @@ def test_a_wrong_number_of_workers_or_port_is_refused_by_name(text: str) -> None
         platform_choices({"WEB_CONCURRENCY": text})
     with pytest.raises(ValueError, match=f"PORT must be .*, not '{text}'"):
         platform_choices({"PORT": text})
+    told = list(wrong_variables({"PORT": text, "GUNICORN_TIMEOUT": "soon"}))
+    assert len(told) == 2 and told[0].startswith("PORT must be") and told[1].startswith("GUNICORN_TIMEOUT must be")
+
+
+def test_an_empty_port_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "")  # of which gunicorn makes "0.0.0.0:", and ends
+    own: dict[str, Any] = {}
+    gunicorn_conf.compose(own)
+    assert own["bind"] == ["127.0.0.1:8000"]
+    monkeypatch.setenv("PORT", "81")
+    own.clear()
+    gunicorn_conf.compose(own)
+    assert own["bind"] == ["0.0.0.0:81"]
 
 
 def test_every_setting_of_gunicorn_has_a_variable() -> None:

@@ -11,7 +11,10 @@ from typing import Any
 
 import pytest
 
+from flask_warmcache import LazyNotReadyError
+
 from .late import Shop
+from .world import until
 
 SERVICE = """
 import threading, time
@@ -65,18 +68,61 @@ def test_a_function_is_called_and_anything_else_is_taken_as_it_is(calm_shop: Sho
     assert sys.modules["services"].builds == []
 
 
-def test_what_fails_is_raised_where_it_is_used_and_tried_again(calm_shop: Shop) -> None:
+def test_what_fails_is_raised_where_it_is_used_and_tried_again_after_a_pause(
+    calm_shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
+    calm_shop.set_up(retry_min=0.2, retry_max=0.2)
     go = calm_shop.folder / "go"
-    calm_shop.write("shaky", f"import os\nclass Service:\n    def __init__(self): self.x = os.stat({str(go)!r})")
+    calm_shop.write("shaky", f"""
+        import os
+        tries = []
+        class Service:
+            def __init__(self):
+                tries.append(1)
+                self.x = os.stat({str(go)!r})
+    """)  # fmt: skip
     service = calm_shop.warmcache.lazy("shaky:Service")
     missing = calm_shop.warmcache.lazy("nowhere:Service")
-    for _ in range(2):
-        with pytest.raises(FileNotFoundError):
-            _ = service.x
-        with pytest.raises(ModuleNotFoundError):
-            _ = missing.x
-    go.touch()
-    assert service.x.st_size == 0
+    with calm_shop.app.app_context():
+        for number in (1, 2):
+            assert until(lambda: failure(service) is FileNotFoundError)
+            assert len(sys.modules["shaky"].tries) == number
+            assert until(lambda: failure(missing) is ModuleNotFoundError)
+        assert caplog.text.count("warmcache.lazy_failed: shaky:Service could not be made") == 2
+        go.touch()
+        assert until(lambda: failure(service) is None)
+        assert service.x.st_size == 0
+
+
+def failure(service: Any) -> type[BaseException] | None:
+    try:
+        _ = service.x
+    except Exception as error:
+        return type(error)
+    return None
+
+
+def test_a_view_that_needs_what_fails_answers_503_at_once(calm_shop: Shop) -> None:
+    calm_shop.set_up(retry_min=60.0, retry_max=60.0)
+    calm_shop.write("broken", "import no_such_library")
+    service = calm_shop.warmcache.lazy("broken:Service")
+    calm_shop.app.add_url_rule("/search", "search", lambda: service.search())
+    calm_shop.app.config["PROPAGATE_EXCEPTIONS"] = False
+    assert calm_shop.client.get("/search").status_code == 500
+    answer = calm_shop.client.get("/search")
+    assert (answer.status_code, answer.mimetype) == (503, "application/json")
+    assert answer.json == {"warming": False, "error": "This part of the app failed to load: ModuleNotFoundError."}
+    assert 45 <= int(answer.headers["Retry-After"]) <= 75
+    with pytest.raises(
+        LazyNotReadyError, match="broken:Service could not be made .ModuleNotFoundError. and is tried"
+    ):
+        _ = service.x
+
+
+def test_a_module_that_exits_does_not_end_who_uses_it(calm_shop: Shop) -> None:
+    calm_shop.write("exits", "import sys\nsys.exit(3)")
+    with pytest.raises(ImportError, match=r"exits:Service ends the process with sys.exit\(\) while it is made"):
+        _ = calm_shop.warmcache.lazy("exits:Service").x
 
 
 def test_what_needs_itself_to_be_built_is_told_so(calm_shop: Shop) -> None:

@@ -1,0 +1,70 @@
+"""A deferred blueprint of Flask-RESTX, which brings routes, error handling and pages of documentation along."""
+
+from __future__ import annotations
+
+import pytest
+from flask import Flask
+
+from .late import Shop
+
+pytest.importorskip("flask_restx")
+API = """
+from flask import Blueprint
+from flask_restx import Api, Resource, fields
+
+bp = Blueprint("shop_api", __name__)
+api = Api(bp, title="Shop")
+items = api.namespace("items")
+item = items.model("Item", {"id": fields.Integer, "name": fields.String(required=True)})
+
+@items.route("/<int:number>")
+class One(Resource):
+    @items.marshal_with(item)
+    def get(self, number):
+        if number > 9:
+            api.abort(410, "no such item", number=number)
+        return {"id": number, "name": "comb", "secret": 1}
+
+    @items.expect(item, validate=True)
+    def put(self, number):
+        return api.payload
+"""
+
+
+def prepare(app: Flask) -> None:
+    """As docs/deferred.md says."""
+    from flask_restx.apidoc import apidoc
+
+    app.register_blueprint(apidoc)
+    app.extensions["restx"] = {"apidoc_registered": True}
+
+
+def test_an_api_answers_as_a_registered_one(calm_shop: Shop) -> None:
+    shop = calm_shop
+    shop.app.add_url_rule("/", "home", lambda: "home")
+    prepare(shop.app)
+    shop.write("shop_api", API)
+    shop.warmcache.defer_blueprint("shop_api:bp", url_prefix="/v1")
+    assert shop.client.get("/").text == "home"
+    assert shop.states() == ["pending"]
+    assert shop.client.get("/v1/items/3").json == {"id": 3, "name": "comb"}
+    missing = shop.client.get("/v1/items/10")
+    assert (missing.status_code, missing.json) == (410, {"message": "no such item", "number": 10})
+    wrong = shop.client.put("/v1/items/3", json={"id": 1})
+    assert (wrong.status_code, list((wrong.json or {})["errors"])) == (400, ["name"])
+    assert shop.client.put("/v1/items/3", json={"id": 1, "name": "hat"}).json == {"id": 1, "name": "hat"}
+    told = shop.client.get("/v1/swagger.json").json or {}
+    assert told["basePath"] == "/v1" and list(told["paths"]) == ["/items/{number}"]
+    page = shop.client.get("/v1/").text
+    assert "/swaggerui/swagger-ui.css" in page
+    with shop.client.get("/swaggerui/swagger-ui.css") as style:
+        assert style.mimetype == "text/css"
+    assert shop.client.get("/nothing").mimetype == "text/html", "the app's own errors stay as they are"
+
+
+def test_an_api_whose_files_would_come_late_is_refused(calm_shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    calm_shop.write("shop_api", API)
+    calm_shop.warmcache.defer_blueprint("shop_api:bp", url_prefix="/v1")
+    assert calm_shop.client.get("/v1/items/3").status_code == 503
+    assert "adds '/swaggerui/<path:filename>', which is not under '/v1'" in caplog.text
+    assert calm_shop.client.get("/swaggerui/swagger-ui.css").status_code == 404
