@@ -37,7 +37,7 @@ class Answers:
         told = self._told.get(status.name)
         if told is None or told[0] != etag or told[1] != age:  # the ETag tells generation and state
             told = self._told[status.name] = (etag, age, self._headers(status, condition, age, etag))
-        if "HTTP_IF_NONE_MATCH" in request.environ and request.if_none_match.contains_weak(etag.strip('"')):
+        if "HTTP_IF_NONE_MATCH" in request.environ and _is_known(request, etag):
             return self._app.response_class(status=304, headers=Headers(told[2]))
         headers = [CONTENT_TYPE, ("Content-Length", str(len(data))), *told[2]]
         return self._response_class((data,), headers=_ReadyHeaders(headers))
@@ -81,6 +81,10 @@ class Answers:
             answer["allowed"] = error.allowed
         headers = {"Cache-Control": "no-store", "Content-Type": "application/json"}
         return self._app.response_class(self._app.json.dumps(answer) + "\n", status=400, headers=headers)
+
+
+def _is_known(request: Request, etag: str) -> bool:
+    return request.method in ("GET", "HEAD") and request.if_none_match.contains_weak(etag.strip('"'))
 
 
 class _ReadyHeaders(Headers):

@@ -274,8 +274,10 @@ def clear_command(name: str) -> None:
 @group.command("watch")
 def watch_command() -> None:
     """Rebuild what is due, looking once a second, until SIGTERM or SIGINT; for WARMCACHE_RUNNER=external."""
-    keeper = _state().keeper
-    stopped = threading.Event()
+    state = _state()
+    keeper, stopped = state.keeper, threading.Event()
+    for status in state.statuses.values():
+        status.serve()  # what other code than ours has built is rebuilt
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
 

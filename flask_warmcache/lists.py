@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from flask import Request, Response, current_app, request
 
 from .declare import Declaration, Item, check_function
-from .errors import BadQueryError, DeclarationError, SnapshotError, UnknownListError
+from .errors import BadQueryError, DeclarationError, SnapshotError, StoreError, UnknownListError
 from .items import Items
 from .paging import Page
 from .rebuild.status import Condition, ListStatus
@@ -311,7 +311,7 @@ class WarmList(Warm):
             return condition
         try:
             state.store.outdate(self.name, condition.snapshot)
-        except OSError:
+        except (StoreError, OSError):
             return condition  # the folder cannot be written: the keeper will say so, the read goes on
         return self._look()[1]
 

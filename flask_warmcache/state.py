@@ -100,6 +100,7 @@ class AppState:
                 for one in self.close()
             }
             self.store = FileStore(self._folder())
+            self._warn_of_a_shared_folder()
             self.cache = PageCache(self.settings.page_cache_bytes)
             self.answers = Answers(self.app, self.settings.cache_control)
             started = server_started(self._made)
@@ -191,7 +192,8 @@ class AppState:
         if not self._opened:
             self.open()
         if self.settings.enabled and not runners.in_child:
-            if not self.is_started:
+            # With the runner external, it is for who rebuilds to say what is too old for its code.
+            if not self.is_started and self.settings.runner != "external":
                 for status in self.statuses.values():
                     status.serve()
             self.keeper.ensure()
@@ -254,6 +256,19 @@ class AppState:
             atexit.register(self._remove, folder, os.getpid())
             return Path(folder)
         return default_folder(self.app.instance_path, self.app.name)
+
+    def _warn_of_a_shared_folder(self) -> None:
+        """Two apps made by one factory, for two customers say, would show each other's lists."""
+        for other in list(_states):
+            if other is not self and other._opened and other.store.folder == self.store.folder:
+                log.warning(
+                    "warmcache.folder_shared: two apps of this process, %r and %r, keep their lists in %s, so "
+                    "lists of one name are one list; set WARMCACHE_DIR of each if they are to differ",
+                    self.app.name,
+                    other.app.name,
+                    self.store.folder,
+                )
+                return
 
     def _remove(self, folder: str, pid: int) -> None:
         """Remove a temporary folder at exit, and see that nobody makes it again."""

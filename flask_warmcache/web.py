@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from flask import Blueprint, Response, current_app, redirect, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
+from .errors import StoreError
 from .lists import current_state
 from .permissions import Permissions, is_from_elsewhere
 from .rebuild.status import ListStatus
@@ -140,7 +141,7 @@ def _ask_for_rebuild(state: AppState, status: ListStatus) -> Refusal | None:
         if condition.snapshot is not None:
             try:
                 state.store.outdate(status.name, condition.snapshot)
-            except OSError:
+            except (StoreError, OSError):
                 log.exception("warmcache.not_outdated: %r", status.name, extra={"warmcache_list": status.name})
                 return Refusal(503, "The cache folder cannot be written; the log says why.")
     state.keeper.wake()

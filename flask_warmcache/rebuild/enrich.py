@@ -15,7 +15,7 @@ from ..declare import Declaration, Item
 from ..errors import RebuildError
 from ..store.format import key_hash
 from .leftovers import Leftovers
-from .source import Failures, Pending, Tools
+from .source import Failures, Pending, Tools, named
 
 # What runs in one app context: long enough to share a database session, short enough not to keep one open for
 # a whole rebuild.
@@ -81,7 +81,7 @@ class Enricher:
     def _counted(self, one: Pending, result: Result) -> Enriched | None:
         if isinstance(result, Exception):
             if one.fingerprint is not None:  # else it has been noted
-                self._failures.note(f"the item {one.key!r}", result)
+                self._failures.note(f"the item {named(one.key)}", result)
             return None
         if result.place is None:
             self.enriched += 1

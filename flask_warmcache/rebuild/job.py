@@ -42,8 +42,9 @@ from ..store.locks import HeldLock
 from ..store.snapshot import DAMAGE, Snapshot
 from ..store.writer import next_generation
 from .build import Builder
+from .compaction import is_mostly_dead
 from .enrich import Enriched, Enricher
-from .lines import Lines, is_mostly_dead
+from .lines import Lines
 from .partial import Schedule
 from .patch import MendImpossible
 from .progress import Progress

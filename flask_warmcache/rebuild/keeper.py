@@ -6,6 +6,7 @@ import logging
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -78,7 +79,9 @@ class Keeper(Rebuilder):
                 log.error("warmcache.keeper_died: the keeper thread had ended; a new one starts")
             elif runners.uwsgi_problem() is not None:
                 log.error("warmcache.no_threads: %s", runners.uwsgi_problem())
-            thread = threading.Thread(target=self._keep, name="warmcache-keeper", daemon=True)
+            thread = threading.Thread(
+                target=_keep, args=(weakref.ref(self), self._wake), name="warmcache-keeper", daemon=True
+            )
             try:
                 thread.start()
             except RuntimeError:
@@ -108,20 +111,17 @@ class Keeper(Rebuilder):
 
     # The thread
 
-    def _keep(self) -> None:
-        self._pause(random.uniform(0, STAGGER))  # cut short by a request that finds its list cold
-        while not self._stopped:
-            for look in (self._chores, self.tick):
-                try:
-                    look()
-                except Exception:
-                    log.exception("warmcache.keeper_error: the keeper goes on")
-            self._pause(LOOK_EVERY)
-        self._children.forget()
-
-    def _pause(self, seconds: float) -> None:
-        self._wake.wait(seconds)
-        self._wake.clear()
+    def _look(self) -> bool:
+        """Do what is due; False when there is to be no further look."""
+        if self._stopped:
+            self._children.forget()
+            return False
+        for look in (self._chores, self.tick):
+            try:
+                look()
+            except Exception:
+                log.exception("warmcache.keeper_error: the keeper goes on")
+        return True
 
     def tick(self, run: Callable[[Callable[[], None], str], None] = run_in_thread) -> None:
         """Look at every list once and start what is due.
@@ -332,6 +332,19 @@ class Keeper(Rebuilder):
                 status.name,
                 extra={"warmcache_list": status.name},
             )
+
+
+def _keep(reference: weakref.ref[Keeper], wake: threading.Event) -> None:
+    """The thread: it holds the keeper, and with it the app, only while it looks, and ends when they are gone."""
+    seconds = random.uniform(0, STAGGER)  # cut short by a request that finds its list cold
+    while True:
+        wake.wait(seconds)
+        wake.clear()
+        keeper = reference()
+        if keeper is None or not keeper._look():
+            return
+        del keeper
+        seconds = LOOK_EVERY
 
 
 def _outdated(status: ListStatus) -> int | None:

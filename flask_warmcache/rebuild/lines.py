@@ -12,18 +12,12 @@ from ..store.data import DataWriter
 from ..store.files import FileStore
 from ..store.locks import HeldLock
 from ..store.snapshot import Snapshot
+from .compaction import is_mostly_dead
 from .enrich import Enriched
 from .leftovers import Leftovers
 from .source import Pending
 
 log = logging.getLogger("flask_warmcache")
-# A data file is written anew once more than half of it is dead, but never for less than this.
-COMPACT_FROM = 1 << 20
-
-
-def is_mostly_dead(size: int, useful: int) -> bool:
-    """Whether a data file of so many bytes, so many of them of use, is to be written anew."""
-    return size > 2 * useful + COMPACT_FROM
 
 
 class Lines:

@@ -143,7 +143,7 @@ class _Matcher:
             try:
                 fingerprint: bytes | None = mark(item)
             except Exception as error:
-                self._failures.note(f"the fingerprint of the item {item.get(self._key)!r}", error)
+                self._failures.note(f"the fingerprint of the item {named(item.get(self._key))}", error)
                 fingerprint = None
             if expected < count:
                 slot = order[expected]
@@ -168,12 +168,12 @@ class _Matcher:
         try:
             key = item[self._key]
             key_hash(key)
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError) as error:
             self._failures.note(f"an item whose key field {self._key!r} is missing or unfit", error)
             return expected
         slot = self._find(key)
         if key in self._new_keys or (slot is not None and matched.known[slot]):
-            self._failures.note(f"a second item with the key {key!r}", None)
+            self._failures.note(f"a second item with the key {named(key)}", None)
             return expected
         if slot is None or old is None:
             self._new_keys.add(key)
@@ -198,6 +198,14 @@ class _Matcher:
             return None if self._old is None else self._old.find(key, self._key)
         except DAMAGE:
             return None
+
+
+def named(key: object) -> str:
+    """A key in a message; a number of 5,000 digits has no text."""
+    try:
+        return repr(key)
+    except ValueError:
+        return f"that is a very large {type(key).__name__}"
 
 
 def marker(declaration: Declaration, encode: Callable[[Any], bytes]) -> Callable[[Item], bytes]:

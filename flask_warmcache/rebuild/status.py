@@ -11,6 +11,7 @@ from typing import NamedTuple
 from ..declare import Declaration
 from ..store.files import FileStore
 from ..store.snapshot import Snapshot, Stamp, stamp_of
+from .compaction import is_heavy
 from .pauses import pause_left
 from .progress import Progress, Report
 
@@ -132,7 +133,7 @@ class ListStatus:
         # whatever a clock that is set back says of its beginning; without that, it would be made again for ever.
         header = snapshot.header
         is_of_before = self._is_serving and max(header["started"], header["code_started"]) < self.code_started
-        self._outdated = mismatch or is_passing or is_older or is_of_before
+        self._outdated = mismatch or is_passing or is_older or is_of_before or is_heavy(snapshot)
         # Without this, old and new workers of a rolling deploy would replace each other's snapshots for ever.
         self._from_newer_code = mismatch and snapshot.header["code_started"] > self.code_started
         self._examined = snapshot

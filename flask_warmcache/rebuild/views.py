@@ -106,9 +106,9 @@ class ViewBuilder:
         sortable = [position for position in range(self._count) if position not in last]
         kinds: Counter[str] = Counter()
         for of, count in Counter(type(keys[position]) for position in sortable).items():
-            if of is not tuple:
+            if of not in (tuple, list):
                 kinds[_kind(of)] += count
-        kinds.update(kind_of(key) for position in sortable if type(key := keys[position]) is tuple)
+        kinds.update(kind_of(key) for position in sortable if type(key := keys[position]) in (tuple, list))
         if last:
             kinds[FAILED] = len(last)
         self.sort_kinds[name] = SortKinds(sorted(kind for kind in kinds if kind != FAILED), kinds)
@@ -172,9 +172,9 @@ def sort_key_of(sort_key: Callable[[Item], Any], item: Item) -> tuple[str, Any]:
 
 
 def kind_of(key: object) -> str:
-    """What a key can be compared with: numbers, or its own class, or tuples of the same kinds."""
-    if type(key) is tuple:
-        return f"tuple({', '.join(_kind(type(one)) for one in key)})"
+    """What a key can be compared with: numbers, or its own class, or tuples or lists of the same kinds."""
+    if isinstance(key, (tuple, list)):
+        return f"{_kind(type(key))}({', '.join(_kind(type(one)) for one in key)})"
     return _kind(type(key))
 
 

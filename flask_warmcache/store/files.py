@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import logging
 import os
@@ -141,10 +142,15 @@ class FileStore:
         the one after its rename (see ``mark_if_invalidated``).  Then the published index, by its time of
         modification, which every read sees in the ``stat`` that it makes anyway.  Whichever way the two
         writers interleave, either the rebuild sees the new token or we mark its index.
+
+        :raises StoreError: when the folder cannot be written.
         """
         self.prepare()
-        write_whole(self.folder, f"{name}.invalidated", secrets.token_hex(8).encode(), sync=False)
-        self._mark(name)
+        try:
+            write_whole(self.folder, f"{name}.invalidated", secrets.token_hex(8).encode(), sync=False)
+            self._mark(name)
+        except OSError as error:
+            raise StoreError(f"{name!r} cannot be invalidated: {error}") from error
 
     def invalidation(self, name: str) -> str:
         """The token of the last ``invalidate``, or an empty text."""
@@ -156,9 +162,13 @@ class FileStore:
         A rebuild that runs is as good as a new one.
         """
         published: Snapshot | None = snapshot
-        while published is not None and published.rebuilt == snapshot.rebuilt and not published.is_invalidated:
+        for _ in range(TRIES):
+            if published is None or published.rebuilt != snapshot.rebuilt or published.is_invalidated:
+                return
             self._outdate(name, published)
             published = self.published(name)  # a write may have put another in its place
+        # Written to without a pause; or on a file system that cannot keep a time of 1970, as FAT.
+        self.invalidate(name)
 
     def _outdate(self, name: str, snapshot: Snapshot) -> None:
         """By descriptor: a name could mean the next index by the time it is marked."""
@@ -377,4 +387,6 @@ def default_folder(instance_path: str, app_name: str) -> Path:
     if os.access(existing, os.W_OK | os.X_OK):
         return instance / "warmcache" / safe
     state = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
-    return Path(state) / "warmcache" / safe
+    # Two apps of one name, in two places, are not to share a folder.
+    which = hashlib.blake2b(os.fsencode(instance_path), digest_size=4).hexdigest()
+    return Path(state) / "warmcache" / f"{safe}-{which}"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import stat
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
@@ -21,7 +22,8 @@ from ..errors import SnapshotError
 from . import format as fmt
 
 Stamp = tuple[int, int, int, int]
-OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
+# Nor is a pipe under a file's name to make a read wait.
+OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 # What reading a file that is not what was written can raise, beside errors of the system.
 DAMAGE = (SnapshotError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 # A published index has its generation as its time of modification; ``invalidate`` sets one before this.
@@ -264,6 +266,8 @@ def _map(path: Path, length: int | None) -> tuple[mmap.mmap, Stamp]:
     descriptor = os.open(path, OPEN_FLAGS)
     try:
         status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise SnapshotError(f"{path.name} is no file")
         if status.st_uid != os.geteuid():
             raise SnapshotError(f"{path.name} belongs to another account")
         if status.st_size == 0 or (length is not None and status.st_size < length):

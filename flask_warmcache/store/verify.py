@@ -40,6 +40,9 @@ class Verifier:
             return self._index_differs(snapshot) or self._data_differs(snapshot)
         except FileNotFoundError:
             return False  # replaced meanwhile; the next one is looked at in its turn
+        except OSError:
+            self._seen = None  # out of descriptors, say; that is no news of the files, which are looked at again
+            return False
 
     def _index_differs(self, snapshot: Snapshot) -> bool:
         with open(self._folder / f"{self._name}.index", "rb", buffering=0, opener=_opener) as index:

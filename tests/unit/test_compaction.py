@@ -18,7 +18,7 @@ def big(*sizes: int) -> list[Item]:
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small files are compacted, too, and small lists are mended."""
-    monkeypatch.setattr("flask_warmcache.rebuild.lines.COMPACT_FROM", 0)
+    monkeypatch.setattr("flask_warmcache.rebuild.compaction.COMPACT_FROM", 0)
     monkeypatch.setattr(job_module, "MEND_SHARE", 1)
 
 

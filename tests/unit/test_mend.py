@@ -650,7 +650,7 @@ def test_a_data_file_that_grows_past_four_gigabytes_is_written_anew(world: World
     snapshot = world.shelf.snapshot()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flask_warmcache.store.data.crc_of", lambda *given: 0)
-        patch.setattr("flask_warmcache.rebuild.lines.COMPACT_FROM", 1 << 40)
+        patch.setattr("flask_warmcache.rebuild.compaction.COMPACT_FROM", 1 << 40)
         world.rebuild()
     assert [type(error) for error in mends.refused] == [OverflowError]
     assert world.shelf.snapshot().header["data"]["file"] != snapshot.header["data"]["file"]

@@ -280,7 +280,7 @@ def test_a_data_file_of_no_known_format_is_left_and_removed(shelf: Shelf, foreig
 @pytest.fixture
 def no_dead_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even a small file is not gone on in when it is mostly useless."""
-    monkeypatch.setattr("flask_warmcache.rebuild.lines.COMPACT_FROM", 0)
+    monkeypatch.setattr("flask_warmcache.rebuild.compaction.COMPACT_FROM", 0)
 
 
 @pytest.mark.usefixtures("no_dead_weight")
@@ -587,12 +587,12 @@ KILLED = """
 import sys, time
 from contextlib import nullcontext
 from pathlib import Path
-from flask_warmcache.rebuild import job, lines, partial
+from flask_warmcache.rebuild import compaction, job, partial
 from tests.unit.world import Shelf, declare, encode
 from flask_warmcache.rebuild.progress import Progress
 from flask_warmcache.rebuild.source import Tools
 
-partial.PARTIAL_EVERY, partial.PARTIAL_COST, lines.COMPACT_FROM = 0, 5, 0
+partial.PARTIAL_EVERY, partial.PARTIAL_COST, compaction.COMPACT_FROM = 0, 5, 0
 shelf = Shelf(Path(sys.argv[1]))
 log = open(sys.argv[2], "a", buffering=1)
 count, workers = int(sys.argv[3]), int(sys.argv[4])
