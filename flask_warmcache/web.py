@@ -96,7 +96,10 @@ def blueprint(
     @routes.get("/")
     def status_page() -> Response:
         """How the lists are, for people."""
-        response = page.status_page(current_state(), permissions)
+        state = current_state()
+        # What is deferred has a table of its own there.
+        own = {name: sections.one(name) for name in functions if name != "blueprints" or state.blueprints is None}
+        response = page.status_page(state, permissions, own)
         leave_session_alone()
         return response
 
