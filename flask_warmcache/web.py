@@ -97,9 +97,13 @@ def blueprint(
     def status_page() -> Response:
         """How the lists are, for people."""
         state = current_state()
-        # What is deferred has a table of its own there.
-        own = {name: sections.one(name) for name in functions if name != "blueprints" or state.blueprints is None}
-        response = page.status_page(state, permissions, own)
+        told = sections.all()
+        # Tasks and deferred blueprints have a table of their own there.
+        if state.once:
+            del told["tasks"]
+        if state.blueprints is not None:
+            del told["blueprints"]
+        response = page.status_page(state, permissions, told)
         leave_session_alone()
         return response
 

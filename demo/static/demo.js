@@ -62,13 +62,13 @@ function go(changes, { replace = false } = {}) {
 
 /* ---- asking ---- */
 
-function load({ interval } = {}) {
+function load() {
   asked?.stop();
   const { view, ...query } = state;
   if (query.filter === "all") delete query.filter;
   if (!query.search) delete query.search;
   if (!shown) renderSkeleton(views.grid, 24);
-  const mine = Warmcache.json(`/api/files?${new URLSearchParams(query)}`, show, { name: LIST, interval });
+  const mine = Warmcache.json(`/api/files?${new URLSearchParams(query)}`, show, { name: LIST });
   asked = mine;
   mine.done
     .catch((error) => {
@@ -79,9 +79,9 @@ function load({ interval } = {}) {
     });
 }
 
-/** Somebody has changed the list, unless it is the one that we are waiting for anyway. */
-function follow() {
-  if (asked) return false;
+/** Somebody has changed the list, unless it is the one that we show, or wait for anyway. */
+function follow({ generation }) {
+  if (asked || generation === shown?.generation) return false;
   load();
   return true;
 }
@@ -92,7 +92,7 @@ async function refresh() {
     const response = await fetch("/api/files?per_page=1&refresh=true");
     if (!response.ok) throw new Error(`the server answered ${response.status}`);
     say("Looking through the folder again");
-    load({ interval: 1000 });
+    load();
   } catch (error) {
     showError(`No refresh: ${error.message}.`, "fetch");
   }
@@ -116,7 +116,7 @@ async function sendMark(path, name, value) {
       throw new Error(answer.error || `the server answered ${response.status}`);
     }
     say(`${value ? "Marked" : "No longer marked"} as ${name}`);
-    load({ interval: 500 });
+    load();
   } catch (error) {
     marked.delete(path);
     showComics();
@@ -126,14 +126,14 @@ async function sendMark(path, name, value) {
 
 /* ---- showing ---- */
 
-function show(data, { rebuilding }) {
+function show(data, { rebuilding, generation }) {
   hideError("fetch");
   if (!data.files.length && data.total_files && state.page > data.total_pages) {
     go({ page: data.total_pages }, { replace: true }); // comics went away, and their page with them
     return;
   }
   const first = !shown;
-  shown = { data, rebuilding };
+  shown = { data, rebuilding, generation };
   showComics();
   showCounts();
   showPages();

@@ -86,6 +86,17 @@ def test_a_cold_page_fills_itself_without_a_reload(cold_server: Server, page: Pa
     wait_for(page, HAS_COVERS)
 
 
+def test_what_the_page_shows_is_not_fetched_again(server: Server, page: Page) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(server.url)
+    comics(page).first.wait_for()
+    with page.expect_response(re.compile("/api/cache/stats/")):
+        pass
+    page.wait_for_timeout(2_000)  # longer than a refresh is put off
+    assert len([url for url in asked if "/api/files" in url]) == 1
+
+
 def test_while_there_is_nothing_the_page_shows_where_comics_will_be(server: Server, page: Page) -> None:
     cold = {"files": [], "page": 1, "per_page": 48, "total_files": 0, "total_pages": 1, "marked_count": 0}
     cold |= {"unmarked_count": 0, "duplicates_count": 0, "cache_rebuilding": True}

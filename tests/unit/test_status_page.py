@@ -398,3 +398,4 @@ def test_the_page_tells_of_one_time_tasks_and_deferred_blueprints_where_there_ar
     other.state.blueprints.stop()
     assert re.search(r"Task create-tables failed .* OSError Blueprint /reports", text), text
     assert "ModuleNotFoundError" in text and SECRET not in text
+    assert "deployment" not in text  # as in the stats' sections of them, which are not shown beside the table
