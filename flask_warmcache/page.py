@@ -43,6 +43,13 @@ PHASES = {
     "views": "Putting in order",
     "publish": "Publishing",
 }
+# Why the page is not kept up to date.
+TROUBLES = {
+    "offline": "You are offline; what is shown may be old.",
+    "error": "No news from the server; what is shown may be old.",
+    "stalled": "A rebuild takes long, and this page has stopped asking. Look again later.",
+    "blocked": "There is something newer. Look again to see it.",
+}
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,7 @@ def status_page(state: AppState, permissions: Permissions, sections: Mapping[str
             early=early if early in state.statuses else None,
             interval=spoken(state.settings.refresh_interval),
             folder=str(state.store.folder) if has_details else None,
-            words={"states": MEANINGS, "phases": PHASES},  # the page's script says the same
+            words={"states": MEANINGS, "phases": PHASES, "troubles": TROUBLES},  # for the page's script
             now=iso(time.time()),
             asset_url=asset_url,
         )

@@ -726,7 +726,7 @@
         button.hidden = !act && document.activeElement !== button;
         button.onblur = () => this._paint(list);
 
-        const quarter = Math.floor((ratio || 0) * 4) * 25;
+        const quarter = !bar.hidden && Math.floor(ratio * 4) * 25;
         const text = (this.getAttribute(`text-${state}`) ?? texts[state] ?? "") + (quarter ? ` ${quarter} %` : "");
         // Every change is spoken: states at once, quarters seldom.
         const now = env.now();
