@@ -14,6 +14,10 @@ const DIRECTIONS = {
   size: "Largest first",
   "-size": "Smallest first",
 };
+const TROUBLES = {
+  offline: "You are offline; what is shown may be old.",
+  stalled: "The comics take long to read, and this page has stopped asking. Try again to hear more.",
+};
 const KEPT = 30_000; // ms that a mark is shown although the list does not have it yet
 
 const at = (id) => document.getElementById(id);
@@ -394,8 +398,13 @@ function listen() {
   });
 
   document.body.addEventListener("warmcache:progress", (event) => showProgress(event.detail));
-  document.body.addEventListener("warmcache:error", ({ detail }) => {
-    showError(`No news of the list: ${detail.message}${/[.!]$/.test(detail.message) ? "" : "."}`, "fetch");
+  document.body.addEventListener("warmcache:error", ({ detail: { code, message } }) => {
+    if (code === "rebuild") showError(`The folder could not be read (${message}).`, "state");
+    else showError(`No news of the list: ${message}${/[.!]$/.test(message) ? "" : "."}`, "fetch");
+  });
+  document.body.addEventListener("warmcache:state", ({ detail: { to } }) => {
+    if (TROUBLES[to]) showError(TROUBLES[to], "state");
+    else if (to !== "failed") hideError("state");
   });
 }
 

@@ -132,6 +132,26 @@ def test_a_failed_fetch_is_told_and_can_be_tried_again(server: Server, context: 
     alert.wait_for(state="hidden")
 
 
+def test_a_page_that_is_offline_says_so_until_it_is_not(server: Server, context: BrowserContext) -> None:
+    page = context.new_page()  # its console will complain
+    page.goto(server.url)
+    comics(page).first.wait_for()
+    context.set_offline(True)
+    page.get_by_role("alert").get_by_text("You are offline").wait_for()
+    context.set_offline(False)
+    page.get_by_role("alert").wait_for(state="hidden")
+
+
+def test_a_folder_that_cannot_be_read_is_told_of_beside_the_comics(server: Server, page: Page) -> None:
+    answer = server.get("/api/files", per_page=48)
+    page.route("**/api/files?**", lambda route: route.fulfill(json=answer.json() | {"cache_rebuilding": True}))
+    failed = {"state": "failed", "generation": "g1", "cache_rebuilding": False, "last_error": "OSError"}
+    page.route("**/api/cache/stats/*", lambda route: route.fulfill(json=failed))
+    page.goto(server.url)
+    page.get_by_role("alert").get_by_text("The folder could not be read (OSError).").wait_for()
+    assert comics(page).count() == 48
+
+
 # Marking
 
 
