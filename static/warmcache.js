@@ -46,7 +46,7 @@
     clearTimeout: (timer) => clearTimeout(timer),
     now: () => performance.now(),
     random: () => Math.random(),
-    navigate: () => location.reload(), // unlike href= it keeps the scroll position
+    navigate: () => location.reload(), // keeps the scroll position
   };
 
   function configure(options) {
@@ -130,7 +130,7 @@
 
   function createList(name) {
     const watchers = new Set();
-    const replaced = new Set(); // generations that only a worker behind still tells
+    const replaced = new Set(); // told only by workers behind
     let timer, request;
     let waited; // while visible
     let isDue; // published, and soon refreshed
@@ -257,7 +257,7 @@
       const concerned = isPoll ? [...watchers] : [who];
       error.fatal ||= !isPoll && count > 4;
       if (error.fatal || count > 1) {
-        // One lost request is not news.
+        // One lost request is no news.
         if (isPoll) enter(isOffline() ? "offline" : "error");
         const { code, message, fatal } = error;
         tell("error", { code, message, fatal, failures: count }, concerned);
@@ -266,7 +266,7 @@
         for (const watcher of concerned) watcher._end("failed", error);
         return isPoll || settle();
       }
-      // Half random, so that no herd comes back.
+      // No herd comes back.
       const wait = (Math.min(settings.errorMax, settings.interval * 2 ** count) / 2) * (1 + env.random());
       arm(isOffline() ? vary(settings.errorMax) : Math.max(error.floor, wait));
     }
@@ -305,11 +305,11 @@
       const goAhead = new Map();
       const before = delivered;
       delivered = generation + document?.URL;
-      const isLoop = delivered === before; // a region put where one was refreshed for it
+      const isLoop = delivered === before; // for a region in another's place
       isDue = false;
       for (const watcher of [...watchers]) {
         const { _target: target } = watcher;
-        if (!watcher._lacks()) continue;
+        if (!watchers.has(watcher) || !watcher._lacks()) continue;
         if (!watcher._failures && !goAhead.has(target)) {
           goAhead.set(
             target,
@@ -368,7 +368,7 @@
 
   function watch(name, options = {}, heed) {
     const list = listOf(name);
-    const { element, seen = new Set() } = options; // generations shown or refreshed for: ends loops
+    const { element, seen = new Set() } = options; // generations shown, or refreshed for
     seen.add(options.generation);
     const { refresh = element ? settings.refresh : "event" } = options;
     let control, leave;
@@ -478,7 +478,7 @@
       for (await load(); again && !signal.aborted; ) {
         const { name, generation } = facts;
         await ready(name, { ...facts, seen, signal, refresh: load, until: "over" });
-        if (generation === facts.generation) give(false); // nothing newer, whatever the data says
+        if (generation === facts.generation) give(false); // nothing newer
       }
       return data;
     }
@@ -556,7 +556,7 @@
     },
   };
 
-  /** Leave it as it is, and hand over how to refresh it after all. */
+  /** Leave it, and hand over how to refresh it after all. */
   function block(watcher, reason, status) {
     if (status?.cache_rebuilding) return false;
     const { name, element } = watcher;

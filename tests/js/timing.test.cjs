@@ -3,7 +3,7 @@
 
 const assert = require("node:assert/strict");
 const { test } = require("node:test");
-const { answer, fresh, hang, open, status } = require("./page.cjs");
+const { Node, answer, fresh, hang, open, status } = require("./page.cjs");
 
 const gaps = (page) => page.times().map((at, i, all) => (i ? at - all[i - 1] : at));
 
@@ -391,6 +391,19 @@ test("stop inside an event handler is obeyed", async () => {
     assert.equal(page.requests.length, type === "error" ? 2 : 1, type);
     assert.equal(page.clock.timers.size, 0, type);
   }
+});
+
+test("one that is stopped by what another hears of a publication hears nothing of it", async () => {
+  const page = open();
+  const elements = [new Node(), new Node()];
+  const [first, second] = elements.map((element) =>
+    page.Warmcache.watch("files", { element, generation: "g1", refresh: "event" }),
+  );
+  elements[0].addEventListener("warmcache:ready", () => second.stop());
+  page.world = () => fresh("g2");
+  await page.clock.advance(10000);
+  assert.equal(first.state, "fresh");
+  assert.deepEqual(elements.map((element) => element.heard("ready").length), [1, 0]);
 });
 
 test("five hundred watches leave no timer and no listener behind", async () => {
