@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -63,7 +64,9 @@ def warmcache_attrs(name: str, read: Items | Page | None = None, **options: Any)
     }
     if read is not None:
         shown = {"state": read.state, "generation": read.generation, "rebuilding": read.rebuilding}
-    attributes = {"data-warmcache": name, **_data("data-warmcache", {**shown, **options})}
+    # Only of what waits: anything else would be another page at each request, with another ETag.
+    at = round(1000 * time.time()) if shown["rebuilding"] else None
+    attributes = {"data-warmcache": name, **_data("data-warmcache", {**shown, "at": at, **options})}
     if shown["generation"] is None and shown["rebuilding"]:
         # Only where there is nothing yet: a list that is being replaced stays readable.
         attributes["aria-busy"] = "true"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from flask import Response, make_response, render_template, request
+from flask import Response, current_app, make_response, render_template, request
 
 from .assets import asset_url
 from .permissions import Permissions
@@ -21,6 +23,11 @@ POLICY = (
     "base-uri 'none'; frame-ancestors 'self'"
 )
 FOREVER = 1e9  # seconds, thirty years
+LONGEST_FACT = 500  # characters of a fact in a section that the app tells
+NOT_SHOWN = "a path, not shown"
+# A slash that begins a name, at the start of a word, of a drive or of a home: not "12 km/h", "text/html", "</b>".
+PATH = re.compile(r"(?<![\w.)\]<])(?:[A-Za-z]:|~\w*)?[/\\]+[\w.]")
+WEB_ADDRESS = re.compile(r"\bhttps?://\S*")
 # What the states mean.
 MEANINGS = {
     "cold": "nothing to show yet",
@@ -35,6 +42,13 @@ PHASES = {
     "enrich": "Reading",
     "views": "Putting in order",
     "publish": "Publishing",
+}
+# Why the page is not kept up to date.
+TROUBLES = {
+    "offline": "You are offline; what is shown may be old.",
+    "error": "No news from the server; what is shown may be old.",
+    "stalled": "A rebuild takes long, and this page has stopped asking. Look again later.",
+    "blocked": "There is something newer. Look again to see it.",
 }
 
 
@@ -62,27 +76,54 @@ class Plot:
         return cls(bars, said)
 
 
-def status_page(state: AppState, permissions: Permissions) -> Response:
-    """Every list, with a button and with details for whom the app allows them."""
-    folder = str(state.store.folder) if permissions.allow("details", None) else None
+def status_page(state: AppState, permissions: Permissions, sections: Mapping[str, Mapping[str, Any]]) -> Response:
+    """Every list and section, with a button and with details for whom the app allows them.
+
+    :param sections: the app's own sections of the stats, by name.
+    """
+    has_details = permissions.allow("details", None)
     early = request.args.get("early")
-    response = make_response(
-        render_template(
-            "warmcache/status.html",
-            lists=[_shown(status, permissions) for status in state.statuses.values()],
-            startup=_startup(state),
-            early=early if early in state.statuses else None,
-            interval=spoken(state.settings.refresh_interval),
-            folder=folder,
-            now=iso(time.time()),
-            asset_url=asset_url,
-        )
+    shown = render_template(
+        "warmcache/status.html",
+        lists=[_shown(status, permissions) for status in state.statuses.values()],
+        sections=[{"name": name, "facts": _facts(section, has_details)} for name, section in sections.items()],
+        startup=_startup(state),
+        early=early if early in state.statuses else None,
+        interval=spoken(state.settings.refresh_interval),
+        folder=str(state.store.folder) if has_details else None,
+        words={"states": MEANINGS, "phases": PHASES, "troubles": TROUBLES},  # for the page's script
+        now=iso(time.time()),
+        asset_url=asset_url,
     )
+    # File names, in an error for instance, may hold what UTF-8 has no bytes for.
+    response = make_response(shown.encode("utf-8", "backslashreplace"))
     response.headers.setdefault("Content-Security-Policy", POLICY)
     # Under "no-referrer" a browser says "null" for the origin of the page's own form.
     response.headers.setdefault("Referrer-Policy", "same-origin")
     response.headers["Cache-Control"] = "no-cache, private"
     return response
+
+
+def _facts(section: Mapping[str, Any], has_details: bool) -> list[tuple[str, str]]:
+    """What the app's own function tells, as text; no path of this machine but for whom details are allowed."""
+    shown = [(str(name), _fact(value)) for name, value in section.items()]
+    if not has_details:
+        shown = [
+            (NOT_SHOWN if _has_path(name) else name, NOT_SHOWN if _has_path(fact) else fact)
+            for name, fact in shown
+        ]
+    return shown
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return f"{value:,}"
+    text = value if isinstance(value, str) else current_app.json.dumps(value)
+    return text if len(text) <= LONGEST_FACT else text[:LONGEST_FACT] + "…"
+
+
+def _has_path(text: str) -> bool:
+    return PATH.search(WEB_ADDRESS.sub("", text)) is not None
 
 
 def _startup(state: AppState) -> list[dict[str, str | None]]:
@@ -128,7 +169,7 @@ def _shown(status: ListStatus, permissions: Permissions) -> dict[str, Any]:
 
 
 def _doing(progress: dict[str, Any]) -> str:
-    """As status.js says it."""
+    """As status.js says it of what it hears later."""
     said = PHASES[progress["phase"]]
     if progress["total"]:
         said += f": {progress['done']:,} of {progress['total']:,}"

@@ -102,7 +102,14 @@ def blueprint(
         """How the lists are, for people."""
         from . import page
 
-        response = page.status_page(current_state(), permissions)
+        state = current_state()
+        told = sections.all()
+        # Tasks and deferred blueprints have a table of their own there.
+        if state.once:
+            del told["tasks"]
+        if state.blueprints is not None:
+            del told["blueprints"]
+        response = page.status_page(state, permissions, told)
         leave_session_alone()
         return response
 

@@ -23,7 +23,7 @@ export interface WarmcacheWatcher {
   readonly status: WarmcacheStatus | null;
   /** The newest that is known, null before the first answer. */
   readonly generation: string | null;
-  /** Ask now; false if that cannot be: hidden, under way, or forbidden by Retry-After. */
+  /** Ask now; false if that cannot be: hidden, under way, or once more before the time that Retry-After gave. */
   poll(): boolean;
   stop(): void;
   /** Wait again: after stop(), after an end, or after a stall. */
@@ -60,7 +60,6 @@ export interface WarmcacheWatchOptions {
   generation?: string | null;
   state?: WarmcacheState;
   refresh?: string | WarmcacheRefresh;
-  interval?: number;
   signal?: AbortSignal;
 }
 
@@ -91,7 +90,7 @@ export interface WarmcacheApi {
   /** Fetch JSON; onData is called now, and again with newer data until it is no longer being rebuilt. */
   json<Data = any>(
     url: string,
-    onData: (data: Data, info: { rebuilding: boolean }) => void,
+    onData: (data: Data, info: { rebuilding: boolean; generation?: string }) => void,
     options?: Omit<WarmcacheWatchOptions, "refresh"> & { name?: string },
   ): { done: Promise<Data>; stop(): void };
   /** Watch what an answer fetched elsewhere is waiting for; null if it waits for nothing. */

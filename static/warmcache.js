@@ -1,13 +1,13 @@
 /* The browser half of flask-warmcache; its manual is docs/poller.md.
  *
  * While a list is rebuilt, ask for its status until a newer one is published, then refresh what the
- * user sees. One poller per list, with one timer and one request. Times are milliseconds.
+ * user sees. One poller, timer and request per list. Times are milliseconds.
  */
 "use strict";
 
 (function (root) {
   const { document } = root;
-  const tag = document?.currentScript;
+  const given = document?.currentScript?.dataset || {}; // null later
   if (root.Warmcache?.version) return;
 
   const settings = {
@@ -38,7 +38,6 @@
     hidden: /^(pause|slow|keep)$/,
     boolean: /^(true|false)$/,
     number: pauses,
-    string: /./,
   };
 
   const env = {
@@ -47,22 +46,20 @@
     clearTimeout: (timer) => clearTimeout(timer),
     now: () => performance.now(),
     random: () => Math.random(),
-    navigate: () => location.reload(), // unlike href= it keeps the scroll position
+    navigate: () => location.reload(), // keeps the scroll position
   };
 
   function configure(options) {
     for (const [name, value] of Object.entries(options)) {
       const type = typeof settings[name];
       if (type === "undefined") throw new TypeError(`Warmcache has no option ${name}.`);
-      if (!(rules[name] || rules[type] || rules.string).test(value)) {
+      if (!(rules[name] || rules[type] || /./).test(value)) {
         console.warn(`warmcache: ${name} cannot be "${value}"`);
       } else settings[name] = /number|boolean/.test(type) ? JSON.parse(value) : value;
     }
   }
 
-  for (const name in settings) {
-    if (tag?.dataset[name] !== undefined) configure({ [name]: tag.dataset[name] });
-  }
+  for (const name in settings) if (name in given) configure({ [name]: given[name] });
 
   /* ---- asking ---- */
 
@@ -89,8 +86,7 @@
       response = await env.fetch(url, { headers, credentials: settings.credentials, signal });
       if (response.ok) body = await response.json();
     } catch (error) {
-      const parsing = response?.redirected ? "auth" : "body";
-      const code = signal.reason || (response?.ok ? parsing : "network");
+      const code = signal.reason || (!response?.ok ? "network" : response.redirected ? "auth" : "body");
       throw fault(code, `${url}: ${error.message || code}`, code === "auth");
     } finally {
       env.clearTimeout(deadline);
@@ -103,9 +99,9 @@
   }
 
   function readHeader(headers) {
-    const text = headers.get("X-Warmcache") || "";
-    const fact = (key) => text.match(`${key}=([^;]*)`)?.[1];
-    return { name: text.split(";")[0], state: fact("state"), generation: fact("gen") };
+    const [name, ...facts] = (headers.get("X-Warmcache") || "").split("; ");
+    const { gen: generation, state } = Object.fromEntries(facts.map((fact) => fact.split("=")));
+    return { name, state, generation };
   }
 
   /* ---- lists ---- */
@@ -116,7 +112,7 @@
   let channel; // to other tabs; open, it bars the back/forward cache
 
   const isHidden = () => document?.hidden && settings.hidden !== "keep";
-  const isPaused = () => left || (isHidden() && settings.hidden === "pause");
+  const isPaused = () => left || (isHidden() && settings.hidden !== "slow");
   const vary = (wait) => wait * (1 + settings.jitter * (2 * env.random() - 1));
   const isOffline = () => root.navigator?.onLine === false;
   const isWaiting = (state) => /cold|partial|stale/.test(state);
@@ -134,12 +130,14 @@
 
   function createList(name) {
     const watchers = new Set();
-    const replaced = new Set(); // generations that only a worker behind still tells
+    const replaced = new Set(); // told only by workers behind
     let timer, request;
     let waited; // while visible
     let isDue; // published, and soon refreshed
     let askedAt = 0;
     let notBefore = 0;
+    let hasInsisted; // on an answer before that
+    let delivered;
 
     const list = { name, poll, _tell: tell, _fail: fail, _take: take, _settle: settle, _wake: wake, _join: join };
     reset();
@@ -151,7 +149,6 @@
         status: null,
         generation: null,
         progress: null,
-        _interval: settings.interval,
         _isOver: false,
         _proceed: null,
         _failures: 0,
@@ -161,8 +158,7 @@
     }
 
     function tell(type, detail, to = watchers) {
-      const targets = new Set([...to].map((watcher) => watcher._target));
-      for (const target of targets) fire(target, type, { name, ...detail });
+      for (const target of new Set([...to].map((watcher) => watcher._target))) fire(target, type, { name, ...detail });
       paint();
     }
 
@@ -175,21 +171,16 @@
       if (to === from) return;
       list.state = to;
       tell("state", { from, to });
-      if (to === "failed") complain({ code: "rebuild", message: list.status.last_error, fatal: false }, 1);
-    }
-
-    function complain({ code, message, fatal }, times, to) {
-      tell("error", { code, message, fatal, failures: times }, to);
+      if (to === "failed") tell("error", { code: "rebuild", message: list.status.last_error, fatal: false, failures: 1 });
     }
 
     /** The server's wish, half of what is left, or slowly growing. */
     function pause() {
-      const { poll_after_ms: wish } = list.status || {};
-      const { eta } = list.progress || {};
-      const base = list._interval;
-      const growth = 1.5 ** Math.max(0, waited / 30000 - 2);
-      let wait = Math.min(base * growth, Math.max(base, settings.maxInterval));
-      if (eta != null) wait = Math.max(base, Math.min(eta * 500, 30000));
+      const wish = list.status?.poll_after_ms;
+      const eta = list.progress?.eta;
+      const { interval, maxInterval } = settings;
+      let wait = Math.min(interval * 1.5 ** Math.max(0, waited / 30000 - 2), Math.max(interval, maxInterval));
+      if (eta != null) wait = Math.max(interval, Math.min(eta * 500, 30000));
       if (wish > 0) wait = Math.max(100, Math.min(wish, 300000));
       return vary(isHidden() ? settings.hiddenInterval : wait);
     }
@@ -209,7 +200,8 @@
       else if (waited >= settings.maxWait) {
         enter("stalled");
         tell("stalled", { waited });
-        return watchers.forEach((watcher) => watcher._until === "stalled" && watcher._end("stalled"));
+        for (const watcher of watchers) if (watcher._until === "stalled") watcher._end("stalled");
+        return;
       }
       timer = env.setTimeout(() => {
         timer = null;
@@ -224,12 +216,14 @@
       open();
       if (state || isPaused()) halt();
       if (state) enter(state);
-      const rest = list._interval - Math.abs(env.now() - askedAt); // clocks jump
+      const rest = settings.interval - Math.abs(env.now() - askedAt); // clocks jump
       if (!request) arm(delay ?? Math.max(rest, 250 * env.random()));
     }
 
     function poll() {
-      if (request || isDue || isPaused() || !watchers.size || env.now() < notBefore) return false;
+      const isEarly = env.now() < notBefore;
+      if (request || isDue || isPaused() || !watchers.size || (isEarly && hasInsisted)) return false;
+      hasInsisted = isEarly;
       if (list.state === "stalled") {
         waited = 0;
         enter("idle");
@@ -259,28 +253,30 @@
     /** A poll has failed, or a watcher's refresh, which is tried five times. */
     function fail(error, who = list) {
       const count = (who._failures += 1);
-      const concerned = who === list ? [...watchers] : [who];
-      error.fatal ||= who !== list && count > 4;
+      const isPoll = who === list;
+      const concerned = isPoll ? [...watchers] : [who];
+      error.fatal ||= !isPoll && count > 4;
       if (error.fatal || count > 1) {
-        // One lost request is not news.
-        if (who === list) enter(isOffline() ? "offline" : "error");
-        complain(error, count, concerned);
+        // One lost request is no news.
+        if (isPoll) enter(isOffline() ? "offline" : "error");
+        const { code, message, fatal } = error;
+        tell("error", { code, message, fatal, failures: count }, concerned);
       }
       if (error.fatal) {
         for (const watcher of concerned) watcher._end("failed", error);
-        return who === list || settle();
+        return isPoll || settle();
       }
-      // Half random, so that no herd comes back.
-      const wait = (Math.min(settings.errorMax, list._interval * 2 ** count) / 2) * (1 + env.random());
+      // No herd comes back.
+      const wait = (Math.min(settings.errorMax, settings.interval * 2 ** count) / 2) * (1 + env.random());
       arm(isOffline() ? vary(settings.errorMax) : Math.max(error.floor, wait));
     }
 
     function take(status) {
       const { generation = null, state } = status;
-      const isOver = generation !== null && !status.cache_rebuilding;
+      const isOver = generation && !status.cache_rebuilding;
       if (isDue || !watchers.size || (list.state === "stalled" && !isOver)) return;
       halt();
-      list._failures = 0;
+      list._failures = hasInsisted = 0;
       askedAt = env.now();
       if (!replaced.has(generation)) {
         replaced.add(list.generation).delete(generation);
@@ -307,12 +303,18 @@
     function deliver() {
       const { status, generation } = list;
       const goAhead = new Map();
+      const before = delivered;
+      delivered = generation + document?.URL;
+      const isLoop = delivered === before; // for a region in another's place
       isDue = false;
-      for (const watcher of watchers) {
+      for (const watcher of [...watchers]) {
         const { _target: target } = watcher;
-        if (!watcher._lacks()) continue;
+        if (!watchers.has(watcher) || !watcher._lacks()) continue;
         if (!watcher._failures && !goAhead.has(target)) {
-          goAhead.set(target, fire(target, "ready", { name, status, generation }));
+          goAhead.set(
+            target,
+            isLoop && watcher.element ? block(watcher, "loop") : fire(target, "ready", { name, status, generation }),
+          );
         }
         watcher._renew(goAhead.get(target) !== false);
       }
@@ -335,9 +337,8 @@
     }
 
     /** Returns how to leave. */
-    function join(watcher, { state, interval }) {
+    function join(watcher, { state }) {
       if (!watchers.size) reset(state);
-      if (pauses.test(interval)) list._interval = interval;
       watchers.add(watcher);
       open();
       paint();
@@ -367,8 +368,8 @@
 
   function watch(name, options = {}, heed) {
     const list = listOf(name);
-    const { element, generation } = options;
-    const seen = new Set([generation]); // shown or refreshed for: ends loops
+    const { element, seen = new Set() } = options; // generations shown, or refreshed for
+    seen.add(options.generation);
     const { refresh = element ? settings.refresh : "event" } = options;
     let control, leave;
 
@@ -444,7 +445,7 @@
       const wish = { refresh: "event", until: "stalled", ...options };
       const watcher = watch(name, wish, (outcome, error) => {
         env.clearTimeout(timer);
-        if (/left|refreshed/.test(outcome)) resolve(listOf(name).status);
+        if (/left|refreshed/.test(outcome)) resolve(watcher.status);
         else reject(error || fault(outcome, name));
       });
       if (timeout) timer = env.setTimeout(() => watcher._end("timeout"), timeout);
@@ -456,11 +457,12 @@
     const { signal } = control;
     const stop = () => control.abort();
     let data, facts, again;
+    const seen = new Set();
 
     function give(rebuilding) {
       again = rebuilding;
-      // A bug of the page does not end the wait.
-      queueMicrotask(() => onData(data, { rebuilding }));
+      // A bug of the page's ends no wait.
+      queueMicrotask(() => onData(data, { rebuilding, generation: facts.generation }));
     }
 
     async function load() {
@@ -475,8 +477,8 @@
     async function run() {
       for (await load(); again && !signal.aborted; ) {
         const { name, generation } = facts;
-        await ready(name, { ...facts, signal, refresh: load, until: "over" });
-        if (generation === facts.generation) give(false); // nothing newer, whatever the data says
+        await ready(name, { ...facts, seen, signal, refresh: load, until: "over" });
+        if (generation === facts.generation) give(false); // nothing newer
       }
       return data;
     }
@@ -499,13 +501,17 @@
   /* ---- regions ---- */
 
   function scan(scope = document) {
-    [scope, ...scope.querySelectorAll("[data-warmcache]")].forEach(attach);
+    const found = [scope, ...scope.querySelectorAll("[data-warmcache]")];
+    found.forEach(attach);
+    try {
+      if (found[1] && !lists.size) delete sessionStorage.warmcache; // all is fresh
+    } catch {}
   }
 
   function attach(element) {
     const { dataset = {} } = element;
     const { warmcache: name, warmcacheState: state, warmcacheRebuilding: flag } = dataset;
-    const { warmcacheGeneration: generation, warmcacheRefresh: refresh } = dataset;
+    const { warmcacheGeneration: generation, warmcacheRefresh: refresh, warmcacheAt: at } = dataset;
     const waits = flag ? flag === "true" : isWaiting(state);
     if (!name || !(waits || settings.watch)) return;
     if (state === "cold") element.setAttribute("aria-busy", "true");
@@ -521,6 +527,7 @@
       }
     };
     element.warmcache = watch(name, { element, state, generation, refresh }, heed);
+    if (Date.now() - at > settings.interval) element.warmcache.poll();
   }
 
   /** Ways to refresh; each returns false if it changed nothing. */
@@ -541,7 +548,7 @@
     },
     reload(status, watcher) {
       if (status.cache_rebuilding) return false;
-      const reason = whyNot(`${watcher.name} ${status.generation}`);
+      const reason = whyNot(watcher.name + status.generation);
       if (reason) return block(watcher, reason);
       hasReloaded = true;
       env.navigate();
@@ -549,7 +556,7 @@
     },
   };
 
-  /** Leave it as it is, and hand over how to refresh it after all. */
+  /** Leave it, and hand over how to refresh it after all. */
   function block(watcher, reason, status) {
     if (status?.cache_rebuilding) return false;
     const { name, element } = watcher;
@@ -603,12 +610,15 @@
     dataset?.warmcacheKeep?.match(/\S+/g)?.map((id) => `[id="${id}"]`).join() || "_";
 
   function replace(element, found, { state, generation, cache_rebuilding }) {
-    const focused = element.contains(document.activeElement) && document.activeElement.id;
+    const focused = document.activeElement?.id;
     const nodes = [element, ...element.querySelectorAll("[id]")];
-    const places = nodes.map(({ id, scrollLeft, scrollTop }) => [id, scrollLeft, scrollTop]);
+    const looks = nodes.map(({ id, open, scrollLeft, scrollTop }) => ({ id, open, scrollLeft, scrollTop }));
     const kept = keptIn(element);
-    const told = { warmcacheState: state, warmcacheGeneration: generation, warmcacheRebuilding: cache_rebuilding };
-    Object.assign(element.dataset, told, found.dataset);
+    Object.assign(
+      element.dataset,
+      { warmcacheState: state, warmcacheGeneration: generation, warmcacheRebuilding: cache_rebuilding },
+      found.dataset,
+    );
     element.removeAttribute("aria-busy");
     if (root.Idiomorph) {
       const callbacks = { beforeNodeMorphed: (node) => !node.matches?.(kept) };
@@ -621,17 +631,17 @@
       element.replaceChildren(...found.childNodes);
     }
     document.getElementById(focused)?.focus({ preventScroll: true });
-    for (const [id, ...place] of places) document.getElementById(id)?.scrollTo(...place);
+    for (const look of looks) Object.assign(document.getElementById(look.id) || {}, look);
   }
 
   /** Whether a refresh would cost the user something. */
   function inUse(scope) {
     const kept = keptIn(scope);
-    const selection = root.getSelection?.();
-    const nodes = scope.querySelectorAll("input,textarea,select,[contenteditable],dialog[open],audio,video");
+    const selection = getSelection();
+    const nodes = scope.querySelectorAll("input,textarea,select,[contenteditable],dialog[open],audio,video,details[open]:not([id]),:focus:not([id])");
     return (
       [...nodes].some((node) => !node.closest(kept) && (node.open || node.paused === false || isDirty(node))) ||
-      (selection && !selection.isCollapsed && scope.contains(selection.anchorNode))
+      (selection?.isCollapsed === false && scope.contains(selection.anchorNode))
     );
   }
 
@@ -652,15 +662,15 @@
 
   function whyNot(publication) {
     const now = Date.now();
-    if (tag?.dataset.method) return "post";
+    if (given.method) return "post";
     if (isHidden() || isOffline()) return "prompt";
     if (inUse(document)) return "editing";
     try {
-      const log = JSON.parse(sessionStorage.getItem("warmcache") || "[]");
-      const id = `${publication} ${location.href}`;
+      const log = JSON.parse(sessionStorage.warmcache || "[]");
+      const id = publication + location.href;
       if (hasReloaded || log.some(([done]) => done === id)) return "loop";
       if (log.filter(([, at]) => at > now - 300000).length > 2) return "rate";
-      sessionStorage.setItem("warmcache", JSON.stringify([...log, [id, now]]));
+      sessionStorage.warmcache = JSON.stringify([...log, [id, now]]);
       return "";
     } catch {
       return "storage"; // unremembered, it could loop
@@ -699,12 +709,13 @@
 
       _paint(list) {
         const { state, progress, _proceed: proceed } = list;
+        const ratio = progress?.ratio;
         const [bar, line, button] = this._parts;
         this.setAttribute("state", state);
         bar.ariaLabel = this.getAttribute("label") || "Progress";
         bar.hidden = !isWaiting(state);
-        if (progress?.ratio == null) bar.removeAttribute("value");
-        else bar.value = progress.ratio;
+        if (ratio == null) bar.removeAttribute("value");
+        else bar.value = ratio;
         line.role = "status";
         button.type = "button";
         const act = proceed || (state === "stalled" && list.poll);
@@ -715,7 +726,7 @@
         button.hidden = !act && document.activeElement !== button;
         button.onblur = () => this._paint(list);
 
-        const quarter = Math.floor((progress?.ratio || 0) * 4) * 25;
+        const quarter = !bar.hidden && Math.floor(ratio * 4) * 25;
         const text = (this.getAttribute(`text-${state}`) ?? texts[state] ?? "") + (quarter ? ` ${quarter} %` : "");
         // Every change is spoken: states at once, quarters seldom.
         const now = env.now();
@@ -752,16 +763,14 @@
     }
     const start = () => {
       if (settings.auto) scan();
-      try {
-        if (!lists.size) sessionStorage.removeItem("warmcache");
-      } catch {}
       if (root.customElements) defineElements();
     };
     if (document.readyState !== "loading") start();
     else document.addEventListener("DOMContentLoaded", start);
   }
 
-  const state = (name) => lists.get(name)?.state ?? "idle";
-  root.Warmcache = { version: "0.1.0", env, strategies, configure, watch, ready, json, inspect, scan, state };
+  const version = "0.1.0";
+  const state = (name) => listOf(name).state;
+  root.Warmcache = { version, env, strategies, configure, watch, ready, json, inspect, scan, state };
   if (typeof module === "object") module.exports = root.Warmcache;
 })(globalThis);

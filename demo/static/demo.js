@@ -14,6 +14,10 @@ const DIRECTIONS = {
   size: "Largest first",
   "-size": "Smallest first",
 };
+const TROUBLES = {
+  offline: "You are offline; what is shown may be old.",
+  stalled: "The comics take long to read, and this page has stopped asking. Try again to hear more.",
+};
 const KEPT = 30_000; // ms that a mark is shown although the list does not have it yet
 
 const at = (id) => document.getElementById(id);
@@ -62,13 +66,13 @@ function go(changes, { replace = false } = {}) {
 
 /* ---- asking ---- */
 
-function load({ interval } = {}) {
+function load() {
   asked?.stop();
   const { view, ...query } = state;
   if (query.filter === "all") delete query.filter;
   if (!query.search) delete query.search;
   if (!shown) renderSkeleton(views.grid, 24);
-  const mine = Warmcache.json(`/api/files?${new URLSearchParams(query)}`, show, { name: LIST, interval });
+  const mine = Warmcache.json(`/api/files?${new URLSearchParams(query)}`, show, { name: LIST });
   asked = mine;
   mine.done
     .catch((error) => {
@@ -79,9 +83,9 @@ function load({ interval } = {}) {
     });
 }
 
-/** Somebody has changed the list, unless it is the one that we are waiting for anyway. */
-function follow() {
-  if (asked) return false;
+/** Somebody has changed the list, unless it is the one that we show, or wait for anyway. */
+function follow({ generation }) {
+  if (asked || generation === shown?.generation) return false;
   load();
   return true;
 }
@@ -92,7 +96,7 @@ async function refresh() {
     const response = await fetch("/api/files?per_page=1&refresh=true");
     if (!response.ok) throw new Error(`the server answered ${response.status}`);
     say("Looking through the folder again");
-    load({ interval: 1000 });
+    load();
   } catch (error) {
     showError(`No refresh: ${error.message}.`, "fetch");
   }
@@ -116,7 +120,7 @@ async function sendMark(path, name, value) {
       throw new Error(answer.error || `the server answered ${response.status}`);
     }
     say(`${value ? "Marked" : "No longer marked"} as ${name}`);
-    load({ interval: 500 });
+    load();
   } catch (error) {
     marked.delete(path);
     showComics();
@@ -126,14 +130,14 @@ async function sendMark(path, name, value) {
 
 /* ---- showing ---- */
 
-function show(data, { rebuilding }) {
+function show(data, { rebuilding, generation }) {
   hideError("fetch");
   if (!data.files.length && data.total_files && state.page > data.total_pages) {
     go({ page: data.total_pages }, { replace: true }); // comics went away, and their page with them
     return;
   }
   const first = !shown;
-  shown = { data, rebuilding };
+  shown = { data, rebuilding, generation };
   showComics();
   showCounts();
   showPages();
@@ -394,8 +398,13 @@ function listen() {
   });
 
   document.body.addEventListener("warmcache:progress", (event) => showProgress(event.detail));
-  document.body.addEventListener("warmcache:error", ({ detail }) => {
-    showError(`No news of the list: ${detail.message}${/[.!]$/.test(detail.message) ? "" : "."}`, "fetch");
+  document.body.addEventListener("warmcache:error", ({ detail: { code, message } }) => {
+    if (code === "rebuild") showError(`The folder could not be read (${message}).`, "state");
+    else showError(`No news of the list: ${message}${/[.!]$/.test(message) ? "" : "."}`, "fetch");
+  });
+  document.body.addEventListener("warmcache:state", ({ detail: { to } }) => {
+    if (TROUBLES[to]) showError(TROUBLES[to], "state");
+    else if (to !== "failed") hideError("state");
   });
 }
 

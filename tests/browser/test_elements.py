@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from ..js.npm import module
+from .axe import violations
 from .conftest import Ear
 from .world import World
 
@@ -28,13 +28,6 @@ new MutationObserver(() => spoken.push(line.textContent))
 
 def says(page: Page, text: str) -> None:
     page.locator(LINE, has_text=text).wait_for()
-
-
-def violations(page: Page) -> list[Any]:
-    """What axe-core finds wrong with the page."""
-    page.evaluate((module("axe-core") / "axe.min.js").read_text())
-    found = page.evaluate("axe.run()")
-    return [(one["id"], one["nodes"][0]["html"]) for one in found["violations"]]
 
 
 def test_the_widget_is_accessible_in_every_state(world: World, page: Page, ear: Ear) -> None:

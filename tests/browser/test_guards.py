@@ -38,6 +38,8 @@ IN_USE = {
     "a text that is being edited": ("<p contenteditable>words</p>", "one.focus()"),
     "an open dialog": ("<dialog>Sure?</dialog>", "one.show()"),
     "what plays": (f'<audio loop src="{TONE}"></audio>', "Object.defineProperty(one, 'paused', { value: false })"),
+    "what has the focus and no id": ('<p tabindex="0">words</p>', "one.focus()"),
+    "details without an id": ("<details><summary>More</summary>words</details>", "one.firstChild.click()"),
     "a selection": ("<p>words</p>", "getSelection().selectAllChildren(one)"),
 }
 
@@ -74,6 +76,9 @@ def test_without_a_session_store_nothing_reloads_by_itself(world: World, page: P
 
 
 KEPT = '<p id="notes"><input></p><div id="scroller"><p>tall</p></div>'
+FOLDS = """
+<details id="one"><summary>One</summary>1</details><details id="two" open><summary>Two</summary>2</details>
+<details id="three"><summary>Three</summary>3</details><details><summary>Four</summary>4</details>"""
 STYLE = "<style>#scroller { height: 50px; overflow: auto } #scroller p { height: 900px }</style>"
 
 
@@ -98,6 +103,25 @@ def test_kept_nodes_stay_with_what_was_typed_into_them(world: World, page: Page,
     assert page.evaluate("document.getElementById('notes').mine")
     assert page.evaluate("document.getElementById('scroller').scrollTop") == 300
     assert page.evaluate("window.ran") is None
+
+
+@pytest.mark.parametrize("morph", [False, True], ids=["plain", "idiomorph"])
+def test_what_the_reader_has_opened_or_closed_stays_so(world: World, page: Page, ear: Ear, morph: bool) -> None:
+    world.inside = FOLDS
+    if morph:
+        world.files["/idiomorph.js"] = module("idiomorph") / "dist" / "idiomorph.min.js"
+        world.head = '<script src="/idiomorph.js"></script>'
+    world.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{world.url}/page")
+    page.click("#one summary")
+    page.click("#two summary")
+    page.evaluate("document.activeElement.blur()")
+    world.inside = f'<details id="new"><summary>New</summary>0</details>{FOLDS}'
+    world.become("fresh", "g2", ["new"])
+    ear.wait_for(page, "refreshed")
+    assert page.locator("#files li").text_content() == "new"
+    opened = "[...document.querySelectorAll('details')].map((one) => [one.id, one.open])"
+    assert page.evaluate(opened) == [["new", False], ["one", True], ["two", False], ["three", False], ["", False]]
 
 
 def test_a_media_element_that_is_kept_goes_on_playing(world: World, page: Page, ear: Ear) -> None:

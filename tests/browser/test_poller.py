@@ -251,6 +251,60 @@ def test_a_page_that_never_agrees_with_the_status_is_not_swapped_for_ever(
     assert len(ear.of("ready")) == 1
 
 
+# What the app does with a region of each way to refresh, in place of what the poller does by itself.
+FETCHES = """
+(name) => {
+  const renew = async (element) => {
+    const text = await (await fetch("/rows")).text();
+    element.outerHTML = text;
+    Warmcache.scan();
+  };
+  Warmcache.strategies.own = (status, watcher) => renew(watcher.element);
+  if (name === "event") addEventListener("warmcache:ready", (event) => renew(event.target));
+}
+"""
+
+
+@pytest.mark.parametrize(
+    ("strategy", "state"),
+    [
+        *((strategy, "stale") for strategy in ("auto", "swap", "event", "own", "prompt", "reload")),
+        *((strategy, "partial") for strategy in ("auto", "event")),
+    ],
+)
+def test_no_way_to_refresh_loads_more_than_twice_when_page_and_status_disagree_for_ever(
+    world: World, page: Page, ear: Ear, strategy: str, state: str
+) -> None:
+    world.script["auto"] = "false"
+    world.refresh, world.page_state = strategy, state  # of another generation each time
+    page.goto(f"{world.url}/page")
+    page.evaluate(FETCHES, strategy)
+    page.evaluate("Warmcache.scan()")
+    if strategy == "reload":
+        page.wait_for_function("performance.getEntriesByType('navigation')[0].type === 'reload'")
+        page.evaluate("Warmcache.scan()")
+    if strategy in ("auto", "swap"):
+        page.wait_for_function("document.getElementById('files').dataset.warmcacheRebuilding === 'false'")
+    else:
+        ear.wait_for(page, "blocked", reason="prompt" if strategy == "prompt" else "loop")
+    seen = world.count(STATUS)
+    page.evaluate("new Promise((resolve) => setTimeout(resolve, 500))")  # five intervals
+    assert world.count("/page") + world.count("/rows") <= 2
+    assert world.count(STATUS) == seen, "it goes on asking"
+
+
+def test_a_page_out_of_some_cache_asks_at_once(world: World, page: Page) -> None:
+    world.script["interval"] = "60000"
+    world.become("stale", "g1", ["old"], rebuilding=True)
+    world.attributes = {"data-warmcache-at": str(round(1000 * (time.time() - 61)))}
+    page.goto(f"{world.url}/page")
+    world.wait_for_hits(STATUS, 1)
+    world.attributes = {"data-warmcache-at": str(round(1000 * time.time()))}
+    page.reload()
+    page.evaluate("new Promise((resolve) => setTimeout(resolve, 300))")
+    assert world.count(STATUS) == 1
+
+
 def test_a_hidden_tab_asks_nothing_and_asks_at_once_when_shown(world: World, page: Page) -> None:
     def show(state: str) -> None:
         page.evaluate(

@@ -44,7 +44,7 @@ def test_ten_tabs_of_an_intranet_ask_hardly_more_than_one_and_are_refreshed_once
     world.become("fresh", "g2", ["new"])
     for tab in tabs:
         tab.locator("#files li", has_text="new").wait_for()
-    page.evaluate("new Promise((resolve) => setTimeout(resolve, 1000))")
+    page.evaluate("new Promise((resolve) => setTimeout(resolve, 500))")
     assert [tab.evaluate("refreshes") for tab in tabs] == [1] * 10
     assert world.count("/page") == 20
 
@@ -82,7 +82,7 @@ def test_a_list_that_takes_too_long_is_checked_again_by_hand(world: World, page:
 
 
 def test_the_spread_of_the_server_is_waited_for(world: World, page: Page, ear: Ear) -> None:
-    world.more = {"spread_ms": 2000}
+    world.more = {"spread_ms": 1000}
     page.add_init_script("Math.random = () => 0.99")
     world.become("stale", "g1", ["old"], rebuilding=True)
     page.goto(f"{world.url}/page")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.browser.axe import violations_in_every_look, without_javascript
+
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext, Locator, Page
 
@@ -86,13 +88,29 @@ def test_a_cold_page_fills_itself_without_a_reload(cold_server: Server, page: Pa
     wait_for(page, HAS_COVERS)
 
 
-def test_while_there_is_nothing_the_page_shows_where_comics_will_be(server: Server, page: Page) -> None:
+def test_what_the_page_shows_is_not_fetched_again(server: Server, page: Page) -> None:
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto(server.url)
+    comics(page).first.wait_for()
+    with page.expect_response(re.compile("/api/cache/stats/")):
+        pass
+    page.wait_for_timeout(2_000)  # longer than a refresh is put off
+    assert len([url for url in asked if "/api/files" in url]) == 1
+
+
+def tell_cold(page: Page) -> None:
+    """Let the page hear that the library is being read for the first time."""
     cold = {"files": [], "page": 1, "per_page": 48, "total_files": 0, "total_pages": 1, "marked_count": 0}
     cold |= {"unmarked_count": 0, "duplicates_count": 0, "cache_rebuilding": True}
     progress = {"phase": "enrich", "done": 3214, "total": 10_300, "rate": 600.0, "eta_seconds": 12.0}
     status = {"state": "cold", "generation": None, "cache_rebuilding": True, "progress": progress}
     page.route("**/api/files?**", lambda route: route.fulfill(json=cold))
     page.route("**/api/cache/stats/*", lambda route: route.fulfill(json=status))
+
+
+def test_while_there_is_nothing_the_page_shows_where_comics_will_be(server: Server, page: Page) -> None:
+    tell_cold(page)
     page.goto(server.url)
     page.locator("#doing", has_text="Reading 3,214 of 10,300 comics, about 12 s left").wait_for()
     assert page.get_by_role("status").inner_text() == "Reading 3,214 of 10,300 comics, about 12 s left"
@@ -112,6 +130,26 @@ def test_a_failed_fetch_is_told_and_can_be_tried_again(server: Server, context: 
     page.get_by_role("button", name="Try again").click()
     wait_for_total(page, "120 comics")
     alert.wait_for(state="hidden")
+
+
+def test_a_page_that_is_offline_says_so_until_it_is_not(server: Server, context: BrowserContext) -> None:
+    page = context.new_page()  # its console will complain
+    page.goto(server.url)
+    comics(page).first.wait_for()
+    context.set_offline(True)
+    page.get_by_role("alert").get_by_text("You are offline").wait_for()
+    context.set_offline(False)
+    page.get_by_role("alert").wait_for(state="hidden")
+
+
+def test_a_folder_that_cannot_be_read_is_told_of_beside_the_comics(server: Server, page: Page) -> None:
+    answer = server.get("/api/files", per_page=48)
+    page.route("**/api/files?**", lambda route: route.fulfill(json=answer.json() | {"cache_rebuilding": True}))
+    failed = {"state": "failed", "generation": "g1", "cache_rebuilding": False, "last_error": "OSError"}
+    page.route("**/api/cache/stats/*", lambda route: route.fulfill(json=failed))
+    page.goto(server.url)
+    page.get_by_role("alert").get_by_text("The folder could not be read (OSError).").wait_for()
+    assert comics(page).count() == 48
 
 
 # Marking
@@ -298,6 +336,34 @@ def test_no_window_is_too_narrow(server: Server, page: Page, width: int, view: s
     page.goto(f"{server.url}/?view={view}")
     comics(page).first.wait_for()
     assert page.evaluate("document.documentElement.scrollWidth <= document.documentElement.clientWidth")
+
+
+@pytest.mark.parametrize("view", ["grid", "table"])
+def test_the_page_is_accessible(server: Server, page: Page, view: str) -> None:
+    page.goto(f"{server.url}/?view={view}")
+    comics(page).first.wait_for()
+    wait_until_quiet(page)
+    assert violations_in_every_look(page) == []
+
+
+def test_the_page_is_accessible_while_it_waits_and_when_nothing_comes(
+    server: Server, context: BrowserContext
+) -> None:
+    page = context.new_page()  # its console will complain
+    tell_cold(page)
+    page.goto(server.url)
+    page.locator("#doing", has_text="Reading").wait_for()
+    assert violations_in_every_look(page) == []
+    page.route("**/api/files?**", lambda route: route.abort())
+    page.goto(server.url)
+    page.get_by_role("alert").get_by_text("The list could not be fetched").wait_for()
+    assert violations_in_every_look(page) == []
+
+
+def test_the_page_is_accessible_without_javascript(server: Server, page: Page) -> None:
+    without_javascript(page, f"{server.url}/")
+    page.get_by_text("JavaScript, which is switched off").wait_for()
+    assert violations_in_every_look(page) == []
 
 
 def test_dark_follows_the_system_until_chosen(server: Server, page: Page) -> None:

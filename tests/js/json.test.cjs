@@ -75,6 +75,24 @@ test("json() does not loop when status and data disagree for ever", async () => 
   await job.done;
 });
 
+test("json() does not loop when the data is of another generation each time, nor when it goes on after it", async () => {
+  const page = open();
+  const world = library(page);
+  world.status = () => fresh("g2");
+  let number = 0;
+  world.data = () => {
+    number += 1;
+    const headers = { "X-Warmcache": `files; gen=odd${number}; state=stale` };
+    return answer({ cache_rebuilding: true }, { headers });
+  };
+  const calls = [];
+  const job = page.Warmcache.json(DATA.url, (data, info) => calls.push([info.rebuilding, info.generation]));
+  await page.clock.advance(600000);
+  assert.deepEqual(calls, [[true, "odd1"], [true, "odd2"], [false, "odd2"]]);
+  assert.equal(asked(page), 2);
+  await job.done;
+});
+
 test("json() fills a partial list as it goes", async () => {
   const page = open();
   const world = library(page);

@@ -168,8 +168,8 @@ test("watch: who begins to wait meanwhile does not wait for the slow rhythm", as
   page.world = () => fresh("g1");
   page.Warmcache.watch("files");
   await page.clock.advance(4000);
-  const promise = page.Warmcache.ready("files", { interval: 500 });
-  await page.clock.advance(500);
+  const promise = page.Warmcache.ready("files");
+  await page.clock.advance(2000);
   assert.equal((await promise).generation, "g1");
   await page.clock.advance(120000);
   assert.ok(page.requests.length <= 5, String(page.requests.length));
@@ -200,9 +200,9 @@ test("once published the refresh goes ahead, whatever is said meanwhile", async 
   page.world = () => fresh("g2");
   await page.clock.advance(2000);
   page.world = () => status({ generation: "g1" });
-  const other = open({ tabs, clock: page.clock, random: 0 });
+  const other = open({ tabs, clock: page.clock, random: 0, attributes: { interval: "500" } });
   other.world = page.world;
-  other.Warmcache.watch("files", { interval: 500 });
+  other.Warmcache.watch("files");
   await page.clock.advance(60000);
   assert.equal(refreshes, 1);
 });
@@ -232,8 +232,8 @@ test("an answer that is shared meanwhile ends the own request", async () => {
   page.world = hang;
   page.Warmcache.watch("files");
   await page.clock.advance(2000);
-  const other = open({ tabs, clock: page.clock });
-  other.Warmcache.watch("files", { interval: 500 });
+  const other = open({ tabs, clock: page.clock, attributes: { interval: "500" } });
+  other.Warmcache.watch("files");
   await page.clock.advance(500);
   assert.equal(page.requests[0].signal.aborted, true);
   assert.equal(page.Warmcache.state("files"), "stale");
@@ -255,8 +255,8 @@ test("share=false opens no channel; another status URL has another one", async (
   const tabs = [];
   const page = open({ tabs, attributes: { statusUrl: "/a" } });
   page.Warmcache.watch("files");
-  const other = open({ tabs, clock: page.clock, attributes: { statusUrl: "/b" } });
-  other.Warmcache.watch("files", { interval: 500 });
+  const other = open({ tabs, clock: page.clock, attributes: { statusUrl: "/b", interval: "500" } });
+  other.Warmcache.watch("files");
   await page.clock.advance(1900);
   assert.equal(page.Warmcache.state("files"), "idle");
   assert.equal(tabs.length, 2);

@@ -165,25 +165,6 @@ class Channel {
   }
 }
 
-/** What the page's storage does unless a test breaks it. */
-class Storage {
-  constructor() {
-    this.items = new Map();
-  }
-
-  getItem(key) {
-    return this.items.has(key) ? this.items.get(key) : null;
-  }
-
-  setItem(key, value) {
-    this.items.set(key, value);
-  }
-
-  removeItem(key) {
-    this.items.delete(key);
-  }
-}
-
 const status = (more = {}) => ({
   file_count: 3,
   age_seconds: 1,
@@ -241,7 +222,7 @@ function open(options = {}) {
     document: page.document,
     location: { pathname: "/files", search: "", href: "http://host/files" },
     console: { warn: said(page.warnings), error: said(page.errors) },
-    sessionStorage: options.storage || new Storage(),
+    sessionStorage: options.storage || {},
     navigator: { onLine: options.online ?? true },
     getSelection: () => page.selection,
     queueMicrotask: (call) =>
@@ -344,4 +325,4 @@ function open(options = {}) {
 /** A request that nobody answers. */
 const hang = () => new Promise(() => {});
 
-module.exports = { FILE, Field, Node, Storage, answer, fresh, hang, open, settle, status };
+module.exports = { FILE, Field, Node, answer, fresh, hang, open, settle, status };

@@ -3,7 +3,7 @@
 
 const assert = require("node:assert/strict");
 const { test } = require("node:test");
-const { Field, Node, Storage, fresh, open, status } = require("./page.cjs");
+const { Field, Node, fresh, open, status } = require("./page.cjs");
 
 const region = (state, more = {}, attributes = {}) =>
   new Node({
@@ -97,6 +97,57 @@ test("strategy event: one ready, nothing else, no second wait", async () => {
   assert.equal(element.dataset.warmcacheRebuilding, "false");
 });
 
+for (const strategy of ["event", "mine"]) {
+  test(`a region that is put in place anew each time hears of a publication once: ${strategy}`, async () => {
+    const page = open({ attributes: { auto: "false" } });
+    let made = 0;
+    const puts = () => {
+      made += 1;
+      for (const old of page.document.regions) old.isConnected = false;
+      const more = { warmcacheRefresh: strategy, warmcacheGeneration: `odd${made}` };
+      page.document.regions = [region("stale", more, { id: "rows" })];
+      page.Warmcache.scan();
+      if (strategy === "event") page.document.regions[0].addEventListener("warmcache:ready", puts);
+    };
+    page.Warmcache.strategies.mine = puts;
+    page.world = () => fresh("g2");
+    puts();
+    await page.clock.advance(600000);
+    assert.equal(made, 2); // the load, and the refresh
+    assert.equal(page.requests.length, 2);
+    const [blocked] = page.document.regions[0].heard("blocked");
+    assert.equal(blocked.reason, "loop"); // the user may go on
+    assert.equal(page.Warmcache.state("files"), "ready");
+
+    page.world = () => fresh("g3"); // a new reason
+    puts();
+    await page.clock.advance(600000);
+    assert.equal(made, 4);
+  });
+}
+
+test("another page of the same document is another place", async () => {
+  const page = open({ attributes: { auto: "false" } });
+  page.world = () => fresh("g2");
+  for (const url of ["/a", "/b", "/a"]) {
+    page.document.URL = url;
+    const element = region("cold", EVENT);
+    page.document.regions = [element];
+    page.Warmcache.scan();
+    await page.clock.advance(60000);
+    assert.equal(element.heard("ready").length, 1, url);
+  }
+});
+
+test("a region that is older than an interval is asked for at once", async () => {
+  const cases = [[Date.now() - 60000, 0], [Date.now(), 2000], [Date.now() + 60000, 2000], ["long ago", 2000]];
+  for (const [at, first] of cases) {
+    const page = open({ regions: [region("stale", { ...EVENT, warmcacheAt: String(at) })] });
+    await page.clock.advance(2500);
+    assert.equal(page.times()[0], first, at);
+  }
+});
+
 test("a strategy that does not exist is an error, and in the end a button", async () => {
   const element = region("cold", { warmcacheRefresh: "sawp" });
   const page = publish(element);
@@ -145,7 +196,7 @@ test("reload: once per document, even for two lists", async () => {
 });
 
 test("reload: once per page and generation, however often the page comes back cold", async () => {
-  const storage = new Storage();
+  const storage = {};
   let navigations = 0;
   let blocked;
   for (let load = 0; load < 5; load += 1) {
@@ -166,13 +217,12 @@ test("reload: once per page and generation, however often the page comes back co
 
 test("reload: never without a session store", async () => {
   const broken = {
-    getItem: () => {
+    get warmcache() {
       throw new Error("denied");
     },
   };
   const full = {
-    getItem: () => null,
-    setItem: () => {
+    set warmcache(value) {
       throw new Error("quota");
     },
   };

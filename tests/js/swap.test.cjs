@@ -173,8 +173,7 @@ test("the answer to a POST is not reloaded by itself, nor an offline page", asyn
 });
 
 test("at most three reloads in five minutes, and a page that arrives fresh starts anew", async () => {
-  const { Storage } = require("./page.cjs");
-  const storage = new Storage();
+  const storage = {};
   const visit = async (generation) => {
     const element = section("cold", "");
     element.dataset.warmcacheRefresh = "reload";

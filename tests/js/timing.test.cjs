@@ -3,7 +3,7 @@
 
 const assert = require("node:assert/strict");
 const { test } = require("node:test");
-const { answer, fresh, hang, open, status } = require("./page.cjs");
+const { Node, answer, fresh, hang, open, status } = require("./page.cjs");
 
 const gaps = (page) => page.times().map((at, i, all) => (i ? at - all[i - 1] : at));
 
@@ -245,19 +245,22 @@ test("an absurd Retry-After is cut to five minutes; junk and the past are ignore
   }
 });
 
-test("Retry-After holds for poll() and for a tab that is shown again", async () => {
+test("Retry-After is passed over once by poll(), and holds for a tab that is shown again", async () => {
   const page = open({ random: 0 });
   page.world = () => answer({}, { code: 503, headers: { "Retry-After": "60" } });
   const watcher = page.Warmcache.watch("files");
   await page.clock.advance(1700);
+  assert.equal(watcher.poll(), true);
+  await page.clock.advance(0);
   assert.equal(watcher.poll(), false);
+  assert.equal(page.requests.length, 2);
   page.show("hidden");
   await page.clock.advance(30000);
   page.show("visible");
   await page.clock.advance(29900);
-  assert.equal(page.requests.length, 1);
-  await page.clock.advance(200);
   assert.equal(page.requests.length, 2);
+  await page.clock.advance(200);
+  assert.equal(page.requests.length, 3);
 });
 
 test("Retry-After on a good answer is a floor as well", async () => {
@@ -363,18 +366,6 @@ test("several callers share one poller; the last one to stop ends it", async () 
   assert.equal(page.requests.length, 6);
 });
 
-test("the caller's own interval counts; nonsense is not taken", async () => {
-  const page = open();
-  page.Warmcache.watch("files", { interval: 2 });
-  const second = page.Warmcache.watch("files", { interval: 500 });
-  await page.clock.advance(2000);
-  assert.deepEqual(page.times(), [500, 1000, 1500, 2000]);
-  second.stop();
-  page.Warmcache.watch("other");
-  await page.clock.advance(1000);
-  assert.equal(page.requests.filter((request) => request.url.endsWith("other")).length, 0);
-});
-
 test("a signal stops the watch, before or after the start", async () => {
   const page = open();
   const control = new AbortController();
@@ -400,6 +391,19 @@ test("stop inside an event handler is obeyed", async () => {
     assert.equal(page.requests.length, type === "error" ? 2 : 1, type);
     assert.equal(page.clock.timers.size, 0, type);
   }
+});
+
+test("one that is stopped by what another hears of a publication hears nothing of it", async () => {
+  const page = open();
+  const elements = [new Node(), new Node()];
+  const [first, second] = elements.map((element) =>
+    page.Warmcache.watch("files", { element, generation: "g1", refresh: "event" }),
+  );
+  elements[0].addEventListener("warmcache:ready", () => second.stop());
+  page.world = () => fresh("g2");
+  await page.clock.advance(10000);
+  assert.equal(first.state, "fresh");
+  assert.deepEqual(elements.map((element) => element.heard("ready").length), [1, 0]);
 });
 
 test("five hundred watches leave no timer and no listener behind", async () => {

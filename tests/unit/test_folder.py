@@ -126,10 +126,12 @@ def test_without_a_writable_instance_folder_it_lies_in_the_users_state(
 ) -> None:
     monkeypatch.setattr(os, "access", lambda path, wanted: False)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-    assert default_folder("/usr/var/shop-instance", "shop") == tmp_path / "state" / "warmcache" / "shop"
+    shop = default_folder("/usr/var/shop-instance", "shop")
+    assert shop.parent == tmp_path / "state" / "warmcache" and shop.name.startswith("shop-")
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert default_folder("/usr/var/shop-instance", "shop") == tmp_path / ".local/state/warmcache/shop"
+    assert default_folder("/usr/var/shop-instance", "shop") == tmp_path / ".local/state/warmcache" / shop.name
+    assert default_folder("/srv/other-instance", "shop").name != shop.name, "two apps of one name share a folder"
 
 
 def test_small_files_that_cannot_be_read_are_as_if_absent(folder: Path) -> None:

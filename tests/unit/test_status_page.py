@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import time
 from html.parser import HTMLParser
@@ -122,12 +123,67 @@ def test_a_running_rebuild_shows_how_far_it_is(window: Window) -> None:
     lock.close()
 
 
-def test_page_and_script_say_the_same_words_for_every_phase_and_state() -> None:
-    assert tuple(page.PHASES) == RUNNING
-    assert set(page.MEANINGS) == {"cold", "partial", "fresh", "stale", "failed"}
-    script = (Path(page.__file__).parent / "templates" / "warmcache" / "status.js").read_text()
-    for word, said in (page.PHASES | page.MEANINGS).items():
-        assert f'{word}: "{said}",' in script
+def test_the_script_has_a_word_for_every_phase_and_state(window: Window) -> None:
+    (main,) = window.look().all("main")
+    words = json.loads(str(main["data-words"]))
+    assert set(words["phases"]) == set(RUNNING)
+    assert set(words["states"]) == {"cold", "partial", "fresh", "stale", "failed"}
+
+
+# The app's own sections
+
+
+def section_of(window: Window, facts: Any) -> str:
+    """The text of the only section, which tells these facts."""
+    window.warmcache.stats_section("markers")(lambda: facts)
+    return window.look().text.partition(" markers ")[2]
+
+
+def test_what_the_app_tells_in_a_section_is_shown(window: Window) -> None:
+    facts = {
+        "marked": 12345,
+        "is_open": True,
+        "none": None,
+        "parts": {"a": [1]},
+        "share": "3/4",
+        "long": "x" * 9999,
+    }
+    text = section_of(window, facts)
+    assert text.startswith('marked 12,345 is_open true none null parts {"a": [1]} share 3/4 long xxx')
+    assert text.endswith("x…") and len(text) < 700
+
+
+def test_a_section_that_fails_says_the_class_and_the_page_stays(window: Window) -> None:
+    window.warmcache.stats_section("markers")(lambda: {"x": 1 // 0})
+    text = window.look().text
+    assert "files cold" in text and text.endswith("markers error ZeroDivisionError")
+
+
+@pytest.mark.parametrize(
+    "fact",
+    ["/srv/app/markers.sqlite3", "sqlite:////srv/app/x.db", r"C:\Users\me", r"\\server\share", "~/x", "~me/x",
+     {"file": "/srv/app"}, ["file:///srv"], "cannot open '/srv/app/x'", "path=/srv"],
+)  # fmt: skip
+def test_a_path_in_a_section_is_for_whom_the_app_allows_details(tmp_path: Path, fact: Any) -> None:
+    assert section_of(Window(tmp_path / "a"), {"where": fact}) == "where a path, not shown"
+    assert section_of(Window(tmp_path / "a2"), {str(fact): 1}) == "a path, not shown 1"
+    told = section_of(Window(tmp_path / "b", allowed=("details",)), {"where": fact})
+    assert not told.startswith("where a path") and (
+        "srv" in told or "x" in told or "me" in told or "share" in told
+    )
+
+
+@pytest.mark.parametrize(
+    "fact", ["12 km/h", "text/html", "a / b", "3/4", "https://example.org/a/b?c=/d", "1.5 GB"]
+)
+def test_what_is_no_path_is_shown(window: Window, fact: str) -> None:
+    assert section_of(window, {"fact": fact}) == f"fact {fact}"
+
+
+def test_a_hostile_section_stays_text(window: Window) -> None:
+    assert section_of(window, {HOSTILE: HOSTILE}).count("onload='x") == 2
+    shown = window.look()
+    assert len(shown.all("script")) == 2 and not any("onload" in one for _, one in shown.tags)
 
 
 # The last durations
@@ -325,7 +381,7 @@ def test_ids_are_unique_and_every_label_is_there(tmp_path: Path) -> None:
 
 def test_the_page_tells_of_one_time_tasks_and_deferred_blueprints_where_there_are_any(tmp_path: Path) -> None:
     window = Window(tmp_path)
-    assert "Start-up" not in window.look().text
+    assert "Start-up" not in window.look().text and "markers" not in window.look().text
     other = Window(tmp_path / "other")
 
     @other.warmcache.once("create-tables")
@@ -342,3 +398,4 @@ def test_the_page_tells_of_one_time_tasks_and_deferred_blueprints_where_there_ar
     other.state.blueprints.stop()
     assert re.search(r"Task create-tables failed .* OSError Blueprint /reports", text), text
     assert "ModuleNotFoundError" in text and SECRET not in text
+    assert "deployment" not in text  # as in the stats' sections of them, which are not shown beside the table

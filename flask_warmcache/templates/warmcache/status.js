@@ -2,23 +2,19 @@
  * replaces a list's article when there is a newer snapshot; without either the page is as it was asked for. */
 "use strict";
 
-const meanings = {
-  cold: "nothing to show yet",
-  partial: "being built for the first time; what is there is shown",
-  fresh: "up to date",
-  stale: "older than it should be; still shown",
-  failed: "the last rebuild failed",
-};
-const phases = {
-  import: "Starting a process",
-  source: "Looking for what there is",
-  enrich: "Reading",
-  views: "Putting in order",
-  publish: "Publishing",
-};
+const { states, phases, troubles } = JSON.parse(document.querySelector("main").dataset.words);
 
 function left(seconds) {
   return seconds < 90 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} min`;
+}
+
+const troubled = new Map(); // which lists there is no news of, and why
+
+function tell(name, trouble) {
+  troubled.delete(name);
+  if (troubles[trouble]) troubled.set(name, trouble);
+  const [first] = troubled.values();
+  document.getElementById("trouble").textContent = troubles[first] || "";
 }
 
 /** A part of the article of the list that an event is about. */
@@ -28,12 +24,15 @@ function part(event, selector) {
 
 document.addEventListener("warmcache:state", (event) => {
   const line = part(event, ".state");
-  const { to } = event.detail;
-  if (!line || !meanings[to]) return; // what is only the poller's, such as offline
+  const { name, to } = event.detail;
+  tell(name, to);
+  if (!line || !states[to]) return; // what is only the poller's, such as offline
   line.dataset.state = to;
   line.querySelector("strong").textContent = to;
-  line.querySelector("span").textContent = meanings[to];
+  line.querySelector("span").textContent = states[to];
 });
+
+document.addEventListener("warmcache:blocked", (event) => tell(event.detail.name, "blocked"));
 
 document.addEventListener("warmcache:progress", (event) => {
   const doing = part(event, ".doing");

@@ -1,0 +1,45 @@
+"""What axe-core, the accessibility checker, finds wrong with a page."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Literal
+
+from ..js.npm import module
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page, Route
+
+SCHEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
+WIDTHS = (320, 1280)
+
+
+def violations(page: Page) -> list[Any]:
+    """The page as it is now."""
+    page.evaluate((module("axe-core") / "axe.min.js").read_text())
+    found = page.evaluate("axe.run()")
+    return [(one["id"], one["nodes"][0]["html"]) for one in found["violations"]]
+
+
+def violations_in_every_look(page: Page) -> list[Any]:
+    """In light and dark, narrow and wide."""
+    found = []
+    for scheme in SCHEMES:
+        page.emulate_media(color_scheme=scheme)
+        for width in WIDTHS:
+            page.set_viewport_size({"width": width, "height": 800})
+            found += [(scheme, width, *one) for one in violations(page)]
+    return found
+
+
+def without_javascript(page: Page, url: str) -> None:
+    """Go to a page as a browser shows it that runs no script: the checker itself is one."""
+
+    def bare(route: Route) -> None:
+        answer = route.fetch()
+        body = re.sub(r"(?s)<script\b.*?</script>|</?noscript>", "", answer.text())
+        route.fulfill(response=answer, body=body)
+
+    page.route(url, bare)
+    page.goto(url)
+    assert page.evaluate("document.scripts.length") == 0
