@@ -314,11 +314,12 @@ class Keeper(Rebuilder):
         source_list = status.declaration.source_list
         if source_list is None:
             return
-        upstream = self._by_name[source_list].reader.current()
+        source = self._by_name[source_list]
+        upstream = source.reader.current()
         if upstream is None or upstream.is_cold or upstream.generation == snapshot.header["upstream"]:
             return
-        # A write is on its way to this list, too; it needs no rebuild for that.
-        written = upstream.generation != upstream.rebuilt
+        # A write is on its way to a list of the same keys, too, which needs no rebuild for that.
+        written = upstream.generation != upstream.rebuilt and source.declaration.key == status.declaration.key
         if not written or time.time_ns() - upstream.generation > WRITE_FOLLOWS_WITHIN:
             status.behind_generation = snapshot.generation
 

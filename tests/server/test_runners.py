@@ -476,3 +476,80 @@ def test_external_workers_only_read_and_watch_rebuilds(make_place: Make) -> None
         server.get("/invalidate", "POST")
         assert server.get().state == "stale"
         assert {call.pid for call in place.calls("source")} == {watching.pid}
+
+
+def test_a_restarted_server_does_not_call_stale_what_only_another_process_can_rebuild(make_place: Make) -> None:
+    place = configured(make_place, config={"runner": "external"})
+    rebuild = [sys.executable, "-m", "flask", "--app", "app_runners:create_app()", "warmcache", "rebuild", "files"]
+    subprocess.run(rebuild, cwd=place.folder, env=place.env, check=True, capture_output=True)
+    with serving(place) as server:
+        assert server.get().state == "fresh"
+
+
+# What a child knows
+
+
+@pytest.mark.parametrize("restart", ["stop and start", "HUP"])
+def test_after_a_restart_one_child_rebuilds_what_the_old_server_made(make_place: Make, restart: str) -> None:
+    place = configured(make_place, config={"runner": "process"})
+    with serving(place) as server:
+        built(server)
+        old = server.get().generation
+        if restart == "HUP":
+            (worker,) = server.pids
+            server.send(signal.SIGHUP)
+            server.until_gone(worker)
+            check_one_more_build(place, server, old)
+    if restart != "HUP":
+        with serving(place) as server:
+            check_one_more_build(place, server, old)
+
+
+def check_one_more_build(place: Place, server: Server, old: int) -> None:
+    until(lambda: server.get().generation > old and not server.get().json["cache_rebuilding"], "a newer list", 30)
+    loaded = len(place.calls("loaded"))
+    time.sleep(1.0)  # five looks of the keeper, in which nothing is to happen
+    assert len(place.calls("source")) == 2
+    assert len(place.calls("loaded")) == loaded, "further children"
+
+
+FOLLOWING = """
+import os
+from flask import Flask
+from flask_warmcache import WarmCache
+from app_runners import note
+app = Flask("site_of_mine")
+app.config.from_prefixed_env("TESTED")
+app.config["WARMCACHE_DIR"] = os.environ["WARMCACHE_DIR"]
+warmcache = WarmCache(app)
+number = os.path.join(os.path.dirname(os.environ["WARMCACHE_DIR"]), "number")
+
+def scan():
+    with open(number) as file:
+        return [{"path": "a", "number": int(file.read())}]
+
+def complete(item):
+    note("enrich")
+    return {**item, "pid": os.getpid()}
+
+plain = warmcache.warm_list("plain", key="path", unit="file", source=scan)
+files = warmcache.warm_list("files", key="path", unit="file", source=plain, enrich=complete)
+app.add_url_rule("/api/files", "files", files.response)
+app.add_url_rule("/invalidate", "invalidate", lambda: plain.invalidate() or "", methods=["POST"])
+note("loaded")
+"""
+
+
+def test_a_list_that_is_behind_its_source_list_is_brought_up_by_one_child(make_place: Make) -> None:
+    place = configured(make_place, config={"runner": "process"})
+    (place.folder / "site_of_mine.py").write_text(FOLLOWING)
+    (place.folder / "number").write_text("1")
+    with serving(place, "--chdir", os.fspath(place.folder), uri="site_of_mine:app") as server:
+        assert [file["number"] for file in built(server)] == [1]
+        (place.folder / "number").write_text("2")
+        server.get("/invalidate", "POST")
+        until(lambda: [file["number"] for file in server.get().json["files"]] == [2], "the newer number", 30)
+        built(server)
+        loaded = len(place.calls("loaded"))
+        time.sleep(1.0)  # five looks of the keeper, in which nothing is to happen
+        assert (len(place.calls("enrich")), len(place.calls("loaded"))) == (2, loaded)

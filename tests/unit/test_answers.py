@@ -278,3 +278,39 @@ def test_the_view_gives_defaults_and_the_request_overrides_them(tmp_path: Path) 
     assert (answer["per_page"], [item["path"] for item in answer["files"]]) == (2, ["c", "b"])
     answer = site.client.get("/two?per_page=1&sort=name").get_json()
     assert (answer["per_page"], [item["path"] for item in answer["files"]]) == (1, ["a"])
+
+
+def test_a_response_class_that_makes_its_own_headers_is_heard_on_every_answer(tmp_path: Path) -> None:
+    class Guarded(Response):
+        def get_wsgi_headers(self, environ: Any) -> Any:
+            headers = super().get_wsgi_headers(environ)
+            headers["X-Frame-Options"] = "DENY"
+            return headers
+
+    site = Site(tmp_path)
+    site.app.response_class = Guarded
+    site.build()
+    for path in ("/files", "/files?filter=nope", "/api/cache/stats", "/api/cache/stats/files"):
+        assert site.client.get(path).headers["X-Frame-Options"] == "DENY", path
+    assert site.client.head("/files").headers["X-Frame-Options"] == "DENY"
+
+
+def test_a_hook_may_put_other_headers_in_place_of_all(site: Site) -> None:
+    site.build()
+
+    @site.app.after_request
+    def replace(response: Response) -> Response:
+        response.headers = {"X-Only": "this", "Content-Type": "application/json"}  # type: ignore[assignment]
+        return response
+
+    answer = site.client.get("/files")
+    assert (answer.status_code, answer.headers["X-Only"]) == (200, "this")
+    assert "ETag" not in answer.headers and json.loads(answer.data)["total_files"] == 3
+
+
+def test_only_a_question_can_be_answered_by_304(site: Site) -> None:
+    site.build()
+    site.app.add_url_rule("/asked", "asked", site.list.response, methods=["GET", "POST"])
+    known = {"If-None-Match": "*"}
+    assert site.client.get("/asked", headers=known).status_code == 304
+    assert site.client.post("/asked", headers=known).status_code == 200

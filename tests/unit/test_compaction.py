@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from flask_warmcache import ViewError
+from flask_warmcache import ViewError, WarmCache
 from flask_warmcache.declare import Item
 from flask_warmcache.rebuild import job as job_module
 
-from .world import Shelf
+from .world import Shelf, make_app
 
 
 def big(*sizes: int) -> list[Item]:
@@ -80,3 +82,47 @@ def test_what_a_failed_rebuild_finished_is_not_enriched_again(shelf: Shelf) -> N
     assert shelf.items() == big(3000)
     outcome = shelf.rebuild(big(4000, 4001))
     assert (outcome.reused, outcome.enriched, shelf.items()) == (2, 0, big(4000, 4001))
+
+
+def test_a_list_that_is_written_to_again_and_again_is_rebuilt_before_writes_get_slow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WARMCACHE_SERVER_STARTED", "1")
+    monkeypatch.setattr("flask_warmcache.rebuild.compaction.WRITES_FROM", 1000)
+    app = make_app(tmp_path)
+    items = {str(number): {"path": str(number), "text": "x"} for number in range(300)}
+    listed = WarmCache(app).warm_list(
+        "files", key="path", source=lambda: list(items.values()), lookup=lambda key: items[key]
+    )
+    with app.app_context():
+        listed.rebuild_now()
+        written = 0
+        while listed.page().state == "fresh":
+            items[str(written)] = {"path": str(written), "text": "y"}
+            assert listed.refresh(str(written))
+            written += 1
+        assert 30 < written < 100
+        assert listed.page().rebuilding
+        assert listed.rebuild_now().reused == 300
+        assert listed.page().state == "fresh"
+        assert [item["text"] for item in listed.get()] == ["y"] * written + ["x"] * (300 - written)
+
+
+@pytest.mark.usefixtures("soon")
+def test_a_list_whose_file_is_mostly_dead_is_rebuilt_although_it_is_fresh_and_then_is_light(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WARMCACHE_SERVER_STARTED", "1")
+    app = make_app(tmp_path)
+    items = {"a": {"path": "a", "text": "x" * 1000}}
+    listed = WarmCache(app).warm_list(
+        "files", key="path", source=lambda: list(items.values()), lookup=lambda key: items[key]
+    )
+    with app.app_context():
+        listed.rebuild_now()
+        for number in range(3):
+            items["a"]["text"] = f"{number}" * 1000
+            assert listed.refresh("a")
+        assert listed.page().state == "stale"
+        listed.rebuild_now()
+        assert listed.page().state == "fresh"

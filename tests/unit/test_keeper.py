@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -176,3 +178,16 @@ def test_rebuild_now_raises_what_the_app_raised_and_counts_it(shop: Shop) -> Non
     with shop.app.app_context(), pytest.raises(ValueError, match="why"):
         shop.list.rebuild_now()
     assert shop.status.report is not None and shop.status.report.failures == 1
+
+
+@pytest.mark.usefixtures("live")
+def test_an_app_that_is_dropped_takes_its_keeper_with_it(tmp_path: Path) -> None:
+    def use() -> tuple[weakref.ref[Any], Any]:
+        shop = Shop(tmp_path)
+        shop.app.test_client().get("/api/cache/stats")
+        assert until(lambda: shop.status.condition().state == "fresh")
+        return weakref.ref(shop.app), shop.state.keeper._thread
+
+    app, thread = use()
+    assert until(lambda: gc.collect() >= 0 and app() is None)
+    assert until(lambda: not thread.is_alive())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import resource
 import shutil
 import threading
 from pathlib import Path
@@ -298,3 +299,34 @@ def test_a_fork_leaves_no_locked_exchange_behind(shelf: Shelf) -> None:
     with reader._exchange:  # as another thread of the parent may have it
         reader.after_fork()
         assert names(reader) == ["a"]
+
+
+def test_what_the_system_refuses_for_a_moment_is_opened_again_and_told_once(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shelf.rebuild(files("a"))
+    reader = shelf.store.reader(shelf.name)
+    monkeypatch.setattr(reader_module, "RETRY_AFTER", 0.05)
+    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.dup(0)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, usual[1]))
+    try:
+        assert [reader.current() for _ in range(100)] == [None] * 100
+        assert reader.is_unusable
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, usual)
+    assert caplog.text.count("warmcache.snapshot_refused") == 1
+    assert until(lambda: reader.current() is not None)
+    assert names(reader) == ["a"] and not reader.is_unusable
+
+
+@pytest.mark.parametrize("what", ["pipe", "folder"])
+def test_what_is_no_file_makes_no_read_wait(shelf: Shelf, what: str) -> None:
+    shelf.rebuild(files("a"))
+    reader = shelf.store.reader(shelf.name)
+    assert names(reader) == ["a"]
+    shelf.index.unlink()
+    os.mkfifo(shelf.index, 0o600) if what == "pipe" else shelf.index.mkdir(0o700)
+    assert names(reader) == ["a"] and reader.is_unusable
+    assert shelf.store.reader(shelf.name).current() is None

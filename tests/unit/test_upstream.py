@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from flask import Flask
 
-from flask_warmcache import RebuildBusyError, RebuildError, WarmCache, WarmList
+from flask_warmcache import DeclarationError, RebuildBusyError, RebuildError, WarmCache, WarmList
 from flask_warmcache.declare import Item
 from flask_warmcache.store.files import FileStore
 
@@ -184,3 +184,26 @@ def test_a_cleared_source_list_is_built_again_first(chain: Chain) -> None:
     with chain.app.app_context():
         chain.made.rebuild_now()
     assert (chain.scans, chain.titles()) == (2, ["A"])
+
+
+def test_a_list_that_goes_by_another_key_follows_by_a_rebuild_and_is_not_written_by_foreign_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WARMCACHE_SERVER_STARTED", "1")
+    app = make_app(tmp_path)
+    warmcache = WarmCache(app)
+    titles = {"a": "old", "b": "old"}
+    plain = warmcache.warm_list("plain", key="path")
+    plain.source(lambda: [{"path": path, "id": ord(path), "title": title} for path, title in titles.items()])
+    plain.lookup(lambda path: {"path": path, "id": ord(path), "title": titles[path]} if path in titles else None)
+    rich = warmcache.warm_list("rich", key="id", source=plain)
+    with app.app_context():
+        rich.rebuild_now()
+        titles["a"] = "new"
+        assert plain.refresh("a")
+        with pytest.raises(DeclarationError, match="'rich' has no lookup"):
+            rich.refresh(ord("a"))
+        state_of(app).keeper.note_outdated(state_of(app).statuses["rich"])
+        assert rich.page().state == "stale"
+        rich.rebuild_now()
+        assert [item["title"] for item in rich.get()] == ["new", "old"]

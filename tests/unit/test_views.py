@@ -146,3 +146,19 @@ def test_what_is_odd_is_counted_as_the_list_was_last_seen() -> None:
 def test_a_sort_key_that_is_no_number_comes_last(shelf: Shelf, odd: float) -> None:
     sorts = {"value": lambda item: odd if item["value"] == 2 else item["value"]}
     assert order(shelf, [3, 2, 1, 2, 0], sorts=sorts) == [0, 1, 3, 2, 2]
+
+
+@pytest.mark.parametrize("values", [[None, None], [5, None, None], [None] * 50 + [5], [None, [1], [None]]])
+def test_none_sinks_no_list_however_often_it_is_the_key(shelf: Shelf, values: list[Any]) -> None:
+    wanted = sorted(values, key=lambda value: value is None or value == [None])
+    assert order(shelf, values) == wanted
+    for number in range(3):  # a mended list, too
+        values = [*values, None]
+        assert order(shelf, values) == [*wanted, *[None] * (number + 1)]
+
+
+def test_one_tuple_with_none_among_hundreds_of_keys_stands_last(shelf: Shelf) -> None:
+    years = [*range(2000, 2300), None]
+    by_year = {"value": lambda item: (item["value"], item["path"])}
+    assert order(shelf, years[::-1], sorts=by_year) == years
+    assert shelf.snapshot().header["view_errors"] == 1

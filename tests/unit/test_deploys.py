@@ -1,0 +1,103 @@
+"""What a deployment changes takes effect: filters, sorts, an enrich that is new; in whatever process rebuilds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flask_warmcache import WarmCache
+from flask_warmcache.bytecode import digest_of
+
+from .world import Shelf, files, make_app, positions
+
+NAMES = [f"{'x' * number}{number}" for number in range(60)]
+
+
+def larger_than(limit: int) -> Callable[[dict[str, Any]], object]:
+    return lambda item: item["size"] > limit
+
+
+def with_factor(item: dict[str, Any], factor: int = 1) -> int:
+    return int(factor * item["size"])
+
+
+def with_other_factor(item: dict[str, Any], factor: int = -1) -> int:
+    return int(factor * item["size"])
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (lambda item: item["size"] > 5, lambda item: item["size"] > 50),
+        (larger_than(5), larger_than(50)),
+    ],
+    ids=["body", "closure"],
+)
+def test_a_changed_filter_takes_effect_although_the_source_has_not_changed(
+    shelf: Shelf, before: Any, after: Any
+) -> None:
+    shelf.rebuild(files(*NAMES), filters={"large": before})
+    outcome = shelf.rebuild(files(*NAMES), filters={"large": after})
+    assert outcome.reused == len(NAMES)
+    snapshot = shelf.snapshot()
+    assert [snapshot.item(slot)["size"] for slot in snapshot.order("large", "")] == [
+        len(name) for name in NAMES if len(name) > 50
+    ]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [(lambda item: item["size"], lambda item: -item["size"]), (with_factor, with_other_factor)],
+    ids=["body", "default"],
+)
+def test_a_changed_sort_takes_effect_although_the_source_has_not_changed(
+    shelf: Shelf, before: Any, after: Any
+) -> None:
+    shelf.rebuild(files(*NAMES), sorts={"size": before})
+    assert positions(shelf.snapshot(), "all", "size") == list(range(60))
+    shelf.rebuild(files(*NAMES), sorts={"size": after})
+    assert positions(shelf.snapshot(), "all", "size") == list(range(60))[::-1]
+
+
+def test_an_enrich_that_is_new_completes_what_was_published_without_one(shelf: Shelf) -> None:
+    shelf.rebuild(files("a", "b"))
+    outcome = shelf.rebuild(files("a", "b"), enrich=lambda item: {**item, "title": item["path"].upper()})
+    assert outcome.enriched == 2
+    assert [item["title"] for item in shelf.items()] == ["A", "B"]
+    outcome = shelf.rebuild(files("a", "b"))
+    assert (outcome.reused, [item.get("title") for item in shelf.items()]) == (0, [None, None])
+
+
+def test_a_changed_view_makes_the_published_list_stale_in_a_process_of_the_new_code(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WARMCACHE_SERVER_STARTED", "1")  # else each app's start is a reason, too
+    conditions = []
+    for limit in (1, 1, 2):
+        app = make_app(tmp_path)
+        listed = WarmCache(app).warm_list(
+            "files", key="path", source=lambda: files("a", "bb"), filters={"large": larger_than(limit)}
+        )
+        with app.app_context():
+            conditions.append(listed.page().state)
+            if conditions[-1] != "fresh":
+                listed.rebuild_now()
+    assert conditions == ["cold", "fresh", "stale"]
+
+
+def test_functions_of_one_text_have_one_digest_whatever_their_arguments_are_called() -> None:
+    assert digest_of([lambda item: item["a"]]) == digest_of([lambda file: file["a"]])
+    assert digest_of([lambda item: item["a"]]) != digest_of([lambda item: item["b"]])
+    assert digest_of([larger_than(5)]) == digest_of([larger_than(5)]) != digest_of([larger_than(6)])
+
+
+def test_what_a_function_holds_is_told_only_where_its_text_is_the_same_in_every_process() -> None:
+    def holding(held: object) -> Callable[[], object]:
+        return lambda: held
+
+    assert digest_of([holding(object())]) == digest_of([holding(object())])
+    assert digest_of([holding((1, object()))]) == digest_of([holding((2, object()))])
+    assert digest_of([holding((1, "a"))]) != digest_of([holding((2, "a"))])
