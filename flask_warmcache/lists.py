@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from flask import Request, Response, current_app, request
+from flask import Request, Response, current_app, has_request_context, request
 
 from .declare import Declaration, Item, check_function
 from .errors import BadQueryError, DeclarationError, SnapshotError, StoreError, UnknownListError
@@ -38,7 +38,7 @@ def current_state() -> AppState:
             "This app has no WarmCache. Create one with WarmCache(app), or call init_app(app)."
         ) from None
     if not state.is_started:  # else the gate has looked after it, at the beginning of this request
-        state.start()
+        state.start(serves=has_request_context())
     return state
 
 

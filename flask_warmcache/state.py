@@ -75,6 +75,7 @@ class AppState:
         self._opening = threading.Lock()  # guards the one-time work of open()
         self._opened = False
         self.is_started = False  # a keeper was started in this process
+        self._serves = False
         self.store: FileStore
         self.keeper: Keeper
         self.cache: PageCache
@@ -128,7 +129,7 @@ class AppState:
                 self.app.app_context,
                 Children(self._locate, self.settings, self.store.folder, started),
                 announcer(self.app),
-                self.tasks.look_after if self.once else lambda: None,
+                self._look_after_tasks,
             )
             for status in self.statuses.values():
                 status.look()
@@ -187,17 +188,27 @@ class AppState:
         upstream = self.statuses.get(declaration.source_list or "")
         return upstream if upstream is not None and upstream.declaration.key == declaration.key else None
 
-    def start(self) -> None:
-        """Have a keeper running in this process; called at every request, so it costs next to nothing."""
+    def start(self, serves: bool = True) -> None:
+        """Have a keeper running in this process; called at every request, so it costs next to nothing.
+
+        :param serves: whether this process is a server's; a script that reads a list is none, so it runs no
+            one-time task, and nothing is too old for its code.
+        """
         if not self._opened:
             self.open()
         if self.settings.enabled and not runners.in_child:
-            # With the runner external, it is for who rebuilds to say what is too old for its code.
-            if not self.is_started and self.settings.runner != "external":
-                for status in self.statuses.values():
-                    status.serve()
+            if serves and not self._serves:
+                self._serves = True
+                # With the runner external, it is for who rebuilds to say what is too old for its code.
+                if self.settings.runner != "external":
+                    for status in self.statuses.values():
+                        status.serve()
             self.keeper.ensure()
         self.is_started = True
+
+    def _look_after_tasks(self) -> None:
+        if self.once and self._serves:
+            self.tasks.look_after()
 
     def gate(self, wsgi_app: Callable[..., Any]) -> Callable[..., Any]:
         """The app with a look at the keeper before each request; probes are answered here."""
@@ -232,7 +243,7 @@ class AppState:
     def after_fork(self) -> None:
         """Nothing of the parent's threads and locks exists in the child."""
         self._opening = threading.Lock()
-        self.is_started = False
+        self.is_started = self._serves = False
         if self.blueprints is not None:
             self.blueprints.after_fork()
         if self._opened:

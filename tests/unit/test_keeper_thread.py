@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from flask_warmcache import WarmCache, state
+from flask_warmcache.declare import Item
 from flask_warmcache.rebuild.keeper import Keeper
 from flask_warmcache.state import start_keepers
 
@@ -258,3 +259,33 @@ def test_an_unopened_app_can_be_forked(tmp_path: Path) -> None:
     state._after_fork()
     with app.app_context():
         assert until(lambda: listed.get().state == "fresh")
+
+
+def test_a_script_that_reads_a_list_rebuilds_nothing_that_is_young_enough_and_runs_no_task(tmp_path: Path) -> None:
+    builds: list[str] = []
+    runs: list[str] = []
+    for process in ("server", "script"):
+        app = make_app(tmp_path)
+        warmcache = WarmCache(app)
+
+        def scan(process: str = process) -> list[Item]:
+            builds.append(process)
+            return files("a")
+
+        def prepare(process: str = process) -> None:
+            runs.append(process)
+
+        listed = warmcache.warm_list("files", key="path", source=scan)
+        warmcache.once("prepare", version=process)(prepare)
+        if process == "server":
+            with app.test_request_context():
+                assert until(lambda: listed.page().state == "fresh")
+                assert until(lambda: runs == ["server"])
+        else:
+            with app.app_context():
+                assert [listed.page().state for _ in range(3)] == ["fresh"] * 3
+                keeper = state_of(app).keeper
+                assert until(lambda: keeper._thread is not None and keeper._thread.is_alive())
+                keeper.tick()
+                state_of(app)._look_after_tasks()
+    assert (builds, runs) == (["server"], ["server"])
