@@ -279,13 +279,13 @@ def test_a_script_that_reads_a_list_rebuilds_nothing_that_is_young_enough_and_ru
         warmcache.once("prepare", version=process)(prepare)
         if process == "server":
             with app.test_request_context():
-                assert until(lambda: listed.page().state == "fresh")
+                assert until(lambda: listed.page().state == "fresh")  # noqa: B023
                 assert until(lambda: runs == ["server"])
         else:
             with app.app_context():
                 assert [listed.page().state for _ in range(3)] == ["fresh"] * 3
                 keeper = state_of(app).keeper
-                assert until(lambda: keeper._thread is not None and keeper._thread.is_alive())
+                assert until(lambda: keeper._thread is not None and keeper._thread.is_alive())  # noqa: B023
                 keeper.tick()
                 state_of(app)._look_after_tasks()
     assert (builds, runs) == (["server"], ["server"])
