@@ -181,7 +181,7 @@
       const { interval, maxInterval } = settings;
       let wait = Math.min(interval * 1.5 ** Math.max(0, waited / 30000 - 2), Math.max(interval, maxInterval));
       if (eta != null) wait = Math.max(interval, Math.min(eta * 500, 30000));
-      if (wish > 0) wait = Math.max(100, Math.min(wish, 300000));
+      if (wish > 0) wait = Math.max(250, Math.min(wish, 300000));
       return vary(isHidden() ? settings.hiddenInterval : wait);
     }
 
