@@ -49,6 +49,14 @@ def check_folder(report: Report, store: FileStore) -> None:
         "folder.usable", OK, f"Cache folder {folder}: {used / MIB:.1f} MiB on {where}, this account's alone."
     )
     _check_kind(report, folder, kind)
+    if mounted := mounts.points_in(folder):
+        report.add(
+            "folder.mounted_files",
+            FAULT,
+            f"In the cache folder {', '.join(mounted)} {'is' if len(mounted) == 1 else 'are'} mounted singly.",
+            "What is mounted cannot be replaced, so no rebuild can publish a newer list.",
+            "Mount the folder, and nothing in it.",
+        )
     _check_space(report, used, free)
     _check_lock(report, folder)
 

@@ -211,6 +211,9 @@ def test_a_single_file_that_is_mounted_keeps_the_old_list_and_is_told(
                 assert published(place.cache) == old
                 status = mother.status()
                 assert status["state"] == "failed" and status["last_error"] == "OSError"
+                doctor = place.flask("warmcache", "doctor", "--json")
+                assert doctor.returncode == 2
+                assert "In the cache folder files.index is mounted singly." in doctor.stdout
             else:  # only a report
                 assert done.code == 0, done.err
                 assert published(place.cache) == int(done.out)
