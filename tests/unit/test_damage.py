@@ -21,7 +21,7 @@ from flask_warmcache import BadQueryError
 from flask_warmcache.store import format as fmt
 from flask_warmcache.store.verify import Verifier
 
-from .world import Shelf, declare, files
+from .world import Shelf, declare, files, no_descriptors
 
 VIEWS: dict[str, Any] = {
     "filters": {"even": lambda item: item["size"] % 2 == 0},
@@ -250,3 +250,14 @@ def test_an_answer_with_a_hole_is_not_kept(shelf: Shelf) -> None:
     assert json.loads(holed.data)["files"] == files("b")
     assert json.loads(mended.data)["files"] == files("a", "b")
     assert holed.etag != mended.etag
+
+
+def test_a_check_that_the_system_does_not_allow_is_made_up_for(shelf: Shelf) -> None:
+    shelf.rebuild(files(*NAMES))
+    snapshot, verifier = shelf.snapshot(), Verifier(shelf.folder, shelf.name)
+    content = bytearray(shelf.data.read_bytes())
+    content[-3] ^= 1
+    shelf.data.write_bytes(content)
+    with no_descriptors():
+        assert not verifier.is_damaged(snapshot)
+    assert verifier.is_damaged(snapshot)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
 import shutil
 import threading
 from pathlib import Path
@@ -15,7 +14,7 @@ from flask_warmcache.store import reader as reader_module
 from flask_warmcache.store.reader import Reader
 from flask_warmcache.store.snapshot import Snapshot
 
-from .world import Shelf, files, until
+from .world import Shelf, files, no_descriptors, until
 
 
 class Looks:
@@ -307,15 +306,9 @@ def test_what_the_system_refuses_for_a_moment_is_opened_again_and_told_once(
     shelf.rebuild(files("a"))
     reader = shelf.store.reader(shelf.name)
     monkeypatch.setattr(reader_module, "RETRY_AFTER", 0.05)
-    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = os.dup(0)
-    os.close(lowest)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, usual[1]))
-    try:
+    with no_descriptors():
         assert [reader.current() for _ in range(100)] == [None] * 100
         assert reader.is_unusable
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, usual)
     assert caplog.text.count("warmcache.snapshot_refused") == 1
     assert until(lambda: reader.current() is not None)
     assert names(reader) == ["a"] and not reader.is_unusable
