@@ -202,10 +202,11 @@ class WarmList(Warm):
         """Look these keys up and enrich them now; the next request in every worker sees them.
 
         It costs one rewrite of the index and never waits for a rebuild. Call it behind the commit of what
-        changed. A key that ``lookup`` no longer finds is discarded. Lists that are made of this one follow.
+        changed. A key that ``lookup`` no longer finds is discarded. Lists that are made of this one follow, and
+        where they cannot, being cold say, their next rebuild does.
 
         :param keys: keys, or source items, which are then not looked up.
-        :returns: True when they are published. False when that could not be done within a second, or there is
+        :returns: True when they are published in this list. False when that could not be done within a second, or there is
             no list yet to publish them in; then the list is invalidated, and the next rebuild brings them.
         :raises DeclarationError: for a key of a list that has neither ``lookup`` nor a source list.
         :raises Exception: what ``lookup`` or ``enrich`` raised; nothing is changed then.

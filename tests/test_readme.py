@@ -51,28 +51,15 @@ def test_the_example_runs_as_it_stands(tmp_path: Path) -> None:
     assert done.stdout.strip() == str(names)
 
 
-SHOP = """
-from flask import Flask
-from flask_warmcache import WarmCache
-
-app = Flask(__name__)
-app.testing = True
-names = ["a", "b", "c"]
-files = WarmCache(app).warm_list("files", key="path", unit="file")
-app.add_url_rule("/api/files", "files", files.response)
-
-@files.source
-def scan():
-    if not names:
-        raise OSError("unmounted")
-    return [{"path": name} for name in names]
-"""
 OWN_TEST = """
 mails = []
 mail_admins = mails.append
 
+def unmounted(folder):
+    raise OSError("unmounted")
+
 def test_the_signal(monkeypatch):
-    monkeypatch.setattr("shop.names", [])
+    monkeypatch.setattr("shop.os.scandir", unmounted)
     with inline_rebuilds(app, raise_errors=False):
         app.test_client().get("/api/files")
     assert mails == ["The list files could not be rebuilt: unmounted"]
@@ -83,8 +70,8 @@ def test_the_examples_of_testing_and_signals_run_as_they_stand(tmp_path: Path) -
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     (tests,) = [block for block in blocks if "def test_" in block]
     (signals,) = [block for block in blocks if "rebuild_failed" in block]
-    (tmp_path / "shop.py").write_text(SHOP)
-    tests = tests.replace("...  ", "from shop import names; names.append('d')  ")
+    (shop,) = [block for block in blocks if block.startswith("# app.py\n")]
+    (tmp_path / "shop.py").write_text(f"{shop}\napp.testing = True\n")
     (tmp_path / "test_shop.py").write_text(tests + signals + OWN_TEST)
     done = subprocess.run(
         [sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_shop.py"],

@@ -140,18 +140,20 @@ class Writes:
             changes[key] = _Change(key, None, begin, next(self._orders), given=True)
         return self._submit(changes, None)
 
-    def _follow(self, keys: Iterable[Key], upstream: tuple[int, int]) -> bool:
-        """The same keys of a list that is made of another, just written; it need not be rebuilt for that."""
+    def _follow(self, keys: Iterable[Key], upstream: tuple[int, int]) -> None:
+        """The same keys of a list that is made of another, just written; it need not be rebuilt for that.
+
+        Where that cannot be done, as with a list that is cold, its next rebuild brings them.
+        """
         begin = self._generation()
         try:
-            return self._submit({key: self._looked_up(key, begin) for key in keys}, upstream)
+            self._submit({key: self._looked_up(key, begin) for key in keys}, upstream)
         except Exception:
             log.exception(
                 "warmcache.write_not_followed: a write of its source list is left to the next rebuild of %r",
                 self._name,
                 extra={"warmcache_list": self._name},
             )
-            return False
 
     # Preparing, in the caller's thread
 
@@ -205,8 +207,10 @@ class Writes:
         if not request.published:
             self._invalidate()
             return False
-        moved = request.moved
-        return all([moved is not None and one._follow(changes, moved) for one in self.followers])
+        for one in self.followers:
+            if request.moved is not None:
+                one._follow(changes, request.moved)
+        return True
 
     def _published(self, changes: dict[Key, _Change], upstream: tuple[int, int] | None) -> _Request:
         request = _Request(changes, upstream)

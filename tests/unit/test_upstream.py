@@ -207,3 +207,12 @@ def test_a_list_that_goes_by_another_key_follows_by_a_rebuild_and_is_not_written
         assert rich.page().state == "stale"
         rich.rebuild_now()
         assert [item["title"] for item in rich.get()] == ["new", "old"]
+
+
+def test_a_write_is_published_although_a_list_made_of_this_one_is_cold(chain: Chain) -> None:
+    chain.scan.lookup(lambda key: {"path": key, "size": 5})
+    with chain.app.app_context():
+        chain.scan.rebuild_now()
+        assert chain.scan.refresh("a") and chain.scan.discard("a")
+        assert (chain.state("scan"), chain.state("made")) == ("fresh", "cold")
+        assert list(chain.scan.get()) == []
