@@ -206,8 +206,8 @@ class WarmList(Warm):
         where they cannot, being cold say, their next rebuild does.
 
         :param keys: keys, or source items, which are then not looked up.
-        :returns: True when they are published in this list. False when that could not be done within a second, or there is
-            no list yet to publish them in; then the list is invalidated, and the next rebuild brings them.
+        :returns: True when they are published in this list. False when that could not be done within a second, or
+            there is no list yet to publish in; then the list is invalidated, and the next rebuild brings them.
         :raises DeclarationError: for a key of a list that has neither ``lookup`` nor a source list.
         :raises Exception: what ``lookup`` or ``enrich`` raised; nothing is changed then.
         """

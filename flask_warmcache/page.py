@@ -72,7 +72,9 @@ class Plot:
             (left + cls.STEP * number, round(max(2.0, cls.HEIGHT * duration / most), 1))
             for number, duration in enumerate(durations)
         ]
-        said = f"The last {len(durations)} rebuilds took {spoken(min(durations))} to {spoken(most)}"
+        least, longest = spoken(min(durations)), spoken(most)
+        took = f"{least} each" if least == longest else f"{least} to {longest}"
+        said = f"The last {len(durations)} rebuilds took {took}"
         return cls(bars, said)
 
 

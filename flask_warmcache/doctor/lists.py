@@ -49,9 +49,12 @@ def check_list(
         return
     duration, share = snapshot.header["duration"], snapshot.header.get("cpu_share") or 0.0
     facts |= {"duration": duration, "cpu_share": share}
-    report.add(
-        "lists.built", OK, f"{name}: {condition.state}, built in {duration:.1f} s, {share:.0%} of it computing."
-    )
+    if condition.state != "failed":
+        report.add(
+            "lists.built",
+            OK,
+            f"{name}: {condition.state}, built in {duration:.1f} s, {share:.0%} of it computing.",
+        )
     in_thread = settings.runner == "thread" or (
         settings.runner in ("auto", "process") and child_problem is not None
     )

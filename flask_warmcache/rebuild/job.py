@@ -296,7 +296,9 @@ class Job:
 
     def _check_survivors(self, count: int) -> None:
         if self._failures.count and not count:
-            raise RebuildError(f"every item of {self._declaration.name!r} failed")
+            raise RebuildError(
+                f"every item of {self._declaration.name!r} failed; the first: {self._failures.first}"
+            )
 
     def _take_old(self, builder: Builder, slot: int) -> None:
         """Bring an item over from the old snapshot, unless an interrupted rebuild has done so."""

@@ -39,18 +39,28 @@ class Failures:
     def __init__(self, name: str) -> None:
         self._name = name
         self.count = 0
+        self.first = ""  # what became of the first one, for people
 
     def note(self, what: str, error: BaseException | None) -> None:
         """Count one, and log it unless there were several before."""
         self.count += 1
+        if not self.first:
+            self.first = what if error is None else f"{what}: {type(error).__name__}: {_said(error)}"
         if self.count <= LOGGED_FAILURES:
             log.warning(
-                "warmcache.item_failed: %s of %r was left as it was or left out",
-                what,
+                "warmcache.item_failed: an item of %r was left as it was or left out: %s",
                 self._name,
+                what,
                 exc_info=error,
                 extra={"warmcache_list": self._name},
             )
+
+
+def _said(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception:  # what an app raises may fail in its own __str__
+        return "no message"
 
 
 @dataclass(slots=True)

@@ -44,7 +44,9 @@ class TaskNotReadyError(NotReadyError):
     """A one-time task is not done yet; in a view it becomes a 503 with ``Retry-After`` and JSON."""
 
     def __init__(self, name: str, state: str, retry_after: int) -> None:
-        message = f"One-time task {name!r} is not done yet: it is {state}."
+        message = (
+            f"One-time task {name!r} is not done yet: it {'has failed' if state == 'failed' else f'is {state}'}."
+        )
         super().__init__(message, retry_after, {"error": message, "task": name, "state": state})
         self.task = name
         self.state = state

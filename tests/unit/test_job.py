@@ -114,7 +114,7 @@ def test_a_new_item_that_fails_is_left_out(shelf: Shelf, caplog: pytest.LogCaptu
     outcome = shelf.rebuild(files("a", "b"), enrich=Enrich(lambda item: {**item, "x": 1 // (item["path"] != "a")}))
     assert [item["path"] for item in shelf.items()] == ["b"]
     assert outcome.failed == 1
-    assert "warmcache.item_failed: the item 'a' of 'files'" in caplog.text
+    assert "warmcache.item_failed: an item of 'files' was left as it was or left out: the item 'a'" in caplog.text
 
 
 def test_when_all_items_fail_the_old_list_stays(shelf: Shelf) -> None:

@@ -353,7 +353,7 @@ def test_the_answer_is_a_503_in_json_that_an_error_handler_may_change(tmp_path: 
     site.leave(state="failed", error="OSError", next_attempt_at=time.time() + 40)
     answer = site.client.get("/needs")
     assert answer.status_code == 503 and answer.get_json() == {
-        "error": "One-time task 'prepare' is not done yet: it is failed.",
+        "error": "One-time task 'prepare' is not done yet: it has failed.",
         "task": "prepare",
         "state": "failed",
     }
