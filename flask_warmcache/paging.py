@@ -163,9 +163,9 @@ class Pager:
         """The answer, and whether the same question would get the same again."""
         snapshot = condition.snapshot
         page, places = plan.cut(page)
-        lines, whole = (b"", True) if snapshot is None else self._lines(snapshot, places)
         # Key order and names are those that front ends of the seed's API read.
-        data = b"".join((self._head, lines, b'], "page": ', b"%d" % page, plan.tails[condition.rebuilding]))
+        head, tail = self._head, b'], "page": %d%b' % (page, plan.tails[condition.rebuilding])
+        data, whole = (head + tail, True) if snapshot is None else self._lines(snapshot, places, head, tail)
         etag = self._etag_of(condition, defaults)
         lasting = plan.search_complete and whole
         if not lasting:
@@ -199,7 +199,7 @@ class Pager:
         snapshot = condition.snapshot
         plan = self._plan(snapshot, query)
         page, places = plan.cut(query.page)
-        items = [] if snapshot is None else json.loads(b"[%b]" % self._lines(snapshot, places)[0])
+        items = [] if snapshot is None else json.loads(self._lines(snapshot, places, b"[", b"]")[0])
         return Page(
             items=items,
             page=page,
@@ -293,15 +293,16 @@ class Pager:
             self._cache.put(key, known, places.itemsize * len(places))
         return known  # type: ignore[no-any-return]
 
-    def _lines(self, snapshot: Snapshot, places: list[int]) -> tuple[bytes, bool]:
-        """The items' JSON, and whether none had to be left out."""
+    def _lines(self, snapshot: Snapshot, places: list[int], head: bytes, tail: bytes) -> tuple[bytes, bool]:
+        """The items' JSON between head and tail, and whether none had to be left out."""
         try:
-            return snapshot.lines(places), True
+            return snapshot.lines(places, head, tail), True
         except DAMAGE:
             # The data file was changed under us.  Serve the items whose lines are whole, ask for a rebuild.
             self.status.note_damage(snapshot)
             each = zip(places[::2], places[1::2], strict=True)
-            return b",".join(whole for place in each if (whole := _whole(snapshot, place))), False
+            lines = b",".join(whole for place in each if (whole := _whole(snapshot, place)))
+            return head + lines + tail, False
 
 
 def _whole(snapshot: Snapshot, place: tuple[int, int]) -> bytes:

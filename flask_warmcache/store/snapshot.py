@@ -180,16 +180,20 @@ class Snapshot:
 
     # Items
 
-    def lines(self, places: Sequence[int]) -> bytes:
-        """The JSON of the items at these places, joined by commas; no item is parsed.
+    def lines(self, places: Sequence[int], head: bytes = b"", tail: bytes = b"") -> bytes:
+        """The JSON of the items at these places, joined by commas, between head and tail; no item is parsed.
 
         :raises IndexError: when a place is outside the data.
         :raises SnapshotError: when a line is not whole.
         """
         if not places:
-            return b""
+            return head + tail
         data, in_pairs = self._data, iter(places)
-        joined = b",".join([data[tab:newline] for tab, newline in zip(in_pairs, in_pairs, strict=True)])
+        pieces: list[Any] = [data[tab:newline] for tab, newline in zip(in_pairs, in_pairs, strict=True)]
+        # The page is copied once: what stands around it is part of its first and last piece.
+        pieces[0] = head + pieces[0]
+        pieces[-1] = b"%b%b" % (pieces[-1], tail)
+        joined = b",".join(pieces)
         # Behind the join, which has brought the bytes near.
         if itemgetter(*places)(data) != LINE_ENDS[: len(places)]:
             self._check_each(places)
