@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import _imp
+import atexit
 import logging
 import random
 import threading
@@ -333,6 +335,12 @@ class Keeper(Rebuilder):
                 status.name,
                 extra={"warmcache_list": status.name},
             )
+
+
+# From here on, nobody but the thread that leaves imports anything.  Ours are daemon threads, which end at whatever
+# they are doing when the interpreter does: one that was looking for a module took the import lock with it, and
+# the worker waited for that lock, only to show a warning, until gunicorn killed it (Python 3.10 and 3.11).
+atexit.register(_imp.acquire_lock)
 
 
 def _keep(reference: weakref.ref[Keeper], wake: threading.Event) -> None:
