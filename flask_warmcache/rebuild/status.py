@@ -73,6 +73,7 @@ class ListStatus:
         self._from_newer_code = False
         self._progress_path = os.fspath(store.folder / f"{self.name}.progress")
         self._progress_stamp: Stamp | None = None
+        self._watch = store.watch()
 
     def condition(self) -> Condition:
         """How the list is now: one system call and a few comparisons."""
@@ -181,6 +182,7 @@ class ListStatus:
 
     def look(self) -> None:
         """Read the builder's report if there is a new one, and see whether a builder is alive."""
+        self.reader.look_again()
         try:
             stamp = stamp_of(os.stat(self._progress_path))
         except OSError:
@@ -197,9 +199,13 @@ class ListStatus:
 
     def look_if_changed(self) -> None:
         """For the stats: as ``look``, when the builder has said something since."""
+        if not self._watch.is_over():
+            return
+        word = self._watch.before()
         try:
             stamp = stamp_of(os.stat(self._progress_path))
         except OSError:
             stamp = None
         if stamp != self._progress_stamp:
             self.look()
+        self._watch.after(word)

@@ -9,6 +9,7 @@ import threading
 import time
 from pathlib import Path
 
+from .changes import Changes, Watch
 from .snapshot import DAMAGE, Snapshot, Stamp, stamp_of
 
 log = logging.getLogger("flask_warmcache")
@@ -17,9 +18,11 @@ RETRY_AFTER = 1.0  # seconds until what the system refused, out of descriptors s
 
 
 class Reader:
-    """One process's view of one list; a read costs one ``stat`` while nothing new is published."""
+    """One process's view of one list; a read costs no system call while nothing new is published."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, watch: Watch | None = None) -> None:
+        """:param watch: on the folder; by default one of its own."""
+        self._watch = watch or Watch(Changes(folder))
         self._folder = folder
         self._name = name
         self._path = os.fspath(folder / f"{name}.index")
@@ -33,8 +36,15 @@ class Reader:
         """A lock that another thread held at the fork would stay locked for ever in the child."""
         self._exchange = threading.Lock()
 
+    def look_again(self) -> None:
+        """Have the next read look, whatever has been told of changes."""
+        self._watch.forget()
+
     def current(self) -> Snapshot | None:
         """The snapshot to serve now, or None when nothing was ever published."""
+        if not self._watch.is_over():
+            return self._snapshot
+        word = self._watch.before()
         try:
             status = os.stat(self._path)
         except OSError:
@@ -44,6 +54,7 @@ class Reader:
         stamp = stamp_of(status)
         if snapshot is not None and snapshot.stamp == stamp:
             self.is_unusable = False
+            self._watch.after(word)
             return snapshot
         if stamp == self._refused and time.monotonic() < self._refused_until:
             self.is_unusable = True

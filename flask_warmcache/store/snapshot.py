@@ -55,7 +55,7 @@ class Snapshot:
         :raises FileNotFoundError: when there is no index.
         :raises SnapshotError: when index and data are damaged or do not belong together.
         """
-        index, self.stamp = _map(folder / (index_name or f"{name}.index"), None)
+        index, self.stamp = map_file(folder / (index_name or f"{name}.index"), None)
         self.header, base = fmt.read_header(index, self.stamp[1])
         header = self.header
         if header["list"] != name:
@@ -94,7 +94,7 @@ class Snapshot:
         if os.path.basename(wanted["file"]) != wanted["file"]:
             raise SnapshotError("the index names a data file outside the folder")
         try:
-            data, _ = _map(folder / wanted["file"], wanted["length"])
+            data, _ = map_file(folder / wanted["file"], wanted["length"])
         except FileNotFoundError:
             raise SnapshotError(f"the data file {wanted['file']} is missing") from None
         first = fmt.data_first_line(wanted["id"])
@@ -265,7 +265,7 @@ class Snapshot:
         return self._section("text", "B"), self._section("text_starts", "Q", self.slots + 1)
 
 
-def _map(path: Path, length: int | None) -> tuple[mmap.mmap, Stamp]:
+def map_file(path: Path, length: int | None) -> tuple[mmap.mmap, Stamp]:
     """Map a file of ours, whole or its first ``length`` bytes, and say which file that was."""
     descriptor = os.open(path, OPEN_FLAGS)
     try:

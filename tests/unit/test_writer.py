@@ -111,7 +111,7 @@ except OSError as error:
 """
     done = run_python(script, tmp_path / "cache")
     assert done.stderr == ""
-    assert done.stdout.startswith("File too large ['data', 'index', 'lock'")
+    assert done.stdout.startswith("File too large ['changes', 'data', 'index', 'lock'")
     assert done.stdout.endswith("[{'path': 'a', 'size': 1}]\n")
 
 
