@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from flask import current_app
@@ -92,7 +92,7 @@ def _row(section: dict[str, Any]) -> str:
 @group.command("rebuild")
 @click.argument("name")
 @click.option("--wait", is_flag=True, help="When another process is rebuilding the list, follow it to its end.")
-@click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was done, or an error, as JSON.")
 def rebuild_command(name: str, wait: bool, as_json: bool) -> None:
     """Rebuild the list NAME here and now, with a progress bar on a terminal.
 
@@ -115,16 +115,15 @@ def rebuild_command(name: str, wait: bool, as_json: bool) -> None:
     thread.join()
     if failure and isinstance(failure[0], RebuildBusyError):
         if not wait:
-            click.echo(f"{failure[0]} Use --wait to follow it.", err=True)
-            sys.exit(BUSY)
+            _give_up(name, f"{failure[0]} Use --wait to follow it.", BUSY, as_json)
         _follow(status)
     elif failure:
-        click.echo(f"The rebuild of {name!r} failed: {type(failure[0]).__name__}: {failure[0]}", err=True)
-        sys.exit(FAILED)
+        why = f"{type(failure[0]).__name__}: {failure[0]}"
+        _give_up(name, f"The rebuild of {name!r} failed: {why}", FAILED, as_json)
     done = _own_outcome(name, outcome[0]) if outcome else _published_outcome(status)
     if done is None:
-        click.echo(f"The rebuild of {name!r} failed; the log of the process that ran it says why.", err=True)
-        sys.exit(FAILED)
+        why = "the log of the process that ran it says why."
+        _give_up(name, f"The rebuild of {name!r} failed; {why}", FAILED, as_json)
     if as_json:
         click.echo(json.dumps(done))
         return
@@ -132,6 +131,13 @@ def rebuild_command(name: str, wait: bool, as_json: bool) -> None:
         f"{name}: {done['count']} items, {done['enriched']} enriched, {done['reused']} reused, "
         f"{done['failed']} failed, in {done['duration']:.2f} s"
     )
+
+
+def _give_up(name: str, error: str, code: int, as_json: bool) -> NoReturn:
+    click.echo(error, err=True)
+    if as_json:
+        click.echo(json.dumps({"name": name, "error": error}))
+    sys.exit(code)
 
 
 def _own_outcome(name: str, outcome: Outcome) -> dict[str, Any]:
@@ -242,7 +248,7 @@ def invalidate_command(name: str) -> None:
     status = _status(name)
     try:
         status.store.invalidate(name)
-    except (StoreError, OSError) as error:
+    except StoreError as error:
         click.echo(str(error), err=True)
         sys.exit(FAILED)
     click.echo(f"{name} is invalidated.")

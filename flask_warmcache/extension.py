@@ -151,6 +151,7 @@ class WarmCache:
         search: Sequence[str] = (),
         counts: Sequence[str] = (),
         allow_all: bool = False,
+        max_shrink: float | None = None,
     ) -> Callable[[Function], Function]:
         """Declare a list made by one function, which returns or yields the finished items.
 
@@ -161,7 +162,7 @@ class WarmCache:
         """
         declaration = self._declaration(
             name, "builder", key=key, unit=unit, ttl=ttl, filters=filters, sorts=sorts, search=search,
-            counts=counts, allow_all=allow_all,
+            counts=counts, allow_all=allow_all, max_shrink=max_shrink,
         )  # fmt: skip
 
         def declare(function: Function) -> Function:

@@ -312,7 +312,7 @@ class WarmList(Warm):
             return condition
         try:
             state.store.outdate(self.name, condition.snapshot)
-        except (StoreError, OSError):
+        except StoreError:
             return condition  # the folder cannot be written: the keeper will say so, the read goes on
         return self._look()[1]
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from flask import Request, current_app
 
+log = logging.getLogger("flask_warmcache")
 Authorize = Callable[[str, "str | None"], bool]
 # "rebuild": ask for a list's rebuild.  "details": see error messages, folder and process on the status page.
 ACTIONS = ("rebuild", "details")
@@ -16,6 +18,7 @@ class Permissions:
     """What ``@warmcache.authorize`` allows; nothing, until there is such a function."""
 
     function: Authorize | None = None
+    _is_missed = False  # and that was logged
 
     def allow(self, action: str, list_name: str | None) -> bool:
         """Whether the caller of this request may do this.
@@ -32,6 +35,17 @@ class Permissions:
                 f"The function of @warmcache.authorize must return True or False for {action!r}, not {answer!r}."
             )
         return answer
+
+    def note_refusal(self, list_name: str) -> None:
+        """Say in the log, once, why nobody may ask for a rebuild, if that is so."""
+        if self.function is None and not self._is_missed:
+            self._is_missed = True
+            log.warning(
+                "warmcache.no_authorize: a rebuild of %r was asked for, which is nobody's right before the app has "
+                "a function with @warmcache.authorize",
+                list_name,
+                extra={"warmcache_list": list_name},
+            )
 
 
 def is_from_elsewhere(request: Request) -> bool:

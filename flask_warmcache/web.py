@@ -83,6 +83,7 @@ def blueprint(
         if status is None:
             return _unknown("list", name, list(state.statuses))
         if not permissions.allow("rebuild", name):
+            permissions.note_refusal(name)
             return _json({"error": f"You may not ask for a rebuild of {name!r}."}, 403)
         refusal = _ask_for_rebuild(state, status)
         # A form of the status page wants a page to show next; a program says that it takes anything.
@@ -148,7 +149,7 @@ def _ask_for_rebuild(state: AppState, status: ListStatus) -> Refusal | None:
         if condition.snapshot is not None:
             try:
                 state.store.outdate(status.name, condition.snapshot)
-            except (StoreError, OSError):
+            except StoreError:
                 log.exception("warmcache.not_outdated: %r", status.name, extra={"warmcache_list": status.name})
                 return Refusal(503, "The cache folder cannot be written; the log says why.")
     state.keeper.wake()

@@ -185,10 +185,9 @@ class Job:
         """
         :raises SourceShrunkError: when so many items are gone that something is wrong, an unmounted share say.
         """
-        if self._old is None or self._declaration.key is None:
+        if self._old is None:
             return 0
         count = self._old.count
-        dropped = count - sum(matched.known)
         allowed = self._declaration.max_shrink
         allowed = Settings.max_shrink if allowed is None else allowed
         left = len(matched.sequence)
@@ -199,7 +198,7 @@ class Job:
                 f"really gone, run 'flask warmcache clear {self._declaration.name}' once, or declare it with "
                 "max_shrink=1."
             )
-        return dropped
+        return 0 if self._declaration.key is None else count - sum(matched.known)
 
     def _write_again(self, keys: list[str | int]) -> None:
         """What was written while this ran won over it; now that the source has been read, look once more."""

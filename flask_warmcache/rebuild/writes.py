@@ -329,5 +329,5 @@ class Writes:
     def _invalidate(self) -> None:
         try:
             self._store.invalidate(self._name)
-        except (StoreError, OSError):
+        except StoreError:
             log.exception("warmcache.not_invalidated: a write of %r is lost until the next rebuild", self._name)

@@ -166,12 +166,17 @@ class FileStore:
         """Mark this snapshot as out of date, and what writes made of it, but no newer one.
 
         A rebuild that runs is as good as a new one.
+
+        :raises StoreError: when the folder cannot be written.
         """
         published: Snapshot | None = snapshot
         for _ in range(TRIES):
             if published is None or published.rebuilt != snapshot.rebuilt or published.is_invalidated:
                 return
-            self._outdate(name, published)
+            try:
+                self._outdate(name, published)
+            except OSError as error:
+                raise StoreError(f"{name!r} cannot be marked as out of date: {error}") from error
             published = self.published(name)  # a write may have put another in its place
         # Written to without a pause; or on a file system that cannot keep a time of 1970, as FAT.
         self.invalidate(name)

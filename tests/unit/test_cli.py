@@ -162,8 +162,9 @@ def test_rebuild_as_json_is_the_outcome_and_nothing_else(shop: Shop) -> None:
     }
     shop.error = ValueError("broken")
     failed = shop.run("rebuild", "files", "--json")
-    assert (failed.exit_code, failed.stdout) == (1, "")
-    assert "ValueError: broken" in failed.stderr
+    why = "The rebuild of 'files' failed: ValueError: broken"
+    assert (failed.exit_code, json.loads(failed.stdout)) == (1, {"name": "files", "error": why})
+    assert failed.stderr == f"{why}\n"
 
 
 def test_without_a_terminal_there_is_no_bar(shop: Shop) -> None:
@@ -200,6 +201,8 @@ def test_a_rebuild_that_another_runs_exits_with_3(shop: Shop, other: subprocess.
     result = shop.run("rebuild", "files")
     assert result.exit_code == 3
     assert "is being rebuilt already. Use --wait to follow it." in result.output
+    error = json.loads(shop.run("rebuild", "files", "--json").stdout)["error"]
+    assert error.endswith("is being rebuilt already. Use --wait to follow it.")
 
 
 @pytest.mark.parametrize(("phase", "code"), [("finished", 0), ("failed", 1)])

@@ -93,10 +93,27 @@ def test_nothing_is_enriched_for_a_list_that_shrank(shelf: Shelf) -> None:
     assert len(list(shelf.folder.glob("*.data"))) == 1
 
 
-def test_a_builder_without_keys_and_a_value_may_become_anything(shelf: Shelf) -> None:
+def test_a_builder_without_keys_is_not_believed_either(shelf: Shelf) -> None:
     shelf.rebuild(numbered(20), kind="builder", key=None)
-    shelf.rebuild([], kind="builder", key=None)
+    with pytest.raises(SourceShrunkError, match="source gave 9 items where the list has 20"):
+        shelf.rebuild(numbered(9), kind="builder", key=None)
+    assert shelf.items() == numbered(20)
+    assert shelf.rebuild([], kind="builder", key=None, max_shrink=1).dropped == 0
     assert shelf.items() == []
+
+
+def test_a_builder_says_how_much_may_go(tmp_path: Path) -> None:
+    app = make_app(tmp_path)
+    warmcache = WarmCache(app)
+    made = numbered(40)
+    warmcache.builder("files", max_shrink=0.8)(lambda: made)
+    with app.app_context():
+        warmcache["files"].rebuild_now()
+        del made[10:]
+        assert warmcache["files"].rebuild_now().count == 10
+        del made[:]
+        with pytest.raises(SourceShrunkError):
+            warmcache["files"].rebuild_now()
 
 
 @pytest.mark.parametrize("wrong", [-0.1, 1.1, "half", type(None)])
