@@ -41,8 +41,8 @@ class Permissions:
         if self.function is None and not self._is_missed:
             self._is_missed = True
             log.warning(
-                "warmcache.no_authorize: a rebuild of %r was asked for, which is nobody's right before the app has "
-                "a function with @warmcache.authorize",
+                "warmcache.no_authorize: a rebuild of %r was asked for, which nobody may do while the app has no "
+                "function with @warmcache.authorize",
                 list_name,
                 extra={"warmcache_list": list_name},
             )

@@ -18,7 +18,7 @@ RUNNERS = ("thread", "process", "external", "auto")
 class Settings:
     """One app's settings, read once in ``init_app``; times are seconds, sizes are bytes."""
 
-    dir: str | os.PathLike[str] | None = None  # the cache folder; None: see FileStore.default_folder
+    dir: str | os.PathLike[str] | None = None  # the cache folder; None: see store/folder.py
     enabled: bool = True  # False: every list is built inline, in the request that needs it
     default_ttl: float = 300.0  # age at which a snapshot becomes stale, unless the list says otherwise
     per_page: int = 100  # items on a page when the request does not say

@@ -35,7 +35,8 @@ from .rebuild.location import Location, NoLocation, locate
 from .rebuild.status import Condition, ListStatus
 from .settings import Settings
 from .signals import announcer
-from .store.files import FileStore, default_folder
+from .store.files import FileStore
+from .store.folder import default_folder
 from .store.locks import no_fork
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ from ..store.data import DataWriter
 from ..store.files import FileStore
 from ..store.locks import HeldLock
 from ..store.snapshot import Snapshot
+from ..store.sweeping import unfinished
 from .compaction import is_mostly_dead
 from .enrich import Enriched
 from .leftovers import Leftovers
@@ -47,7 +48,7 @@ class Lines:
     def go_on(self, published: Snapshot | None) -> None:
         """Take up the file that an interrupted rebuild left, if there is one."""
         name = self._declaration.name
-        left = self._store.unfinished(name)
+        left = unfinished(self._store, name)
         self.leftovers = Leftovers(left if self._declaration.key is not None else None)
         if left is not None and published is not None and not published.is_cold:
             if published.header["data"]["file"] == left.name and self.leftovers.writer is not None:

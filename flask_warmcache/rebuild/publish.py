@@ -29,6 +29,7 @@ from ..store.data import DataWriter
 from ..store.files import FileStore
 from ..store.locks import HeldLock
 from ..store.snapshot import Snapshot, Write
+from ..store.sweeping import sweep
 from ..store.writer import Draft, next_generation
 from .build import Builder
 from .change import Change, Tail
@@ -247,7 +248,7 @@ class Publisher:
                     in_place,
                     token=self._token,
                     keep_mark=False,
-                    then=lambda: self._store.sweep(self._name, (data_file,)),
+                    then=lambda: sweep(self._store.folder, self._name, (data_file,)),
                     held=held,
                 ):
                     return generation

@@ -1,34 +1,32 @@
-"""The cache folder: where it is, whether it is ours alone, its locks, and its small files."""
+"""What a list has in the cache folder: its locks, its marks, its small files, and what is published."""
 
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import logging
 import os
-import re
 import secrets
-import stat
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from ..errors import RebuildBusyError, StoreError
 from .changes import Changes, Watch, tell, tell_or_wait
+from .folder import prepare
 from .locks import HeldLock, no_fork, try_lock
 from .reader import TRIES, Reader
 from .snapshot import DAMAGE, INVALIDATED_BEFORE, OPEN_FLAGS, Snapshot, stamp_of
-from .writer import Draft, next_generation, publish_index, remove_if_forsaken, write_whole
+from .sweeping import sweep
+from .writer import Draft, next_generation, publish_index, write_whole
 
 log = logging.getLogger("flask_warmcache")
 SMALL_FILE_MAX = 64 * 1024
 # A publication takes milliseconds; half a minute means a stopped process or a dead disk.
 PUBLISH_LOCK_DEADLINE = 30.0
 PUBLISH_LOCK_POLL = 0.002
-FORGOTTEN_AFTER = 3600.0
 
 
 class FileStore:
@@ -52,27 +50,7 @@ class FileStore:
 
         :raises StoreError: saying which setting to change.
         """
-        try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            status = os.lstat(self.folder)
-        except OSError as error:
-            raise StoreError(
-                f"The cache folder cannot be made ({error.strerror}). Set WARMCACHE_DIR to a folder that "
-                "this account may write."
-            ) from error
-        if not stat.S_ISDIR(status.st_mode):
-            raise StoreError("The cache folder is a link or a file. Set WARMCACHE_DIR to a real folder.")
-        if status.st_uid != os.geteuid():
-            raise StoreError(
-                "The cache folder belongs to another account. Set WARMCACHE_DIR to a folder of this one."
-            )
-        if status.st_mode & 0o077:
-            raise StoreError(
-                "The cache folder is open to other accounts. Run 'chmod 700' on it, or set WARMCACHE_DIR to "
-                "a folder that does not exist yet."
-            )
-        if not os.access(self.folder, os.W_OK | os.X_OK):
-            raise StoreError("The cache folder is not writable. Mend its rights, or set WARMCACHE_DIR.")
+        prepare(self.folder)
 
     # Locks
 
@@ -326,81 +304,10 @@ class FileStore:
                 "upstream": None,
             }
             publish_index(self.folder, name, header, {"places": b""})
-            self.sweep(name, keep=())
-
-    # Tidying, for the holder of the rebuild lock
-
-    def unfinished(self, name: str) -> Path | None:
-        """The data file that a rebuild which did not come to its end left, if any; all else it left is removed.
-
-        The caller holds the rebuild lock.
-        """
-        referenced: str | None = None
-        is_done = True
-        with self.publishing(name):
-            try:
-                published = Snapshot(self.folder, name)
-            except FileNotFoundError:
-                pass  # nothing was ever published, so nothing is referred to
-            except (*DAMAGE, OSError):
-                return None  # what cannot be read now may be readable to others, and its data theirs
-            else:
-                referenced = None if published.is_cold else str(published.header["data"]["file"])
-                is_done = published.is_cold or published.complete
-            # A build that goes on in the file of a list that is shown in part may have begun another.
-            left = [
-                (int(entry.split(".")[-2]), entry)
-                for entry in os.listdir(self.folder)
-                if not (is_done and entry == referenced) and re.fullmatch(rf"{name}\.\d+\.data", entry)
-            ]
-            newest = max(left)[1] if left else None
-            self.sweep(name, (referenced, newest))
-            return None if newest is None else self.folder / newest
-
-    def sweep(self, name: str, keep: Collection[str | None]) -> None:
-        """Remove data files that no index refers to, and drafts of dead writers.
-
-        The caller holds both locks of the list. A write makes its draft without them, but a draft's maker holds
-        a lock on the draft itself, which the kernel frees when it dies.
-        """
-        data = re.compile(rf"{name}\.\d+\.data")
-        drafts = re.compile(rf"{name}\.index\.\d+-[0-9a-f]+\.tmp")
-        reports = re.compile(rf"{name}\.progress\.\d+-[0-9a-f]+\.tmp")
-        # Anybody may be writing one of these at this moment, but not for an hour.
-        forgotten = re.compile(rf"{name}\.invalidated\.\d+-[0-9a-f]+\.tmp")
-        for entry in list(os.scandir(self.folder)):
-            try:
-                if drafts.fullmatch(entry.name):
-                    remove_if_forsaken(entry.path)
-                elif (
-                    (data.fullmatch(entry.name) and entry.name not in keep)
-                    or reports.fullmatch(entry.name)
-                    or (forgotten.fullmatch(entry.name) and entry.stat().st_mtime < time.time() - FORGOTTEN_AFTER)
-                ):
-                    os.unlink(entry.path)
-            except FileNotFoundError:
-                pass
+            sweep(self.folder, name, keep=())
 
 
 def _out_of_date() -> tuple[int, int]:
     """A time that says out of date; another each time, so that two marked indexes are told apart."""
     mark = secrets.randbelow(INVALIDATED_BEFORE)
     return mark, mark
-
-
-def default_folder(instance_path: str, app_name: str) -> Path:
-    """The cache folder of an app that names none: in its instance folder, else the user's state folder.
-
-    Never a shared temporary folder, where others could plant files and cleaners delete locks.
-    """
-    safe = re.sub(r"[^A-Za-z0-9_.-]", "_", app_name).lstrip(".") or "app"
-    instance = Path(instance_path)
-    existing = instance
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    if os.access(existing, os.W_OK | os.X_OK):
-        return instance / "warmcache" / safe
-    state = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
-    # Two apps of one name, in two places, are not to share a folder.
-    which = hashlib.blake2b(os.fsencode(instance_path), digest_size=4).hexdigest()
-    return Path(state) / "warmcache" / f"{safe}-{which}"

@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from flask_warmcache import StoreError
-from flask_warmcache.store.files import FileStore, default_folder
+from flask_warmcache.store.files import FileStore
+from flask_warmcache.store.folder import default_folder
+from flask_warmcache.store.sweeping import sweep, unfinished
 from flask_warmcache.store.writer import Draft
 
 from .world import Shelf, files
@@ -178,7 +180,7 @@ def test_the_sweep_removes_only_what_nothing_refers_to(shelf: Shelf, monkeypatch
     now = time.time
     with monkeypatch.context() as patched:  # a draft that was made just now may not be locked yet
         patched.setattr(time, "time", lambda: now() + 60)
-        shelf.store.sweep("files", keep=(shelf.data_name,))
+        sweep(shelf.folder, "files", keep=(shelf.data_name,))
     assert before - {path.name for path in shelf.folder.iterdir()} == set(stray)
     assert shelf.items() == files("a")
 
@@ -187,8 +189,8 @@ def test_of_the_leftovers_the_newest_data_file_stays_for_the_next_rebuild(shelf:
     def left() -> tuple[Path | None, list[str]]:
         for name in ("files.123.data", "files.124.data"):
             (shelf.folder / name).write_bytes(b"")
-        unfinished = shelf.store.unfinished("files")
-        return unfinished, sorted(path.name for path in shelf.folder.glob("*.data"))
+        left = unfinished(shelf.store, "files")
+        return left, sorted(path.name for path in shelf.folder.glob("*.data"))
 
     newest = shelf.folder / "files.124.data"
     shelf.store.prepare()
@@ -212,10 +214,10 @@ def test_a_draft_stays_as_long_as_its_maker_lives(shelf: Shelf, monkeypatch: pyt
     now = time.time
     monkeypatch.setattr(time, "time", lambda: now() + 60)
     draft = Draft(shelf.folder, "files", snapshot.header, {"places": b""}, sync=False)
-    shelf.store.sweep("files", keep=(shelf.data_name,))
+    sweep(shelf.folder, "files", keep=(shelf.data_name,))
     assert draft.path.exists()
     os.close(draft._descriptor)  # as the kernel does when its maker dies
-    shelf.store.sweep("files", keep=(shelf.data_name,))
+    sweep(shelf.folder, "files", keep=(shelf.data_name,))
     assert not draft.path.exists()
 
 
@@ -225,7 +227,7 @@ def test_a_forgotten_draft_of_an_invalidation_goes_after_an_hour(shelf: Shelf) -
         (shelf.folder / name).write_bytes(b"")
         modified = time.time() - age
         os.utime(shelf.folder / name, (modified, modified))
-    shelf.store.sweep("files", keep=())
+    sweep(shelf.folder, "files", keep=())
     assert [path.name for path in shelf.folder.iterdir()] == ["files.invalidated.2-0a.tmp"]
 
 
@@ -239,5 +241,5 @@ def test_two_sweeps_do_not_disturb_each_other(shelf: Shelf, monkeypatch: pytest.
         unlink(path)
 
     monkeypatch.setattr(os, "unlink", late)
-    shelf.store.sweep("files", keep=())
+    sweep(shelf.folder, "files", keep=())
     assert list(shelf.folder.iterdir()) == []

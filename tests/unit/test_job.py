@@ -13,6 +13,8 @@ import pytest
 from flask_warmcache import RebuildError
 from flask_warmcache.declare import Item
 from flask_warmcache.rebuild import enrich as enrich_module
+from flask_warmcache.rebuild import publish
+from flask_warmcache.store import changes
 from flask_warmcache.store.files import FileStore
 
 from .world import Shelf, encode, files, until
@@ -235,7 +237,7 @@ def test_a_full_disk_fails_the_rebuild_and_leaves_the_old_list(
     assert shelf.items() == files("old", "new")
 
 
-@pytest.mark.parametrize("step", ["fsync of the folder", "mark_if_invalidated", "sweep"])
+@pytest.mark.parametrize("step", ["fsync of the folder", "mark_if_invalidated", "sweep", "tell"])
 @pytest.mark.parametrize("published", [False, True], ids=["cold", "warm"])
 def test_trouble_after_the_rename_does_not_take_the_published_list_back(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch, step: str, published: bool
@@ -260,8 +262,10 @@ def test_trouble_after_the_rename_does_not_take_the_published_list_back(
     monkeypatch.setattr(os, "replace", noted)
     if step == "fsync of the folder":
         monkeypatch.setattr(os, "fsync", fails_for_the_folder)
-    else:
+    elif step == "mark_if_invalidated":
         monkeypatch.setattr(FileStore, step, trouble)
+    else:
+        monkeypatch.setattr(publish if step == "sweep" else changes, step, trouble)
     try:
         shelf.rebuild(files("old", "new"))
     except OSError:
