@@ -22,6 +22,7 @@ from typing import Any
 import psutil
 import pytest
 
+from flask_warmcache.store.changes import tell
 from flask_warmcache.store.verify import Verifier
 from tests.server.world import CHECKOUT, HERE, Place, check_items, gunicorn_server, until
 
@@ -496,6 +497,7 @@ def replace(path: Path, content: bytes) -> None:
     draft.write_bytes(content)
     draft.chmod(0o600)
     os.replace(draft, path)
+    tell(path.parent)  # so that the next read looks, as it otherwise would half a second later
 
 
 def mutated(content: bytes, chance: random.Random) -> bytes:
