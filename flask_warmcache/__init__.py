@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from .extension import WarmCache as WarmCache
     from .items import Items as Items
     from .lists import WarmList as WarmList
-    from .lists import WarmValue as WarmValue
     from .paging import Page as Page
     from .rebuild.job import Outcome as Outcome
     from .startup.lazy import LazyNotReadyError as LazyNotReadyError
     from .startup.tasks import TaskNotReadyError as TaskNotReadyError
+    from .values import WarmValue as WarmValue
 
 _HOMES = {
     "WarmCache": "extension",
     "Items": "items",
     "WarmList": "lists",
-    "WarmValue": "lists",
+    "WarmValue": "values",
     "Page": "paging",
     "Outcome": "rebuild.job",
     "LazyNotReadyError": "startup.lazy",

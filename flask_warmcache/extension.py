@@ -13,10 +13,12 @@ from flask.json.provider import DefaultJSONProvider
 from . import cli, web
 from .declare import NAME, Declaration, Item, Kind, check_function
 from .errors import DeclarationError
-from .lists import Warm, WarmList, WarmValue, current_state
+from .lists import WarmList
 from .permissions import Authorize, Permissions
 from .settings import Settings
 from .state import KEY, AppState
+from .values import WarmValue
+from .warm import Warm, current_state
 
 if TYPE_CHECKING:
     from .startup.declaration import Task

@@ -2,116 +2,27 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from flask import Request, Response, current_app, has_request_context, request
+from flask import Response
 
-from .declare import Declaration, Item, check_function
-from .errors import BadQueryError, DeclarationError, SnapshotError, StoreError, UnknownListError
+from .declare import Item
+from .errors import BadQueryError, DeclarationError, SnapshotError, StoreError
 from .items import Items
 from .paging import Page
-from .rebuild.status import Condition, ListStatus
-from .state import KEY, AppState
+from .rebuild.status import Condition
+from .state import AppState
 from .store.format import key_hash
 from .store.snapshot import DAMAGE
+from .warm import Warm, current_request
 
 log = logging.getLogger("flask_warmcache")
 if TYPE_CHECKING:
-    from .rebuild.job import Outcome
     from .rebuild.writes import Writes
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-
-def current_state() -> AppState:
-    """The state of the app that handles this request or whose context is pushed, with its keeper running.
-
-    :raises RuntimeError: outside an app context, or for an app without the extension.
-    """
-    try:
-        state: AppState = current_app.extensions[KEY]
-    except KeyError:
-        raise RuntimeError(
-            "This app has no WarmCache. Create one with WarmCache(app), or call init_app(app)."
-        ) from None
-    if not state.is_started:  # else the gate has looked after it, at the beginning of this request
-        state.start(serves=has_request_context())
-    return state
-
-
-def _request() -> Request:
-    """The request itself: through its proxy every attribute costs a microsecond."""
-    asked: Request = request._get_current_object()  # type: ignore[attr-defined]
-    return asked
-
-
-class Warm:
-    """One declared list or value: what both have in common."""
-
-    def __init__(self, declaration: Declaration, is_closed: Callable[[], bool]) -> None:
-        self._declaration = declaration
-        self._is_closed = is_closed
-
-    @property
-    def name(self) -> str:
-        """The list's name."""
-        return self._declaration.name
-
-    @property
-    def declaration(self) -> Declaration:
-        """What was declared so far."""
-        return self._declaration
-
-    def __repr__(self) -> str:
-        return f"<{type(self).__name__} {self.name!r}>"
-
-    def _declare(self, role: str, function: object, **changes: Any) -> None:
-        check_function(self.name, role, function)
-        if self._is_closed():
-            raise DeclarationError(
-                f"The {role} of warm list {self.name!r} comes too late: declarations closed at the app's first "
-                "request. Declare lists where the app is made."
-            )
-        self._declaration = self._declaration.with_functions(**changes)
-
-    def _look(self) -> tuple[AppState, Condition]:
-        """The list as it is now; wakes the keeper when it is due."""
-        state, status = self._status()
-        if not state.settings.enabled:
-            return state, state.build_inline(status)
-        condition = status.condition()
-        if condition.due:
-            state.keeper.wake()
-        return state, condition
-
-    def _status(self) -> tuple[AppState, ListStatus]:
-        state = current_state()
-        try:
-            return state, state.statuses[self.name]
-        except KeyError:
-            raise UnknownListError(self.name, sorted(state.statuses)) from None
-
-    def invalidate(self) -> None:
-        """Say that the list is out of date: every worker shows it as stale at once, one rebuilds it.
-
-        A rebuild that runs at this moment is followed by another.
-
-        :raises StoreError: when the cache folder cannot be written.
-        """
-        state, _ = self._status()
-        state.store.invalidate(self.name)
-        state.keeper.wake()
-
-    def rebuild_now(self) -> Outcome:
-        """Rebuild in the calling thread and return what was done; for scripts and tests, not for views.
-
-        :raises RebuildBusyError: when it is being rebuilt already.
-        """
-        state, _ = self._status()
-        return state.keeper.rebuild_now(self.name)
 
 
 class WarmList(Warm):
@@ -290,7 +201,7 @@ class WarmList(Warm):
         :param filter: the filter when the request names none.
         :param sort: the sort when the request names none; without it, source order.
         """
-        asked = _request()
+        asked = current_request()
         state, condition = self._look()
         pager = state.pagers[self.name]
         raw = asked.query_string
@@ -315,52 +226,3 @@ class WarmList(Warm):
         except StoreError:
             return condition  # the folder cannot be written: the keeper will say so, the read goes on
         return self._look()[1]
-
-
-class WarmValue(Warm):
-    """One cached JSON value."""
-
-    _is_cold_refused = False  # and that was logged
-
-    def get(self) -> Any:
-        """The newest value, or what was declared as ``cold`` while there is none."""
-        state, condition = self._look()
-        try:
-            return json.loads(self._encoded(state, condition))["value"]
-        except DAMAGE:
-            self._note_damage(state, condition)
-            return self._declaration.cold
-
-    def response(self) -> Response:
-        """Answer ``{"value": ..., "cache_rebuilding": ...}`` at once."""
-        state, condition = self._look()
-        flag = b"true" if condition.rebuilding else b"false"
-        # What is kept is an object already; the flag goes in before its last brace.
-        data = b'%b, "cache_rebuilding": %b}\n' % (self._encoded(state, condition)[:-1], flag)
-        generation = "0" if condition.snapshot is None else condition.snapshot.token
-        etag = f'"{generation}-{condition.state}-{condition.rebuilding:d}"'
-        return state.answers.ok(_request(), state.statuses[self.name], condition, data, etag)
-
-    def _encoded(self, state: AppState, condition: Condition) -> bytes:
-        """``{"value": ...}`` as JSON."""
-        if condition.snapshot is not None:
-            try:
-                return condition.snapshot.encoded(0)
-            except DAMAGE:
-                self._note_damage(state, condition)
-        try:
-            return state.app.json.dumps({"value": self._declaration.cold}).strip().encode()
-        except Exception:
-            # Flask's own provider can write it, or the declaration had been refused; this app's cannot.
-            if not self._is_cold_refused:
-                self._is_cold_refused = True
-                log.exception(
-                    "warmcache.cold_unusable: app.json cannot write the cold= of %r; it is read as null",
-                    self.name,
-                    extra={"warmcache_list": self.name},
-                )
-            return b'{"value": null}'
-
-    def _note_damage(self, state: AppState, condition: Condition) -> None:
-        if condition.snapshot is not None:
-            state.statuses[self.name].note_damage(condition.snapshot)

@@ -12,8 +12,8 @@ from markupsafe import Markup
 from .assets import POLLER, asset_url
 from .errors import UnknownListError
 from .items import Items
-from .lists import current_state
 from .paging import Page
+from .warm import current_state
 
 # The poller's own settings; a name that it does not know would be passed over in silence.
 SCRIPT_OPTIONS = (

@@ -11,13 +11,13 @@ from flask import Blueprint, Response, current_app, redirect, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
 from .errors import StoreError
-from .lists import current_state
 from .permissions import Permissions, is_from_elsewhere
 from .rebuild.status import ListStatus
 from .sections import Sections
 from .sessions import leave_session_alone
 from .state import AppState
 from .stats import EncodedSections, list_section
+from .warm import current_state
 
 log = logging.getLogger("flask_warmcache")
 NAME_SHOWN = 64  # characters of an unknown name, the most that a name can have

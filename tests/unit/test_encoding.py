@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flask_warmcache import WarmCache
-from flask_warmcache.state import encoder
+from flask_warmcache.encoding import encoder
 
 from .world import make_app
 

@@ -12,7 +12,7 @@ import pytest
 from flask import Flask
 
 from flask_warmcache.declare import Item
-from flask_warmcache.lists import Warm
+from flask_warmcache.warm import Warm
 
 from .shop import Shop
 from .world import files, until
