@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ..declare import Declaration
+from ..store.changes import LOOK_ANYWAY_AFTER
 from ..store.files import FileStore
 from ..store.snapshot import Snapshot, Stamp, stamp_of
 from .compaction import is_heavy
@@ -73,7 +74,7 @@ class ListStatus:
         self._from_newer_code = False
         self._progress_path = os.fspath(store.folder / f"{self.name}.progress")
         self._progress_stamp: Stamp | None = None
-        self._watch = store.watch()
+        self._look_at = 0.0  # of the monotonic clock
 
     def condition(self) -> Condition:
         """How the list is now: one system call and a few comparisons."""
@@ -199,13 +200,13 @@ class ListStatus:
 
     def look_if_changed(self) -> None:
         """For the stats: as ``look``, when the builder has said something since."""
-        if not self._watch.is_over():
+        now = time.monotonic()
+        if now < self._look_at:
             return
-        word = self._watch.before()
+        self._look_at = now + LOOK_ANYWAY_AFTER
         try:
             stamp = stamp_of(os.stat(self._progress_path))
         except OSError:
             stamp = None
         if stamp != self._progress_stamp:
             self.look()
-        self._watch.after(word)

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RebuildBusyError, StoreError
-from .changes import Changes, Watch, tell, tell_or_wait
+from .changes import tell
 from .folder import prepare
 from .locks import HeldLock, no_fork, try_lock
 from .reader import TRIES, Reader
@@ -35,15 +35,10 @@ class FileStore:
     def __init__(self, folder: Path) -> None:
         """Only remembers the folder; it is made and checked at its first use, not while the app loads."""
         self.folder = folder
-        self._changes = Changes(folder)
 
     def reader(self, name: str) -> Reader:
         """A view of one list's snapshots."""
-        return Reader(self.folder, name, self.watch())
-
-    def watch(self) -> Watch:
-        """What spares a reader of this folder's files its looks."""
-        return Watch(self._changes)
+        return Reader(self.folder, name)
 
     def prepare(self) -> None:
         """Make the folder, or check that it is a real one, ours, and closed to others.
@@ -168,7 +163,7 @@ class FileStore:
         try:
             if stamp_of(os.fstat(descriptor)) == snapshot.stamp:
                 os.utime(descriptor, ns=_out_of_date())
-                tell_or_wait(self.folder)
+                tell(self.folder, name)
         finally:
             os.close(descriptor)
 
@@ -195,12 +190,11 @@ class FileStore:
             os.utime(self.folder / f"{name}.index", ns=_out_of_date(), follow_symlinks=False)
         except FileNotFoundError:
             return  # nothing is published, so nothing is out of date
-        tell_or_wait(self.folder)
+        tell(self.folder, name)
 
     def write_progress(self, name: str, report: dict[str, Any]) -> None:
         """Replace the report of the rebuild that runs or ran last; it is never the lock."""
         write_whole(self.folder, f"{name}.progress", json.dumps(report).encode(), sync=False)
-        tell(self.folder)
 
     def read_progress(self, name: str) -> dict[str, Any] | None:
         """The last report, or None when there is none that can be read."""

@@ -9,7 +9,7 @@ import threading
 import time
 from pathlib import Path
 
-from .changes import Changes, Watch
+from .changes import Watch
 from .snapshot import DAMAGE, Snapshot, Stamp, stamp_of
 
 log = logging.getLogger("flask_warmcache")
@@ -20,9 +20,8 @@ RETRY_AFTER = 1.0  # seconds until what the system refused, out of descriptors s
 class Reader:
     """One process's view of one list; a read costs no system call while nothing new is published."""
 
-    def __init__(self, folder: Path, name: str, watch: Watch | None = None) -> None:
-        """:param watch: on the folder; by default one of its own."""
-        self._watch = watch or Watch(Changes(folder))
+    def __init__(self, folder: Path, name: str) -> None:
+        self._watch = Watch(folder, name)
         self._folder = folder
         self._name = name
         self._path = os.fspath(folder / f"{name}.index")
@@ -44,7 +43,7 @@ class Reader:
         """The snapshot to serve now, or None when nothing was ever published."""
         if not self._watch.is_over():
             return self._snapshot
-        word = self._watch.before()
+        seen = self._watch.before()
         try:
             status = os.stat(self._path)
         except OSError:
@@ -54,7 +53,7 @@ class Reader:
         stamp = stamp_of(status)
         if snapshot is not None and snapshot.stamp == stamp:
             self.is_unusable = False
-            self._watch.after(word)
+            self._watch.after(*seen)
             return snapshot
         if stamp == self._refused and time.monotonic() < self._refused_until:
             self.is_unusable = True

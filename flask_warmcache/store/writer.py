@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from . import format as fmt
-from .changes import tell_or_wait
+from .changes import told
 from .locks import try_lock
 
 log = logging.getLogger("flask_warmcache")
@@ -124,8 +124,8 @@ class Draft:
 
     def publish(self) -> None:
         """Put it in place of the published index; the caller holds the publish lock and has synced the data."""
-        os.replace(self.path, self._folder / f"{self._name}.index")
-        tell_or_wait(self._folder)
+        with told(self._folder, self._name):
+            os.replace(self.path, self._folder / f"{self._name}.index")
         self.remove()
         _sync_folder(self._folder)
 

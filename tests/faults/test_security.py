@@ -497,7 +497,7 @@ def replace(path: Path, content: bytes) -> None:
     draft.write_bytes(content)
     draft.chmod(0o600)
     os.replace(draft, path)
-    tell(path.parent)  # so that the next read looks, as it otherwise would half a second later
+    tell(path.parent, "files")  # so that the next read looks, as it otherwise would a moment later
 
 
 def mutated(content: bytes, chance: random.Random) -> bytes:

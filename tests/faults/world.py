@@ -166,7 +166,14 @@ DATA = re.compile(r"files\.\d+\.data")
 DRAFT = re.compile(r"files\.index\.\d+-[0-9a-f]+\.tmp")
 # A draft so young may be one that its maker is about to lock, so it is left to a later build.
 YOUNG = 1.0
-LASTING = {"files.index", "files.lock", "files.publish.lock", "files.progress", "files.invalidated", "changes"}
+LASTING = {
+    "files.index",
+    "files.lock",
+    "files.publish.lock",
+    "files.progress",
+    "files.invalidated",
+    "files.changes",
+}
 
 
 def litter(folder: Path) -> list[str]:

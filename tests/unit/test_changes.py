@@ -1,30 +1,40 @@
-"""The word that spares reads their look: what is told is seen at once, what is not half a second later."""
+"""The words that spare reads their look: what is told is seen at once, what is not a moment later."""
 
 from __future__ import annotations
 
 import os
-import stat
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from flask_warmcache.store import changes
-from flask_warmcache.store.changes import FILE, LOOK_ANYWAY_AFTER
+from flask_warmcache.store.changes import LOOK, WORD
 from flask_warmcache.store.reader import Reader
 
 from .world import Shelf, files, run_python, until
 
 
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks anyway, so that what is seen was told."""
+    monkeypatch.setattr(changes, "LOOK_ANYWAY_AFTER", 60)
+    monkeypatch.setattr(changes, "_let_all_look", lambda: None)
+
+
 @pytest.fixture
 def reader(shelf: Shelf) -> Reader:
-    """One that has seen what is published, and looked once more for changes."""
+    """One that has seen what is published, and that nothing has changed since."""
     shelf.rebuild(files("a"))
+    return settled(shelf)
+
+
+def settled(shelf: Shelf) -> Reader:
     reader = shelf.store.reader(shelf.name)
-    assert shown(reader) == shown(reader) == ["a"]
+    shown(reader), shown(reader)
+    assert not reader._watch.is_over()
     return reader
 
 
@@ -32,6 +42,10 @@ def shown(reader: Reader) -> list[str]:
     snapshot = reader.current()
     assert snapshot is not None
     return [snapshot.item(position)["path"] for position in range(snapshot.count)]
+
+
+def words_of(shelf: Shelf) -> Path:
+    return shelf.folder / "files.changes"
 
 
 def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -50,26 +64,21 @@ def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_read_looks_at_no_file_while_nothing_is_told(
     shelf: Shelf, reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(changes, "LOOK_ANYWAY_AFTER", 60)
-    reader.look_again()
-    reader.current()
     looked = looks(monkeypatch)
-    assert {id(reader.current()) for _ in range(100)} == {id(reader.current())}
+    assert len({id(reader.current()) for _ in range(100)}) == 1
     assert looked == []
-    changes.tell(shelf.folder)
+    changes.tell(shelf.folder, shelf.name)
     reader.current()
-    assert looked == [FILE, "files.index"]
+    assert looked == ["files.changes", "files.index"]
 
 
 @pytest.mark.parametrize("change", ["publish", "invalidate", "outdate", "clear"])
-def test_every_change_is_seen_by_the_next_read(shelf: Shelf, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
-    monkeypatch.setattr(changes, "LOOK_ANYWAY_AFTER", 60)
-    shelf.rebuild(files("a"))
-    reader = shelf.store.reader(shelf.name)
+def test_every_change_is_seen_by_the_next_read(shelf: Shelf, change: str) -> None:
     for _ in range(20):
         shelf.rebuild(files("a"))
+        reader = settled(shelf)
         before = reader.current()
-        assert before is reader.current() and before is not None
+        assert before is not None
         if change == "publish":
             shelf.rebuild(files("b"))
         elif change == "invalidate":
@@ -87,10 +96,7 @@ def test_every_change_is_seen_by_the_next_read(shelf: Shelf, monkeypatch: pytest
         )
 
 
-def test_another_process_is_told_too(shelf: Shelf, reader: Reader, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(changes, "LOOK_ANYWAY_AFTER", 60)
-    reader.look_again()
-    assert shown(reader) == ["a"]
+def test_another_process_is_told_too(shelf: Shelf, reader: Reader) -> None:
     script = """
 import sys
 from pathlib import Path
@@ -101,101 +107,133 @@ Shelf(Path(sys.argv[1])).rebuild(files("b"))
     assert shown(reader) == ["b"]
 
 
-@pytest.mark.parametrize("lost", ["a writer killed behind its rename", "the word's file replaced", "both removed"])
-def test_what_is_not_told_is_seen_by_who_looks_anyway(
-    shelf: Shelf, reader: Reader, monkeypatch: pytest.MonkeyPatch, lost: str
+@pytest.mark.parametrize("new", [False, True], ids=["known", "new file"])
+def test_between_the_rename_and_its_telling_every_read_looks(
+    shelf: Shelf, reader: Reader, monkeypatch: pytest.MonkeyPatch, new: bool
 ) -> None:
-    if lost.startswith("a writer"):
-        with monkeypatch.context() as patch:
-            patch.setattr("flask_warmcache.store.writer.tell_or_wait", lambda folder: None)
-            shelf.rebuild(files("b"))
-    elif lost.startswith("the word"):
-        (shelf.folder / FILE).unlink()
-        shelf.rebuild(files("b"))
-    else:
-        for path in list(shelf.folder.iterdir()):
-            path.unlink()
-        assert until(lambda: shown(reader) == ["a"] and reader.is_unusable, 5)
-        shelf.rebuild(files("b"))
-    assert until(lambda: shown(reader) == ["b"], 5)
-    # And from then on it is told again.
-    monkeypatch.setattr(changes, "LOOK_ANYWAY_AFTER", 60)
-    reader.look_again()
-    assert shown(reader) == ["b"]
+    """Else one worker would go on with the old list when another has shown the new one."""
+    rename = os.replace
+    seen: list[list[str]] = []
+
+    def seen_at_once(draft: str, final: str) -> None:
+        shown(reader)
+        rename(draft, final)
+        if str(final).endswith(".index"):
+            seen.append(shown(reader))
+
+    if new:
+        words_of(shelf).unlink()
+        # Who makes the file waits until all have looked, which is when they find it.
+        monkeypatch.setattr(changes, "_let_all_look", reader.look_again)
+    monkeypatch.setattr(os, "replace", seen_at_once)
+    shelf.rebuild(files("b"))
+    assert seen == [["b"]]
+
+
+def test_who_is_killed_behind_its_rename_leaves_readers_that_look(shelf: Shelf, reader: Reader) -> None:
+    script = """
+import os, sys
+from pathlib import Path
+from tests.unit.world import Shelf, files
+rename = os.replace
+def killed(draft, final):
+    rename(draft, final)
+    if str(final).endswith(".index"):
+        os._exit(9)
+os.replace = killed
+Shelf(Path(sys.argv[1])).rebuild(files("b"))
+"""
+    assert run_python(script, shelf.folder).returncode == 9
+    assert words_of(shelf).read_bytes()[:WORD] == LOOK
+    assert shown(reader) == shown(reader) == ["b"]
+    assert reader._watch.is_over()
     shelf.rebuild(files("c"))
     assert shown(reader) == ["c"]
+    assert shown(settled(shelf)) == ["c"]
 
 
-def test_who_looks_after_the_lists_looks_whatever_the_word_says(shelf: Shelf, reader: Reader) -> None:
+@pytest.mark.parametrize("gone", ["the words", "all", "the words, for a backup's"])
+def test_what_is_not_told_is_seen_by_who_looks_anyway(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, gone: str
+) -> None:
+    monkeypatch.undo()
+    shelf.rebuild(files("a"))
+    reader = shelf.store.reader(shelf.name)
+    assert shown(reader) == shown(reader) == ["a"]
+    old = words_of(shelf).read_bytes()
+    for path in list(shelf.folder.iterdir()):
+        if gone == "all" or path == words_of(shelf):
+            path.unlink()
+    if gone.endswith("backup's"):
+        words_of(shelf).write_bytes(old)
+    if gone == "all":
+        assert until(lambda: shown(reader) == ["a"] and reader.is_unusable, 5)
+    shelf.rebuild(files("b"))
+    if gone.endswith("backup's"):
+        assert until(lambda: shown(reader) == ["b"], 5)
+    assert shown(reader) == ["b"], "who makes the file waits until all have looked"
+
+
+def test_who_looks_after_the_lists_looks_whatever_the_words_say(shelf: Shelf, reader: Reader) -> None:
     shelf.index.unlink()
+    assert shown(reader) == ["a"] and not reader.is_unusable
     reader.look_again()
     assert shown(reader) == ["a"] and reader.is_unusable
 
 
 @pytest.mark.parametrize("what", ["nothing", "empty", "short", "a link", "a folder", "a pipe"])
-def test_without_a_usable_word_every_read_looks(shelf: Shelf, reader: Reader, what: str) -> None:
-    shelf.rebuild(files("b"))
-    word = shelf.folder / FILE
-    word.unlink()
+def test_without_usable_words_every_read_looks(shelf: Shelf, reader: Reader, what: str) -> None:
+    words = words_of(shelf)
+    words.unlink()
     if what == "a link":
-        (shelf.folder / "elsewhere").write_bytes(b"12345678")
-        word.symlink_to("elsewhere")
+        (shelf.folder / "elsewhere").write_bytes(b"1234567812345678")
+        words.symlink_to("elsewhere")
     elif what == "a folder":
-        word.mkdir()
+        words.mkdir()
     elif what == "a pipe":
-        os.mkfifo(word)
+        os.mkfifo(words)
     elif what != "nothing":
-        word.write_bytes(b"" if what == "empty" else b"1234567")
+        words.write_bytes(b"" if what == "empty" else b"123456781234567")
     reader.look_again()
-    assert shown(reader) == ["b"]
-    shelf.index.unlink()
-    shown(reader)
-    assert reader.is_unusable, "it looked"
-
-
-@pytest.mark.parametrize("what", ["a folder", "a link"])
-def test_who_cannot_tell_waits_until_all_have_looked(
-    shelf: Shelf, reader: Reader, what: str, caplog: pytest.LogCaptureFixture, tmp_path: Path
-) -> None:
-    word = shelf.folder / FILE
-    word.unlink()  # the reader has the old one mapped, and hears nothing more of it
-    if what == "a folder":
-        word.mkdir()
-    else:
-        word.symlink_to(tmp_path / "elsewhere")
-    reader.look_again()
+    assert shown(reader) == ["a"]
+    assert reader._watch.is_over()
     shelf.rebuild(files("b"))
     assert shown(reader) == ["b"]
+
+
+@pytest.mark.parametrize("what", ["a folder", "a link", "a pipe"])
+def test_who_cannot_tell_waits_until_all_have_looked(
+    shelf: Shelf,
+    reader: Reader,
+    what: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    tmp_path: Path,
+) -> None:
+    words = words_of(shelf)
+    words.unlink()  # the reader has the old ones mapped, and hears nothing more of them
+    if what == "a folder":
+        words.mkdir()
+    elif what == "a link":
+        words.symlink_to(tmp_path / "elsewhere")
+    else:
+        os.mkfifo(words)
+    waited: list[bool] = []
+    monkeypatch.setattr(changes, "_let_all_look", lambda: waited.append(True))
+    shelf.rebuild(files("b"))
+    shelf.store.invalidate(shelf.name)
+    assert len(waited) == 3
     assert "warmcache.not_told" in caplog.text
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_a_report_that_cannot_be_told_of_waits_for_nobody(shelf: Shelf) -> None:
-    shelf.rebuild(files("a"))
-    (shelf.folder / FILE).unlink()
-    (shelf.folder / FILE).mkdir()
-    began = time.monotonic()
-    with pytest.raises(OSError):
-        shelf.store.write_progress(shelf.name, {"phase": "finished"})
-    assert time.monotonic() - began < LOOK_ANYWAY_AFTER
-    assert shelf.store.read_progress(shelf.name) == {"phase": "finished"}
-
-
 def test_an_invalidation_of_what_is_not_there_tells_nobody(shelf: Shelf) -> None:
     shelf.store.invalidate(shelf.name)
-    assert not (shelf.folder / FILE).exists()
+    assert not words_of(shelf).exists()
 
 
-def test_the_word_is_ours_alone_and_of_eight_bytes(shelf: Shelf, reader: Reader) -> None:
-    status = (shelf.folder / FILE).stat()
-    assert (stat.S_IMODE(status.st_mode), status.st_size) == (0o600, 8)
-
-
-def test_many_readers_and_writers_at_once_never_miss_a_change(
-    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Threads of one reader race for what it has seen: none may take an old look for a look at the new."""
-    monkeypatch.setattr(changes, "LOOK_ANYWAY_AFTER", 60)
+def test_threads_of_one_reader_never_miss_a_change(shelf: Shelf) -> None:
+    """They race for what it has seen: none may take an old look for a look at the new."""
     shelf.rebuild(files("0"))
     reader = shelf.store.reader(shelf.name)
     published = 0

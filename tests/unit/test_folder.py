@@ -40,7 +40,7 @@ def test_folder_and_files_are_closed_to_others_under_any_umask(umask: int, shelf
     assert made == dict.fromkeys(
         [
             *("files.N.data", "files.index", "files.lock", "files.publish.lock", "files.invalidated"),
-            *("files.progress", "changes"),
+            *("files.progress", "files.changes"),
         ],
         0o600,
     )

@@ -67,7 +67,9 @@ def test_a_source_that_fails_midway_keeps_the_old_list(shelf: Shelf) -> None:
     with pytest.raises(OSError, match="the share is gone"):
         shelf.rebuild(source)
     assert shelf.items() == files("old")
-    assert sorted(path.suffix for path in shelf.folder.iterdir()) == ["", ".data", ".index", ".lock", ".lock"]
+    assert sorted(path.suffix for path in shelf.folder.iterdir()) == [
+        *(".changes", ".data", ".index", ".lock", ".lock")
+    ]
 
 
 def test_the_first_of_each_key_wins_and_the_others_are_counted(
