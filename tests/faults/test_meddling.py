@@ -285,6 +285,13 @@ def older_lists_put_back(place: Place, tmp_path: Path) -> Iterator[tuple[Answer,
             assert place.flask("warmcache", "rebuild", "files").returncode == 0
             newest = server.until_newer(seen).generation
             Meddler(place.cache, backup, backup, random.Random(0)).restores_an_older_list()
-            yield server.get(), newest
+            answers = [server.get()]
+
+            def is_older() -> bool:
+                answers.append(server.get())
+                return answers[-1].generation < newest  # noqa: B023
+
+            until(is_older, "the older list")
+            yield answers[-1], newest
             assert place.flask("warmcache", "rebuild", "files").returncode == 0
             assert server.until_newer(newest).generation > newest
