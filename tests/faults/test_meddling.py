@@ -274,6 +274,18 @@ def test_what_is_published_over_an_older_list_that_was_put_back_is_newer_than_al
     assert len(generations) == 3 and generations == sorted(set(generations))
 
 
+def until_older(server: Server, generation: int) -> Answer:
+    """Ask until the list is older than that; nobody tells the worker."""
+    answers: list[Answer] = []
+
+    def is_older() -> bool:
+        answers.append(server.get())
+        return answers[-1].generation < generation
+
+    until(is_older, "the older list", 5)
+    return answers[-1]
+
+
 def older_lists_put_back(place: Place, tmp_path: Path) -> Iterator[tuple[Answer, int]]:
     """Three times: what is answered then, and the newest generation that was there."""
     backup = tmp_path / "backup"
@@ -285,13 +297,6 @@ def older_lists_put_back(place: Place, tmp_path: Path) -> Iterator[tuple[Answer,
             assert place.flask("warmcache", "rebuild", "files").returncode == 0
             newest = server.until_newer(seen).generation
             Meddler(place.cache, backup, backup, random.Random(0)).restores_an_older_list()
-            answers = [server.get()]
-
-            def is_older() -> bool:
-                answers.append(server.get())
-                return answers[-1].generation < newest  # noqa: B023
-
-            until(is_older, "the older list")
-            yield answers[-1], newest
+            yield until_older(server, newest), newest
             assert place.flask("warmcache", "rebuild", "files").returncode == 0
             assert server.until_newer(newest).generation > newest
