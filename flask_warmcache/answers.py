@@ -23,7 +23,7 @@ class Answers:
     def __init__(self, app: Flask, cache_control: str) -> None:
         self._app = app
         self._cache_control = cache_control
-        self._response_class = _ready(app.response_class)
+        self._response = _ready(app.response_class)
         # By list: the last answer's ETag and age in seconds, and the headers that go with them.
         self._told: dict[str, tuple[str, int, list[tuple[str, str]]]] = {}
 
@@ -40,7 +40,7 @@ class Answers:
         if "HTTP_IF_NONE_MATCH" in request.environ and _is_known(request, etag):
             return self._app.response_class(status=304, headers=Headers(told[2]))
         headers = [CONTENT_TYPE, ("Content-Length", str(len(data))), *told[2]]
-        return self._response_class((data,), headers=_ReadyHeaders(headers))
+        return self._response((data,), _ReadyHeaders(headers))
 
     def _headers(self, status: ListStatus, condition: Condition, age: int, etag: str) -> list[tuple[str, str]]:
         """What the answers of one second have in common."""
@@ -72,7 +72,7 @@ class Answers:
             ("Content-Length", str(len(data))),
             ("Cache-Control", "no-cache, private"),
         ]
-        return self._response_class((data,), headers=_ReadyHeaders(headers))
+        return self._response((data,), _ReadyHeaders(headers))
 
     def refusal(self, error: BadQueryError) -> Response:
         """400 that names the parameter and what it may be."""
@@ -94,8 +94,8 @@ class _ReadyHeaders(Headers):
         self._list = headers
 
 
-def _ready(base: type[Response]) -> type[Response]:
-    """The app's response class, without the copies and second looks that Werkzeug gives to what is finished."""
+def _ready(base: type[Response]) -> Callable[[tuple[bytes], _ReadyHeaders], Response]:
+    """What makes responses of the app's class, without the copies and second looks that Werkzeug gives to others."""
 
     is_plain = all(getattr(base, name) is getattr(Response, name) for name in SENDING)
 
@@ -122,4 +122,14 @@ def _ready(base: type[Response]) -> type[Response]:
             start_response(self.status, self.headers.to_wsgi_list())
             return finished
 
-    return ReadyResponse
+    if not is_plain or base.__init__ is not Response.__init__:
+        return lambda response, headers: ReadyResponse(response, headers)
+    # All that one has but its body and headers is that of any other, so the constructor runs once.
+    same = vars(ReadyResponse((b"",), _ReadyHeaders([CONTENT_TYPE])))
+
+    def copied(response: tuple[bytes], headers: _ReadyHeaders) -> Response:
+        made: Response = ReadyResponse.__new__(ReadyResponse)
+        made.__dict__.update(same, response=response, headers=headers, _finished=response, _on_close=[])
+        return made
+
+    return copied

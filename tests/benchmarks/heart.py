@@ -1,7 +1,8 @@
 """The figures of the heart: pages against a bare view, opening, publishing, memory; all in one run.
 
-Ratios are taken within a round, in which every candidate is asked one after another, since machines are noisy;
-what is printed is their median. The server's only worker has one core, the load generator another.
+Ratios are taken within a round, in which every candidate is asked for a tenth of a second, in another order each
+time, since machines are noisy; what is printed is their median. The server's only worker has one core, the load
+generator another.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ from .load import run
 
 CLASSES = {"gthread": ["--worker-class", "gthread", "--threads", "4"], "sync": ["--worker-class", "sync"]}
 LIST = "files"
+WARMING = 2000  # requests until page cache and interpreter are warm
 # What tests/benchmarks/app.py declares.
 FILTERS = ("all", "marked", "unmarked", "duplicates")
 SORTS = ("", "name", "-name", "date", "-date", "size", "-size")
@@ -48,8 +50,8 @@ SORTS = ("", "name", "-name", "date", "-date", "size", "-size")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--items", type=int, nargs="+", default=[10_300, 1_000_000])
-    parser.add_argument("--requests", type=int, default=2000, help="of each candidate in each round")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--requests", type=int, default=500, help="of each candidate in each round")
+    parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON instead of tables")
     arguments = parser.parse_args()
     random.seed(1)
@@ -70,7 +72,7 @@ def main() -> None:
             note(f"{name}: requests per second")
             figures["classes"][name] = side_by_side(folders, options, size, arguments, cores)
         note("memory of four workers")
-        figures["memory"] = memory(folders, size, arguments.requests)
+        figures["memory"] = memory(folders, size)
     if arguments.json:
         print(json.dumps(figures, indent=2))
     else:
@@ -239,7 +241,7 @@ def side_by_side(
         bare = start(os.environ | {"BENCHMARK_BARE_BYTES": str(size)})
         # The bare view is asked with the same URLs: a longer one costs the server, too.
         first = next(iter(folders))
-        asked = [f"/api/files?{query(first)}" for _ in range(arguments.requests)]
+        asked = [f"/api/files?{query(first)}" for _ in range(WARMING)]
         headed = start(os.environ | {"BENCHMARK_BARE_BYTES": str(size), "BENCHMARK_BARE_HEADERS": "1"})
         candidates: dict[str, tuple[tuple[int, int], list[str]]] = {
             "bare view": (bare, asked),
@@ -247,41 +249,50 @@ def side_by_side(
         }
         for items, place in folders.items():
             ours = start(environment(items, place))
-            pages = [f"/api/files?{query(items)}" for _ in range(arguments.requests)]
+            pages = [f"/api/files?{query(items)}" for _ in range(arguments.rounds * arguments.requests)]
             candidates[f"{items} items, random pages"] = (ours, pages)
             candidates[f"{items} items, one page"] = (ours, [f"/api/files?{query(items)}"])
+        cpu = dict.fromkeys(candidates, 0.0)
         for name, ((port, _), paths) in candidates.items():
-            run(port, paths, arguments.requests)  # warms page cache and interpreter
-            rows[name] = {"rate": [], "p50": [], "p99": [], "cpu": [], "ratio": [], "cpu ratio": []}
-        for _ in range(arguments.rounds):
-            for name, ((port, master), paths) in candidates.items():
-                cpu = cpu_of(master)
-                rate, latencies = run(port, paths, arguments.requests)
+            run(port, paths, WARMING)
+            rows[name] = {"rate": [], "p50": [], "p99": [], "ratio": []}
+        for nth in range(arguments.rounds):
+            for name in random.sample(list(candidates), len(candidates)):
+                (port, master), paths = candidates[name]
+                begin = nth * arguments.requests % len(paths)
+                before = cpu_of(master)
+                rate, latencies = run(port, paths[begin:] + paths[:begin], arguments.requests)
+                cpu[name] += cpu_of(master) - before
                 row = rows[name]
-                row["cpu"].append((cpu_of(master) - cpu) / arguments.requests)
                 row["rate"].append(rate)
                 row["p50"].append(latencies[len(latencies) // 2])
                 row["p99"].append(latencies[len(latencies) * 99 // 100])
-                row["ratio"].append(rate / rows["bare view"]["rate"][-1])
-                row["cpu ratio"].append(row["cpu"][-1] / rows["bare view"]["cpu"][-1])
+            for row in rows.values():
+                row["ratio"].append(row["rate"][-1] / rows["bare view"]["rate"][-1])
     os.sched_setaffinity(0, set(cores))
-    return {name: {key: statistics.median(values) for key, values in row.items()} for name, row in rows.items()}
+    asked_in_all = arguments.rounds * arguments.requests
+    # The clock of processor time ticks a hundred times a second: too coarse for one round.
+    return {
+        name: {key: statistics.median(values) for key, values in row.items()}
+        | {"cpu": cpu[name] / asked_in_all, "cpu ratio": cpu[name] / cpu["bare view"]}
+        for name, row in rows.items()
+    }
 
 
-def memory(folders: dict[int, Path], size: int, requests: int) -> dict[str, float]:
+def memory(folders: dict[int, Path], size: int) -> dict[str, float]:
     """Private bytes (USS) of each of four workers that have served pages, in the mean."""
     figures: dict[str, float] = {}
     bare_env = os.environ | {"BENCHMARK_BARE_BYTES": str(size)}
     for name, env, paths in [
         ("bare view", bare_env, ["/api/files"]),
         *(
-            (f"{items} items", environment(items, place), [f"/api/files?{query(items)}" for _ in range(requests)])
+            (f"{items} items", environment(items, place), [f"/api/files?{query(items)}" for _ in range(WARMING)])
             for items, place in folders.items()
         ),
     ]:
         with server(env, CLASSES["gthread"], 4, None) as (port, master):
             for _ in range(8):  # several runs with new connections, so that every worker gets its share
-                run(port, paths, requests)
+                run(port, paths, WARMING)
             figures[name] = statistics.mean(worker.memory_full_info().uss for worker in workers_of(master))
     return figures
 
