@@ -95,7 +95,7 @@ class _ReadyHeaders(Headers):
 
 
 def _ready(base: type[Response]) -> Callable[[tuple[bytes], _ReadyHeaders], Response]:
-    """What makes responses of the app's class, without the copies and second looks that Werkzeug gives to others."""
+    """What makes responses of the app's class, without the second looks that Werkzeug gives to others."""
 
     is_plain = all(getattr(base, name) is getattr(Response, name) for name in SENDING)
 
