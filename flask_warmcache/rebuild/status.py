@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ..declare import Declaration
-from ..store.changes import LOOK_ANYWAY_AFTER
 from ..store.files import FileStore
 from ..store.snapshot import Snapshot, Stamp, stamp_of
 from .compaction import is_heavy
@@ -74,7 +73,6 @@ class ListStatus:
         self._from_newer_code = False
         self._progress_path = os.fspath(store.folder / f"{self.name}.progress")
         self._progress_stamp: Stamp | None = None
-        self._look_at = 0.0  # of the monotonic clock
 
     def condition(self) -> Condition:
         """How the list is now: one system call and a few comparisons."""
@@ -200,10 +198,6 @@ class ListStatus:
 
     def look_if_changed(self) -> None:
         """For the stats: as ``look``, when the builder has said something since."""
-        now = time.monotonic()
-        if now < self._look_at:
-            return
-        self._look_at = now + LOOK_ANYWAY_AFTER
         try:
             stamp = stamp_of(os.stat(self._progress_path))
         except OSError:

@@ -11,7 +11,7 @@ import pytest
 from flask_warmcache.rebuild.progress import Progress
 from flask_warmcache.rebuild.status import ListStatus
 
-from .world import Shelf, declare, files, until
+from .world import Shelf, declare, files
 
 NOW = time.time
 
@@ -229,15 +229,10 @@ def test_a_report_is_read_when_it_changes_only(shelf: Shelf, monkeypatch: pytest
         status.look_if_changed()
     assert len(reads) == 1
     report(shelf, phase="failed")
-
-    def is_read() -> bool:
-        status.look_if_changed()
-        return len(reads) == 2
-
-    assert until(is_read)  # it looks a hundred times a second at most
-    assert status.report is not None and status.report.phase == "failed"
+    status.look_if_changed()
+    assert (len(reads), status.report is not None and status.report.phase) == (2, "failed")
     os.unlink(shelf.folder / "files.progress")
-    status.look()
+    status.look_if_changed()
     assert status.report is None
 
 
