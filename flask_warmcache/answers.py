@@ -123,7 +123,7 @@ def _ready(base: type[Response]) -> Callable[[tuple[bytes], _ReadyHeaders], Resp
             return finished
 
     if not is_plain or base.__init__ is not Response.__init__:
-        return lambda response, headers: ReadyResponse(response, headers)
+        return ReadyResponse
     # All that one has but its body and headers is that of any other, so the constructor runs once.
     same = vars(ReadyResponse((b"",), _ReadyHeaders([CONTENT_TYPE])))
 

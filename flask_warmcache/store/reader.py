@@ -18,7 +18,7 @@ RETRY_AFTER = 1.0  # seconds until what the system refused, out of descriptors s
 
 
 class Reader:
-    """One process's view of one list; a read costs no system call while nothing new is published."""
+    """One process's view of one list; a read looks at a file a hundred times a second, or when told to."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self._watch = Watch(folder, name)

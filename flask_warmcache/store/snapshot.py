@@ -13,7 +13,6 @@ import stat
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from itertools import cycle
 from operator import itemgetter
 from pathlib import Path
@@ -29,13 +28,8 @@ OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 DAMAGE = (SnapshotError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 # A published index has its generation as its time of modification; ``invalidate`` sets one before this.
 INVALIDATED_BEFORE = 10**9  # nanoseconds, one second after 1970
-LINE_ENDS = (ord("\t"), ord("\n"))
-
-
-@lru_cache(maxsize=64)
-def line_ends(places: int) -> tuple[int, ...]:
-    """What stands at so many places, if every line is whole."""
-    return LINE_ENDS * (places // 2)
+# What stands at the places of up to so many items; more are compared one by one.
+LINE_ENDS = (ord("\t"), ord("\n")) * 500
 
 
 def stamp_of(status: os.stat_result) -> Stamp:
@@ -195,18 +189,18 @@ class Snapshot:
         if not places:
             return head + tail
         data, in_pairs = self._data, iter(places)
-        pieces: list[Any] = [data[tab:newline] for tab, newline in zip(in_pairs, in_pairs, strict=False)]
+        pieces: list[Any] = [data[tab:newline] for tab, newline in zip(in_pairs, in_pairs, strict=True)]
         # The page is copied once: what stands around it is part of its first and last piece.
         pieces[0] = head + pieces[0]
         pieces[-1] = b"%b%b" % (pieces[-1], tail)
         joined = b",".join(pieces)
         # Behind the join, which has brought the bytes near.
-        if itemgetter(*places)(data) != line_ends(len(places)):
+        if itemgetter(*places)(data) != LINE_ENDS[: len(places)]:
             self._check_each(places)
         return joined
 
     def _check_each(self, places: Sequence[int]) -> None:
-        for at, wanted in zip(places, cycle(LINE_ENDS), strict=False):
+        for at, wanted in zip(places, cycle(LINE_ENDS[:2]), strict=False):
             if self._data[at] != wanted:
                 raise SnapshotError("an item's line in the data file is damaged")
 

@@ -237,7 +237,7 @@ def test_a_full_disk_fails_the_rebuild_and_leaves_the_old_list(
     assert shelf.items() == files("old", "new")
 
 
-@pytest.mark.parametrize("step", ["fsync of the folder", "mark_if_invalidated", "sweep", "tell"])
+@pytest.mark.parametrize("step", ["fsync of the folder", "mark_if_invalidated", "sweep", "_write"])
 @pytest.mark.parametrize("published", [False, True], ids=["cold", "warm"])
 def test_trouble_after_the_rename_does_not_take_the_published_list_back(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch, step: str, published: bool
