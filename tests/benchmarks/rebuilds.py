@@ -2,7 +2,8 @@
 
 Latencies come from one worker, since with two the kernel hands nearly every connection to the idle one. The load
 is open loop: a request is due at its time, whether or not those before it are answered, and its latency counts
-from there. Everything is measured in one run beside the same server idle.
+from there. Everything is measured in one run beside the same server idle, and beside a stranger: a process that
+has nothing to do with it and computes at the priority of a rebuilding child, which costs latency, too.
 """
 
 from __future__ import annotations
@@ -23,10 +24,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from flask_warmcache.child import NICE
+
 CLASSES = {"sync": ["--worker-class", "sync"], "gthread": ["--worker-class", "gthread", "--threads", "4"]}
 RUNNERS = ("thread", "auto", "process")
 RATES = (20, 100)
 DEADLINE = 120.0
+SLICE = 4.0  # seconds of each round without a rebuild
+STRANGER = "while True: sorted('one step of very many'.split() * 8)"
 Sample = tuple[float, float]  # when it was due, and seconds until it was answered
 
 
@@ -148,7 +153,7 @@ def open_loop(port: int, rate: int, goes_on: Callable[[], bool]) -> list[Sample]
 
 
 def latencies(name: str, options: list[str], rate: int, one_core: bool, rounds: int) -> list[dict[str, Any]]:
-    """Idle, and beside a rebuild in each runner."""
+    """Idle, beside a stranger, and beside a rebuild in each runner."""
     cores = sorted(os.sched_getaffinity(0))
     core = cores[0] if one_core and len(cores) > 1 else None
     if core is not None:
@@ -158,23 +163,43 @@ def latencies(name: str, options: list[str], rate: int, one_core: bool, rounds: 
         for runner in RUNNERS:
             with server(runner, options, core) as running:
                 idle: list[Sample] = []
+                strange: list[Sample] = []
                 busy: list[Sample] = []
                 handed_over: list[Sample] = []
                 took = []
-                for _ in range(rounds):
-                    until = time.perf_counter() + 4
-                    idle += open_loop(running.port, rate, lambda until=until: time.perf_counter() < until)  # type: ignore[misc]
+                # As many requests at every rate: the p99 of a hundred is the worst of them.
+                for _ in range(rounds * max(RATES) // rate):
+                    idle += open_loop(running.port, rate, for_a_while())
+                    with stranger(core):
+                        strange += open_loop(running.port, rate, for_a_while())
                     samples, duration, moved_at = beside_a_rebuild(running, rate)
                     busy += samples
                     took.append(duration)
                     handed_over += [sample for sample in samples if sample[0] >= moved_at]
             row = {"class": name, "rate": rate, "one core": one_core, "runner": runner}
-            rows.append({**row, "idle": spread(idle), "busy": spread(busy), "build": statistics.median(took)})
+            row |= {"idle": spread(idle), "stranger": spread(strange), "busy": spread(busy)}
+            rows.append({**row, "build": statistics.median(took)})
             if runner == "auto" and handed_over:
                 rows[-1]["from its hand-over on"] = spread(handed_over)
     finally:
         os.sched_setaffinity(0, set(cores))
     return rows
+
+
+def for_a_while() -> Callable[[], bool]:
+    until = time.perf_counter() + SLICE
+    return lambda: time.perf_counter() < until
+
+
+@contextmanager
+def stranger(core: int | None) -> Iterator[None]:
+    command = ["nice", "-n", str(NICE), sys.executable, "-c", STRANGER]
+    process = subprocess.Popen([*(["taskset", "--cpu-list", str(core)] if core is not None else []), *command])
+    try:
+        yield
+    finally:
+        process.kill()
+        process.wait()
 
 
 def beside_a_rebuild(running: Server, rate: int) -> tuple[list[Sample], float, float]:
@@ -284,15 +309,19 @@ def step(which: str, items: int, folder: str) -> dict[str, Any]:
 
 
 def show(figures: dict[str, Any]) -> None:
-    print("\n| one worker | requests/s | runner | idle p50 / p99 | beside a rebuild p50 / p99 | of idle | build |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "\n| one worker | requests/s | runner | idle p50 / p99 | beside a stranger | of idle "
+        "| beside a rebuild | of idle | build |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     for row in figures["latency"]:
         where = f"{row['class']}{', one core' if row['one core'] else ''}"
-        idle = row["idle"]
+        idle, strange = row["idle"], row["stranger"]
         for what, busy in (("", row["busy"]), (" from its hand-over on", row.get("from its hand-over on"))):
             if busy is not None:
                 print(
                     f"| {where} | {row['rate']} | {row['runner']}{what} | {milliseconds(idle)} "
+                    f"| {milliseconds(strange)} | {strange['p99'] / idle['p99']:.1f} "
                     f"| {milliseconds(busy)} | {busy['p99'] / idle['p99']:.1f} | {row['build']:.1f} s |"
                 )
     polite = figures["politeness"]
