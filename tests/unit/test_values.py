@@ -21,7 +21,7 @@ def app(tmp_path: Path) -> Flask:
     return make_app(tmp_path)
 
 
-@pytest.mark.parametrize("cold", [object(), {1}, {(1, 2): 3}, b"a", [float("nan")], {"a": {"b": len}}], ids=repr)
+@pytest.mark.parametrize("cold", [object, {1}, {(1, 2): 3}, b"a", [float("nan")], {"a": {"b": len}}], ids=repr)
 def test_a_cold_value_that_json_cannot_hold_is_refused_in_its_call(app: Flask, cold: object) -> None:
     warmcache = WarmCache(app)
     with pytest.raises(DeclarationError, match="'one' cannot be written as JSON .*cold=None"):

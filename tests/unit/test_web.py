@@ -206,7 +206,7 @@ def test_a_section_is_computed_once_a_second_at_most(site: Site, monkeypatch: py
         (ValueError("secret"), "ValueError"),
         (None, "TypeError"),
         (5, "TypeError"),
-        ({"a": object()}, "TypeError"),
+        ({"a": object}, "TypeError"),
         ({"a": {1}}, "TypeError"),
     ],
     ids=repr,
