@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import ChildError, ItemTimeout
+from .rebuild.priority import LOOK_AFTER, Priority, lower
 from .store.files import FileStore
 from .store.locks import HeldLock, open_locks
 
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from .state import AppState
 
 log = logging.getLogger("flask_warmcache")
-NICE = 10
 DONE, FAILED = 0, 1  # never 3 or 4: as an orphan of a gunicorn that is process 1, these would end the server
 LINE_MAX = 1 << 20
 LOG_FORMAT = "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"
@@ -104,8 +104,7 @@ def main() -> int:
         os.setpgid(0, 0)
     except OSError:
         pass
-    if not orders["wait"]:
-        os.nice(NICE)
+    priority = Priority()
     # The default action, by the kernel: a handler would not run while a C call keeps the interpreter.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, orders["timeout"])
@@ -119,11 +118,13 @@ def main() -> int:
     _plain_logging()
     _answer(orders, "ready")
     if orders["wait"]:
-        # Only now: on one core, beside the thread that it is to relieve, a nice import would last for ever.
-        os.nice(NICE)
+        lower()
         _read_line(pipe, rest)  # "go", or the end of the worker, which means the same
+        priority = Priority()
     os.close(pipe)
-    threading.Thread(target=_beat, args=(state,), name="warmcache-beat", daemon=True).start()
+    # How much it must wait for a processor has shown while it imported the app, or will show.
+    arguments = (state, priority, LOOK_AFTER if orders["wait"] else 0.0)
+    threading.Thread(target=_beat, args=arguments, name="warmcache-beat", daemon=True).start()
     try:
         state.keeper.rebuild_inherited(
             orders["name"],
@@ -246,10 +247,12 @@ def _plain_logging() -> None:
         logging.basicConfig(format=LOG_FORMAT, stream=sys.stderr)
 
 
-def _beat(state: AppState) -> None:
+def _beat(state: AppState, priority: Priority, pause: float) -> None:
     while True:
-        time.sleep(BEAT_EVERY)
+        time.sleep(pause)
+        priority.look()
         state.keeper.beat()
+        pause = BEAT_EVERY
 
 
 def _end(code: int) -> None:

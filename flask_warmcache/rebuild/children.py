@@ -25,6 +25,7 @@ from ..settings import Settings
 from ..store.locks import HeldLock, no_fork
 from . import room
 from .location import Location, NoLocation
+from .priority import lower
 
 if TYPE_CHECKING:
     import subprocess
@@ -219,6 +220,10 @@ class Children:
         self._alive.append((name, child))
         assert process.stdin is not None
         try:
+            # From here, since an interpreter that starts computes, too. But on one core, beside the thread that it
+            # is to relieve, a nice import would last for ever.
+            if not wait:
+                lower(process.pid)
             process.stdin.write(json.dumps(orders).encode() + b"\n")
         except OSError:
             pass  # it has died already; its answer says so

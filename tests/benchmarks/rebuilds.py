@@ -24,7 +24,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from flask_warmcache.child import NICE
+from flask_warmcache.rebuild.priority import NICE
 
 CLASSES = {"sync": ["--worker-class", "sync"], "gthread": ["--worker-class", "gthread", "--threads", "4"]}
 RUNNERS = ("thread", "auto", "process")

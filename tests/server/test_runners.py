@@ -99,13 +99,14 @@ def test_a_child_rebuilds_and_the_worker_only_serves(make_place: Make) -> None:
         assert len(place.calls("source")) == 1
 
 
-def test_the_child_is_niced_in_a_group_of_its_own_and_shows_no_orders(make_place: Make) -> None:
+def test_the_child_is_niced_and_idle_in_a_group_of_its_own_and_shows_no_orders(make_place: Make) -> None:
     place = configured(make_place, config={"runner": "process"}).with_gate()
     place.env |= {"LISTEN_FDS": "1", "NOTIFY_SOCKET": "/nowhere", "WERKZEUG_RUN_MAIN": "true"}
     with serving(place) as server:
         child = psutil.Process(place.builder_at_gate().pid)
         (worker,) = server.pids
         assert child.nice() == psutil.Process(worker).nice() + 10
+        until(lambda: os.sched_getscheduler(child.pid) == os.SCHED_IDLE, "the child to step back", 10)
         assert os.getpgid(child.pid) == child.pid
         assert os.getsid(child.pid) == os.getsid(worker)
         assert child.cmdline()[1:] == ["-m", "flask_warmcache.child"]
