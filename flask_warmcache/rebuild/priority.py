@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 PROC = Path("/proc/self/task")
@@ -15,11 +16,9 @@ MOST_WAITED = 0.5
 
 
 def lower(pid: int = 0) -> None:
-    """Make a process nicer than this one, or this one nicer.
-
-    :raises OSError: when there is no such process.
-    """
-    os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, 0) + NICE)
+    """Make a process nicer than this one, or this one nicer, if it still lives and the system allows it."""
+    with suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, 0) + NICE)
 
 
 class Priority:

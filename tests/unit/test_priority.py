@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from flask_warmcache.rebuild import priority
-from flask_warmcache.rebuild.priority import Priority
+from flask_warmcache.rebuild.priority import NICE, Priority, lower
 
 from .world import until
 
@@ -82,6 +82,16 @@ def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (tmp_path / task / "schedstat").write_text("10 0 1\n")
     monkeypatch.setattr(priority, "PROC", tmp_path)
     return tmp_path
+
+
+def test_a_process_is_lowered_if_it_still_lives() -> None:
+    with process(STRANGER) as gone:
+        pass
+    lower(gone.pid)
+    with process(STRANGER) as running:
+        before = os.getpriority(os.PRIO_PROCESS, running.pid)
+        lower(running.pid)
+        assert os.getpriority(os.PRIO_PROCESS, running.pid) == before + NICE
 
 
 class Kernel:
