@@ -219,8 +219,8 @@ class Children:
         child = Child(process, answers, self._settings.build_timeout)
         self._alive.append((name, child))
         assert process.stdin is not None
-        # Here already, since an interpreter that starts computes, too. But on one core, beside the thread that it is
-        # to relieve, a nice import would last for ever.
+        # Here already, since an interpreter that starts computes, too. But on one core, beside the thread that it
+        # is to relieve, a nice import would last for ever.
         if not wait:
             lower(process.pid)
         try:
