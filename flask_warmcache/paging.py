@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import zlib
 from array import array
 from collections.abc import Mapping
@@ -24,7 +23,8 @@ from .store.search import search
 from .store.snapshot import DAMAGE, Snapshot
 
 log = logging.getLogger("flask_warmcache")
-PAGE_FIRST = re.compile(rb"page=([0-9]{1,9})&(.*)\Z", re.DOTALL)
+PAGE = b"page="
+DIGITS_MAX = 9
 REMEMBERED_MAX = 256
 NOTHING = array("I")
 
@@ -66,15 +66,12 @@ class Plan(NamedTuple):
     tails: tuple[bytes, bytes]  # the answer behind the page's number: with the flag false, and true
 
     def cut(self, page: int) -> tuple[int, list[int]]:
-        """The number of the page that there is, and its places."""
+        """The number of the page that there is, and its places, which are to be read backwards if the plan is."""
         page = min(page, self.total_pages)
         begin, end = (page - 1) * self.per_page, min(page * self.per_page, self.total)
-        if not self.backwards:
-            return page, self.view[2 * begin : 2 * end].tolist()
-        places = self.view[2 * (self.total - end) : 2 * (self.total - begin)].tolist()
-        places.reverse()
-        places[::2], places[1::2] = places[1::2], places[::2]
-        return page, places
+        if self.backwards:
+            begin, end = self.total - end, self.total - begin
+        return page, self.view[2 * begin : 2 * end].tolist()
 
 
 class Pager:
@@ -141,11 +138,11 @@ class Pager:
 
         Who turns pages asks the same again with another number, so the rest is read and looked up once.
         """
-        first = PAGE_FIRST.match(raw)
-        if first is None:
+        first, _, rest = raw.partition(b"&")
+        page = first[len(PAGE) :]
+        if not (first.startswith(PAGE) and page.isdigit() and len(page) <= DIGITS_MAX):
             query = self.parse(raw, defaults)
             return self._plan(snapshot, query), query.page
-        page, rest = first.groups()
         of, plans = self._plans
         if of != generation or len(plans) > REMEMBERED_MAX:
             plans = {}
@@ -165,7 +162,7 @@ class Pager:
         page, places = plan.cut(page)
         # Key order and names are those that front ends of the seed's API read.
         head, tail = self._head, b'], "page": %d%b' % (page, plan.tails[condition.rebuilding])
-        data, whole = (head + tail, True) if snapshot is None else self._lines(snapshot, places, head, tail)
+        data, whole = (head + tail, True) if snapshot is None else self._lines(snapshot, plan, places, head, tail)
         etag = self._etag_of(condition, defaults)
         lasting = plan.search_complete and whole
         if not lasting:
@@ -199,7 +196,7 @@ class Pager:
         snapshot = condition.snapshot
         plan = self._plan(snapshot, query)
         page, places = plan.cut(query.page)
-        items = [] if snapshot is None else json.loads(self._lines(snapshot, places, b"[", b"]")[0])
+        items = [] if snapshot is None else json.loads(self._lines(snapshot, plan, places, b"[", b"]")[0])
         return Page(
             items=items,
             page=page,
@@ -293,14 +290,18 @@ class Pager:
             self._cache.put(key, known, places.itemsize * len(places))
         return known  # type: ignore[no-any-return]
 
-    def _lines(self, snapshot: Snapshot, places: list[int], head: bytes, tail: bytes) -> tuple[bytes, bool]:
+    def _lines(
+        self, snapshot: Snapshot, plan: Plan, places: list[int], head: bytes, tail: bytes
+    ) -> tuple[bytes, bool]:
         """The items' JSON between head and tail, and whether none had to be left out."""
         try:
-            return snapshot.lines(places, head, tail), True
+            return snapshot.lines(places, head, tail, backwards=plan.backwards), True
         except DAMAGE:
             # The data file was changed under us.  Serve the items whose lines are whole, ask for a rebuild.
             self.status.note_damage(snapshot)
-            each = zip(places[::2], places[1::2], strict=True)
+            each = list(zip(places[::2], places[1::2], strict=True))
+            if plan.backwards:
+                each.reverse()
             lines = b",".join(whole for place in each if (whole := _whole(snapshot, place)))
             return head + lines + tail, False
 

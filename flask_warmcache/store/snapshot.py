@@ -180,9 +180,12 @@ class Snapshot:
 
     # Items
 
-    def lines(self, places: Sequence[int], head: bytes = b"", tail: bytes = b"") -> bytes:
+    def lines(
+        self, places: Sequence[int], head: bytes = b"", tail: bytes = b"", *, backwards: bool = False
+    ) -> bytes:
         """The JSON of the items at these places, joined by commas, between head and tail; no item is parsed.
 
+        :param backwards: the last place's item comes first.
         :raises IndexError: when a place is outside the data.
         :raises SnapshotError: when a line is not whole.
         """
@@ -190,6 +193,8 @@ class Snapshot:
             return head + tail
         data, in_pairs = self._data, iter(places)
         pieces: list[Any] = [data[tab:newline] for tab, newline in zip(in_pairs, in_pairs, strict=True)]
+        if backwards:
+            pieces.reverse()
         # The page is copied once: what stands around it is part of its first and last piece.
         pieces[0] = head + pieces[0]
         pieces[-1] = b"%b%b" % (pieces[-1], tail)

@@ -191,14 +191,15 @@ def test_no_changed_byte_makes_a_read_fail_and_what_breaks_an_answer_is_found_by
 
 
 def test_a_line_cut_at_its_ends_is_left_out_of_the_page_and_asks_for_a_rebuild(shelf: Shelf) -> None:
-    shelf.rebuild(files("a", "b", "c"))
+    shelf.rebuild(files("a", "b", "c"), **VIEWS)
     begin, _ = shelf.snapshot().place(1)
     data = bytearray(shelf.data.read_bytes())
     data[begin] = ord("x")
     shelf.data.write_bytes(data)
-    pager = shelf.pager(declare())
+    pager = shelf.pager(declare(**VIEWS))
     assert pager.status.condition().due is False
     assert shelf.ask(pager)["files"] == files("a", "c")
+    assert shelf.ask(pager, "sort=-name")["files"] == files("c", "a")
     condition = pager.status.condition()
     assert (condition.state, condition.due, condition.rebuilding) == ("stale", True, True)
     assert pager.status.damaged_generation == shelf.snapshot().generation
