@@ -104,6 +104,8 @@ def main() -> int:
         os.setpgid(0, 0)
     except OSError:
         pass
+    if not (orders["wait"] or orders["nice"]):
+        lower()
     priority = Priority()
     # The default action, by the kernel: a handler would not run while a C call keeps the interpreter.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import site
 import sys
 import threading
@@ -25,7 +26,7 @@ from ..settings import Settings
 from ..store.locks import HeldLock, no_fork
 from . import room
 from .location import Location, NoLocation
-from .priority import lower
+from .priority import NICE
 
 if TYPE_CHECKING:
     import subprocess
@@ -182,6 +183,10 @@ class Children:
             raise ChildError(f"The list {name!r} cannot be rebuilt in a child: {problem}.")
         with no_fork:  # see rebuilder.py
             import subprocess
+        # From its first moment, since an interpreter that starts computes, too. But on one core, beside the thread
+        # that it is to relieve, a nice import would last for ever.  Not by this process, which a strict system
+        # (SystemCallFilter=~@resources, say) would end for it.
+        nice = None if wait else shutil.which("nice")
         answers, answering = os.pipe()
         # Copies, since gevent starts a process by a fork of its own, in which hooks close our locks.
         held = {one: os.dup(lock.descriptor) for one, lock in locks.items()}
@@ -199,11 +204,15 @@ class Children:
                 "notes": notes,
                 "wanted": wanted,
                 "wait": wait,
+                "nice": nice is not None,
                 "timeout": self._settings.build_timeout,
                 "retry": [self._settings.retry_min, self._settings.retry_max],
             }
             process = subprocess.Popen(
-                [sys.executable, *OPTIMIZED, "-m", "flask_warmcache.child"],
+                [
+                    *([] if nice is None else [nice, "-n", str(NICE)]),
+                    *[sys.executable, *OPTIMIZED, "-m", "flask_warmcache.child"],
+                ],
                 stdin=subprocess.PIPE,
                 pass_fds=(*held.values(), answering),
                 cwd=location.folder,
@@ -219,10 +228,6 @@ class Children:
         child = Child(process, answers, self._settings.build_timeout)
         self._alive.append((name, child))
         assert process.stdin is not None
-        # Here already, since an interpreter that starts computes, too. But on one core, beside the thread that it
-        # is to relieve, a nice import would last for ever.
-        if not wait:
-            lower(process.pid)
         try:
             process.stdin.write(json.dumps(orders).encode() + b"\n")
         except OSError:

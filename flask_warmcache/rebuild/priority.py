@@ -1,4 +1,4 @@
-"""How a rebuilding child stands back for requests: niced first, and idle where it gets time enough even so."""
+"""How a rebuilding child stands back for requests: niced first, and idle if it gets time enough even so."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ PROC = Path("/proc/self/task")
 NICE = 10
 # A child that has waited for its turn first looks so many seconds after its work began.
 LOOK_AFTER = 0.2
-# Of the time that it could have computed, the share that it may have waited for a processor.
+# Nanoseconds on a processor, or waiting for one, that tell enough.
+ENOUGH = 20_000_000
+# The share of them that it may have waited.
 MOST_WAITED = 0.5
 
 
-def lower(pid: int = 0) -> None:
-    """Make a process nicer than this one, or this one nicer, if it still lives and the system allows it."""
+def lower() -> None:
+    """Make this process nicer, if the system allows it."""
     with suppress(OSError):
-        os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, 0) + NICE)
+        os.nice(NICE)
 
 
 class Priority:
@@ -29,8 +31,8 @@ class Priority:
     requests/s: of a hundred, 2 to 4 took more than 5 ms beside a niced child, 0.8 beside an idle one, and 0.4 to 1
     beside none.
 
-    But beside processes that never rest an idle one would never end, and without privileges nothing leads back.
-    So it steps back only when it has seen that it will still get its time, and may have to wait for that.
+    But beside processes that never rest an idle one gets next to nothing, and without privileges nothing leads
+    back.  So it is decided once, by how long this process had to wait at its beginning.
     """
 
     def __init__(self) -> None:
@@ -38,41 +40,40 @@ class Priority:
         self._has_decided = False
 
     def look(self) -> None:
-        """Step back to the idle class if little has been waited for since the last look.
+        """Decide, if enough has been seen: the other threads, and those that they start, may become idle ones.
 
-        The calling thread keeps its priority, so it can say in time that the rebuild is alive.
+        The calling thread keeps its priority; it says that the rebuild is alive.
         """
         if self._has_decided:
             return
-        before, self._before = self._before, _spent()
-        if before is None or self._before is None:
-            return
-        ran, waited = (now - then for now, then in zip(self._before, before, strict=True))
-        if waited <= MOST_WAITED * (ran + waited):
-            self._has_decided = _go_idle()
+        ran = waited = 0
+        for task, (has_run, has_waited) in _spent().items():
+            before = self._before.get(task, (0, 0))
+            ran, waited = ran + has_run - before[0], waited + has_waited - before[1]
+        if ran + waited >= ENOUGH:
+            self._has_decided = True
+            if waited <= MOST_WAITED * (ran + waited):
+                _go_idle()
 
 
-def _spent() -> tuple[int, int] | None:
-    """How long the threads of this process have run, and have waited for a processor; None if nobody says."""
-    ran = waited = 0
-    try:
+def _spent() -> dict[str, tuple[int, int]]:
+    """How long each thread has run, and has waited for a processor; nothing where the system does not say."""
+    spent = {}
+    with suppress(OSError):
         for task in PROC.iterdir():
-            times = (task / "schedstat").read_text().split()
-            ran, waited = ran + int(times[0]), waited + int(times[1])
-    except (OSError, ValueError, IndexError):  # another system, or a thread that ends meanwhile
-        return None
-    return ran, waited
+            with suppress(OSError, ValueError, IndexError):  # it has ended meanwhile
+                times = (task / "schedstat").read_text().split()
+                spent[task.name] = int(times[0]), int(times[1])
+    return spent
 
 
-def _go_idle() -> bool:
-    """Whether every other thread is of the idle class now; those that they start will be."""
-    own = threading.get_native_id()
-    try:
-        for task in PROC.iterdir():
-            if int(task.name) != own:
-                os.sched_setscheduler(int(task.name), os.SCHED_IDLE, os.sched_param(0))
-    except ProcessLookupError:
-        return False  # one has ended meanwhile; the next look goes on
-    except OSError:
-        return True  # it is not allowed here, and will not be
-    return True
+def _go_idle() -> None:
+    """Put every other thread into the idle class, if the system has one and allows it."""
+    seen = {threading.get_native_id()}
+    with suppress(OSError, AttributeError):
+        # Until there is no new one: a thread may have started others before it was its turn.
+        while new := {int(task.name) for task in PROC.iterdir()} - seen:
+            for task in new:
+                with suppress(ProcessLookupError):
+                    os.sched_setscheduler(task, os.SCHED_IDLE, os.sched_param(0))
+            seen |= new

@@ -3,7 +3,7 @@
 Latencies come from one worker, since with two the kernel hands nearly every connection to the idle one. The load
 is open loop: a request is due at its time, whether or not those before it are answered, and its latency counts
 from there. Everything is measured in one run beside the same server idle, and beside a stranger: a process that
-has nothing to do with it and computes at the priority of a rebuilding child, which costs latency, too.
+has nothing to do with it and computes, niced like a rebuilding child, which costs latency, too.
 """
 
 from __future__ import annotations

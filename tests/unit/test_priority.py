@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -31,7 +32,7 @@ def look():
 
 main = threading.get_native_id()
 threading.Thread(target=look, daemon=True).start()
-threading.Event().wait() if "resting" in sys.argv else [None for _ in iter(int, 1)]
+any(False for _ in iter(int, 1))
 """
 STRANGER = "while True: pass"
 pytestmark = pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="this system has no idle class")
@@ -57,97 +58,134 @@ def classes(running: subprocess.Popen[str]) -> tuple[int, int]:
     return int(main), int(looking)
 
 
-@pytest.mark.parametrize("does", ["computing", "resting"])
-def test_with_room_all_threads_but_the_one_that_looks_become_idle(does: str) -> None:
-    with process(COMPUTING, does) as running:
+def test_with_room_all_threads_but_the_one_that_looks_become_idle() -> None:
+    with process(COMPUTING) as running:
         assert until(lambda: classes(running) == (os.SCHED_IDLE, os.SCHED_OTHER))
 
 
-def test_beside_processes_that_never_rest_it_steps_back_only_when_they_are_gone() -> None:
+def test_what_began_beside_processes_that_never_rest_does_not_become_idle_behind_them() -> None:
     core = min(os.sched_getaffinity(0))
     with ExitStack() as strangers:
         for _ in range(4):
             strangers.enter_context(process(STRANGER, core=core))
         with process(COMPUTING, core=core) as running:
-            assert [classes(running) for _ in range(8)] == [(os.SCHED_OTHER, os.SCHED_OTHER)] * 8
+            assert [classes(running) for _ in range(4)] == [(os.SCHED_OTHER, os.SCHED_OTHER)] * 4
             strangers.close()
-            assert until(lambda: classes(running)[0] == os.SCHED_IDLE)
+            assert [classes(running) for _ in range(4)] == [(os.SCHED_OTHER, os.SCHED_OTHER)] * 4
 
 
-@pytest.fixture
-def tasks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder of the kernel's with two threads that need not wait, and this one."""
-    for task in ("1", "2", str(threading.get_native_id())):
-        (tmp_path / task).mkdir()
-        (tmp_path / task / "schedstat").write_text("10 0 1\n")
-    monkeypatch.setattr(priority, "PROC", tmp_path)
-    return tmp_path
-
-
-def test_a_process_is_lowered_if_it_still_lives() -> None:
-    with process(STRANGER) as gone:
-        pass
-    lower(gone.pid)
-    with process(STRANGER) as running:
-        before = os.getpriority(os.PRIO_PROCESS, running.pid)
-        lower(running.pid)
-        assert os.getpriority(os.PRIO_PROCESS, running.pid) == before + NICE
+OWN = threading.get_native_id()
+FIRST, SECOND = OWN + 1, OWN + 2
 
 
 class Kernel:
-    """Takes down which threads were to become idle: there is no way back for the one that runs the tests."""
+    """Says what it is told of this thread and two others, and takes down which were to become idle: there is no
+    way back for the one that runs the tests.
+    """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder = folder
         self.asked: list[int] = []
-        self.refusal: OSError | None = None
+        self.refusals: list[OSError] = []
+        for task in (OWN, FIRST, SECOND):
+            self.say(task, 0, 0)
+        monkeypatch.setattr(priority, "PROC", folder)
         monkeypatch.setattr(os, "sched_setscheduler", self._set)
+
+    def say(self, task: int, ran: int, waited: int) -> None:
+        """Milliseconds."""
+        self.write(task, f"{ran * 1_000_000} {waited * 1_000_000} 7\n")
+
+    def write(self, task: int, text: str) -> None:
+        (self.folder / str(task)).mkdir(exist_ok=True)
+        (self.folder / str(task) / "schedstat").write_text(text)
+
+    def end(self, task: int) -> None:
+        shutil.rmtree(self.folder / str(task))
 
     def _set(self, task: int, policy: int, how: object) -> None:
         self.asked.append(task)
-        if self.refusal is not None:
-            raise self.refusal
+        if self.refusals:
+            raise self.refusals.pop()
 
 
 @pytest.fixture
-def kernel(monkeypatch: pytest.MonkeyPatch) -> Kernel:
-    return Kernel(monkeypatch)
+def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
+    return Kernel(tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize(("waited", "asked"), [(0, 2), (1000, 2), (1001, 0)])
-def test_it_steps_back_that_has_waited_for_half_of_its_time_at_most(
-    tasks: Path, kernel: Kernel, waited: int, asked: int
+@pytest.mark.parametrize(("waited", "asked"), [(0, 2), (100, 2), (101, 0)])
+def test_only_what_has_waited_for_half_of_its_time_at_most_becomes_idle(
+    kernel: Kernel, waited: int, asked: int
 ) -> None:
     looking = Priority()
-    (tasks / "2" / "schedstat").write_text(f"1010 {waited} 7\n")
+    kernel.say(SECOND, 100, waited)
+    looking.look()
+    assert len(kernel.asked) == asked
+    kernel.say(SECOND, 10_000, waited)
+    looking.look()
+    assert len(kernel.asked) == asked  # it is decided
+
+
+def test_too_little_decides_nothing(kernel: Kernel) -> None:
+    looking = Priority()
+    kernel.say(FIRST, 15, 0)
+    looking.look()
+    assert kernel.asked == []
+    kernel.say(SECOND, 0, 15)
+    looking.look()
+    assert sorted(kernel.asked) == [FIRST, SECOND]
+
+
+def test_what_an_ended_thread_had_waited_is_not_taken_off(kernel: Kernel) -> None:
+    kernel.say(SECOND, 200, 2000)
+    looking = Priority()
+    kernel.say(FIRST, 50, 450)
+    kernel.end(SECOND)
+    looking.look()
+    assert kernel.asked == []
+
+
+@pytest.mark.parametrize("says", ["", "nothing", "1"])
+def test_where_the_kernel_does_not_say_how_long_was_waited_nothing_is_changed(
+    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, says: str
+) -> None:
+    looking = Priority()
+    for task in (OWN, FIRST, SECOND):
+        kernel.write(task, says)
+    looking.look()
+    monkeypatch.setattr(priority, "PROC", kernel.folder / "nowhere")
+    looking.look()
+    assert kernel.asked == []
+
+
+@pytest.mark.parametrize(("refusal", "asked"), [(PermissionError(), 1), (ProcessLookupError(), 2)])
+def test_what_is_refused_is_left_and_a_thread_that_has_ended_is_passed_over(
+    kernel: Kernel, refusal: OSError, asked: int
+) -> None:
+    looking = Priority()
+    kernel.say(FIRST, 100, 0)
+    kernel.refusals = [refusal]
+    looking.look()
     looking.look()
     assert len(kernel.asked) == asked
 
 
-@pytest.mark.parametrize("says", [None, "", "nothing", "1"])
-def test_where_the_kernel_does_not_say_how_long_was_waited_nothing_is_changed(
-    tasks: Path, kernel: Kernel, says: str | None
-) -> None:
-    (tasks / "1" / "schedstat").unlink()
-    if says is not None:
-        (tasks / "1" / "schedstat").write_text(says)
-    Priority().look()
+def test_where_there_is_no_idle_class_nothing_is_changed(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(os, "SCHED_IDLE")
+    looking = Priority()
+    kernel.say(FIRST, 100, 0)
+    looking.look()
     assert kernel.asked == []
 
 
-def test_where_it_is_not_allowed_it_is_tried_once(tasks: Path, kernel: Kernel) -> None:
-    looking = Priority()
-    kernel.refusal = PermissionError()
-    looking.look()
-    looking.look()
-    assert len(kernel.asked) == 1
+def test_what_may_not_be_niced_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
 
+    def refuse(by: int) -> None:
+        asked.append(by)
+        raise PermissionError
 
-def test_when_a_thread_ends_meanwhile_the_next_look_sees_to_the_others(tasks: Path, kernel: Kernel) -> None:
-    looking = Priority()
-    kernel.refusal = ProcessLookupError()
-    looking.look()
-    kernel.refusal = None
-    looking.look()
-    assert sorted(kernel.asked[1:]) == [1, 2]
-    looking.look()
-    assert len(kernel.asked) == 3
+    monkeypatch.setattr(os, "nice", refuse)
+    lower()
+    assert asked == [NICE]
