@@ -39,7 +39,7 @@ from flask_warmcache.store.format import PREAMBLE_LENGTH
 from flask_warmcache.store.snapshot import Snapshot
 from flask_warmcache.store.writer import publish_index
 
-from .load import run
+from .load import pinned, run
 
 CLASSES = {"gthread": ["--worker-class", "gthread", "--threads", "4"], "sync": ["--worker-class", "sync"]}
 LIST = "files"
@@ -204,7 +204,7 @@ def server(env: dict[str, str], options: list[str], workers: int, core: int | No
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [
-        *(["taskset", "--cpu-list", str(core)] if core is not None else []),
+        *pinned(core),
         *[sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--workers", str(workers)],
         *["--log-level", "warning", "--config", os.devnull, *options],
         "tests.benchmarks.app:app",

@@ -62,6 +62,11 @@ class Connection:
             self._socket = None
 
 
+def pinned(core: int | None) -> list[str]:
+    """How a command begins whose process may use this core only; nothing for any."""
+    return [] if core is None else ["taskset", "--cpu-list", str(core)]
+
+
 def run(port: int, paths: Sequence[str], requests: int) -> tuple[float, list[float]]:
     """Requests per second, and the latencies in seconds, sorted."""
     latencies: list[float] = []

@@ -26,6 +26,8 @@ from typing import Any
 
 from flask_warmcache.rebuild.priority import NICE
 
+from .load import pinned
+
 CLASSES = {"sync": ["--worker-class", "sync"], "gthread": ["--worker-class", "gthread", "--threads", "4"]}
 RUNNERS = ("thread", "auto", "process")
 RATES = (20, 100)
@@ -101,7 +103,7 @@ def server(runner: str, options: list[str], core: int | None, **env: str) -> Ite
             probe.bind(("127.0.0.1", 0))
             port = probe.getsockname()[1]
         command = [
-            *(["taskset", "--cpu-list", str(core)] if core is not None else []),
+            *pinned(core),
             *[sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--workers", "1"],
             *["--log-level", "warning", "--config", "python:flask_warmcache.gunicorn_conf", *options],
             "tests.benchmarks.busy:app",
@@ -193,8 +195,7 @@ def for_a_while() -> Callable[[], bool]:
 
 @contextmanager
 def stranger(core: int | None) -> Iterator[None]:
-    command = ["nice", "-n", str(NICE), sys.executable, "-c", STRANGER]
-    process = subprocess.Popen([*(["taskset", "--cpu-list", str(core)] if core is not None else []), *command])
+    process = subprocess.Popen([*pinned(core), "nice", "-n", str(NICE), sys.executable, "-c", STRANGER])
     try:
         yield
     finally:

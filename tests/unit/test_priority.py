@@ -15,6 +15,7 @@ import pytest
 
 from flask_warmcache.rebuild import priority
 from flask_warmcache.rebuild.priority import NICE, Priority, lower
+from tests.benchmarks.load import pinned
 
 from .world import until
 
@@ -39,10 +40,8 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="this syst
 
 
 @contextmanager
-def process(code: str, *arguments: str, core: int | None = None) -> Iterator[subprocess.Popen[str]]:
-    command = [sys.executable, "-c", code, *arguments]
-    if core is not None:
-        command = ["taskset", "--cpu-list", str(core), *command]
+def process(code: str, core: int | None = None) -> Iterator[subprocess.Popen[str]]:
+    command = [*pinned(core), sys.executable, "-c", code]
     running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         yield running
