@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 
 from ..declare import Declaration
 from ..errors import RebuildError
@@ -62,32 +63,41 @@ class Lines:
             return
         useful = self.leftovers.size_of(one.fingerprint for one in pending)
         if is_mostly_dead(writer.end, useful):
-            self._writer = None
-            self._take_over(self.leftovers, pending)
+            self._writer, old, self.leftovers = None, self.leftovers, Leftovers(None)
+            if useful:
+                self._take_over(old, pending)
             if writer.is_shared:
                 writer.close()
             else:
                 writer.remove()
 
     def _take_over(self, leftovers: Leftovers, pending: Sequence[Pending]) -> None:
-        """Begin a data file with what is of use; at once, as this rebuild may be interrupted, too."""
-        self.leftovers = Leftovers(None)
-        for one in pending:
-            found = leftovers.find(one.fingerprint, self._declaration.key, one.key) if one.fingerprint else None
-            if found is not None and one.fingerprint is not None:
-                self.writer().add(one.fingerprint, found[1])
-            self._breathe()
-        if self._writer is not None:
-            self._writer.flush()
-            self._writer.close()
-            self.leftovers = Leftovers(self._writer.path)
-            self._writer = self.leftovers.writer
+        """Begin a data file with what is of use; at once, as this rebuild may be interrupted, too.
+
+        Interrupted in here, it leaves the old file to the next one.
+        """
+        with self._beginning() as taken:
+            for one in pending:
+                found = (
+                    leftovers.find(one.fingerprint, self._declaration.key, one.key) if one.fingerprint else None
+                )
+                if found is not None and one.fingerprint is not None:
+                    taken.add(one.fingerprint, found[1])
+                self._breathe()
+        taken.close()
+        self.leftovers = Leftovers(taken.path)
+        self._writer = self.leftovers.writer
+
+    def _beginning(self) -> AbstractContextManager[DataWriter]:
+        self._store.prepare()
+        return DataWriter.beginning(self._store.folder, self._declaration.name, self._started)
 
     def writer(self) -> DataWriter:
         """What writes the file, which is made when the first line is written."""
         if self._writer is None:
-            self._store.prepare()
-            self._writer = DataWriter.create(self._store.folder, self._declaration.name, self._started)
+            with self._beginning() as begun:
+                pass
+            self._writer = begun
         return self._writer
 
     def line(self, fingerprint: bytes, encoded: bytes, place: tuple[int, int] | None) -> int:

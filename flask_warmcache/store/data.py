@@ -45,14 +45,27 @@ class DataWriter:
         self._lock_is_held = False  # the publish lock, by who publishes this file
 
     @classmethod
-    def create(cls, folder: Path, name: str, generation: int) -> DataWriter:
-        """Begin a new data file."""
+    @contextmanager
+    def beginning(cls, folder: Path, name: str, generation: int) -> Iterator[DataWriter]:
+        """Begin a new data file, which the next rebuild finds only with all that was added within.
+
+        :raises RebuildError: when the folder was removed meanwhile.
+        """
         path = folder / f"{name}.{generation}.data"
-        descriptor = os.open(path, CREATE_FLAGS, 0o600)
-        writer = cls(path, secrets.token_hex(8), descriptor, 0, 0)
+        draft = folder / f"{path.name}.tmp"
+        writer = cls(path, secrets.token_hex(8), os.open(draft, CREATE_FLAGS, 0o600), 0, 0)
         writer._pending += fmt.data_first_line(writer.data_id)
-        writer.flush()
-        return writer
+        try:
+            yield writer
+            writer.flush()
+            try:
+                os.rename(draft, path)
+            except FileNotFoundError:
+                raise _folder_removed() from None
+        except BaseException:
+            writer.close()
+            draft.unlink(missing_ok=True)
+            raise
 
     @classmethod
     def go_on(cls, path: Path) -> DataWriter:
@@ -181,9 +194,13 @@ class DataWriter:
         try:
             named = os.stat(self.path)
         except FileNotFoundError:
-            raise RebuildError("the cache folder was removed during the rebuild") from None
+            raise _folder_removed() from None
         if not os.path.samestat(named, os.fstat(self.descriptor)):
             raise RebuildError("the data file was replaced during the rebuild")
+
+
+def _folder_removed() -> RebuildError:
+    return RebuildError("the cache folder was removed during the rebuild")
 
 
 def _ends_whole(descriptor: int, end: int) -> bool:

@@ -26,7 +26,8 @@ def sweep(folder: Path, name: str, keep: Collection[str | None]) -> None:
     """
     data = re.compile(rf"{name}\.\d+\.data")
     drafts = re.compile(rf"{name}\.index\.\d+-[0-9a-f]+\.tmp")
-    reports = re.compile(rf"{name}\.progress\.\d+-[0-9a-f]+\.tmp")
+    # Only the holder of the rebuild lock writes these.
+    own = re.compile(rf"{name}\.(progress\.\d+-[0-9a-f]+|\d+\.data)\.tmp")
     # Anybody may be writing one of these at this moment, but not for an hour.
     forgotten = re.compile(rf"{name}\.invalidated\.\d+-[0-9a-f]+\.tmp")
     for entry in list(os.scandir(folder)):
@@ -35,7 +36,7 @@ def sweep(folder: Path, name: str, keep: Collection[str | None]) -> None:
                 remove_if_forsaken(entry.path)
             elif (
                 (data.fullmatch(entry.name) and entry.name not in keep)
-                or reports.fullmatch(entry.name)
+                or own.fullmatch(entry.name)
                 or (forgotten.fullmatch(entry.name) and entry.stat().st_mtime < time.time() - FORGOTTEN_AFTER)
             ):
                 os.unlink(entry.path)

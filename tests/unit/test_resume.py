@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import random
 import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -308,6 +310,37 @@ def test_what_is_of_use_in_it_is_not_lost_when_the_next_is_interrupted_too(shelf
     assert enrich.seen == ["item 11", "new", "newer"]
     assert shelf.items() == made(items)
     assert intact(shelf)
+
+
+@pytest.mark.usefixtures("no_dead_weight")
+@pytest.mark.parametrize("at", range(6))
+def test_nothing_is_lost_when_it_is_interrupted_while_it_is_taken_over(shelf: Shelf, at: int) -> None:
+    interrupt(shelf, 10)
+    left = data_files(shelf)
+    breaths = 0
+
+    def breathe() -> None:
+        nonlocal breaths
+        breaths += any(frame.function == "_take_over" for frame in inspect.stack())
+        if breaths > at:
+            raise Stop
+
+    with pytest.raises(Stop):
+        shelf.rebuild(ITEMS[6:], enrich=Enrich(), breathe=breathe)
+    assert data_files(shelf) == left
+    enrich = Enrich()
+    shelf.rebuild(ITEMS[6:], enrich=enrich)
+    assert enrich.seen == NAMES[10:]
+
+
+def test_a_data_file_whose_writer_was_killed_as_it_began_is_removed(shelf: Shelf) -> None:
+    interrupt(shelf, 6)
+    begun = shelf.folder / f"files.{time.time_ns()}.data.tmp"
+    begun.write_bytes(b"")
+    enrich = Enrich()
+    shelf.rebuild(ITEMS, enrich=enrich)
+    assert enrich.seen == NAMES[6:]
+    assert not begun.exists()
 
 
 @pytest.mark.usefixtures("no_dead_weight")
@@ -646,6 +679,7 @@ def test_killed_at_any_instant_it_loses_next_to_nothing(tmp_path: Path, workers:
             assert [item["made"] for item in shelf.items()] == [f"ITEM {number}" for number in range(shown)]
             assert intact(shelf)
         assert len(data_files(shelf)) <= 1
+        assert len(list(shelf.folder.glob("*.data.tmp"))) <= 1
         assert kills < 100
     assert (shown, kills > 1) == (count, True)
     # What was enriched twice was under way, or finished within the last few milliseconds.

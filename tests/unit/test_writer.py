@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import time
 import zlib
 from array import array
@@ -180,8 +181,14 @@ def test_an_item_longer_than_the_buffer_is_written_in_place(shelf: Shelf) -> Non
     assert shelf.items() == [*files("0"), item, *files("1")]
 
 
+def begin(folder: Path) -> DataWriter:
+    with DataWriter.beginning(folder, "files", 1) as writer:
+        pass
+    return writer
+
+
 def test_an_unflushed_writer_drops_what_it_has(tmp_path: Path) -> None:
-    writer = DataWriter.create(tmp_path, "files", 1)
+    writer = begin(tmp_path)
     begun = writer.path.read_bytes()
     writer.add(b"f" * 16, b"{}")
     writer.close()
@@ -190,7 +197,7 @@ def test_an_unflushed_writer_drops_what_it_has(tmp_path: Path) -> None:
 
 
 def test_what_is_added_slowly_is_handed_over_at_once(tmp_path: Path) -> None:
-    writer = DataWriter.create(tmp_path, "files", 1)
+    writer = begin(tmp_path)
     time.sleep(2 * data_module.FLUSH_EVERY)  # the claim is about time
     writer.add(b"f" * 16, b"{}")
     assert writer.path.read_bytes().endswith(b"66\t{}\n")
@@ -198,7 +205,7 @@ def test_what_is_added_slowly_is_handed_over_at_once(tmp_path: Path) -> None:
 
 
 def test_lines_that_another_appended_meanwhile_move_the_pending_ones(tmp_path: Path) -> None:
-    writer = DataWriter.create(tmp_path, "files", 1)
+    writer = begin(tmp_path)
     writer.share(nullcontext)
     writer.add(b"a" * 16, b'"first"')
     writer.flush()
@@ -216,14 +223,26 @@ def test_lines_that_another_appended_meanwhile_move_the_pending_ones(tmp_path: P
     writer.close()
 
 
-def test_a_new_data_file_never_replaces_one(tmp_path: Path) -> None:
-    DataWriter.create(tmp_path, "files", 1).close()
-    with pytest.raises(FileExistsError):
-        DataWriter.create(tmp_path, "files", 1)
+def test_a_new_data_file_appears_with_all_that_it_began_with_or_not_at_all(tmp_path: Path) -> None:
+    with DataWriter.beginning(tmp_path, "files", 1) as writer:
+        writer.add(b"f" * 16, b"{}")
+        assert not writer.path.exists()
+    writer.close()
+    assert writer.path.read_bytes().endswith(b"66\t{}\n")
+    with pytest.raises(ZeroDivisionError), DataWriter.beginning(tmp_path, "files", 2):
+        raise ZeroDivisionError
+    assert os.listdir(tmp_path) == ["files.1.data"]
+
+
+def test_a_folder_removed_before_the_data_file_appears_is_noticed(tmp_path: Path) -> None:
+    folder = tmp_path / "cache"
+    folder.mkdir()
+    with pytest.raises(RebuildError, match="folder was removed"), DataWriter.beginning(folder, "files", 1):
+        shutil.rmtree(folder)
 
 
 def test_a_data_file_that_was_removed_or_replaced_is_noticed(tmp_path: Path) -> None:
-    writer = DataWriter.create(tmp_path, "files", 1)
+    writer = begin(tmp_path)
     writer.sync()
     writer.check_in_place()
     writer.path.rename(tmp_path / "aside")
