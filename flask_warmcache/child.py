@@ -17,6 +17,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from .errors import ChildError, ItemTimeout
@@ -104,9 +105,14 @@ def main() -> int:
         os.setpgid(0, 0)
     except OSError:
         pass
-    if not (orders["wait"] or orders["nice"]):
-        lower()
-    priority = Priority()
+    states: SimpleQueue[AppState] = SimpleQueue()
+    if not orders["wait"]:
+        if orders["nice"]:
+            priority = Priority({})  # its first moments count, too
+        else:
+            lower()
+            priority = Priority()
+        _start_beating(priority, 0.0, states)
     # The default action, by the kernel: a handler would not run while a C call keeps the interpreter.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, orders["timeout"])
@@ -122,11 +128,9 @@ def main() -> int:
     if orders["wait"]:
         lower()
         _read_line(pipe, rest)  # "go", or the end of the worker, which means the same
-        priority = Priority()
+        _start_beating(Priority(), LOOK_AFTER, states)
     os.close(pipe)
-    # How much it must wait for a processor has shown while it imported the app, or will show.
-    arguments = (state, priority, LOOK_AFTER if orders["wait"] else 0.0)
-    threading.Thread(target=_beat, args=arguments, name="warmcache-beat", daemon=True).start()
+    states.put(state)
     try:
         state.keeper.rebuild_inherited(
             orders["name"],
@@ -249,12 +253,21 @@ def _plain_logging() -> None:
         logging.basicConfig(format=LOG_FORMAT, stream=sys.stderr)
 
 
-def _beat(state: AppState, priority: Priority, pause: float) -> None:
+def _start_beating(priority: Priority, pause: float, states: SimpleQueue[AppState]) -> None:
+    """Start what says that the rebuild is alive; before this thread stands back, or it would do so, too."""
+    arguments = (priority, pause, states)
+    threading.Thread(target=_beat, args=arguments, name="warmcache-beat", daemon=True).start()
+
+
+def _beat(priority: Priority, pause: float, states: SimpleQueue[AppState]) -> None:
+    time.sleep(pause)
+    priority.look()  # at once: importing an app computes, too
+    state = states.get()
+    has_seen = False
     while True:
-        time.sleep(pause)
-        priority.look()
+        has_seen = has_seen or priority.look()
         state.keeper.beat()
-        pause = BEAT_EVERY
+        time.sleep(BEAT_EVERY)
 
 
 def _end(code: int) -> None:

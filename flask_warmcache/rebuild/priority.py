@@ -32,28 +32,29 @@ class Priority:
     beside none.
 
     But beside processes that never rest an idle one gets next to nothing, and without privileges nothing leads
-    back.  So it is decided once, by how long this process had to wait at its beginning.
+    back.  So it is decided by how long this process had to wait at its beginning, and never later.
     """
 
-    def __init__(self) -> None:
-        self._before = _spent()
-        self._has_decided = False
+    def __init__(self, before: dict[str, tuple[int, int]] | None = None) -> None:
+        """:param before: how long each thread had run and waited when it began to count; by default until now."""
+        self._before = _spent() if before is None else before
 
-    def look(self) -> None:
-        """Decide, if enough has been seen: the other threads, and those that they start, may become idle ones.
+    def look(self) -> bool:
+        """Let the other threads, and those that they start, become idle ones, if they had to wait little.
 
         The calling thread keeps its priority; it says that the rebuild is alive.
+
+        :returns: whether enough was seen to tell.
         """
-        if self._has_decided:
-            return
         ran = waited = 0
         for task, (has_run, has_waited) in _spent().items():
             before = self._before.get(task, (0, 0))
             ran, waited = ran + has_run - before[0], waited + has_waited - before[1]
-        if ran + waited >= ENOUGH:
-            self._has_decided = True
-            if waited <= MOST_WAITED * (ran + waited):
-                _go_idle()
+        if ran + waited < ENOUGH:
+            return False
+        if waited <= MOST_WAITED * (ran + waited):
+            _go_idle()
+        return True
 
 
 def _spent() -> dict[str, tuple[int, int]]:

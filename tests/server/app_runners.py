@@ -15,12 +15,14 @@ from typing import Any
 from flask import Flask, Response
 
 from flask_warmcache import WarmCache
+from flask_warmcache.rebuild import runners
 
 CALLS = os.open(os.environ["TEST_CALLS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 ITEMS = int(os.environ.get("TEST_ITEMS", "60"))
 COMPUTE = float(os.environ.get("TEST_COMPUTE", "0"))  # processor seconds of a build, over all its items
 HOG = int(os.environ.get("TEST_HOG", "0"))  # length of what a regular expression gets lost in, in the first item
 GATE = os.environ.get("TEST_GATE")  # while this file is missing, a build stops in its middle
+IMPORT_GATE = os.environ.get("TEST_IMPORT_GATE")  # while this file is missing, no child gets beyond its import
 HANGS = "TEST_HANGS" in os.environ  # the first item never ends
 
 
@@ -73,6 +75,8 @@ def create_app(name: str = "files", folder: str = "cache") -> Flask:
     def plain() -> str:
         return "plain"
 
+    if IMPORT_GATE is not None and runners.in_child:
+        wait_at_the_gate(Path(IMPORT_GATE))
     note("loaded")
     return app
 

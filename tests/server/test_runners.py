@@ -91,10 +91,10 @@ def is_idle(pid: int) -> bool:
     return os.sched_getscheduler(pid) == os.SCHED_IDLE
 
 
-def had_to_wait(pid: int) -> bool:
+def had_to_wait(pid: int, share: float = 0.3) -> bool:
     """Whether a child had cause to stay among those that are not idle: the machine was busy while it started."""
     ran, waited, _ = map(int, Path(f"/proc/{pid}/schedstat").read_text().split())
-    return waited > 0.3 * (ran + waited)
+    return waited > share * (ran + waited)
 
 
 # The child
@@ -129,6 +129,16 @@ def test_the_child_is_niced_in_a_group_of_its_own_and_shows_no_orders(make_place
         assert not any("socket:" in one for one in opened), "the child has the server's sockets"
         place.gate.touch()
         built(server)
+
+
+def test_a_child_stands_back_while_it_imports_the_app(make_place: Make) -> None:
+    place = configured(make_place, config={"runner": "process"})
+    place.env["TEST_IMPORT_GATE"] = os.fspath(place.gate)
+    with serving(place):
+        child = place.builder_at_gate().pid
+        # It has looked at its first few milliseconds only.
+        until(lambda: is_idle(child) or had_to_wait(child, 0.05), "the child to stand back", 10)
+        place.gate.touch()
 
 
 def test_a_child_keeps_the_lock_and_publishes_after_its_worker_was_killed(make_place: Make) -> None:

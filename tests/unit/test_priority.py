@@ -25,10 +25,10 @@ import os, sys, threading, time
 from flask_warmcache.rebuild.priority import Priority
 
 def look():
-    looking = Priority()
+    looking, has_seen = Priority(), False
     while True:
         time.sleep(0.1)
-        looking.look()
+        has_seen = has_seen or looking.look()
         print(os.sched_getscheduler(main), os.sched_getscheduler(0), flush=True)
 
 main = threading.get_native_id()
@@ -119,20 +119,17 @@ def test_only_what_has_waited_for_half_of_its_time_at_most_becomes_idle(
 ) -> None:
     looking = Priority()
     kernel.say(SECOND, 100, waited)
-    looking.look()
+    assert looking.look()
     assert len(kernel.asked) == asked
-    kernel.say(SECOND, 10_000, waited)
-    looking.look()
-    assert len(kernel.asked) == asked  # it is decided
 
 
 def test_too_little_decides_nothing(kernel: Kernel) -> None:
     looking = Priority()
     kernel.say(FIRST, 15, 0)
-    looking.look()
+    assert not looking.look()
     assert kernel.asked == []
     kernel.say(SECOND, 0, 15)
-    looking.look()
+    assert looking.look()
     assert sorted(kernel.asked) == [FIRST, SECOND]
 
 
@@ -143,6 +140,13 @@ def test_what_an_ended_thread_had_waited_is_not_taken_off(kernel: Kernel) -> Non
     kernel.end(SECOND)
     looking.look()
     assert kernel.asked == []
+
+
+def test_what_a_process_did_since_its_first_moment_tells_at_once(kernel: Kernel) -> None:
+    kernel.say(FIRST, 40, 10)
+    assert not Priority().look()
+    assert Priority({}).look()
+    assert sorted(kernel.asked) == [FIRST, SECOND]
 
 
 @pytest.mark.parametrize("says", ["", "nothing", "1"])
@@ -165,8 +169,7 @@ def test_what_is_refused_is_left_and_a_thread_that_has_ended_is_passed_over(
     looking = Priority()
     kernel.say(FIRST, 100, 0)
     kernel.refusals = [refusal]
-    looking.look()
-    looking.look()
+    assert looking.look()
     assert len(kernel.asked) == asked
 
 
