@@ -17,7 +17,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 from .errors import ChildError, ItemTimeout
@@ -105,14 +104,12 @@ def main() -> int:
         os.setpgid(0, 0)
     except OSError:
         pass
-    states: SimpleQueue[AppState] = SimpleQueue()
+    if not (orders["wait"] or orders["nice"]):
+        lower()
+    # Importing an app computes, too; and how long the interpreter had to wait so far mostly tells already.
+    priority = Priority({} if orders["nice"] else None)
     if not orders["wait"]:
-        if orders["nice"]:
-            priority = Priority({})  # its first moments count, too
-        else:
-            lower()
-            priority = Priority()
-        _start_beating(priority, 0.0, states)
+        priority.look()
     # The default action, by the kernel: a handler would not run while a C call keeps the interpreter.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.setitimer(signal.ITIMER_REAL, orders["timeout"])
@@ -128,9 +125,10 @@ def main() -> int:
     if orders["wait"]:
         lower()
         _read_line(pipe, rest)  # "go", or the end of the worker, which means the same
-        _start_beating(Priority(), LOOK_AFTER, states)
+        priority = Priority()
     os.close(pipe)
-    states.put(state)
+    arguments = (state, priority, LOOK_AFTER if orders["wait"] else 0.0)
+    threading.Thread(target=_beat, args=arguments, name="warmcache-beat", daemon=True).start()
     try:
         state.keeper.rebuild_inherited(
             orders["name"],
@@ -253,21 +251,13 @@ def _plain_logging() -> None:
         logging.basicConfig(format=LOG_FORMAT, stream=sys.stderr)
 
 
-def _start_beating(priority: Priority, pause: float, states: SimpleQueue[AppState]) -> None:
-    """Start what says that the rebuild is alive; before this thread stands back, or it would do so, too."""
-    arguments = (priority, pause, states)
-    threading.Thread(target=_beat, args=arguments, name="warmcache-beat", daemon=True).start()
-
-
-def _beat(priority: Priority, pause: float, states: SimpleQueue[AppState]) -> None:
-    time.sleep(pause)
-    priority.look()  # at once: importing an app computes, too
-    state = states.get()
+def _beat(state: AppState, priority: Priority, pause: float) -> None:
     has_seen = False
     while True:
+        time.sleep(pause)
         has_seen = has_seen or priority.look()
         state.keeper.beat()
-        time.sleep(BEAT_EVERY)
+        pause = BEAT_EVERY
 
 
 def _end(code: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from contextlib import suppress
 from pathlib import Path
 
@@ -40,9 +39,7 @@ class Priority:
         self._before = _spent() if before is None else before
 
     def look(self) -> bool:
-        """Let the other threads, and those that they start, become idle ones, if they had to wait little.
-
-        The calling thread keeps its priority; it says that the rebuild is alive.
+        """Let all threads, and those that they start, become idle ones, if they had to wait little.
 
         :returns: whether enough was seen to tell.
         """
@@ -69,8 +66,8 @@ def _spent() -> dict[str, tuple[int, int]]:
 
 
 def _go_idle() -> None:
-    """Put every other thread into the idle class, if the system has one and allows it."""
-    seen = {threading.get_native_id()}
+    """Put every thread into the idle class, if the system has one and allows it."""
+    seen: set[int] = set()
     with suppress(OSError, AttributeError):
         # Until there is no new one: a thread may have started others before it was its turn.
         while new := {int(task.name) for task in PROC.iterdir()} - seen:

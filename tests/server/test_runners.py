@@ -474,6 +474,23 @@ def test_a_computing_rebuild_stops_no_other_request_under_gevent(make_place: Mak
         assert stats(server)["last_error"] is None
 
 
+PATCHED = """
+from gevent import monkey
+monkey.patch_all()
+from app_runners import create_app
+app = create_app()
+"""
+
+
+def test_a_child_finds_an_app_that_patches_itself_as_it_is_imported(make_place: Make) -> None:
+    pytest.importorskip("gevent")
+    place = configured(make_place, config={"runner": "process"})
+    (place.folder / "patched.py").write_text(PATCHED)
+    with serving(place, "-k", "gevent", "--pythonpath", os.fspath(place.folder), uri="patched:app") as server:
+        assert not pids_of(built(server)) & server.pids
+        assert stats(server)["last_error"] is None
+
+
 # external
 
 
