@@ -45,7 +45,7 @@ if GREEDY is not None and "flask_warmcache.child" in sys.orig_argv and os.path.e
     import resource
 
     def _want_much(event: str, arguments: tuple[Any, ...]) -> None:
-        if event == "open" and str(arguments[0]).endswith(".data") and arguments[2] & os.O_CREAT:
+        if event == "open" and str(arguments[0]).endswith(".data.tmp") and arguments[2] & os.O_CREAT:
             resource.setrlimit(resource.RLIMIT_AS, (1 << 30, resource.RLIM_INFINITY))
             bytearray(2 << 30)
 
