@@ -104,11 +104,11 @@ def main() -> int:
         os.setpgid(0, 0)
     except OSError:
         pass
-    if not (orders["wait"] or orders["nice"]):
-        lower()
-    # Importing an app computes, too; and how long the interpreter had to wait so far mostly tells already.
-    priority = Priority({} if orders["nice"] else None)
     if not orders["wait"]:
+        if not orders["nice"]:
+            lower()
+        # Importing an app computes, too; and how long the interpreter had to wait so far mostly tells already.
+        priority = Priority({} if orders["nice"] else None)
         priority.look()
     # The default action, by the kernel: a handler would not run while a C call keeps the interpreter.
     signal.signal(signal.SIGALRM, signal.SIG_DFL)

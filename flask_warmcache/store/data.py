@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import time
@@ -49,9 +50,12 @@ class DataWriter:
     def beginning(cls, folder: Path, name: str, generation: int) -> Iterator[DataWriter]:
         """Begin a new data file, which the next rebuild finds only with all that was added within.
 
+        :raises FileExistsError: when there is one of this generation; only who holds the rebuild lock makes any.
         :raises RebuildError: when the folder was removed meanwhile.
         """
         path = folder / f"{name}.{generation}.data"
+        if os.path.lexists(path):
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), path.name)
         draft = folder / f"{path.name}.tmp"
         writer = cls(path, secrets.token_hex(8), os.open(draft, CREATE_FLAGS, 0o600), 0, 0)
         writer._pending += fmt.data_first_line(writer.data_id)

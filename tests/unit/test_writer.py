@@ -223,6 +223,12 @@ def test_lines_that_another_appended_meanwhile_move_the_pending_ones(tmp_path: P
     writer.close()
 
 
+def test_a_new_data_file_never_replaces_one(tmp_path: Path) -> None:
+    begin(tmp_path).close()
+    with pytest.raises(FileExistsError):
+        begin(tmp_path)
+
+
 def test_a_new_data_file_appears_with_all_that_it_began_with_or_not_at_all(tmp_path: Path) -> None:
     with DataWriter.beginning(tmp_path, "files", 1) as writer:
         writer.add(b"f" * 16, b"{}")
