@@ -66,13 +66,15 @@ def test_a_wrong_declaration_fails_in_that_very_call(calm_shop: Shop, given: dic
 def test_promised_endpoints_are_refused_where_their_host_is_not_known(
     tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    warmcache = WarmCache(Flask("hosts", **options), dir=tmp_path)
+    app = Flask("hosts", **options)  # kept: a WarmCache does not keep its apps alive
+    warmcache = WarmCache(app, dir=tmp_path)
     with pytest.raises(ValueError, match="cannot be used in an app with host_matching or subdomain_matching"):
         warmcache.defer_blueprint("a:bp", url_prefix="/a", name="a", endpoints={"index": "/"})
 
 
 def test_a_list_named_as_our_section_is_told_so(tmp_path: Path) -> None:
-    warmcache = WarmCache(Flask("names"), dir=tmp_path)
+    app = Flask("names")
+    warmcache = WarmCache(app, dir=tmp_path)
     warmcache.warm_list("blueprints", key="name")
     with pytest.raises(ValueError, match="'blueprints' already"):
         warmcache.defer_blueprint("a:bp", url_prefix="/a")
