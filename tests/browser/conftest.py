@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from tests.support.waiting import until
+
 from .world import World, serve
 
 if TYPE_CHECKING:
@@ -38,14 +40,14 @@ class Ear:
     def of(self, kind: str) -> list[dict[str, Any]]:
         return [detail for heard, detail in self.events if heard == kind]
 
-    def wait_for(self, page: Page, kind: str, within: float = 5.0, **facts: Any) -> dict[str, Any]:
+    def wait_for(self, page: Page, kind: str, within: float = 60.0, **facts: Any) -> dict[str, Any]:
         """The first event of a kind with these facts; lets the browser speak until it comes."""
-        for _ in range(int(within / 0.02)):
-            for detail in self.of(kind):
-                if facts.items() <= detail.items():
-                    return detail
-            page.wait_for_timeout(20)  # not a guess: Playwright delivers events only while it waits
-        raise AssertionError(f"no {kind} in {within} s, only {self.events}")
+        return until(
+            lambda: [detail for detail in self.of(kind) if facts.items() <= detail.items()],
+            lambda: f"{kind} {facts}, only {self.events}",
+            within,
+            pause=lambda seconds: page.wait_for_timeout(1000 * seconds),
+        )[0]
 
 
 @pytest.fixture

@@ -8,14 +8,15 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.support.waiting import until
 
 from .world import World, serve
 
@@ -86,13 +87,6 @@ def webkit() -> Iterator[WebDriver]:
             running = selenium.WebKitGTK(options=options, service=service.Service(driver))
         yield running
         running.quit()
-
-
-def until(condition: Callable[[], Any], what: str, within: float = 15.0) -> None:
-    deadline = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < deadline, f"no {what} in {within} s"
-        time.sleep(0.02)
 
 
 def shows(tab: WebDriver, text: str) -> None:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
+
+from tests.support.waiting import until
 
 from ..conftest import CHROMIUM, SWITCHES
 from ..js.npm import refuse
@@ -59,13 +61,6 @@ def tab(driver: WebDriver, world: World) -> Iterator[WebDriver]:
     yield driver
     driver.close()
     driver.switch_to.window(before)
-
-
-def until(condition: Callable[[], Any], what: str, within: float = 10.0) -> None:
-    deadline = time.monotonic() + within
-    while not condition():
-        assert time.monotonic() < deadline, f"no {what} in {within} s"
-        time.sleep(0.02)
 
 
 def is_hidden(tab: WebDriver) -> bool:

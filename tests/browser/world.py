@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from werkzeug.serving import make_server
 from werkzeug.wrappers import Request, Response
+
+from tests.support.waiting import until
 
 SCRIPT = Path(__file__).parents[2] / "static" / "warmcache.js"
 
@@ -55,7 +56,6 @@ class World:
 
     def __post_init__(self) -> None:
         self.gate.set()
-        self._changed = threading.Condition()  # guards hits
 
     def become(self, state: str, generation: str | None, items: list[str], rebuilding: bool = False) -> None:
         self.items = items
@@ -64,25 +64,15 @@ class World:
     def count(self, path: str) -> int:
         return self.hits.count(path)
 
-    def wait_for_hits(self, path: str, number: int, within: float = 5.0) -> None:
+    def wait_for_hits(self, path: str, number: int, within: float = 60.0) -> None:
         """Wait until the server has seen so many requests for a path."""
-        self._wait(lambda: self.count(path) >= number, f"{number} requests for {path}", within)
-
-    def _wait(self, condition: Callable[[], bool], what: str, within: float) -> None:
-        deadline = time.monotonic() + within
-        with self._changed:
-            while not condition():
-                left = deadline - time.monotonic()
-                assert left > 0, f"no {what} in {within} s, only {self.hits}"
-                self._changed.wait(left)
+        until(lambda: self.count(path) >= number, lambda: f"{number} of {path}, only {self.hits}", within)
 
     # -- the routes
 
     def __call__(self, environ: dict[str, object], start_response: object) -> object:
         request = Request(environ)
-        with self._changed:
-            self.hits.append(request.path)
-            self._changed.notify_all()
+        self.hits.append(request.path)
         response = self._answer(request.path)
         response.headers.setdefault("Cache-Control", "no-cache, private")
         return response(environ, start_response)  # type: ignore[arg-type]

@@ -7,8 +7,7 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ import requests
 
 from demo import library
 from demo.markers import Counts, MarkerStore
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext
@@ -46,22 +46,14 @@ class Server:
 
     def settle(self) -> None:
         """Wait until no list is being rebuilt."""
-        settled = until(lambda: self.get("/api/files", per_page=1).json()["cache_rebuilding"] is False)
-        assert settled, f"the list is not made:\n{self.log.read_text()}"
+        until(
+            lambda: self.get("/api/files", per_page=1).json()["cache_rebuilding"] is False,
+            lambda: f"the list is made:\n{self.log.read_text()}",
+        )
 
     def marker_counts(self) -> Counts:
         """What the store holds: the stats may be a second old."""
         return MarkerStore(self.data / "markers.sqlite3").counts()
-
-
-def until(condition: Callable[[], bool], seconds: float = 30) -> bool:
-    """Ask again and again until it holds, or say that it did not."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.05)  # between two questions; the answer decides
-    return False
 
 
 @pytest.fixture(scope="session")
@@ -99,7 +91,7 @@ def serving(folder: Path, **environment: str) -> Iterator[Server]:
         )
     try:
         server = Server(f"http://{address}", folder / "library", folder, log)
-        assert until(lambda: _answers(server, process)), f"the demo does not answer:\n{log.read_text()}"
+        until(lambda: _answers(server, process), lambda: f"the demo answers:\n{log.read_text()}")
         yield server
     finally:
         process.terminate()

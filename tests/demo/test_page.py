@@ -1,13 +1,13 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.browser.axe import violations_in_every_look, without_javascript
+from tests.support.waiting import until
 
 if TYPE_CHECKING:
     from playwright.sync_api import BrowserContext, Locator, Page
@@ -60,10 +60,7 @@ def wait_for_total(page: Page, text: str) -> None:
 
 def wait_for(page: Page, expression: str, argument: object = None) -> None:
     """Ask the page until the expression is true; ``wait_for_function`` needs an eval, which our policy refuses."""
-    deadline = time.monotonic() + 20
-    while not page.evaluate(expression, argument):
-        assert time.monotonic() < deadline, f"never true: {expression}"
-        page.wait_for_timeout(30)  # between two questions; the answer decides
+    until(lambda: page.evaluate(expression, argument), expression)
 
 
 def wait_until_quiet(page: Page) -> None:

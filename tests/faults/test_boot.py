@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.world import CHECKOUT, HERE, OUR_CONF, Place, check_whole, gunicorn_server, until
+from tests.server.world import CHECKOUT, HERE, OUR_CONF, Place, check_whole, gunicorn_server
+from tests.support.waiting import until
 
 from . import world
 

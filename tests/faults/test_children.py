@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.server.test_runners import configured, serving
-from tests.server.world import Answer, Place, Server, check_whole, gunicorn_server, until
+from tests.server.world import Answer, Place, Server, check_whole, gunicorn_server
+from tests.support.waiting import until
 
 from .world import HERE
 

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.server.world import Place, Readers, Server, check_whole, gunicorn_server, until
+from tests.server.world import Place, Readers, Server, check_whole, gunicorn_server
+from tests.support.waiting import until
 
 from .faked import sitecustomize
 from .world import HERE

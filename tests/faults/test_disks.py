@@ -14,7 +14,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.server.world import Answer, Place, Readers, Server, backwards, check_whole, gunicorn_server, until
+from tests.server.world import Place, Readers, Server, backwards, check_whole, gunicorn_server
+from tests.support.waiting import until
 
 from .world import litter, mother_of, need_root, published
 
@@ -133,9 +134,7 @@ def test_where_nothing_can_be_written_the_old_list_is_served_and_the_new_one_com
                     assert stats["last_error"] is not None and stats["is_populated"] is True
                 during = [answer for answer in readers.answers if answer.generation == old]
             ended = time.monotonic()
-            newer: Answer = until(
-                lambda: next((one for one in [server.get()] if one.generation > old), None), "a newer list", 15
-            )
+            newer = until(lambda: [one for one in [server.get()] if one.generation > old], "a newer list", 15)[0]
             took = time.monotonic() - ended
             readers.wait_for(50)
         failures = failures_of(server)

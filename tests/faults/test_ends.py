@@ -12,7 +12,8 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from tests.server.world import OUR_CONF, Place, Server, check_whole, gunicorn_server, until
+from tests.server.world import OUR_CONF, Place, Server, check_whole, gunicorn_server
+from tests.support.waiting import until
 
 from .world import published
 

@@ -19,7 +19,8 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from tests.server.world import Place, Server, check_whole, gunicorn_server, until
+from tests.server.world import Place, Server, check_whole, gunicorn_server
+from tests.support.waiting import until
 
 from .test_meddling import KINDS, Meddler
 from .world import YOUNG, litter

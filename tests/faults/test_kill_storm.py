@@ -16,7 +16,8 @@ import pytest
 
 from tests.server.test_kills import Nursery, Witness, nursery
 from tests.server.world import HERE as SERVER
-from tests.server.world import Place, until
+from tests.server.world import Place
+from tests.support.waiting import until
 
 from .world import YOUNG, litter, mother_of, published
 

@@ -13,7 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.world import Answer, Place, Readers, Server, check_whole, gunicorn_server, until
+from tests.server.world import Answer, Place, Readers, Server, check_whole, gunicorn_server
+from tests.support.waiting import until
 
 from .world import litter
 
@@ -245,7 +246,7 @@ def warm_again(server: Server) -> Answer:
         except OSError:
             return []
 
-    return until(answers, "a fresh list")[0]  # type: ignore[no-any-return]
+    return until(answers, "a fresh list")[0]
 
 
 def has_rebuilt(server: Server, place: Place, builds: int) -> bool:

@@ -24,7 +24,8 @@ import pytest
 
 from flask_warmcache.store.changes import tell
 from flask_warmcache.store.verify import Verifier
-from tests.server.world import CHECKOUT, HERE, Place, check_items, gunicorn_server, until
+from tests.server.world import CHECKOUT, HERE, Place, check_items, gunicorn_server
+from tests.support.waiting import until
 
 from .world import Mother, litter, need_root, published
 

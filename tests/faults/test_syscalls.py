@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.world import until
+from tests.support.waiting import until
 
 from .world import DRAFT, YOUNG, Done, Mother, litter, need_tool, published
 

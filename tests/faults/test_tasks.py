@@ -11,7 +11,8 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.server.world import CHECKOUT, until
+from tests.server.world import CHECKOUT
+from tests.support.waiting import until
 
 TASKS = 20
 PROCESSES = 6

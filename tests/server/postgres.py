@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import pytest
 
-from .world import until
+from tests.support.waiting import until
 
 DEBIAN = Path("/usr/lib/postgresql")
 

@@ -9,7 +9,9 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .world import HERE, Place, check_whole, gunicorn_server, until
+from tests.support.waiting import until
+
+from .world import HERE, Place, check_whole, gunicorn_server
 
 
 @contextmanager

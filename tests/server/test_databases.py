@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import until
+
 from .postgres import Cluster, cluster, refuse
-from .world import OUR_CONF, Place, Server, gunicorn_server, until
+from .world import OUR_CONF, Place, Server, gunicorn_server
 
 Make = Callable[..., Place]
 

@@ -18,9 +18,10 @@ import gunicorn
 import pytest
 
 from tests.startup_app.parts import CRITICAL, LATE, write
+from tests.support.waiting import until
 
 from .test_preload import threads_of
-from .world import CHECKOUT, HERE, OUR_CONF, Place, Server, free_port, running, until
+from .world import CHECKOUT, HERE, OUR_CONF, Place, Server, free_port, running
 
 
 @pytest.fixture

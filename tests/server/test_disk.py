@@ -12,7 +12,9 @@ from collections.abc import Callable
 
 import pytest
 
-from .world import HERE, Place, Server, gunicorn_server, until
+from tests.support.waiting import until
+
+from .world import HERE, Place, Server, gunicorn_server
 
 LARGE: dict[str, object] = {"items": 200, "text": 1000, "runner": "thread"}  # 20 KB an item, 4 MB a list
 

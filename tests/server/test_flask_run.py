@@ -10,7 +10,9 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from .world import Place, Server, check_whole, free_port, running, until
+from tests.support.waiting import until
+
+from .world import Place, Server, check_whole, free_port, running
 
 RELOADER = pytest.mark.parametrize("options", [("--no-debug",), ("--debug",)], ids=["no reloader", "reloader"])
 

@@ -7,7 +7,9 @@ import stat
 import time
 from pathlib import Path
 
-from .world import Place, Readers, backwards, check_whole, gunicorn_server, until
+from tests.support.waiting import until
+
+from .world import Place, Readers, backwards, check_whole, gunicorn_server
 
 NOTICED_WITHIN = 0.5  # seconds; a reader that nobody tells of it looks after a hundredth
 

@@ -13,7 +13,9 @@ from pathlib import Path
 import gunicorn
 import pytest
 
-from .world import HERE, OUR_CONF, Place, Server, check_whole, gunicorn_server, until
+from tests.support.waiting import until
+
+from .world import HERE, OUR_CONF, Place, Server, check_whole, gunicorn_server
 
 # Before 24 a gthread worker that ends drops what has just been connected to it.
 KEEPS_CONNECTIONS = gunicorn.version_info >= (24,)

@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 
 from flask_warmcache.store.reader import Reader
+from tests.support.waiting import until
 
-from .world import HERE, Place, Readers, backwards, check_items, check_whole, gunicorn_server, until
+from .world import HERE, Place, Readers, backwards, check_items, check_whole, gunicorn_server
 
 
 def test_another_worker_takes_over_when_the_building_one_is_killed(gated: Place) -> None:

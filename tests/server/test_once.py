@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
-from .world import OUR_CONF, Place, Server, gunicorn_server, until
+from tests.support.waiting import until
+
+from .world import OUR_CONF, Place, Server, gunicorn_server
 
 Make = Callable[..., Place]
 

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .world import OUR_CONF, Place, Server, gunicorn_server, until
+from tests.support.waiting import until
+
+from .world import OUR_CONF, Place, Server, gunicorn_server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page

@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from .world import OUR_CONF, Place, check_whole, gunicorn_server, until
+from tests.support.waiting import until
+
+from .world import OUR_CONF, Place, check_whole, gunicorn_server
 
 
 def threads_of(pid: int) -> int:

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from .world import HERE, Place, Readers, backwards, check_whole, gunicorn_server, until
+from tests.support.waiting import until
+
+from .world import HERE, Place, Readers, backwards, check_whole, gunicorn_server
 
 LEAST = 2_000
 

@@ -10,8 +10,9 @@ from collections.abc import Callable
 import pytest
 
 from flask_warmcache.store.reader import Reader
+from tests.support.waiting import until
 
-from .world import OUR_CONF, Place, Readers, backwards, check_items, check_whole, gunicorn_server, until
+from .world import OUR_CONF, Place, Readers, backwards, check_items, check_whole, gunicorn_server
 
 CONFS = pytest.mark.parametrize("conf", [(), OUR_CONF], ids=["plain", "our conf"])
 STOPS_WITHIN = 4.0  # seconds: a stopping gunicorn needs some tenths; its graceful timeout would be 30

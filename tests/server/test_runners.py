@@ -19,8 +19,9 @@ import psutil
 import pytest
 
 from flask_warmcache.store.reader import Reader
+from tests.support.waiting import until
 
-from .world import OUR_CONF, Place, Server, free_port, running, until
+from .world import OUR_CONF, Place, Server, free_port, running
 
 Make = Callable[..., Place]
 

@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from .world import Place, check_whole, gunicorn_server, until
+from tests.support.waiting import until
+
+from .world import Place, check_whole, gunicorn_server
 
 REQUESTS = 100
 PROMISED = 0.1  # seconds inside the app

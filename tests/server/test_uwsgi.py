@@ -8,7 +8,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .world import Place, Server, check_whole, free_port, running, until
+from tests.support.waiting import until
+
+from .world import Place, Server, check_whole, free_port, running
 
 WORKERS = 2
 UWSGI = Path(sys.executable).with_name("uwsgi")

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,25 +23,12 @@ from typing import Any
 import gunicorn
 import psutil
 
+from tests.support.waiting import until
+
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[1]
 OUR_CONF = ("-c", "python:flask_warmcache.gunicorn_conf")
 STARTING = 30.0  # seconds that four workers may need to import the app on a busy machine
-
-
-def until(condition: Callable[[], Any], why: str | Callable[[], str], seconds: float = 20.0) -> Any:
-    """Ask again and again until the answer is true; returns it.
-
-    :param why: what is missing, for the failure.
-    """
-    end = time.monotonic() + seconds
-    while True:
-        answer = condition()
-        if answer:
-            return answer
-        if time.monotonic() > end:
-            raise AssertionError(f"not within {seconds} s: {why if isinstance(why, str) else why()}")
-        time.sleep(0.01)  # between two questions; the answer decides
 
 
 def free_port() -> int:
@@ -145,7 +132,7 @@ class Place:
 
     def builder_at_gate(self, nth: int = 1) -> Call:
         """Wait until the nth build that came to the gate is there."""
-        return until(lambda: self.calls("waiting")[nth - 1 : nth], f"build {nth} at the gate")[0]  # type: ignore[no-any-return]
+        return until(lambda: self.calls("waiting")[nth - 1 : nth], f"build {nth} at the gate")[0]
 
     def until_built(self, number: int) -> Call:
         """Wait until so many builds have begun; returns the last one's call of source."""
@@ -256,8 +243,7 @@ class Server:
 
     def until_newer(self, generation: int) -> Answer:
         """Ask until the list is fresh and newer than that."""
-        newest = until(lambda: [one for one in [self.warm_up()] if one.generation > generation], "a newer list")
-        return newest[0]  # type: ignore[no-any-return]
+        return until(lambda: [one for one in [self.warm_up()] if one.generation > generation], "a newer list")[0]
 
     def until_gone(self, pid: int) -> None:
         """Wait until that worker is gone and another is there."""

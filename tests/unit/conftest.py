@@ -12,10 +12,11 @@ from hypothesis import HealthCheck, settings
 
 from flask_warmcache import state
 from flask_warmcache.rebuild.keeper import Keeper
+from tests.support.waiting import until
 
 from .late import calm_shop as calm_shop
 from .late import quick_shop as quick_shop
-from .world import Shelf, stop, until
+from .world import Shelf, stop
 
 settings.register_profile(
     "unit",
@@ -44,7 +45,7 @@ def _nothing_stays(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
             stop(one.keeper)
     state._states.clear()
     left = {thread for thread in threading.enumerate() if thread not in threads}
-    assert until(lambda: not any(thread.is_alive() for thread in left)), left
+    until(lambda: not any(thread.is_alive() for thread in left), lambda: left)
     assert sys.getswitchinterval() == interval
 
 

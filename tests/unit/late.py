@@ -14,8 +14,9 @@ from flask import Flask
 from flask_warmcache import WarmCache
 from flask_warmcache.startup import loader
 from flask_warmcache.startup.loader import Loader
+from tests.support.waiting import until
 
-from .world import make_app, state_of, until
+from .world import make_app, state_of
 
 SIMPLE = """
 from flask import Blueprint
@@ -87,7 +88,7 @@ class Shop:
         self.loader.start()
 
     def until_loaded(self) -> None:
-        assert until(lambda: not self.loader.unfinished), self.loader.section()
+        until(lambda: not self.loader.unfinished, self.loader.section)
 
 
 @pytest.fixture

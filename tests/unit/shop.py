@@ -11,8 +11,9 @@ from flask_warmcache.declare import Item
 from flask_warmcache.rebuild.keeper import Keeper
 from flask_warmcache.rebuild.status import ListStatus
 from flask_warmcache.state import AppState
+from tests.support.waiting import until
 
-from .world import files, make_app, state_of, until
+from .world import files, make_app, state_of
 
 
 class Shop:
@@ -50,8 +51,8 @@ class Shop:
     def tick(self) -> None:
         """One look, and what it started to its end."""
         self.keeper.tick()
-        assert until(lambda: not any(one.progress for one in self.state.statuses.values()))
-        assert until(lambda: not any("-rebuild-" in thread.name for thread in threading.enumerate()))
+        until(lambda: not any(one.progress for one in self.state.statuses.values()))
+        until(lambda: not any("-rebuild-" in thread.name for thread in threading.enumerate()))
 
     def names(self) -> list[str]:
         with self.app.app_context():

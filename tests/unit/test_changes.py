@@ -13,8 +13,9 @@ import pytest
 from flask_warmcache.store import changes
 from flask_warmcache.store.changes import LOOK, WORD
 from flask_warmcache.store.reader import Reader
+from tests.support.waiting import until
 
-from .world import Shelf, files, run_python, until
+from .world import Shelf, files, run_python
 
 
 @pytest.fixture(autouse=True)
@@ -167,10 +168,10 @@ def test_what_is_not_told_is_seen_by_who_looks_anyway(
     if gone.endswith("backup's"):
         words_of(shelf).write_bytes(old)
     if gone == "all":
-        assert until(lambda: shown(reader) == ["a"] and reader.is_unusable, 5)
+        until(lambda: shown(reader) == ["a"] and reader.is_unusable)
     shelf.rebuild(files("b"))
     if gone.endswith("backup's"):
-        assert until(lambda: shown(reader) == ["b"], 5)
+        until(lambda: shown(reader) == ["b"])
     assert shown(reader) == ["b"], "who makes the file waits until all have looked"
 
 

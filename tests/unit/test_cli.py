@@ -20,8 +20,9 @@ from click.testing import Result
 from flask import Flask
 
 from flask_warmcache import WarmCache, WarmList, commands
+from tests.support.waiting import stays_false, until
 
-from .world import CHECKOUT, files, make_app, state_of, until
+from .world import CHECKOUT, files, make_app, state_of
 
 
 class Shop:
@@ -114,7 +115,7 @@ def test_status_shows_failures_and_progress(shop: Shop, other: subprocess.Popen[
     result = shop.run("status")
     assert "rebuilding: enrich, 1 of 4" in result.output
     tell(other, "failed")
-    assert until(lambda: "last error: ValueError" in shop.run("status").output)
+    until(lambda: "last error: ValueError" in shop.run("status").output)
     assert shop.run("status").exit_code == 1
 
 
@@ -179,7 +180,7 @@ def test_a_long_rebuild_shows_its_progress(shop: Shop, monkeypatch: pytest.Monke
     shop.warmcache.warm_list("slow", key="path", source=lambda: files("a", "b", "c"))
 
     def enrich(item: dict[str, Any]) -> dict[str, Any]:
-        until(lambda: False, 0.02)
+        time.sleep(0.02)
         seen.append(item["path"])
         return item
 
@@ -214,7 +215,7 @@ def test_wait_follows_another_to_its_end(
     results: list[Result] = []
     thread = threading.Thread(target=lambda: results.append(shop.run("rebuild", "files", "--wait", "--json")))
     thread.start()
-    assert not until(lambda: results, 0.2)  # it waits
+    stays_false(lambda: results, 0.2)  # it waits
     if phase == "finished":
         _publish_as_the_other_would(publisher)
     tell(other, phase)
@@ -244,7 +245,7 @@ def test_wait_says_when_the_other_was_killed(
     results: list[Result] = []
     thread = threading.Thread(target=lambda: results.append(shop.run("rebuild", "files", "--wait")))
     thread.start()
-    assert not until(lambda: results, 0.2)
+    stays_false(lambda: results, 0.2)
     other.send_signal(signal.SIGKILL)
     thread.join(20)
     assert results and results[0].exit_code == 1

@@ -10,9 +10,9 @@ import pytest
 from flask import Blueprint, Flask, url_for
 
 from flask_warmcache import WarmCache
+from tests.support.waiting import until
 
 from .late import Shop
-from .world import until
 
 
 def test_nothing_is_deferred_once_the_app_serves(calm_shop: Shop) -> None:
@@ -168,5 +168,5 @@ def test_a_module_that_changes_the_app_itself_is_refused_by_flask(
     quick_shop.warmcache.defer_blueprint("own:bp", url_prefix="/own")
     import_module("owner").app = quick_shop.app  # type: ignore[attr-defined]
     quick_shop.start()  # before any request
-    assert until(lambda: quick_shop.states() == ["failed"])
+    until(lambda: quick_shop.states() == ["failed"])
     assert "The setup method 'before_request' can no longer be called" in caplog.text

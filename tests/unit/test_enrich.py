@@ -12,8 +12,9 @@ import pytest
 from flask_warmcache import RebuildError
 from flask_warmcache.declare import Item
 from flask_warmcache.rebuild import enrich as enrich_module
+from tests.support.waiting import until
 
-from .world import Shelf, files, until
+from .world import Shelf, files
 
 NAMES = [f"item {number:02}" for number in range(30)]
 ITEMS = files(*NAMES)
@@ -58,7 +59,7 @@ def test_items_keep_their_order_and_none_is_enriched_twice(shelf: Shelf, how: di
     assert sorted(enrich.seen) == NAMES
     assert (outcome.enriched, outcome.failed) == (30, 0)
     assert shelf.rebuild(ITEMS, enrich=enrich, **how).reused == 30
-    assert until(lambda: not enrich_threads())
+    until(lambda: not enrich_threads())
 
 
 @pytest.mark.parametrize("how", BOTH, ids=str)
@@ -161,7 +162,7 @@ def test_one_slow_item_does_not_hold_up_the_others(shelf: Shelf) -> None:
 
     def last(names: list[str]) -> None:
         if names == NAMES[:1]:
-            assert until(lambda: len(enrich.seen) == 30)
+            until(lambda: len(enrich.seen) == 30)
 
     enrich.meanwhile = last
     shelf.rebuild(ITEMS, enrich=enrich, workers=2)
@@ -205,7 +206,7 @@ def test_what_was_done_behind_a_slow_item_is_not_lost(shelf: Shelf) -> None:
     with pytest.raises(Abandoned):
         shelf.rebuild(ITEMS, enrich=enrich, workers=3, breathe=breathe)
     ended.set()
-    assert until(lambda: not enrich_threads())
+    until(lambda: not enrich_threads())
     again = Enrich()
     shelf.rebuild(ITEMS, enrich=again, workers=3)
     # The first was not done, and the last two may have been under way.
@@ -229,7 +230,7 @@ def test_an_abandoned_rebuild_leaves_no_thread_and_begins_no_other_item(shelf: S
     with pytest.raises(Abandoned):
         shelf.rebuild(ITEMS, enrich=enrich, breathe=breathe, **how)
     ended.set()
-    assert until(lambda: not enrich_threads())
+    until(lambda: not enrich_threads())
     assert len(enrich.calls) == 3
 
 
@@ -244,12 +245,12 @@ def test_what_ends_a_thread_ends_the_rebuild(shelf: Shelf, by: type[BaseExceptio
     enrich.meanwhile = ends
     with pytest.raises(by):
         shelf.rebuild(ITEMS, enrich=enrich, workers=2)
-    assert until(lambda: not enrich_threads())
+    until(lambda: not enrich_threads())
     again = Enrich()
     shelf.rebuild(ITEMS, enrich=again, workers=2)
     assert NAMES[5] in again.seen
     assert shelf.items() == made(ITEMS)
-    assert until(lambda: not enrich_threads())
+    until(lambda: not enrich_threads())
 
 
 def test_a_full_disk_ends_the_rebuild_and_its_threads(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -261,7 +262,7 @@ def test_a_full_disk_ends_the_rebuild_and_its_threads(shelf: Shelf, monkeypatch:
     monkeypatch.setattr(DataWriter, "add", full)
     with pytest.raises(OSError, match="No space left"):
         shelf.rebuild(ITEMS, enrich=Enrich(), workers=3)
-    assert until(lambda: not enrich_threads())
+    until(lambda: not enrich_threads())
     assert not list(shelf.folder.glob("*.data"))
 
 

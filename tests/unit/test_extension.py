@@ -15,8 +15,9 @@ from flask import Flask
 
 from flask_warmcache import DeclarationError, UnknownListError, WarmCache, WarmList, errors
 from flask_warmcache.values import WarmValue
+from tests.support.waiting import until
 
-from .world import files, make_app, state_of, until
+from .world import files, make_app, state_of
 
 
 def test_a_name_is_given_once() -> None:
@@ -163,7 +164,7 @@ def test_a_list_without_a_source_fails_alone_and_is_logged(
     stats = client.get("/api/cache/stats/broken").get_json()
     assert (stats["state"], stats["last_error"]) == ("failed", "DeclarationError")
     with app.app_context():
-        assert until(lambda: whole.get().state == "fresh")
+        until(lambda: whole.get().state == "fresh")
         with pytest.raises(errors.RebuildError, match="'broken' cannot be rebuilt: it has no source"):
             broken.rebuild_now()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,7 +18,7 @@ from flask_warmcache.rebuild import publish
 from flask_warmcache.store import changes
 from flask_warmcache.store.files import FileStore
 
-from .world import Shelf, encode, files, until
+from .world import Shelf, encode, files
 
 
 class Enrich:
@@ -195,7 +196,7 @@ def test_the_context_is_left_after_each_batch(shelf: Shelf, monkeypatch: pytest.
     monkeypatch.setattr(enrich_module, "CONTEXT_SECONDS", 0.001)
 
     def takes_longer_than_a_batch(item: Item) -> Item:
-        until(lambda: False, 0.002)
+        time.sleep(0.002)
         return item
 
     context = Context()

@@ -12,9 +12,10 @@ import pytest
 
 from flask_warmcache import RebuildBusyError
 from flask_warmcache.store.files import FileStore
+from tests.support.waiting import until
 
 from .shop import Shop
-from .world import files, until
+from .world import files
 
 
 @pytest.fixture
@@ -130,11 +131,11 @@ def test_a_failure_is_not_forgotten_while_the_next_attempt_runs(
     now = time.time() + 10  # the pause is over
     monkeypatch.setattr(time, "time", lambda: now)
     shop.keeper.tick()
-    assert until(lambda: shop.builds == 2)
+    until(lambda: shop.builds == 2)
     assert shop.status.condition().state == "failed"
     shop.error = None
     shop.gate.set()
-    assert until(lambda: shop.status.condition().state == "fresh")
+    until(lambda: shop.status.condition().state == "fresh")
 
 
 @pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), GeneratorExit(), MemoryError()], ids=repr)
@@ -160,12 +161,12 @@ def test_rebuild_now_builds_a_fresh_list_and_returns_what_it_did(shop: Shop) -> 
 def test_rebuild_now_does_not_wait_for_another(shop: Shop) -> None:
     shop.gate.clear()
     shop.keeper.tick()
-    assert until(lambda: shop.builds == 1)
+    until(lambda: shop.builds == 1)
     with shop.app.app_context():
         with pytest.raises(RebuildBusyError, match="'files' is being rebuilt already"):
             shop.list.rebuild_now()
         shop.gate.set()
-        assert until(lambda: shop.status.progress is None)
+        until(lambda: shop.status.progress is None)
     lock = FileStore(shop.state.store.folder).try_lock("files")
     assert lock is not None
     with shop.app.app_context(), pytest.raises(RebuildBusyError):
@@ -185,9 +186,9 @@ def test_an_app_that_is_dropped_takes_its_keeper_with_it(tmp_path: Path) -> None
     def use() -> tuple[weakref.ref[Any], Any]:
         shop = Shop(tmp_path)
         shop.app.test_client().get("/api/cache/stats")
-        assert until(lambda: shop.status.condition().state == "fresh")
+        until(lambda: shop.status.condition().state == "fresh")
         return weakref.ref(shop.app), shop.state.keeper._thread
 
     app, thread = use()
-    assert until(lambda: gc.collect() >= 0 and app() is None)
-    assert until(lambda: not thread.is_alive())
+    until(lambda: gc.collect() >= 0 and app() is None)
+    until(lambda: not thread.is_alive())

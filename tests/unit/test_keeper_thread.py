@@ -13,8 +13,9 @@ from flask_warmcache import WarmCache, state
 from flask_warmcache.declare import Item
 from flask_warmcache.rebuild.keeper import Keeper
 from flask_warmcache.state import start_keepers
+from tests.support.waiting import until
 
-from .world import files, make_app, run_python, state_of, stop, until
+from .world import files, make_app, run_python, state_of, stop
 
 pytestmark = pytest.mark.usefixtures("live")
 
@@ -32,7 +33,7 @@ def test_the_first_request_starts_one_keeper_and_the_list_gets_warm(tmp_path: Pa
     assert client.get("/files").get_json()["cache_rebuilding"] is True
     (keeper,) = keepers()
     assert keeper.daemon
-    assert until(lambda: client.get("/files").get_json()["cache_rebuilding"] is False)
+    until(lambda: client.get("/files").get_json()["cache_rebuilding"] is False)
     assert client.get("/files").get_json()["items"] == files("a")
     assert keepers() == [keeper]
 
@@ -61,7 +62,7 @@ def test_many_first_requests_at_once_start_one_keeper(tmp_path: Path) -> None:
         thread.join()
     assert answers == [200] * 16
     assert len(keepers()) == 1
-    assert until(lambda: state_of(app).statuses["files"].condition().state == "fresh")
+    until(lambda: state_of(app).statuses["files"].condition().state == "fresh")
     assert len(builds) == 1
 
 
@@ -77,7 +78,7 @@ def test_a_dead_keeper_is_replaced_by_the_next_request(tmp_path: Path, caplog: p
         client.get("/nowhere")
     assert len(keepers()) == 1
     assert "warmcache.keeper_died" in caplog.text
-    assert until(lambda: state_of(app).statuses["files"].condition().state == "fresh")
+    until(lambda: state_of(app).statuses["files"].condition().state == "fresh")
 
 
 def test_a_keeper_survives_any_error_of_its_own(
@@ -99,7 +100,7 @@ def test_a_keeper_survives_any_error_of_its_own(
         keeper.wake()
         return len(looks) >= 3
 
-    assert until(woken)
+    until(woken)
     assert "warmcache.keeper_error: the keeper goes on" in caplog.text
     assert len(keepers()) == 1
 
@@ -130,10 +131,10 @@ def test_a_read_that_finds_the_list_due_wakes_the_keeper(tmp_path: Path, monkeyp
     listed = WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
     with app.app_context():
         listed.get()
-        assert until(lambda: listed.get().state == "fresh", 10)
+        until(lambda: listed.get().state == "fresh")
         before = listed.get().generation
         listed.invalidate()
-        assert until(lambda: listed.get().generation != before, 10)
+        until(lambda: listed.get().generation != before)
 
 
 def test_workers_that_start_together_begin_their_work_one_after_the_other(
@@ -153,7 +154,7 @@ def test_workers_that_start_together_begin_their_work_one_after_the_other(
         state_of(app)
     started = time.monotonic()
     start_keepers()
-    assert until(lambda: len(began) == len(apps))
+    until(lambda: len(began) == len(apps))
     moments = sorted(moment - started for moment in began.values())
     # Twelve moments, each anywhere in 0.3 s: all of them within 0.05 s once in ten million times.
     assert moments[-1] - moments[0] > 0.05, moments
@@ -170,7 +171,7 @@ def test_a_cold_list_that_is_asked_for_does_not_wait_for_its_keepers_turn(
     (keeper,) = keepers()
     with app.app_context():
         assert listed.get().state == "cold"  # and is answered at once
-        assert until(lambda: listed.get().state == "fresh", 10)
+        until(lambda: listed.get().state == "fresh")
     assert keepers() == [keeper]
 
 
@@ -180,7 +181,7 @@ def test_a_servers_hook_starts_the_keeper_of_every_app(tmp_path: Path) -> None:
         WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
     start_keepers()
     assert len(keepers()) == 2
-    assert until(lambda: [state_of(app).statuses["files"].condition().state for app in apps] == ["fresh"] * 2)
+    until(lambda: [state_of(app).statuses["files"].condition().state for app in apps] == ["fresh"] * 2)
 
 
 def test_a_switched_off_cache_has_no_keeper(tmp_path: Path) -> None:
@@ -250,7 +251,7 @@ def test_what_a_fork_resets_is_usable_at_once(tmp_path: Path) -> None:
         stop(opened.keeper)
         state._after_fork()
         with app.app_context():
-            assert until(lambda: listed.get().state == "fresh")
+            until(lambda: listed.get().state == "fresh")
 
 
 def test_an_unopened_app_can_be_forked(tmp_path: Path) -> None:
@@ -258,7 +259,7 @@ def test_an_unopened_app_can_be_forked(tmp_path: Path) -> None:
     listed = WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
     state._after_fork()
     with app.app_context():
-        assert until(lambda: listed.get().state == "fresh")
+        until(lambda: listed.get().state == "fresh")
 
 
 def test_a_script_that_reads_a_list_rebuilds_nothing_that_is_young_enough_and_runs_no_task(tmp_path: Path) -> None:
@@ -279,13 +280,13 @@ def test_a_script_that_reads_a_list_rebuilds_nothing_that_is_young_enough_and_ru
         warmcache.once("prepare", version=process)(prepare)
         if process == "server":
             with app.test_request_context():
-                assert until(lambda: listed.page().state == "fresh")  # noqa: B023
-                assert until(lambda: runs == ["server"])
+                until(lambda: listed.page().state == "fresh")  # noqa: B023
+                until(lambda: runs == ["server"])
         else:
             with app.app_context():
                 assert [listed.page().state for _ in range(3)] == ["fresh"] * 3
                 keeper = state_of(app).keeper
-                assert until(lambda: keeper._thread is not None and keeper._thread.is_alive())  # noqa: B023
+                until(lambda: keeper._thread is not None and keeper._thread.is_alive())  # noqa: B023
                 keeper.tick()
                 state_of(app)._look_after_tasks()
     assert (builds, runs) == (["server"], ["server"])

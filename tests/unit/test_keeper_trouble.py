@@ -13,9 +13,10 @@ from flask import Flask
 
 from flask_warmcache.declare import Item
 from flask_warmcache.warm import Warm
+from tests.support.waiting import until
 
 from .shop import Shop
-from .world import files, until
+from .world import files
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def shop(tmp_path: Path) -> Shop:
 def test_the_builder_beats_while_it_is_deep_in_one_item(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.gate.clear()
     shop.keeper.tick()
-    assert until(lambda: shop.builds == 1)
+    until(lambda: shop.builds == 1)
     report = shop.state.store.folder / "files.progress"
     before = report.stat().st_ino
     monotonic = time.monotonic()
@@ -36,7 +37,7 @@ def test_the_builder_beats_while_it_is_deep_in_one_item(shop: Shop, monkeypatch:
     assert report.stat().st_ino != before
     assert shop.builds == 1
     shop.gate.set()
-    assert until(lambda: shop.status.progress is None)
+    until(lambda: shop.status.progress is None)
 
 
 def test_a_damaged_section_is_found_and_the_list_built_from_nothing(
@@ -52,7 +53,7 @@ def test_a_damaged_section_is_found_and_the_list_built_from_nothing(
         caplog.clear()
         shop.tick()
         assert "warmcache.snapshot_damaged: the files of 'files' fail their checksums" in caplog.text
-        assert until(lambda: shop.status.condition().state == "fresh")
+        until(lambda: shop.status.condition().state == "fresh")
         snapshot = shop.status.reader.current()
         assert snapshot is not None
         assert (snapshot.header["reused"], snapshot.header["enriched"]) == (0, 1)
@@ -136,10 +137,10 @@ def test_an_invalidation_whose_builder_died_behind_the_rename_is_seen(
     monkeypatch.setattr(store, "mark_if_invalidated", lambda name, token: None)
     shop.gate.clear()
     shop.keeper.tick()
-    assert until(lambda: shop.builds == 1)
+    until(lambda: shop.builds == 1)
     store.invalidate("files")
     shop.gate.set()
-    assert until(lambda: shop.status.progress is None)
+    until(lambda: shop.status.progress is None)
     monkeypatch.undo()
     shop.tick()
     assert shop.builds == 2

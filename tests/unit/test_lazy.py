@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from flask_warmcache import LazyNotReadyError
+from tests.support.waiting import until
 
 from .late import Shop
-from .world import until
 
 SERVICE = """
 import threading, time
@@ -85,12 +85,12 @@ def test_what_fails_is_raised_where_it_is_used_and_tried_again_after_a_pause(
     missing = calm_shop.warmcache.lazy("nowhere:Service")
     with calm_shop.app.app_context():
         for number in (1, 2):
-            assert until(lambda: failure(service) is FileNotFoundError)
+            until(lambda: failure(service) is FileNotFoundError)
             assert len(sys.modules["shaky"].tries) == number
-            assert until(lambda: failure(missing) is ModuleNotFoundError)
+            until(lambda: failure(missing) is ModuleNotFoundError)
         assert caplog.text.count("warmcache.lazy_failed: shaky:Service could not be made") == 2
         go.touch()
-        assert until(lambda: failure(service) is None)
+        until(lambda: failure(service) is None)
         assert service.x.st_size == 0
 
 

@@ -17,8 +17,9 @@ from flask_warmcache import RebuildError, StoreError
 from flask_warmcache.store import files as files_module
 from flask_warmcache.store import locks as locks_module
 from flask_warmcache.store.files import FileStore
+from tests.support.waiting import stays_false
 
-from .world import CHECKOUT, Shelf, files, until
+from .world import CHECKOUT, Shelf, files
 
 HOLD = """
 import sys
@@ -236,7 +237,7 @@ def test_a_publication_waits_for_another(folder: Path) -> None:
     with store.publishing("files"):
         thread = threading.Thread(target=second)
         thread.start()
-        assert not until(lambda: order, 0.05)
+        stays_false(lambda: order, 0.05)
         order.append("first")
     thread.join()
     assert order == ["first", "second"]

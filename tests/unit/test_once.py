@@ -23,8 +23,9 @@ from flask_warmcache.startup.status import KEPT, Record, TaskStatus
 from flask_warmcache.startup.tasks import Tasks
 from flask_warmcache.store.locks import HeldLock
 from flask_warmcache.testing import inline_rebuilds
+from tests.support.waiting import until
 
-from .world import files, make_app, run_python, state_of, until
+from .world import files, make_app, run_python, state_of
 
 
 class Site:
@@ -64,7 +65,7 @@ class Site:
             self.tasks.look_after()
             return self.status.state == wanted
 
-        assert until(reached), self.status.record
+        until(reached, lambda: self.status.record)
         return self.status
 
     def lock(self) -> HeldLock:
@@ -232,7 +233,7 @@ def test_a_keeper_runs_the_task_once_in_the_apps_context(site: Site) -> None:
 @pytest.mark.usefixtures("live")
 def test_a_live_keeper_runs_it_from_the_first_request_on(site: Site) -> None:
     site.client.get("/nowhere")
-    assert until(lambda: site.status.state == "done")
+    until(lambda: site.status.state == "done")
     assert site.runs == ["shop"]
 
 
@@ -253,7 +254,7 @@ def test_many_requests_at_once_begin_it_once(site: Site, gate: threading.Event) 
     for thread in threads:
         thread.start()
     barrier.wait()
-    assert until(lambda: site.runs)
+    until(lambda: site.runs)
     gate.set()
     for thread in threads:
         thread.join()
@@ -285,18 +286,18 @@ def test_a_worker_runs_one_task_at_a_time_but_one_that_hangs_holds_up_no_other(
     tasks = state_of(app).tasks
     tasks.look_after()
     tasks.look_after()
-    assert until(lambda: runs == ["hangs"])
+    until(lambda: runs == ["hangs"])
     assert tasks.status("next").state == "pending" or tasks.status("hangs").is_late
 
     def next_is_done() -> bool:
         tasks.look_after()
         return tasks.status("next").state == "done"
 
-    assert until(next_is_done)
+    until(next_is_done)
     assert runs == ["hangs", "next"] and tasks.status("hangs").state == "late" and tasks.is_degraded
     assert caplog.text.count("warmcache.task_late") == 1
     gate.set()
-    assert until(lambda: tasks.status("hangs").state == "done")
+    until(lambda: tasks.status("hangs").state == "done")
     assert not tasks.is_degraded
 
 
@@ -311,7 +312,7 @@ def test_a_rebuilding_child_starts_no_task(site: Site, monkeypatch: pytest.Monke
 def test_a_fork_forgets_its_parents_run(site: Site, gate: threading.Event) -> None:
     site.work = lambda: print(gate.wait(20))
     site.tasks.look_after()
-    assert until(lambda: site.status.state == "running")
+    until(lambda: site.status.state == "running")
     site.tasks.after_fork()
     assert site.status.state == "running", "by the lock, which the parent has"
 
@@ -522,6 +523,6 @@ def test_no_thread_but_the_tasks_own_is_started(site: Site, caplog: pytest.LogCa
     site.work = lambda: names.append(threading.current_thread().name)
     with caplog.at_level(logging.INFO, "flask_warmcache"):
         site.until_state("done")
-        assert until(lambda: "warmcache.task_finished: 'prepare' took" in caplog.text)
+        until(lambda: "warmcache.task_finished: 'prepare' took" in caplog.text)
     assert names == ["warmcache-task-prepare"]
     assert "warmcache.task_started: 'prepare', attempt 1" in caplog.text

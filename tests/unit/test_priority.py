@@ -15,8 +15,7 @@ import pytest
 from flask_warmcache.rebuild import priority
 from flask_warmcache.rebuild.priority import NICE, Priority, lower
 from tests.benchmarks.load import pinned
-
-from .world import until
+from tests.support.waiting import until
 
 # Looks ten times a second beside its main thread, and says of which class this and the looking one are.
 COMPUTING = """
@@ -58,7 +57,7 @@ def classes(running: subprocess.Popen[str]) -> tuple[int, int]:
 
 def test_with_room_all_threads_become_idle() -> None:
     with process(COMPUTING) as running:
-        assert until(lambda: classes(running) == (os.SCHED_IDLE, os.SCHED_IDLE))
+        until(lambda: classes(running) == (os.SCHED_IDLE, os.SCHED_IDLE))
 
 
 def test_what_began_beside_processes_that_never_rest_does_not_become_idle_behind_them() -> None:

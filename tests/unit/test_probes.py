@@ -12,6 +12,7 @@ from werkzeug.test import TestResponse
 
 from flask_warmcache import SettingError, WarmCache
 from flask_warmcache.testing import inline_rebuilds
+from tests.support.waiting import until
 
 from .shop import Shop
 from .world import make_app
@@ -81,9 +82,7 @@ def test_a_strict_app_is_ready_once_its_lists_are_warm_and_stays_so(tmp_path: Pa
 def test_a_strict_app_is_ready_at_its_deadline_and_says_that_something_is_missing(tmp_path: Path) -> None:
     shop = Shop(tmp_path, ready_strict=True, ready_deadline=0.2, runner="external")
     assert ask(shop.app, "readyz").status_code == 503
-    end = time.monotonic() + 20
-    while (answer := ask(shop.app, "readyz")).status_code == 503 and time.monotonic() < end:
-        time.sleep(0.01)
+    answer = until(lambda: [one for one in [ask(shop.app, "readyz")] if one.status_code != 503])[0]
     assert (answer.status_code, answer.get_json()["status"]) == (200, "degraded")
     assert answer.get_json()["waiting_for"] == ["list files"]
 

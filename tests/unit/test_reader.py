@@ -13,8 +13,9 @@ import pytest
 from flask_warmcache.store import reader as reader_module
 from flask_warmcache.store.reader import Reader
 from flask_warmcache.store.snapshot import Snapshot
+from tests.support.waiting import until
 
-from .world import Shelf, files, no_descriptors, until
+from .world import Shelf, files, no_descriptors
 
 
 class Looks:
@@ -274,7 +275,7 @@ def test_threads_that_open_at_once_never_go_backwards(shelf: Shelf) -> None:
         thread.start()
     for number in range(100):
         shelf.rebuild(files(str(number)))
-    assert until(lambda: min(reads) > 100 or trouble)
+    until(lambda: min(reads) > 100 or trouble)
     enough.set()
     for thread in threads:
         thread.join()
@@ -310,7 +311,7 @@ def test_what_the_system_refuses_for_a_moment_is_opened_again_and_told_once(
         assert [reader.current() for _ in range(100)] == [None] * 100
         assert reader.is_unusable
     assert caplog.text.count("warmcache.snapshot_refused") == 1
-    assert until(lambda: reader.current() is not None)
+    until(lambda: reader.current() is not None)
     assert names(reader) == ["a"] and not reader.is_unusable
 
 

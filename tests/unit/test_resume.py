@@ -26,8 +26,9 @@ from flask_warmcache.rebuild.progress import Progress
 from flask_warmcache.rebuild.publish import Publisher
 from flask_warmcache.rebuild.source import Tools
 from flask_warmcache.store.verify import Verifier
+from tests.support.waiting import until
 
-from .world import CHECKOUT, Shelf, declare, encode, files, make_app, until
+from .world import CHECKOUT, Shelf, declare, encode, files, make_app
 
 NAMES = [f"item {number}" for number in range(12)]
 ITEMS = files(*NAMES)
@@ -164,23 +165,22 @@ def test_a_rebuild_that_stops_between_two_items_of_a_batch_keeps_all_of_it(shelf
 @pytest.mark.parametrize("how", [{}, {"batch": 4}, {"workers": 2}, {"batch": 2, "workers": 2}], ids=str)
 def test_what_is_finished_is_in_the_file_before_a_long_item_is_begun(shelf: Shelf, how: dict[str, Any]) -> None:
     """Else it would be lost with a killed process, though that takes no more than the last milliseconds."""
-    looks: list[bool] = []
+    found: list[bool] = []
+
+    def are_there() -> bool:
+        content = b"".join(path.read_bytes() for path in data_files(shelf))
+        return all(f'"{name}"'.encode() in content for name in NAMES[:4])
 
     def enrich(given: Any) -> Any:
         items = given if isinstance(given, list) else [given]
         if items[-1]["path"] == NAMES[7]:
-
-            def are_there() -> bool:
-                content = b"".join(path.read_bytes() for path in data_files(shelf))
-                return all(f'"{name}"'.encode() in content for name in NAMES[:4])
-
-            looks.append(until(are_there))
+            found.append(until(are_there))
         else:
-            until(lambda: False, 0.006)  # longer than what may be lost
+            time.sleep(0.006)  # longer than what may be lost
         return made(items) if isinstance(given, list) else made(items)[0]
 
     shelf.rebuild(ITEMS[:8], enrich=enrich, **how)
-    assert looks == [True]
+    assert found == [True]
 
 
 # What a power failure or a killed writer leaves

@@ -9,8 +9,7 @@ import pytest
 
 from flask_warmcache.rebuild import runners
 from flask_warmcache.rebuild.runners import SWITCH_INTERVAL, polite, run_in_thread
-
-from .world import until
+from tests.support.waiting import until
 
 
 def interval() -> float:
@@ -95,7 +94,7 @@ def test_a_rebuild_thread_does_not_keep_a_worker_alive() -> None:
         go.wait(20)
 
     run_in_thread(work, "files")
-    assert until(lambda: seen)
+    until(lambda: seen)
     assert (seen[0].daemon, seen[0].name) == (True, "warmcache-rebuild-files")
     go.set()
     seen[0].join()

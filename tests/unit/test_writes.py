@@ -31,8 +31,9 @@ from flask_warmcache.store.files import FileStore
 from flask_warmcache.store.snapshot import INVALIDATED_BEFORE
 from flask_warmcache.store.verify import Verifier
 from flask_warmcache.store.writer import Draft
+from tests.support.waiting import until
 
-from .world import CHECKOUT, Shelf, breathe, declare, encode, make_app, state_of, until
+from .world import CHECKOUT, Shelf, breathe, declare, encode, make_app, state_of
 
 Key = str | int
 DECLARED: dict[str, Any] = {
@@ -463,7 +464,7 @@ def test_those_who_wait_at_the_same_time_share_a_publication(desk: Desk, monkeyp
     monkeypatch.setattr(writes_module, "DEADLINE", 20.0)
     with ThreadPoolExecutor(len(names)) as pool:
         told = [pool.submit(desk.writes.refresh, [name]) for name in names]
-        assert until(lambda: len(desk.writes._waiting) == len(names) - 1)
+        until(lambda: len(desk.writes._waiting) == len(names) - 1)
         is_open.set()
         assert all(one.result(20) for one in told)
     assert len(published) == 2
@@ -485,9 +486,9 @@ def test_of_two_that_are_published_together_the_one_that_looked_later_counts(des
         assert is_late.wait(20)
         desk.sizes["a"] = 6
         second = pool.submit(desk.writes.refresh, ["a"])
-        assert until(lambda: len(desk.writes._waiting) == 1)
+        until(lambda: len(desk.writes._waiting) == 1)
         may_go.set()
-        assert until(lambda: len(desk.writes._waiting) == 2)
+        until(lambda: len(desk.writes._waiting) == 2)
         desk.writes._publishing.release()
         try:
             assert first.result(20) and second.result(20)

@@ -7,7 +7,6 @@ import os
 import resource
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -32,16 +31,6 @@ from flask_warmcache.store.snapshot import Snapshot
 CHECKOUT = Path(__file__).parents[2]
 NAME = "files"
 RUNS = ("old", "upstream", "context", "breathe", "code_started")  # what is said of one rebuild, not of its list
-
-
-def until(condition: Callable[[], object], seconds: float = 20) -> bool:
-    """Ask again and again until it holds, or say that it did not."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if condition():
-            return True
-        time.sleep(0.005)  # between two questions; the answer decides
-    return False
 
 
 def encode(value: Any) -> bytes:
