@@ -20,20 +20,20 @@ if TYPE_CHECKING:
     from .errors import ViewError as ViewError
     from .errors import WarmCacheError as WarmCacheError
     from .extension import WarmCache as WarmCache
-    from .items import Items as Items
-    from .lists import WarmList as WarmList
-    from .paging import Page as Page
+    from .lists.items import Items as Items
+    from .lists.warm_list import WarmList as WarmList
+    from .lists.warm_value import WarmValue as WarmValue
+    from .query.pager import Page as Page
     from .rebuild.job import Outcome as Outcome
     from .startup.lazy import LazyNotReadyError as LazyNotReadyError
     from .startup.tasks import TaskNotReadyError as TaskNotReadyError
-    from .values import WarmValue as WarmValue
 
 _HOMES = {
     "WarmCache": "extension",
-    "Items": "items",
-    "WarmList": "lists",
-    "WarmValue": "values",
-    "Page": "paging",
+    "Items": "lists.items",
+    "WarmList": "lists.warm_list",
+    "WarmValue": "lists.warm_value",
+    "Page": "query.pager",
     "Outcome": "rebuild.job",
     "LazyNotReadyError": "startup.lazy",
     "TaskNotReadyError": "startup.tasks",

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import ChildError, ItemTimeout
-from .rebuild.priority import LOOK_AFTER, Priority, lower
+from .host.priority import LOOK_AFTER, Priority, lower
+from .settings import KEY
 from .store.files import FileStore
 from .store.locks import HeldLock, open_locks
 
@@ -161,9 +162,9 @@ def _read_line(pipe: int, begun: bytes) -> tuple[bytes, bytes]:
 
 def _import_app(orders: dict[str, Any]) -> Any:
     """What gunicorn serves, imported as gunicorn does."""
-    from .rebuild import runners
+    from .host import threads
 
-    runners.in_child = True
+    threads.in_child = True
     os.chdir(orders["folder"])
     sys.path[:] = orders["paths"]
     if orders["folder"] not in sys.path:
@@ -184,7 +185,7 @@ def _find_state(orders: dict[str, Any], served: Any) -> AppState:
     if orders["served"]:
         # The worker's own app is what its uri gives, so a second one beside it is not the one that is meant.
         extensions = getattr(served, "extensions", {})
-        there = [one for one in there if one is extensions.get(state.KEY)] or there
+        there = [one for one in there if one is extensions.get(KEY)] or there
     wanted = (orders["name"], orders["code"])
     found = [one for one in there if wanted in [(own.name, own.code) for own in one.close()]]
     if len(found) == 1:
@@ -220,8 +221,8 @@ def _refuse(orders: dict[str, Any], store: FileStore, error: BaseException, dead
     )
     why = str(error) if isinstance(error, ChildError) else f"importing the app raised {type(error).__name__}"
     if not _answer(orders, f"refused: {why}") and not orders["wait"]:
-        from .rebuild.progress import Progress, Report
-        from .rebuild.rebuilder import report_failure
+        from .keeper.rebuilder import report_failure
+        from .status.progress import Progress, Report
 
         name = orders["name"]
         before = Report.read(store.read_progress(name))

@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from flask import Flask
 from flask.json.provider import DefaultJSONProvider
 
-from . import cli, web
-from .declare import NAME, Declaration, Item, Kind, check_function
+from .cli.group import group
+from .declaration import NAME, Declaration, Item, Kind, check_function
 from .errors import DeclarationError
-from .lists import WarmList
-from .permissions import Authorize, Permissions
-from .settings import Settings
-from .state import KEY, AppState
-from .values import WarmValue
-from .warm import Warm, current_state
+from .lists.warm import Warm, current_state
+from .lists.warm_list import WarmList
+from .lists.warm_value import WarmValue
+from .settings import KEY, Settings
+from .state import AppState
+from .web.permissions import Authorize, Permissions
+from .web.routes import blueprint
 
 if TYPE_CHECKING:
-    from .startup.declaration import Task
     from .startup.deferred import Deferred
+    from .startup.task import Task
 
 Section = Callable[[], Mapping[str, Any]]
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -71,10 +72,10 @@ class WarmCache:
         # In front of the app and not a before_request function, which Flask looks at twice for being a
         # coroutine: measured, 3 us of each request, of the lists' and of all others.
         app.wsgi_app = state.gate(app.wsgi_app)  # type: ignore[method-assign]
-        routes = web.blueprint(self._sections, self._permissions, settings.spread)
+        routes = blueprint(self._sections, self._permissions, settings.spread)
         app.register_blueprint(routes, url_prefix=settings.api_prefix)
         state.probes.register(app, settings.api_prefix)
-        app.cli.add_command(cli.group)
+        app.cli.add_command(group)
 
     def _close(self) -> Iterable[Declaration]:
         self._closed = True
@@ -239,7 +240,7 @@ class WarmCache:
         :param version: of what the function does through others, such as the models behind ``db.create_all()``.
         :raises DeclarationError: for anything wrong, in this very call.
         """
-        from .startup.declaration import Task, check_name
+        from .startup.task import Task, check_name
 
         check_name(name)
 

@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable, MutableMapping
 from typing import Any
 
-from . import gunicorn_settings, gunicorn_sources
-from .gunicorn_settings import SHOWN, Choice
+from .host import gunicorn_settings, gunicorn_sources
+from .host.gunicorn_settings import SHOWN, Choice
 
 _chosen: dict[str, Choice] = {}  # what we set in the configuration that was read last
 
@@ -77,7 +77,7 @@ def when_ready(server: Any) -> None:
 
 def post_worker_init(worker: Any) -> None:
     """A worker has loaded the app: its keepers start now and not at its first request."""
-    from flask_warmcache.rebuild.location import note_worker
+    from flask_warmcache.host.server import note_worker
     from flask_warmcache.state import start_keepers
 
     note_worker(worker)

@@ -4,6 +4,7 @@ As ``gunicorn_conf``, with at most two workers, forked from one that has loaded 
 and a worker that is replaced is there at once.
 """
 
-from . import gunicorn_conf, gunicorn_settings
+from . import gunicorn_conf
+from .host import gunicorn_settings
 
 gunicorn_conf._compose(globals(), gunicorn_settings.defaults(small=True))

@@ -11,6 +11,7 @@ from typing import Any
 from .errors import SettingError
 
 PREFIX = "WARMCACHE_"
+KEY = "warmcache"  # in app.extensions
 RUNNERS = ("thread", "process", "external", "auto")
 
 

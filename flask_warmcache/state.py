@@ -21,32 +21,32 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Flask
 
-from .answers import Answers
-from .declare import Declaration
+from .declaration import Declaration
 from .encoding import encoder
-from .page_cache import PageCache
-from .paging import Pager
-from .probes import Probes
-from .rebuild import runners
-from .rebuild.children import SERVER_STARTED, Children
-from .rebuild.keeper import Keeper
-from .rebuild.location import Location, NoLocation, locate
-from .rebuild.status import Condition, ListStatus
-from .settings import Settings
+from .host import threads
+from .host.server import server_started
+from .keeper.children import Children
+from .keeper.keeper import Keeper
+from .keeper.location import Location, NoLocation, locate
+from .query.answers import Answers
+from .query.page_cache import PageCache
+from .query.pager import Pager
+from .settings import KEY, Settings
 from .signals import announcer
+from .status.condition import Condition, ListStatus
 from .store.files import FileStore
 from .store.folder import default_folder
 from .store.locks import no_fork
+from .web.probes import Probes
 
 if TYPE_CHECKING:
     from .rebuild.writes import Writes
-    from .startup.declaration import Task
     from .startup.deferred import Deferred
     from .startup.loader import Loader
+    from .startup.task import Task
     from .startup.tasks import Tasks
 
 log = logging.getLogger("flask_warmcache")
-KEY = "warmcache"  # in app.extensions
 REMOVAL_TRIES = 5
 
 # Every state of this process: what a fork resets, and what gunicorn's hook starts.
@@ -196,7 +196,7 @@ class AppState:
         """
         if not self._opened:
             self.open()
-        if self.settings.enabled and not runners.in_child:
+        if self.settings.enabled and not threads.in_child:
             if serves and not self._serves:
                 self._serves = True
                 # With the runner external, it is for who rebuilds to say what is too old for its code.
@@ -293,25 +293,6 @@ class AppState:
                 return
 
 
-def server_started(process_started: int) -> int:
-    """When the server that this process belongs to started, in nanoseconds since the epoch.
-
-    A worker that is replaced belongs to the server that replaced it: its birth must not make lists stale.
-    """
-    noted = os.environ.get(SERVER_STARTED, "")
-    if noted.isdigit():
-        return int(noted)
-    if os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn"):
-        try:
-            # Field 22 of stat, counted behind the command's closing parenthesis: start in clock ticks since boot.
-            ticks = int(Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[19])
-            running = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-            return time.time_ns() - int(running * 1e9)
-        except (OSError, ValueError, IndexError, AttributeError):
-            return 0
-    return process_started
-
-
 def start_keepers() -> None:
     """Start the keeper of every app in this process, and load its blueprints; for a server's worker hook."""
     for state in list(_states):
@@ -321,7 +302,7 @@ def start_keepers() -> None:
 
 
 def _after_fork() -> None:
-    runners.after_fork()
+    threads.after_fork()
     for state in list(_states):
         state.after_fork()
 

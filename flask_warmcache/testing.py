@@ -21,8 +21,9 @@ from flask import Flask
 
 from .errors import RebuildBusyError, RebuildError, UnknownListError
 from .rebuild.job import Outcome
-from .rebuild.status import Condition, ListStatus
-from .state import KEY, AppState
+from .settings import KEY
+from .state import AppState
+from .status.condition import Condition, ListStatus
 
 # How long a keeper that runs already may take for the rebuild it is at.
 LAST_REBUILD = 60.0

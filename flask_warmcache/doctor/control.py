@@ -12,8 +12,8 @@ import gunicorn
 from gunicorn.config import Config
 from gunicorn.workers import SUPPORTED_WORKERS
 
-from ..gunicorn_settings import PREFIX, Choice, chosen_by_environment, platform_choices
-from ..gunicorn_sources import Overruled, misspelt
+from ..host.gunicorn_settings import PREFIX, Choice, chosen_by_environment, platform_choices
+from ..host.gunicorn_sources import Overruled, misspelt
 from .processes import Server
 
 ANSWERING = 5.0  # seconds

@@ -13,7 +13,7 @@ from typing import Any
 from gunicorn import __version__
 from gunicorn.app.wsgiapp import WSGIApplication
 
-from .. import gunicorn_sources
+from ..host import gunicorn_sources
 
 OUR_CONF = "flask_warmcache.gunicorn_conf"
 

@@ -38,7 +38,7 @@ def _problems(environ: MutableMapping[str, str]) -> Iterator[tuple[str, str]]:
         )
     from gunicorn.config import Config
 
-    from ..gunicorn_settings import MEND, wrong_variables
+    from ..host.gunicorn_settings import MEND, wrong_variables
 
     for problem in wrong_variables(environ):
         yield problem.removesuffix(f" {MEND}"), "A server with our configuration ends at once, and says the same."

@@ -6,9 +6,10 @@ import os
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ..rebuild.location import Location, NoLocation
+from ..keeper.location import Location, NoLocation
 from ..state import AppState
-from . import child, environment, folder, imports, lists, memory, pools
+from . import environment, folder, imports, lists, memory, pools
+from . import runner as child
 from .finding import FAULT, INFO, WARNING, Report
 from .processes import NoServer, Server, find_server
 

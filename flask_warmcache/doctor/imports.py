@@ -12,8 +12,8 @@ from typing import Any
 
 from flask import Flask
 
-from ..rebuild.children import DROPPED, PACKAGE_FOLDER
-from ..rebuild.location import Location
+from ..keeper.children import DROPPED, PACKAGE_FOLDER
+from ..keeper.location import Location
 from .finding import FAULT, INFO, OK, WARNING, Report
 
 LONGEST = 180.0  # seconds
@@ -27,9 +27,9 @@ TOTAL = "warmcache: total "
 # does not time what importlib.import_module() loads: all blueprints of an app that has their names in a list, say.
 SCRIPT = f"""
 import importlib.util, sys, time
-from flask_warmcache.rebuild import runners
+from flask_warmcache.host import threads
 from gunicorn.util import import_app
-runners.in_child = True
+threads.in_child = True
 def import_module(name, package=None):
     name = importlib.util.resolve_name(name, package)
     __import__(name)
@@ -208,7 +208,7 @@ def blueprint_modules(app: Flask) -> tuple[set[str], set[str]]:
     ]
     guarding = {getattr(function, "__module__", None) for function in everywhere}
     modules = {blueprint.import_name for name, blueprint in app.blueprints.items() if "." not in name}
-    modules -= {app.import_name, __name__.partition(".")[0] + ".web"}
+    modules -= {app.import_name, __name__.partition(".")[0] + ".web.routes"}
     return modules - guarding, modules & guarding
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..rebuild.runners import COMPUTING, LONG
-from ..rebuild.status import ListStatus
+from ..keeper.relay import COMPUTING, LONG
 from ..settings import Settings
+from ..status.condition import ListStatus
 from .finding import FAULT, INFO, OK, WARNING, Report
 
 BUSY_WORKER = 100.0  # requests a second that one worker may well answer

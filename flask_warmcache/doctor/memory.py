@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ..rebuild import room
+from ..host import resources
 from .finding import OK, WARNING, Report
 from .processes import Server
 
@@ -31,7 +31,7 @@ def check_memory(report: Report, server: Server, preload: bool) -> None:
         )
         return
     total = sum(pss for pss, _ in figures.values())
-    limit = room.memory()
+    limit = resources.memory()
     largest = max(uss for _, uss in workers)
     said = (
         f"{len(workers)} {'worker' if len(workers) == 1 else 'workers'} with {min(workers)[0] // MIB} to "

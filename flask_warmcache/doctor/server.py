@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from ..gunicorn_settings import DROPS_CONNECTIONS, PREFIX, SHOWN, TMPFS
-from ..gunicorn_sources import CMD_ARGS, COMMAND_LINE, FILE
-from ..rebuild.children import PACKAGE_FOLDER
+from ..host.gunicorn_settings import DROPS_CONNECTIONS, PREFIX, SHOWN, TMPFS
+from ..host.gunicorn_sources import CMD_ARGS, COMMAND_LINE, FILE
+from ..keeper.children import PACKAGE_FOLDER
 from . import control, mounts
 from .finding import FAULT, INFO, OK, WARNING, Report
 from .processes import Server

@@ -7,16 +7,16 @@ import zlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from ..declare import Declaration, Item
+from ..declaration import Declaration, Item
 from ..errors import RebuildError
+from ..index.patch import MendImpossible
+from ..index.splice import Row
 from ..store import format as fmt
 from ..store.data import append_lines, end_of
 from ..store.files import FileStore
 from ..store.snapshot import Snapshot
 from .enrich import Enriched
-from .patch import MendImpossible
 from .source import Matched
-from .splice import Row
 
 
 class Tail:

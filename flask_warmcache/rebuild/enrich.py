@@ -11,7 +11,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from ..declare import Declaration, Item
+from ..declaration import Declaration, Item
 from ..errors import RebuildError
 from ..store.format import key_hash
 from .leftovers import Leftovers

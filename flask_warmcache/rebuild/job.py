@@ -34,20 +34,20 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
-from ..declare import Declaration
+from ..declaration import Declaration
 from ..errors import RebuildError, SourceShrunkError
+from ..index.build import Builder
+from ..index.patch import MendImpossible
 from ..settings import Settings
+from ..status.progress import Progress
+from ..store.compaction import is_mostly_dead
 from ..store.files import FileStore
 from ..store.locks import HeldLock
 from ..store.snapshot import DAMAGE, Snapshot
 from ..store.writer import next_generation
-from .build import Builder
-from .compaction import is_mostly_dead
 from .enrich import Enriched, Enricher
 from .lines import Lines
 from .partial import Schedule
-from .patch import MendImpossible
-from .progress import Progress
 from .publish import BaseGone, Publisher
 from .source import Failures, Matched, Tools, match
 from .writes import Writes, item_finder

@@ -8,7 +8,7 @@ import mmap
 from collections.abc import Iterable
 from pathlib import Path
 
-from ..declare import Item
+from ..declaration import Item
 from ..errors import SnapshotError
 from ..store import format as fmt
 from ..store.data import DataWriter

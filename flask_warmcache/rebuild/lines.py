@@ -7,14 +7,14 @@ import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 
-from ..declare import Declaration
+from ..declaration import Declaration
 from ..errors import RebuildError
+from ..store.compaction import is_mostly_dead
 from ..store.data import DataWriter
 from ..store.files import FileStore
 from ..store.locks import HeldLock
 from ..store.snapshot import Snapshot
 from ..store.sweeping import unfinished
-from .compaction import is_mostly_dead
 from .enrich import Enriched
 from .leftovers import Leftovers
 from .source import Pending

@@ -23,21 +23,21 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from ..declare import Declaration
+from ..declaration import Declaration
 from ..errors import RebuildError
+from ..index.build import Builder
+from ..index.mend import Mender
+from ..index.patch import MendImpossible
+from ..index.splice import Mended, Row
 from ..store.data import DataWriter
 from ..store.files import FileStore
 from ..store.locks import HeldLock
 from ..store.snapshot import Snapshot, Write
 from ..store.sweeping import sweep
 from ..store.writer import Draft, next_generation
-from .build import Builder
 from .change import Change, Tail
 from .enrich import Enriched
-from .mend import Mender
-from .patch import MendImpossible
 from .source import Matched
-from .splice import Mended, Row
 
 log = logging.getLogger("flask_warmcache")
 # Somebody publishes between our look and our lock; a writer in a loop could make that go on for ever.

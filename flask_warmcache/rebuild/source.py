@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from traceback import format_exception_only
 from typing import Any
 
-from ..declare import Declaration, Item
+from ..declaration import Declaration, Item
 from ..errors import RebuildError
+from ..status.progress import Progress
 from ..store.format import ALL, FINGERPRINT_BYTES, NO_FINGERPRINT, SOURCE_ORDER, fingerprint_of, key_hash
 from ..store.snapshot import DAMAGE, Snapshot
-from .progress import Progress
 
 log = logging.getLogger("flask_warmcache")
 # Each failed item is counted; only the first few are logged with their traceback.

@@ -28,16 +28,16 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from ..declare import Declaration, Item
+from ..declaration import Declaration, Item
 from ..errors import DeclarationError, RebuildBusyError, RebuildError, StoreError
+from ..index.mend import Mender
+from ..index.patch import MendImpossible
 from ..store import format as fmt
 from ..store.files import FileStore
 from ..store.snapshot import DAMAGE, Snapshot, Write
 from ..store.writer import Draft, next_generation
 from .change import Tail
 from .enrich import Enriched, Enricher
-from .mend import Mender
-from .patch import MendImpossible
 from .publish import with_writes
 from .source import Failures, Pending, Tools, marker
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Flask
 from werkzeug.wrappers import Response
 
-from ..rebuild.location import gunicorn_worker
+from ..host.server import gunicorn_worker
 from ..settings import Settings
 from .deferred import FAILED, LOADED, LOADING, Entry, covers
 

@@ -17,9 +17,8 @@ from typing import Any
 
 from flask import current_app
 
-from ..rebuild.pauses import pause_after
-from ..settings import Settings
-from ..state import KEY
+from ..settings import KEY, Settings
+from ..status.pauses import pause_after
 from .target import Target
 from .unready import NotReadyError
 

@@ -17,10 +17,10 @@ import traceback
 from flask import Blueprint, Flask
 
 from ..errors import DeclarationError
-from ..rebuild import runners
-from ..rebuild.pauses import pause_after
+from ..host import threads
 from ..settings import Settings
-from .commands import load_for_commands
+from ..status.pauses import pause_after
+from .before_commands import load_for_commands
 from .deferred import FAILED, LOADED, LOADING, PENDING, Deferred, Entry
 from .gate import Gate
 from .registering import register
@@ -96,7 +96,7 @@ class Loader:
 
     def start(self) -> None:
         """Have the thread running until all is loaded; called at every request, so it costs next to nothing."""
-        if not self.unfinished or runners.in_child or self.is_running():
+        if not self.unfinished or threads.in_child or self.is_running():
             return
         if not self._settings.enabled:
             self.load_all()  # as with register_blueprint, the first request finds everything
@@ -135,7 +135,7 @@ class Loader:
         while (entry := self._next(begin_at)) is not None:
             # A module that changes the app itself would do so beside its requests: now Flask refuses that.
             self._app._got_first_request = True
-            with runners.polite():
+            with threads.polite():
                 self.load(entry)
             time.sleep(PAUSE)
         if not self.unfinished:

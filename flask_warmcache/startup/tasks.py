@@ -22,13 +22,13 @@ from typing import Any
 from flask import Flask
 
 from ..errors import DeclarationError
-from ..rebuild import runners
-from ..rebuild.pauses import pause_after
+from ..host import threads
 from ..settings import Settings
+from ..status.pauses import pause_after
 from ..store.files import FileStore
 from ..store.locks import HeldLock
-from .declaration import Task
-from .status import Record, TaskStatus
+from .task import Task
+from .task_status import Record, TaskStatus
 from .unready import NotReadyError
 
 log = logging.getLogger("flask_warmcache")
@@ -161,7 +161,7 @@ class Tasks:
 
     def _try(self, status: TaskStatus) -> None:
         """Start a task in a thread, if it is to be run now and nobody runs it."""
-        if runners.in_child or status.is_here or status.pause:
+        if threads.in_child or status.is_here or status.pause:
             return
         try:
             self._start(status)
@@ -264,8 +264,8 @@ class Tasks:
                 attempts,
                 extra={"warmcache_task": status.name},
             )
-            with runners.polite():
-                runners.apart(lambda: self._call(status.task.function))
+            with threads.polite():
+                threads.apart(lambda: self._call(status.task.function))
             self._finish(status, Record("done", attempts, started, time.time()))
         except BaseException as error:
             if not status.is_done:

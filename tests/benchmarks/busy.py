@@ -10,7 +10,7 @@ from typing import Any
 from flask import Flask, Response
 
 from flask_warmcache import WarmCache
-from flask_warmcache.rebuild import runners
+from flask_warmcache.host import threads
 
 ITEMS, STEPS = 400, 1000
 ROUND = Path(os.environ["BENCHMARK_DIR"]) / "round"  # another number in it changes every item
@@ -23,7 +23,7 @@ warmcache = WarmCache(app, default_ttl=86400)
 work = warmcache.warm_list("work", key="number", unit="item", sorts={"total": lambda item: item["total"]})
 
 if "BENCHMARK_IMPOLITE" in os.environ:
-    runners.SWITCH_INTERVAL = runners.POLITE_INTERVAL = 3600.0
+    threads.SWITCH_INTERVAL = threads.POLITE_INTERVAL = 3600.0
 
 
 @work.source

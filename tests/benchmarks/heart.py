@@ -28,12 +28,12 @@ import psutil
 from flask import Flask
 
 from flask_warmcache import WarmCache
-from flask_warmcache.declare import Declaration
-from flask_warmcache.page_cache import PageCache
-from flask_warmcache.paging import Pager
-from flask_warmcache.query import NO_DEFAULTS
-from flask_warmcache.rebuild.status import ListStatus
+from flask_warmcache.declaration import Declaration
+from flask_warmcache.query.page_cache import PageCache
+from flask_warmcache.query.pager import Pager
+from flask_warmcache.query.parse import NO_DEFAULTS
 from flask_warmcache.settings import Settings
+from flask_warmcache.status.condition import ListStatus
 from flask_warmcache.store.files import FileStore
 from flask_warmcache.store.format import PREAMBLE_LENGTH
 from flask_warmcache.store.snapshot import Snapshot

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flask_warmcache.rebuild.priority import NICE
+from flask_warmcache.host.priority import NICE
 
 from .load import pinned
 

@@ -15,7 +15,7 @@ from typing import Any
 from flask import Flask, Response
 
 from flask_warmcache import WarmCache
-from flask_warmcache.rebuild import runners
+from flask_warmcache.host import threads
 
 CALLS = os.open(os.environ["TEST_CALLS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 ITEMS = int(os.environ.get("TEST_ITEMS", "60"))
@@ -75,7 +75,7 @@ def create_app(name: str = "files", folder: str = "cache") -> Flask:
     def plain() -> str:
         return "plain"
 
-    if IMPORT_GATE is not None and runners.in_child:
+    if IMPORT_GATE is not None and threads.in_child:
         wait_at_the_gate(Path(IMPORT_GATE))
     note("loaded")
     return app

@@ -73,7 +73,7 @@ def pip(python: Path, *arguments: object) -> str:
 
 def package_files() -> set[str]:
     sources = {path.relative_to(CHECKOUT).as_posix() for path in (CHECKOUT / "flask_warmcache").rglob("*.py")}
-    page = CHECKOUT / "flask_warmcache" / "templates" / "warmcache"
+    page = CHECKOUT / "flask_warmcache" / "web" / "templates" / "warmcache"
     sources |= {path.relative_to(CHECKOUT).as_posix() for path in page.iterdir()}
     static = {f"flask_warmcache/static/warmcache.{suffix}" for suffix in ("js", "d.ts")}
     return sources | static | {"flask_warmcache/py.typed"}

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from flask_warmcache import state
-from flask_warmcache.rebuild.keeper import Keeper
+from flask_warmcache.keeper.keeper import Keeper
 from tests.support.waiting import until
 
 from .late import calm_shop as calm_shop

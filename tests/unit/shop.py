@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from flask_warmcache import WarmCache
-from flask_warmcache.declare import Item
-from flask_warmcache.rebuild.keeper import Keeper
-from flask_warmcache.rebuild.status import ListStatus
+from flask_warmcache.declaration import Item
+from flask_warmcache.keeper.keeper import Keeper
 from flask_warmcache.state import AppState
+from flask_warmcache.status.condition import ListStatus
 from tests.support.waiting import until
 
 from .world import files, make_app, state_of

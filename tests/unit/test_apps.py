@@ -14,8 +14,7 @@ import pytest
 from flask import Flask
 
 from flask_warmcache import WarmCache, gunicorn_conf, state
-from flask_warmcache.rebuild.children import SERVER_STARTED
-from flask_warmcache.state import server_started
+from flask_warmcache.host.server import SERVER_STARTED, server_started
 
 from .world import files, make_app, run_python, state_of
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from flask.testing import FlaskClient
 
-from flask_warmcache import assets
+from flask_warmcache.web import assets
 
 from .shop import Shop
 from .world import CHECKOUT, run_python
@@ -101,7 +101,7 @@ def test_the_status_pages_files_are_served_likewise(client: FlaskClient, name: s
         "status.html",
         "web.py",
         "../web.py",
-        "../../flask_warmcache/web.py",
+        "../../flask_warmcache/web/routes.py",
         "..%2fweb.py",
         ".",
         "x" * 999,
@@ -114,7 +114,7 @@ def test_nothing_else_is_served(client: FlaskClient, name: str) -> None:
 
 
 def test_a_missing_poller_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(assets, "__file__", str(tmp_path / "flask_warmcache" / "assets.py"))
+    monkeypatch.setattr(assets, "__file__", str(tmp_path / "flask_warmcache" / "web" / "assets.py"))
     with pytest.raises(RuntimeError, match=r"warmcache\.js is missing .*install it again"):
         assets.static_folder()
     (tmp_path / "flask_warmcache" / "static").mkdir(parents=True)

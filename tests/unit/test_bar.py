@@ -7,8 +7,8 @@ import os
 
 import pytest
 
-from flask_warmcache.bar import Bar, pace, progress_line
-from flask_warmcache.rebuild.progress import Report
+from flask_warmcache.cli.bar import Bar, pace, progress_line
+from flask_warmcache.status.progress import Report
 
 
 class Terminal(io.StringIO):

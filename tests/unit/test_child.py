@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
-from flask_warmcache import WarmCache, child, state
+from flask_warmcache import WarmCache, child
 from flask_warmcache.errors import ChildError, ItemTimeout, SettingError
-from flask_warmcache.rebuild import location, room, runners
-from flask_warmcache.rebuild.children import DROPPED
-from flask_warmcache.rebuild.location import Location, NoLocation, locate
-from flask_warmcache.rebuild.runners import HandOver, Relay
+from flask_warmcache.host import resources, server
+from flask_warmcache.keeper import relay
+from flask_warmcache.keeper.children import DROPPED
+from flask_warmcache.keeper.location import Location, NoLocation, locate
+from flask_warmcache.keeper.relay import HandOver, Relay
+from flask_warmcache.settings import KEY
 
 from .world import files, make_app, state_of
 
@@ -36,7 +38,7 @@ class Worker:
 
 @pytest.fixture(autouse=True)
 def _no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(location, "_noted_worker", None)
+    monkeypatch.setattr(server, "_noted_worker", None)
 
 
 def test_the_setting_says_where_the_app_is() -> None:
@@ -51,9 +53,9 @@ def test_the_setting_has_a_module_and_what_it_holds(tmp_path: Path, wrong: objec
 
 def test_else_gunicorn_does_with_its_folder() -> None:
     app = object()
-    location.note_worker(Worker("shop:app", app))
+    server.note_worker(Worker("shop:app", app))
     assert locate(app, None) == Location("shop:app", "/srv", served=True)
-    location.note_worker(Worker("shop:app", object()))
+    server.note_worker(Worker("shop:app", object()))
     assert locate(app, None) == Location("shop:app", "/srv", served=False)
 
 
@@ -61,7 +63,7 @@ def test_else_the_module_attribute_that_holds_it(monkeypatch: pytest.MonkeyPatch
     module: Any = types.ModuleType("shop_of_mine")
     module.app = app = types.SimpleNamespace(import_name="shop_of_mine")
     monkeypatch.setitem(sys.modules, "shop_of_mine", module)
-    location.note_worker(Worker(None, app))
+    server.note_worker(Worker(None, app))
     assert locate(app, None) == Location("shop_of_mine:app", os.getcwd(), served=True)
 
 
@@ -135,7 +137,7 @@ def test_an_app_under_test_has_a_folder_that_no_child_can_know(tmp_path: Path) -
     app.config.update(TESTING=True, WARMCACHE_DIR=None)
     WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
     with pytest.raises(NoLocation, match="folder of its own"):
-        app.extensions[state.KEY]._locate()
+        app.extensions[KEY]._locate()
 
 
 # Memory
@@ -144,8 +146,8 @@ def test_an_app_under_test_has_a_folder_that_no_child_can_know(tmp_path: Path) -
 @pytest.fixture
 def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Control groups as the test says."""
-    monkeypatch.setattr(room, "PROC", tmp_path / "proc")
-    monkeypatch.setattr(room, "CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(resources, "PROC", tmp_path / "proc")
+    monkeypatch.setattr(resources, "CGROUPS", tmp_path / "groups")
     (tmp_path / "proc").mkdir()
 
     def write(membership: str, **texts: str) -> None:
@@ -159,9 +161,9 @@ def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Non
 
 
 def test_without_a_limit_there_is_room(groups: Callable[..., None]) -> None:
-    assert room.free() is None
+    assert resources.free() is None
     groups("0::/app\n", app__memory_dot_max="max\n", app__memory_dot_current="5\n")
-    assert room.free() is None
+    assert resources.free() is None
 
 
 def test_the_strictest_of_the_groups_counts_and_file_pages_do_not(groups: Callable[..., None]) -> None:
@@ -173,7 +175,7 @@ def test_the_strictest_of_the_groups_counts_and_file_pages_do_not(groups: Callab
         outer__memory_dot_max="5000",
         outer__memory_dot_current="4900",
     )
-    assert room.free() == 100
+    assert resources.free() == 100
 
 
 def test_the_first_version_of_control_groups_is_read_too(groups: Callable[..., None]) -> None:
@@ -184,18 +186,18 @@ def test_the_first_version_of_control_groups_is_read_too(groups: Callable[..., N
         memory__memory_dot_limit_in_bytes=str(1 << 62),
         memory__memory_dot_usage_in_bytes="900",
     )
-    assert room.free() == 300
+    assert resources.free() == 300
 
 
 def test_the_cores_are_those_of_the_strictest_group_rounded_up(
     groups: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-    assert room.cores() == 8
+    assert resources.cores() == 8
     groups("0::/outer/app\n", outer__app__cpu_dot_max="max 100000\n", outer__cpu_dot_max="250000 100000\n")
-    assert room.cores() == 3
+    assert resources.cores() == 3
     groups("0::/outer/app\n", outer__app__cpu_dot_max="50000 100000\n")
-    assert room.cores() == 1
+    assert resources.cores() == 1
 
 
 def test_the_cores_of_the_first_version_of_control_groups_are_read_too(
@@ -209,23 +211,23 @@ def test_the_cores_of_the_first_version_of_control_groups_are_read_too(
         cpu__cpu_dot_cfs_quota_us="-1\n",
         cpu__cpu_dot_cfs_period_us="100000\n",
     )
-    assert room.cores() == 4
+    assert resources.cores() == 4
 
 
 def test_memory_is_the_machines_unless_a_group_has_less(groups: Callable[..., None]) -> None:
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    assert room.memory() == machine
+    assert resources.memory() == machine
     groups("0::/app\n", app__memory_dot_max="512000000", app__memory_dot_current="5")
-    assert room.memory() == 512_000_000
+    assert resources.memory() == 512_000_000
 
 
 def test_without_room_for_a_second_copy_there_is_no_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "free", lambda: 1000)
+    monkeypatch.setattr(resources, "free", lambda: 1000)
     app = make_app(tmp_path, runner="process", app="shop:app")
     WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
     said = app.test_client().get("/api/cache/stats/files").get_json()["runner"]
     assert said["child"] == "unavailable: no memory for a second copy of the app"
-    assert room.resident() > 1000
+    assert resources.resident() > 1000
 
 
 # Time limits
@@ -281,7 +283,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Wall clock and processor time of the thread."""
     now = types.SimpleNamespace(wall=0.0, processor=0.0)
     monkeypatch.setattr(
-        runners, "time", types.SimpleNamespace(perf_counter=lambda: now.wall, thread_time=lambda: now.processor)
+        relay, "time", types.SimpleNamespace(perf_counter=lambda: now.wall, thread_time=lambda: now.processor)
     )
     return now
 

@@ -19,7 +19,8 @@ import pytest
 from click.testing import Result
 from flask import Flask
 
-from flask_warmcache import WarmCache, WarmList, commands
+from flask_warmcache import WarmCache, WarmList
+from flask_warmcache.cli import commands
 from tests.support.waiting import stays_false, until
 
 from .world import CHECKOUT, files, make_app, state_of

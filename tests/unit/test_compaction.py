@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from flask_warmcache import ViewError, WarmCache
-from flask_warmcache.declare import Item
+from flask_warmcache.declaration import Item
 from flask_warmcache.rebuild import job as job_module
 
 from .world import Shelf, make_app
@@ -20,7 +20,7 @@ def big(*sizes: int) -> list[Item]:
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Small files are compacted, too, and small lists are mended."""
-    monkeypatch.setattr("flask_warmcache.rebuild.compaction.COMPACT_FROM", 0)
+    monkeypatch.setattr("flask_warmcache.store.compaction.COMPACT_FROM", 0)
     monkeypatch.setattr(job_module, "MEND_SHARE", 1)
 
 
@@ -88,7 +88,7 @@ def test_a_list_that_is_written_to_again_and_again_is_rebuilt_before_writes_get_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WARMCACHE_SERVER_STARTED", "1")
-    monkeypatch.setattr("flask_warmcache.rebuild.compaction.WRITES_FROM", 1000)
+    monkeypatch.setattr("flask_warmcache.store.compaction.WRITES_FROM", 1000)
     app = make_app(tmp_path)
     items = {str(number): {"path": str(number), "text": "x"} for number in range(300)}
     listed = WarmCache(app).warm_list(

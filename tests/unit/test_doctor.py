@@ -12,7 +12,6 @@ from flask import Blueprint, Flask
 
 from flask_warmcache import WarmCache
 from flask_warmcache.doctor import mounts, processes
-from flask_warmcache.doctor.child import check_child
 from flask_warmcache.doctor.examine import examine
 from flask_warmcache.doctor.finding import FAULT, INFO, OK, WARNING, Report
 from flask_warmcache.doctor.folder import check_folder
@@ -21,7 +20,8 @@ from flask_warmcache.doctor.lists import check_list
 from flask_warmcache.doctor.memory import check_memory
 from flask_warmcache.doctor.pools import check_pools
 from flask_warmcache.doctor.processes import NoServer, Server, find_server, gunicorn_arguments
-from flask_warmcache.rebuild import room
+from flask_warmcache.doctor.runner import check_child
+from flask_warmcache.host import resources as room
 from flask_warmcache.store.files import FileStore
 
 from .shop import Shop

@@ -14,7 +14,7 @@ import pytest
 from flask import Flask
 
 from flask_warmcache import DeclarationError, UnknownListError, WarmCache, WarmList, errors
-from flask_warmcache.values import WarmValue
+from flask_warmcache.lists.warm_value import WarmValue
 from tests.support.waiting import until
 
 from .world import files, make_app, state_of

@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from flask_warmcache import gunicorn_conf, gunicorn_settings
-from flask_warmcache.gunicorn_settings import (
+from flask_warmcache import gunicorn_conf
+from flask_warmcache.host import gunicorn_settings
+from flask_warmcache.host import resources as room
+from flask_warmcache.host.gunicorn_settings import (
     Choice,
     chosen_by_environment,
     companions,
@@ -19,8 +21,7 @@ from flask_warmcache.gunicorn_settings import (
     shared_memory,
     wrong_variables,
 )
-from flask_warmcache.gunicorn_sources import misspelt
-from flask_warmcache.rebuild import room
+from flask_warmcache.host.gunicorn_sources import misspelt
 
 from .world import CHECKOUT
 

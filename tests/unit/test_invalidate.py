@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from flask_warmcache.declare import Item
+from flask_warmcache.declaration import Item
 from flask_warmcache.store.snapshot import INVALIDATED_BEFORE
 
 from .world import Shelf, files

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from flask_warmcache import RebuildError
-from flask_warmcache.declare import Item
+from flask_warmcache.declaration import Item
 from flask_warmcache.rebuild import enrich as enrich_module
 from flask_warmcache.rebuild import publish
 from flask_warmcache.store import changes

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from flask_warmcache import WarmCache, state
-from flask_warmcache.declare import Item
-from flask_warmcache.rebuild.keeper import Keeper
+from flask_warmcache.declaration import Item
+from flask_warmcache.keeper.keeper import Keeper
 from flask_warmcache.state import start_keepers
 from tests.support.waiting import until
 
@@ -126,7 +126,7 @@ def test_a_request_survives_that_no_thread_can_be_started(
 
 def test_a_read_that_finds_the_list_due_wakes_the_keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A minute between two looks: what happens sooner was not the clock's doing.
-    monkeypatch.setattr("flask_warmcache.rebuild.keeper.LOOK_EVERY", 60.0)
+    monkeypatch.setattr("flask_warmcache.keeper.keeper.LOOK_EVERY", 60.0)
     app = make_app(tmp_path)
     listed = WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
     with app.app_context():
@@ -164,7 +164,7 @@ def test_workers_that_start_together_begin_their_work_one_after_the_other(
 def test_a_cold_list_that_is_asked_for_does_not_wait_for_its_keepers_turn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("flask_warmcache.rebuild.keeper.random.uniform", lambda low, high: 60.0)
+    monkeypatch.setattr("flask_warmcache.keeper.keeper.random.uniform", lambda low, high: 60.0)
     app = make_app(tmp_path)
     listed = WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
     start_keepers()

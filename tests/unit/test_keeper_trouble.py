@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
-from flask_warmcache.declare import Item
-from flask_warmcache.warm import Warm
+from flask_warmcache.declaration import Item
+from flask_warmcache.lists.warm import Warm
 from tests.support.waiting import until
 
 from .shop import Shop

@@ -12,7 +12,8 @@ import pytest
 from flask import render_template_string
 from jinja2 import DictLoader
 
-from flask_warmcache import UnknownListError, WarmCache, assets
+from flask_warmcache import UnknownListError, WarmCache
+from flask_warmcache.web import assets
 
 from .shop import Shop
 from .world import make_app

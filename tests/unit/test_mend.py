@@ -19,10 +19,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flask_warmcache.declare import Item
+from flask_warmcache.declaration import Item
+from flask_warmcache.index import views as views_module
+from flask_warmcache.index.patch import MendImpossible
 from flask_warmcache.rebuild import job as job_module
-from flask_warmcache.rebuild import views as views_module
-from flask_warmcache.rebuild.patch import MendImpossible
 from flask_warmcache.rebuild.publish import Publisher
 from flask_warmcache.rebuild.source import Tools
 from flask_warmcache.rebuild.writes import Writes
@@ -650,7 +650,7 @@ def test_a_data_file_that_grows_past_four_gigabytes_is_written_anew(world: World
     snapshot = world.shelf.snapshot()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flask_warmcache.store.data.crc_of", lambda *given: 0)
-        patch.setattr("flask_warmcache.rebuild.compaction.COMPACT_FROM", 1 << 40)
+        patch.setattr("flask_warmcache.store.compaction.COMPACT_FROM", 1 << 40)
         world.rebuild()
     assert [type(error) for error in mends.refused] == [OverflowError]
     assert world.shelf.snapshot().header["data"]["file"] != snapshot.header["data"]["file"]

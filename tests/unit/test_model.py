@@ -11,8 +11,8 @@ from urllib.parse import quote_plus
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flask_warmcache.declare import Item
-from flask_warmcache.query import NO_DEFAULTS
+from flask_warmcache.declaration import Item
+from flask_warmcache.query.parse import NO_DEFAULTS
 from flask_warmcache.store.format import fold
 
 from .world import Shelf, declare

@@ -17,9 +17,9 @@ from flask import Flask, current_app
 from werkzeug.exceptions import HTTPException
 
 from flask_warmcache import DeclarationError, SettingError, TaskNotReadyError, WarmCache
-from flask_warmcache.rebuild import runners
-from flask_warmcache.startup.declaration import Task
-from flask_warmcache.startup.status import KEPT, Record, TaskStatus
+from flask_warmcache.host import threads
+from flask_warmcache.startup.task import Task
+from flask_warmcache.startup.task_status import KEPT, Record, TaskStatus
 from flask_warmcache.startup.tasks import Tasks
 from flask_warmcache.store.locks import HeldLock
 from flask_warmcache.testing import inline_rebuilds
@@ -190,7 +190,7 @@ DIGEST = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import task
-from flask_warmcache.startup.declaration import Task
+from flask_warmcache.startup.task import Task
 print(Task("a", 20, "", task.prepare).deployment(None))
 """
 
@@ -302,7 +302,7 @@ def test_a_worker_runs_one_task_at_a_time_but_one_that_hangs_holds_up_no_other(
 
 
 def test_a_rebuilding_child_starts_no_task(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runners, "in_child", True)
+    monkeypatch.setattr(threads, "in_child", True)
     site.tasks.look_after()
     site.wait = 0.1
     assert site.client.get("/needs").status_code == 503

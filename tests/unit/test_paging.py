@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from flask_warmcache import BadQueryError
-from flask_warmcache.declare import Item
-from flask_warmcache.page_cache import ENTRY_OVERHEAD, PageCache
-from flask_warmcache.query import NO_DEFAULTS
+from flask_warmcache.declaration import Item
+from flask_warmcache.query.page_cache import ENTRY_OVERHEAD, PageCache
+from flask_warmcache.query.parse import NO_DEFAULTS
 from flask_warmcache.store.search import search
 
 from .world import Shelf, declare, files
@@ -225,7 +225,7 @@ def test_pages_of_one_search_are_found_once(shelf: Shelf, monkeypatch: pytest.Mo
         searches.append(words)
         return search(snapshot, words, budget)
 
-    monkeypatch.setattr("flask_warmcache.paging.search", counted)
+    monkeypatch.setattr("flask_warmcache.query.pager.search", counted)
     pager = shelf.pager(declare(**MARKS))
     for page in range(1, 11):
         assert len(shelf.ask(pager, f"search=p&per_page=10&page={page}")["files"]) == 10

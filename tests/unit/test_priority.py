@@ -12,15 +12,15 @@ from pathlib import Path
 
 import pytest
 
-from flask_warmcache.rebuild import priority
-from flask_warmcache.rebuild.priority import NICE, Priority, lower
+from flask_warmcache.host import priority
+from flask_warmcache.host.priority import NICE, Priority, lower
 from tests.benchmarks.load import pinned
 from tests.support.waiting import until
 
 # Looks ten times a second beside its main thread, and says of which class this and the looking one are.
 COMPUTING = """
 import os, sys, threading, time
-from flask_warmcache.rebuild.priority import Priority
+from flask_warmcache.host.priority import Priority
 
 def look():
     looking, has_seen = Priority(), False

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from flask_warmcache.rebuild import progress as progress_module
-from flask_warmcache.rebuild.progress import Progress, Report
+from flask_warmcache.status import progress as progress_module
+from flask_warmcache.status.progress import Progress, Report
 
 
 class Clock:

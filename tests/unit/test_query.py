@@ -12,11 +12,11 @@ from werkzeug.test import EnvironBuilder
 from werkzeug.wrappers import Request
 
 from flask_warmcache import BadQueryError
-from flask_warmcache.page_cache import PageCache
-from flask_warmcache.paging import Pager
-from flask_warmcache.query import NO_DEFAULTS, PARAMETERS, Query, check, parse
-from flask_warmcache.rebuild.status import ListStatus
+from flask_warmcache.query.page_cache import PageCache
+from flask_warmcache.query.pager import Pager
+from flask_warmcache.query.parse import NO_DEFAULTS, PARAMETERS, Query, check, parse
 from flask_warmcache.settings import Settings
+from flask_warmcache.status.condition import ListStatus
 from flask_warmcache.store.files import FileStore
 
 from .world import declare

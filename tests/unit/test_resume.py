@@ -19,12 +19,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flask_warmcache import WarmCache
-from flask_warmcache.declare import Item
+from flask_warmcache.declaration import Item
 from flask_warmcache.rebuild import partial as partial_module
 from flask_warmcache.rebuild.job import Job, Outcome
-from flask_warmcache.rebuild.progress import Progress
 from flask_warmcache.rebuild.publish import Publisher
 from flask_warmcache.rebuild.source import Tools
+from flask_warmcache.status.progress import Progress
 from flask_warmcache.store.verify import Verifier
 from tests.support.waiting import until
 
@@ -282,7 +282,7 @@ def test_a_data_file_of_no_known_format_is_left_and_removed(shelf: Shelf, foreig
 @pytest.fixture
 def no_dead_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     """Even a small file is not gone on in when it is mostly useless."""
-    monkeypatch.setattr("flask_warmcache.rebuild.compaction.COMPACT_FROM", 0)
+    monkeypatch.setattr("flask_warmcache.store.compaction.COMPACT_FROM", 0)
 
 
 @pytest.mark.usefixtures("no_dead_weight")
@@ -620,9 +620,10 @@ KILLED = """
 import sys, time
 from contextlib import nullcontext
 from pathlib import Path
-from flask_warmcache.rebuild import compaction, job, partial
+from flask_warmcache.rebuild import job, partial
+from flask_warmcache.store import compaction
 from tests.unit.world import Shelf, declare, encode
-from flask_warmcache.rebuild.progress import Progress
+from flask_warmcache.status.progress import Progress
 from flask_warmcache.rebuild.source import Tools
 
 partial.PARTIAL_EVERY, partial.PARTIAL_COST, compaction.COMPACT_FROM = 0, 5, 0

@@ -7,8 +7,8 @@ import threading
 
 import pytest
 
-from flask_warmcache.rebuild import runners
-from flask_warmcache.rebuild.runners import SWITCH_INTERVAL, polite, run_in_thread
+from flask_warmcache.host import threads
+from flask_warmcache.host.threads import SWITCH_INTERVAL, polite, run_in_thread
 from tests.support.waiting import until
 
 
@@ -54,12 +54,12 @@ def test_an_interval_of_the_apps_own_comes_back() -> None:
 def test_a_forked_child_is_impolite_again() -> None:
     before = interval()
     with polite():
-        runners.after_fork()  # as in the child: nobody is polite there
+        threads.after_fork()  # as in the child: nobody is polite there
         assert interval() == before
-        assert runners._polite_threads == 0
-        runners._polite_threads = 1  # back in the parent
+        assert threads._polite_threads == 0
+        threads._polite_threads = 1  # back in the parent
     assert interval() == before
-    runners.after_fork()
+    threads.after_fork()
     assert interval() == before
 
 
@@ -77,7 +77,7 @@ def test_a_breath_is_taken_by_time_and_not_by_item(monkeypatch: pytest.MonkeyPat
         def sleep(seconds: float) -> None:
             slept.append(seconds)
 
-    monkeypatch.setattr(runners, "time", Clock)
+    monkeypatch.setattr(threads, "time", Clock)
     with polite() as breathe:
         for _ in range(1000):
             breathe()

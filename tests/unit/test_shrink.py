@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from flask_warmcache import WarmCache
-from flask_warmcache.declare import Item
+from flask_warmcache.declaration import Item
 from flask_warmcache.errors import DeclarationError, SourceShrunkError
 
 from .world import Shelf, declare, files, make_app, state_of

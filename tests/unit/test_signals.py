@@ -14,8 +14,8 @@ from blinker import NamedSignal
 from flask import Flask, current_app, g
 
 from flask_warmcache import Outcome, signals
-from flask_warmcache.rebuild import progress as progress_module
 from flask_warmcache.signals import rebuild_failed, rebuild_finished, rebuild_progressed, rebuild_started
+from flask_warmcache.status import progress as progress_module
 
 from .shop import Shop
 from .test_upstream import Chain

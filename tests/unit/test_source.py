@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from flask_warmcache import RebuildError
-from flask_warmcache.declare import Item
+from flask_warmcache.declaration import Item
 
 from .world import Shelf, files
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from flask_warmcache.rebuild.progress import Progress
-from flask_warmcache.rebuild.status import ListStatus
+from flask_warmcache.status.condition import ListStatus
+from flask_warmcache.status.progress import Progress
 
 from .world import Shelf, declare, files
 

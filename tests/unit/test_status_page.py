@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from flask_warmcache import WarmCache, page
+from flask_warmcache import WarmCache
 from flask_warmcache.rebuild.job import DURATIONS_KEPT
-from flask_warmcache.rebuild.progress import RUNNING
+from flask_warmcache.status.progress import RUNNING
+from flask_warmcache.web import status_page as page
 from tests.support.waiting import until
 
 from .shop import Shop

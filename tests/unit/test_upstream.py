@@ -11,7 +11,7 @@ import pytest
 from flask import Flask
 
 from flask_warmcache import DeclarationError, RebuildBusyError, RebuildError, WarmCache, WarmList
-from flask_warmcache.declare import Item
+from flask_warmcache.declaration import Item
 from flask_warmcache.store.files import FileStore
 from tests.support.waiting import stays_false, until
 

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from flask_warmcache import ViewError
-from flask_warmcache.declare import Item
-from flask_warmcache.rebuild.views import ViewBuilder
+from flask_warmcache.declaration import Item
+from flask_warmcache.index.views import ViewBuilder
 from flask_warmcache.store import format as fmt
 
 from .world import Shelf, breathe, declare, positions

@@ -13,8 +13,10 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from flask_warmcache import WarmCache, sections, stats
+from flask_warmcache import WarmCache
+from flask_warmcache.status import stats
 from flask_warmcache.store.snapshot import Snapshot
+from flask_warmcache.web import sections
 
 from .world import files, make_app, state_of
 

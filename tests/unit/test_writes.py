@@ -22,7 +22,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from flask_warmcache import WarmCache
-from flask_warmcache.declare import Item
+from flask_warmcache.declaration import Item
 from flask_warmcache.errors import DeclarationError, RebuildError
 from flask_warmcache.rebuild import writes as writes_module
 from flask_warmcache.rebuild.source import Tools

@@ -14,16 +14,16 @@ from typing import Any
 
 from flask import Flask
 
-from flask_warmcache.declare import Declaration, Item
-from flask_warmcache.page_cache import PageCache
-from flask_warmcache.paging import Pager
+from flask_warmcache.declaration import Declaration, Item
+from flask_warmcache.keeper.keeper import Keeper
+from flask_warmcache.query.page_cache import PageCache
+from flask_warmcache.query.pager import Pager
 from flask_warmcache.rebuild.job import Job, Outcome
-from flask_warmcache.rebuild.keeper import Keeper
-from flask_warmcache.rebuild.progress import Progress
 from flask_warmcache.rebuild.source import Tools
-from flask_warmcache.rebuild.status import ListStatus
-from flask_warmcache.settings import Settings
-from flask_warmcache.state import KEY, AppState
+from flask_warmcache.settings import KEY, Settings
+from flask_warmcache.state import AppState
+from flask_warmcache.status.condition import ListStatus
+from flask_warmcache.status.progress import Progress
 from flask_warmcache.store.files import FileStore
 from flask_warmcache.store.locks import HeldLock
 from flask_warmcache.store.snapshot import Snapshot

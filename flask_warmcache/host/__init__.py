@@ -1,0 +1,1 @@
+"""Where this process runs, and what it may use."""

@@ -1,0 +1,1 @@
+"""How items, or a few changes, become an index."""

@@ -1,0 +1,1 @@
+"""When a rebuild runs, where, and which process holds the lock."""

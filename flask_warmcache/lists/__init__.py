@@ -1,0 +1,1 @@
+"""What a view may ask of a list or a value."""

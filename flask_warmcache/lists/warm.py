@@ -1,0 +1,105 @@
+"""What lists and values have in common: their declaration, and how they stand in the app that asks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from flask import Request, current_app, has_request_context, request
+
+from ..declaration import Declaration, check_function
+from ..errors import DeclarationError, UnknownListError
+from ..settings import KEY
+from ..state import AppState
+from ..status.condition import Condition, ListStatus
+
+if TYPE_CHECKING:
+    from ..rebuild.job import Outcome
+
+
+def current_state() -> AppState:
+    """The state of the app that handles this request or whose context is pushed, with its keeper running.
+
+    :raises RuntimeError: outside an app context, or for an app without the extension.
+    """
+    try:
+        state: AppState = current_app.extensions[KEY]
+    except KeyError:
+        raise RuntimeError(
+            "This app has no WarmCache. Create one with WarmCache(app), or call init_app(app)."
+        ) from None
+    if not state.is_started:  # else the gate has looked after it, at the beginning of this request
+        state.start(serves=has_request_context())
+    return state
+
+
+def current_request() -> Request:
+    """The request itself: through its proxy every attribute costs a microsecond."""
+    asked: Request = request._get_current_object()  # type: ignore[attr-defined]
+    return asked
+
+
+class Warm:
+    """One declared list or value: what both have in common."""
+
+    def __init__(self, declaration: Declaration, is_closed: Callable[[], bool]) -> None:
+        self._declaration = declaration
+        self._is_closed = is_closed
+
+    @property
+    def name(self) -> str:
+        """The list's name."""
+        return self._declaration.name
+
+    @property
+    def declaration(self) -> Declaration:
+        """What was declared so far."""
+        return self._declaration
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.name!r}>"
+
+    def _declare(self, role: str, function: object, **changes: Any) -> None:
+        check_function(self.name, role, function)
+        if self._is_closed():
+            raise DeclarationError(
+                f"The {role} of warm list {self.name!r} comes too late: declarations closed at the app's first "
+                "request. Declare lists where the app is made."
+            )
+        self._declaration = self._declaration.with_functions(**changes)
+
+    def _look(self) -> tuple[AppState, Condition]:
+        """The list as it is now; wakes the keeper when it is due."""
+        state, status = self._status()
+        if not state.settings.enabled:
+            return state, state.build_inline(status)
+        condition = status.condition()
+        if condition.due:
+            state.keeper.wake()
+        return state, condition
+
+    def _status(self) -> tuple[AppState, ListStatus]:
+        state = current_state()
+        try:
+            return state, state.statuses[self.name]
+        except KeyError:
+            raise UnknownListError(self.name, sorted(state.statuses)) from None
+
+    def invalidate(self) -> None:
+        """Say that the list is out of date: every worker shows it as stale at once, one rebuilds it.
+
+        A rebuild that runs at this moment is followed by another.
+
+        :raises StoreError: when the cache folder cannot be written.
+        """
+        state, _ = self._status()
+        state.store.invalidate(self.name)
+        state.keeper.wake()
+
+    def rebuild_now(self) -> Outcome:
+        """Rebuild in the calling thread and return what was done; for scripts and tests, not for views.
+
+        :raises RebuildBusyError: when it is being rebuilt already.
+        """
+        state, _ = self._status()
+        return state.keeper.rebuild_now(self.name)

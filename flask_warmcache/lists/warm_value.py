@@ -1,0 +1,65 @@
+"""What a view may ask of a value."""
+
+from __future__ import annotations
+
+import json
+import logging
+from typing import Any
+
+from flask import Response
+
+from ..state import AppState
+from ..status.condition import Condition
+from ..store.snapshot import DAMAGE
+from .warm import Warm, current_request
+
+log = logging.getLogger("flask_warmcache")
+
+
+class WarmValue(Warm):
+    """One cached JSON value."""
+
+    _is_cold_refused = False  # and that was logged
+
+    def get(self) -> Any:
+        """The newest value, or what was declared as ``cold`` while there is none."""
+        state, condition = self._look()
+        try:
+            return json.loads(self._encoded(state, condition))["value"]
+        except DAMAGE:
+            self._note_damage(state, condition)
+            return self._declaration.cold
+
+    def response(self) -> Response:
+        """Answer ``{"value": ..., "cache_rebuilding": ...}`` at once."""
+        state, condition = self._look()
+        flag = b"true" if condition.rebuilding else b"false"
+        # What is kept is an object already; the flag goes in before its last brace.
+        data = b'%b, "cache_rebuilding": %b}\n' % (self._encoded(state, condition)[:-1], flag)
+        generation = "0" if condition.snapshot is None else condition.snapshot.token
+        etag = f'"{generation}-{condition.state}-{condition.rebuilding:d}"'
+        return state.answers.ok(current_request(), state.statuses[self.name], condition, data, etag)
+
+    def _encoded(self, state: AppState, condition: Condition) -> bytes:
+        """``{"value": ...}`` as JSON."""
+        if condition.snapshot is not None:
+            try:
+                return condition.snapshot.encoded(0)
+            except DAMAGE:
+                self._note_damage(state, condition)
+        try:
+            return state.app.json.dumps({"value": self._declaration.cold}).strip().encode()
+        except Exception:
+            # Flask's own provider can write it, or the declaration had been refused; this app's cannot.
+            if not self._is_cold_refused:
+                self._is_cold_refused = True
+                log.exception(
+                    "warmcache.cold_unusable: app.json cannot write the cold= of %r; it is read as null",
+                    self.name,
+                    extra={"warmcache_list": self.name},
+                )
+            return b'{"value": null}'
+
+    def _note_damage(self, state: AppState, condition: Condition) -> None:
+        if condition.snapshot is not None:
+            state.statuses[self.name].note_damage(condition.snapshot)

@@ -1,0 +1,49 @@
+"""``flask`` commands find every blueprint: they are in no hurry, and some need all routes, models or commands."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import click
+from flask import Flask, appcontext_pushed
+from flask.cli import FlaskGroup, ScriptInfo, run_command
+
+from ..cli.group import group
+
+
+def load_for_commands(app: Flask, load_all: Callable[[], None]) -> Callable[[], None]:
+    """Call ``load_all`` before a command of ``flask`` runs, or is looked for in the app; returns what ends that.
+
+    Not for ``flask run``, which is a server, and not for ``flask warmcache``, which needs no blueprint.
+    """
+
+    def pushed(sender: Flask, **_: Any) -> None:
+        """An app context is entered, maybe for a command."""
+        context = click.get_current_context(silent=True)
+        if context is None or isinstance(context.command, FlaskGroup):
+            return  # no command, or not known yet which one: then it is looked for in the app
+        info = context.find_object(ScriptInfo)
+        if info is None or getattr(info, "_loaded_app", None) is not app:
+            return  # the app is still being made, and a blueprint may need what it will be
+        while context is not None:
+            if context.command in (run_command, group):
+                return
+            context = context.parent
+        load_all()
+
+    get_command, list_commands = app.cli.get_command, app.cli.list_commands
+
+    def get_any_command(context: click.Context, name: str) -> click.Command | None:
+        if name != group.name:
+            load_all()
+        return get_command(context, name)
+
+    def list_all_commands(context: click.Context) -> list[str]:
+        load_all()
+        return list_commands(context)
+
+    app.cli.get_command = get_any_command  # type: ignore[method-assign, assignment]
+    app.cli.list_commands = list_all_commands  # type: ignore[method-assign, assignment]
+    appcontext_pushed.connect(pushed, app)
+    return lambda: appcontext_pushed.disconnect(pushed, app)

@@ -1,0 +1,1 @@
+"""What state a list is in."""

@@ -1,0 +1,93 @@
+"""What an app's templates say to the poller: the script's tag, and the attributes of what it refreshes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from flask import request, url_for
+from markupsafe import Markup
+
+from ..errors import UnknownListError
+from ..lists.items import Items
+from ..lists.warm import current_state
+from ..query.pager import Page
+from .assets import POLLER, asset_url
+
+# The poller's own settings; a name that it does not know would be passed over in silence.
+SCRIPT_OPTIONS = (
+    "status_url", "interval", "max_interval", "jitter", "timeout", "error_max", "hidden", "hidden_interval",
+    "max_wait", "spread", "share", "refresh", "watch", "auto", "credentials",
+)  # fmt: skip
+REGION_OPTIONS = ("refresh", "src", "keep")
+
+
+def warmcache_script(nonce: str | None = None, **options: Any) -> Markup:
+    """The tag that loads the poller.
+
+    :param nonce: of the page's Content-Security-Policy.
+    :param options: the poller's settings, as ``interval=1000``; times are milliseconds.
+    :raises TypeError: for a setting that the poller does not have.
+    """
+    _check("warmcache_script", options, SCRIPT_OPTIONS)
+    given = {"status_url": url_for("warmcache.stats"), **options}
+    attributes = {"src": asset_url(POLLER), "nonce": nonce, **_data("data", given)}
+    # A page that answers a form must not be reloaded by itself: the form would be sent again.
+    if request and request.method not in ("GET", "HEAD"):
+        attributes["data-method"] = request.method
+    return Markup("<script defer {}></script>").format(_attributes(attributes))
+
+
+def warmcache_attrs(name: str, read: Items | Page | None = None, **options: Any) -> Markup:
+    """The attributes of an element that shows a list, for the poller to refresh when there is a newer one.
+
+    :param name: the list's.
+    :param read: what the element shows, from ``get()`` or ``page()``; without it, the list as it is now, which may
+        be newer than what the view has read.
+    :param options: ``refresh``, ``src`` and ``keep``, as the poller has them.
+    :raises UnknownListError: when there is no such list.
+    :raises TypeError: for an option that the poller does not have.
+    """
+    _check("warmcache_attrs", options, REGION_OPTIONS)
+    state = current_state()
+    status = state.statuses.get(name)
+    if status is None:
+        raise UnknownListError(name, sorted(state.statuses))
+    condition = status.condition()
+    if condition.due:
+        state.keeper.wake()
+    shown = {
+        "state": condition.state,
+        "generation": None if condition.snapshot is None else condition.snapshot.token,
+        "rebuilding": condition.rebuilding,
+    }
+    if read is not None:
+        shown = {"state": read.state, "generation": read.generation, "rebuilding": read.rebuilding}
+    # Only of what waits: anything else would be another page at each request, with another ETag.
+    at = round(1000 * time.time()) if shown["rebuilding"] else None
+    attributes = {"data-warmcache": name, **_data("data-warmcache", {**shown, "at": at, **options})}
+    if shown["generation"] is None and shown["rebuilding"]:
+        # Only where there is nothing yet: a list that is being replaced stays readable.
+        attributes["aria-busy"] = "true"
+    return _attributes(attributes)
+
+
+def _check(helper: str, options: Mapping[str, Any], known: tuple[str, ...]) -> None:
+    unknown = sorted(options.keys() - set(known))
+    if unknown:
+        raise TypeError(f"{helper}() has no option {unknown[0]!r}. Known: {', '.join(known)}.")
+
+
+def _data(prefix: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    return {f"{prefix}-{name.replace('_', '-')}": value for name, value in given.items()}
+
+
+def _attributes(given: Mapping[str, Any]) -> Markup:
+    """Escaped, with true and false as HTML's data attributes have them; what is None is left out."""
+    written = (
+        Markup('{}="{}"').format(name, str(value).lower() if isinstance(value, bool) else value)
+        for name, value in given.items()
+        if value is not None
+    )
+    return Markup(" ").join(written)
