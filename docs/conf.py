@@ -1,0 +1,35 @@
+"""How Sphinx builds the documentation: see CONTRIBUTING for the command. Nothing is loaded from the network."""
+
+from __future__ import annotations
+
+import sys
+from configparser import ConfigParser
+from pathlib import Path
+
+CHECKOUT = Path(__file__).parents[1]
+sys.path.insert(0, str(CHECKOUT))
+_setup = ConfigParser()
+_setup.read(CHECKOUT / "setup.cfg")
+
+project = "flask-warmcache"
+author = _setup["metadata"]["author"]
+copyright = author
+release = version = _setup["metadata"]["version"]
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "pallets_sphinx_themes"]
+exclude_patterns = ["_build"]
+
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_preserve_defaults = True
+autodoc_typehints = "description"
+
+html_theme = "flask"
+html_title = f"{project} {release}"
+html_static_path = ["_static"]
+html_css_files = ["extra.css"]
+html_copy_source = False
+html_show_copyright = False
+pygments_style = "default"
+version_banner = False  # the theme's banner would ask PyPI
