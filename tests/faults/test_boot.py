@@ -6,7 +6,6 @@ import ast
 import json
 import os
 import signal
-import statistics
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,11 +19,10 @@ from tests.support.waiting import until
 from . import world
 
 APPS = 50
-PROMISED = 0.005  # seconds of computing, for init_app: others' turns apart, since it waits for nothing
 
-# Says how long init_app takes, and what it did meanwhile besides looking at files.
+# Says what init_app did besides looking at files. How long it takes is measured by tests/benchmarks/run.
 MEASURE = """
-import json, os, sys, threading, time
+import json, os, sys, threading
 from flask import Flask
 from flask_warmcache import WarmCache
 apps = [Flask("app_files") for _ in range(50)]
@@ -40,14 +38,12 @@ def note(event, arguments):
     if on and event in QUIET:
         events.append((event, str(arguments[:1])))
 sys.addaudithook(note)
-times = []
 on = True
 for app in apps:
-    began = time.thread_time()
     warm.init_app(app)
-    times.append(time.thread_time() - began)
 on = False
-print(json.dumps({"times": times, "events": events, "threads": threading.active_count()}))
+inited = sum("warmcache" in app.extensions for app in apps)
+print(json.dumps({"apps": inited, "events": events, "threads": threading.active_count()}))
 """
 
 
@@ -81,12 +77,7 @@ def test_init_app_starts_nothing_and_looks_at_nothing(place: Place, prepare: Cal
     )
     assert ran.returncode == 0, ran.stderr
     said = json.loads(ran.stdout)
-    median = statistics.median(said["times"])
-    print(f"\n{len(said['times'])} times init_app: median {median * 1e3:.2f} ms, {said['events']}")
-    assert len(said["times"]) == APPS
-    assert said["events"] == []
-    assert said["threads"] == 1
-    assert median < PROMISED
+    assert said == {"apps": APPS, "events": [], "threads": 1}
 
 
 @FOLDERS
@@ -122,14 +113,12 @@ def test_a_boot_with_an_unusable_folder_answers(place: Place) -> None:
 # --preload
 
 
-WITHIN = 0.05  # seconds inside the app, other processes' turns apart
-
-
 @pytest.mark.parametrize("conf", [(), OUR_CONF], ids=["plain", "our conf"])
-def test_every_preloaded_worker_answers_at_once_and_the_arbiter_does_nothing(
-    place: Place, conf: tuple[str, ...]
+def test_every_preloaded_worker_answers_before_the_list_is_built_and_the_arbiter_does_nothing(
+    make_place: Callable[..., Place], conf: tuple[str, ...]
 ) -> None:
-    seen: dict[int, float] = {}
+    place = make_place(runner="thread").with_gate()
+    seen: set[int] = set()
 
     def threads_of_arbiter() -> int:
         return len(list(Path(f"/proc/{server.process.pid}/task").iterdir()))
@@ -137,17 +126,17 @@ def test_every_preloaded_worker_answers_at_once_and_the_arbiter_does_nothing(
     with gunicorn_server(place, *conf, preload=True) as server:
         for _ in range(3):  # the first workers, then after each a newcomer
             for pid, answer in server.next_of_each_worker().items():
-                seen.setdefault(pid, answer.own_time)
+                assert answer.json["cache_rebuilding"] is True  # the build cannot end before the gate opens
+                seen.add(pid)
             assert threads_of_arbiter() == 1
             victim = min(server.pids)
             os.kill(victim, signal.SIGKILL)
             server.until_gone(victim)
+        place.gate.touch()
         check_whole(server.warm_up())
-        assert {call.pid for call in place.calls("source")} <= {*seen, *server.pids}
+        assert {call.pid for call in place.calls("source")} <= seen | server.pids
         assert server.process.pid not in {call.pid for call in place.calls("source")}
-    print(f"\nfirst answers of {len(seen)} workers: at most {max(seen.values()) * 1e3:.1f} ms")
     assert len(seen) >= 6
-    assert max(seen.values()) < WITHIN
 
 
 # Forks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
 import random
 import signal
@@ -616,72 +617,89 @@ def test_a_value_and_a_list_without_keys_are_shown_when_they_are_whole(shelf: Sh
 # Killed
 
 
+# For each line on stdin, a process that rebuilds; the kernel ends it so many seconds after so many items.
 KILLED = """
-import sys, time
+import os, signal, sys
 from contextlib import nullcontext
 from pathlib import Path
 from flask_warmcache.rebuild import job, partial
-from flask_warmcache.store import compaction
+from flask_warmcache.store import compaction, data
 from tests.unit.world import Shelf, declare, encode
 from flask_warmcache.status.progress import Progress
 from flask_warmcache.rebuild.source import Tools
 
-partial.PARTIAL_EVERY, partial.PARTIAL_COST, compaction.COMPACT_FROM = 0, 5, 0
-shelf = Shelf(Path(sys.argv[1]))
-log = open(sys.argv[2], "a", buffering=1)
+partial.PARTIAL_EVERY, partial.PARTIAL_COST, compaction.COMPACT_FROM, data.FLUSH_EVERY = 0, 5, 0, 0
+log = os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 count, workers = int(sys.argv[3]), int(sys.argv[4])
 
-def enrich(item):
-    until = time.perf_counter() + 0.0003
-    while time.perf_counter() < until:
-        pass
-    print(item["path"], file=log)
-    return {**item, "made": item["path"].upper()}
+def rebuild(items, seconds):
+    begun = []
 
-lock = shelf.lock()
-declaration = declare(
-    source=lambda: [{"path": f"item {number}", "size": 1} for number in range(count)],
-    enrich=enrich, workers=workers, sorts={"name": lambda item: item["path"]},
-    filters={"long": lambda item: len(item["path"]) > 7}, search=("path",),
-)
-old = shelf.store.reader(shelf.name).current()
-tools = Tools(encode, nullcontext, lambda: None, first_page=20)
-print("begins", flush=True)
-job.Job(declaration, shelf.store, lock, old, None, tools, Progress(lambda report: None, None), 1).run()
+    def enrich(item):
+        begun.append(1)
+        if len(begun) == items:
+            signal.setitimer(signal.ITIMER_REAL, seconds)
+        os.write(log, item["path"].encode() + b"\\n")
+        return {**item, "made": item["path"].upper()}
+
+    declaration = declare(
+        source=lambda: [{"path": f"item {number}", "size": 1} for number in range(count)],
+        enrich=enrich, workers=workers, sorts={"name": lambda item: item["path"]},
+        filters={"long": lambda item: len(item["path"]) > 7}, search=("path",),
+    )
+    shelf = Shelf(Path(sys.argv[1]))
+    lock = shelf.lock()
+    old = shelf.store.reader(shelf.name).current()
+    tools = Tools(encode, nullcontext, lambda: None, first_page=20)
+    job.Job(declaration, shelf.store, lock, old, None, tools, Progress(lambda report: None, None), 1).run()
+
+for line in sys.stdin:
+    child = os.fork()
+    if child == 0:
+        items, seconds = line.split()
+        rebuild(int(items), float(seconds))
+        os._exit(0)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-def test_killed_at_any_instant_it_loses_next_to_nothing(tmp_path: Path, workers: int) -> None:
-    count, chance = 500, random.Random(workers)
+def test_killed_at_any_instant_it_loses_nothing_that_it_has_written(tmp_path: Path, workers: int) -> None:
+    count, chance = 600, random.Random(workers)
     shelf = Shelf(tmp_path / "cache")
     log = tmp_path / "log"
-    shown, kills = 0, 0
-    environment = {**os.environ, "PYTHONPATH": str(CHECKOUT)}
-    while not (shelf.index.exists() and shelf.snapshot().complete):
-        child = subprocess.Popen(
-            [sys.executable, "-c", KILLED, str(shelf.folder), str(log), str(count), str(workers)],
-            env=environment,
-            stdout=subprocess.PIPE,
-        )
-        assert child.stdout is not None
-        with child, child.stdout:
-            assert child.stdout.readline() == b"begins\n"
-            try:
-                child.wait(chance.uniform(0, 0.06))
-            except subprocess.TimeoutExpired:
-                child.send_signal(signal.SIGKILL)
-                kills += 1
-            assert child.wait() in (0, -signal.SIGKILL)
-        snapshot = shelf.store.published(shelf.name)
-        if snapshot is not None:
-            assert snapshot.count >= shown
-            shown = snapshot.count
-            assert [item["made"] for item in shelf.items()] == [f"ITEM {number}" for number in range(shown)]
-            assert intact(shelf)
-        assert len(data_files(shelf)) <= 1
-        assert len(list(shelf.folder.glob("*.data.tmp"))) <= 1
-        assert kills < 100
+    shown, kills, enriched = 0, 0, 0
+    with subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", KILLED, *map(str, (shelf.folder, log, count, workers))],
+        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
+        text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+    ) as mother:  # fmt: skip
+        assert mother.stdin is not None and mother.stdout is not None
+        while not (shelf.index.exists() and shelf.snapshot().complete):
+            written = names_in(data_files(shelf))
+            print(chance.randrange(1, 40), chance.uniform(1e-6, 0.004), file=mother.stdin, flush=True)
+            code = int(mother.stdout.readline())
+            assert code in (0, -signal.SIGALRM)
+            kills += code != 0
+            again = log.read_text().splitlines()[enriched:]
+            enriched += len(again)
+            assert written.isdisjoint(again), "a finished item was enriched again"
+            snapshot = shelf.store.published(shelf.name)
+            if snapshot is not None:
+                assert snapshot.count >= shown
+                shown = snapshot.count
+                assert [item["made"] for item in shelf.items()] == [f"ITEM {number}" for number in range(shown)]
+                assert intact(shelf)
+            assert len(data_files(shelf)) <= 1
+            assert len(list(shelf.folder.glob("*.data.tmp"))) <= 1
+        mother.stdin.close()
+    print(f"\n{kills} kills, {enriched} enriched")
     assert (shown, kills > 1) == (count, True)
-    # What was enriched twice was under way, or finished within the last few milliseconds.
-    assert len(log.read_text().splitlines()) - count <= kills * 60
+    if workers == 1:  # of each that was killed, the item under way
+        assert enriched - count <= kills
+
+
+def names_in(data: list[Path]) -> set[str]:
+    """The finished items in data files; the last line may be half written."""
+    lines = [line for path in data for line in path.read_bytes().split(b"\n")[1:-1]]
+    return {json.loads(line.partition(b"\t")[2])["path"] for line in lines if line}
