@@ -52,7 +52,7 @@ class Mender:
         patch = self._patch
         base, sections = patch.base, patch.sections
         count = base.count - len(patch.dead) + len(patch.new)
-        sections["places"] = patch.patched("places", 2 * base._places.itemsize, patch.places)
+        sections["places"] = patch.patched("places", 2 * array(patch.place_type).itemsize, patch.places)
         sections["fingerprints"] = patch.patched(
             "fingerprints", fmt.FINGERPRINT_BYTES, {id(row): row.fingerprint for row in patch.rows}
         )
@@ -99,8 +99,8 @@ class Mender:
     def _keys(self) -> None:
         patch = self._patch
         base = patch.base
-        hashes = base._section("key_hashes", "Q", base.count)
-        slots = base._section("key_slots", "I", base.count)
+        hashes = base.section("key_hashes", "Q", base.count)
+        slots = base.section("key_slots", "I", base.count)
         cut = Cut()
         for slot in patch.dead:
             key_field = patch.declaration.key

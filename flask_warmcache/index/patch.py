@@ -43,7 +43,7 @@ class Patch:
         self.new = [row for row in rows if row.slot is None]
         self.sections: dict[str, Section] = {}
         self.errors: Counter[str] = Counter()  # of filters and sorts
-        self.place_type = base.header["place_type"]
+        self.place_type = base.place_type
         self.places = {id(row): array(self.place_type, row.place).tobytes() for row in rows}
 
     def slot_of(self, row: Row) -> int:
@@ -86,7 +86,7 @@ class Patch:
         """An order and its view, from the old ones."""
         base = self.base
         old_view = base.view(filter_name, sort_name)
-        order = base._section(fmt.order_section(filter_name, sort_name), "I")
+        order = base.section(fmt.order_section(filter_name, sort_name), "I")
         self.sections[fmt.order_section(filter_name, sort_name)] = cut.splice(order, 4, self.slot_bytes)
         self.sections[fmt.view_section(filter_name, sort_name)] = cut.splice(
             old_view, 2 * old_view.itemsize, self.place_bytes

@@ -75,14 +75,14 @@ class Snapshot:
         self._bytes = memoryview(index)
         self.base = base  # where the sections begin
         self._arrays: dict[tuple[str, str], memoryview[int]] = {}
-        self._place_type: Literal["I", "Q"] = header["place_type"]
-        if self._place_type not in ("I", "Q"):
-            raise SnapshotError(f"the index has places of type {self._place_type!r}")
-        self._places = self._section("places", self._place_type, 2 * self.slots)
+        self.place_type: Literal["I", "Q"] = header["place_type"]
+        if self.place_type not in ("I", "Q"):
+            raise SnapshotError(f"the index has places of type {self.place_type!r}")
+        self._places = self.section("places", self.place_type, 2 * self.slots)
         # Source order, unless it is that of the slots.
         self._order: memoryview[int] | None = None
         if fmt.order_section(fmt.ALL, fmt.SOURCE_ORDER) in header["sections"]:
-            self._order = self._section(fmt.order_section(fmt.ALL, fmt.SOURCE_ORDER), "I", self.count)
+            self._order = self.section(fmt.order_section(fmt.ALL, fmt.SOURCE_ORDER), "I", self.count)
         elif self.slots != self.count:
             raise SnapshotError("the index has dead slots and no source order")
         # Slices of a memoryview copy nothing, so that one join then copies them all: while it waits for the
@@ -102,7 +102,12 @@ class Snapshot:
             raise SnapshotError(f"the data file {wanted['file']} is another one")
         return data
 
-    def _section(self, name: str, typecode: Literal["B", "I", "Q"], count: int | None = None) -> memoryview[int]:
+    def section(self, name: str, typecode: Literal["B", "I", "Q"], count: int | None = None) -> memoryview[int]:
+        """Return a section as an array.
+
+        :param count: how many entries it must have.
+        :raises SnapshotError: when there is no such section, or it has another length.
+        """
         known = self._arrays.get((name, typecode))
         if known is not None:
             return known
@@ -135,27 +140,27 @@ class Snapshot:
         """The places of a view's items, in its order, two numbers each; nothing is read of them yet."""
         if filter_name == fmt.ALL and sort_name == fmt.SOURCE_ORDER and self._order is None:
             return self._places
-        return self._section(fmt.view_section(filter_name, sort_name), self._place_type)
+        return self.section(fmt.view_section(filter_name, sort_name), self.place_type)
 
     def order(self, filter_name: str, sort_name: str) -> Sequence[int]:
         """The slots of a view's items, in its order."""
         if filter_name == fmt.ALL and sort_name == fmt.SOURCE_ORDER:
             return range(self.slots) if self._order is None else self._order
-        return self._section(fmt.order_section(filter_name, sort_name), "I")
+        return self.section(fmt.order_section(filter_name, sort_name), "I")
 
     def ranks(self, sort_name: str) -> Sequence[int]:
         """A number for each slot, rising in this order; of dead slots any."""
         if sort_name == fmt.SOURCE_ORDER and self._order is None:
             return range(self.slots)
-        return self._section(fmt.rank_section(sort_name), "Q", self.slots)
+        return self.section(fmt.rank_section(sort_name), "Q", self.slots)
 
     def flags(self, filter_name: str) -> memoryview[int]:
         """One byte per slot: whether the filter lets it through."""
-        return self._section(fmt.flags_section(filter_name), "B", self.slots)
+        return self.section(fmt.flags_section(filter_name), "B", self.slots)
 
     def places(self, slots: Iterable[int]) -> array[int]:
         """The places of the items in these slots, two numbers each."""
-        places, chosen = self._places, array(self._place_type)
+        places, chosen = self._places, array(self.place_type)
         for slot in array("I", slots):  # refuses a negative one, which would count from the end
             chosen.append(places[2 * slot])
             chosen.append(places[2 * slot + 1])
@@ -176,7 +181,7 @@ class Snapshot:
         """A whole section, to be copied into the next index; nothing when there is none."""
         if name not in self.header["sections"]:
             return memoryview(b"")
-        return self._section(name, "B")
+        return self.section(name, "B")
 
     # Items
 
@@ -237,7 +242,7 @@ class Snapshot:
 
     def fingerprints(self) -> memoryview[int]:
         """The fingerprints of all slots, one behind the other."""
-        return self._section("fingerprints", "B", self.slots * fmt.FINGERPRINT_BYTES)
+        return self.section("fingerprints", "B", self.slots * fmt.FINGERPRINT_BYTES)
 
     def writes(self) -> list[Write]:
         """The writes that no rebuild has seen yet: key, sequence, and whether the item was discarded."""
@@ -248,8 +253,8 @@ class Snapshot:
         if "key_hashes" not in self.header["sections"]:
             return None
         wanted = fmt.key_hash(key)
-        hashes = self._section("key_hashes", "Q", self.count)
-        by_hash = self._section("key_slots", "I", self.count)
+        hashes = self.section("key_hashes", "Q", self.count)
+        by_hash = self.section("key_slots", "I", self.count)
         index = bisect_left(hashes, wanted)
         # Two keys can share a hash; the item itself decides.
         while index < self.count and hashes[index] == wanted:
@@ -267,7 +272,7 @@ class Snapshot:
 
     def search_text(self) -> tuple[memoryview[int], memoryview[int]]:
         """The folded search text, one line per item, and where each item's line begins."""
-        return self._section("text", "B"), self._section("text_starts", "Q", self.slots + 1)
+        return self.section("text", "B"), self.section("text_starts", "Q", self.slots + 1)
 
 
 def map_file(path: Path, length: int | None) -> tuple[mmap.mmap, Stamp]:

@@ -158,8 +158,8 @@ def check(snapshot: Snapshot, declared: dict[str, Any]) -> None:
                 assert list(slots) == [slot for slot in everything if flags[slot]]
                 assert len(slots) == snapshot.filter_count(filter_name)
             assert snapshot.view(filter_name, sort_name).tolist() == snapshot.places(slots).tolist()
-    hashes = snapshot._section("key_hashes", "Q", snapshot.count)
-    slots_by_hash = snapshot._section("key_slots", "I", snapshot.count)
+    hashes = snapshot.section("key_hashes", "Q", snapshot.count)
+    slots_by_hash = snapshot.section("key_slots", "I", snapshot.count)
     assert list(hashes) == sorted(hashes)
     assert sorted(slots_by_hash) == sorted(order)
     assert list(hashes) == [fmt.key_hash(snapshot.item(slot)["path"]) for slot in slots_by_hash]
