@@ -187,7 +187,7 @@ def _find_state(orders: dict[str, Any], served: Any) -> AppState:
         extensions = getattr(served, "extensions", {})
         there = [one for one in there if one is extensions.get(KEY)] or there
     wanted = (orders["name"], orders["code"])
-    found = [one for one in there if wanted in [(own.name, own.code) for own in one.close()]]
+    found = [one for one in there if wanted in [(own.name, own.code) for own in one.registry.close()]]
     if len(found) == 1:
         return found[0]
     if there and not found:
@@ -207,7 +207,7 @@ def _is_there(state: AppState, orders: dict[str, Any]) -> bool:
         return False  # its folder would be a new one
     if os.path.realpath(state._folder()) != orders["cache"]:
         return False
-    return orders["name"] in [one.name for one in state.close()]
+    return orders["name"] in [one.name for one in state.registry.close()]
 
 
 def _refuse(orders: dict[str, Any], store: FileStore, error: BaseException, deadline: float) -> int:

@@ -14,7 +14,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +31,7 @@ from .keeper.location import Location, NoLocation, locate
 from .query.answers import Answers
 from .query.page_cache import PageCache
 from .query.pager import Pager
+from .registry import Registry
 from .settings import KEY, Settings
 from .signals import announcer
 from .status.condition import Condition, ListStatus
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from .rebuild.writes import Writes
     from .startup.deferred import Deferred
     from .startup.loader import Loader
-    from .startup.task import Task
     from .startup.tasks import Tasks
 
 log = logging.getLogger("flask_warmcache")
@@ -56,21 +56,11 @@ _states: weakref.WeakSet[AppState] = weakref.WeakSet()
 class AppState:
     """One app's lists as they are in this process."""
 
-    def __init__(
-        self,
-        app: Flask,
-        settings: Settings,
-        close: Callable[[], Iterable[Declaration]],
-        once: Mapping[str, Task],
-    ) -> None:
-        """
-        :param close: ends the time of declaring and returns the lists that were declared.
-        :param once: the one-time tasks, which may still grow until then.
-        """
+    def __init__(self, app: Flask, settings: Settings, registry: Registry) -> None:
+        """:param registry: what was declared, which may grow until ``open`` closes it."""
         self.app = app
         self.settings = settings
-        self.close = close
-        self.once = once
+        self.registry = registry
         self._made = time.time_ns()
         self._opening = threading.Lock()  # guards the one-time work of open()
         self._opened = False
@@ -98,7 +88,7 @@ class AppState:
                 one.name: one
                 if one.max_shrink is not None
                 else one.with_functions(max_shrink=self.settings.max_shrink)
-                for one in self.close()
+                for one in self.registry.close()
             }
             self.store = FileStore(self._folder())
             self._warn_of_a_shared_folder()
@@ -119,7 +109,7 @@ class AppState:
                 status = ListStatus(declaration, self.store, ttl, problem, started)
                 self.statuses[name] = status
                 self.pagers[name] = Pager(status, self.settings, self.cache)
-            if self.once:
+            if self.registry.tasks:
                 self.probes.startup["tasks"] = self.tasks.progress
             self.keeper = Keeper(
                 self.statuses.values(),
@@ -140,7 +130,7 @@ class AppState:
         """The one-time tasks; loaded only where there are any, or somebody asks for one."""
         from .startup.tasks import Tasks
 
-        return Tasks(self.app, self.once, self.store, self.settings)
+        return Tasks(self.app, self.registry.tasks, self.store, self.settings)
 
     def defer(self, declared: Deferred) -> None:
         """Have a blueprint loaded later.
@@ -207,7 +197,7 @@ class AppState:
         self.is_started = True
 
     def _look_after_tasks(self) -> None:
-        if self.once and self._serves:
+        if self.registry.tasks and self._serves:
             self.tasks.look_after()
 
     def gate(self, wsgi_app: Callable[..., Any]) -> Callable[..., Any]:
@@ -249,7 +239,7 @@ class AppState:
         if self._opened:
             self.cache.after_fork()
             self.keeper.after_fork()
-            if self.once:
+            if self.registry.tasks:
                 self.tasks.after_fork()
             for writes in self._writes.values():
                 writes.after_fork()

@@ -106,7 +106,7 @@ class _InlineState(AppState):
 
     def __init__(self, before: AppState, folder: str, raise_errors: bool) -> None:
         settings = replace(before.settings, enabled=False, dir=folder)
-        super().__init__(before.app, settings, before.close, before.once)
+        super().__init__(before.app, settings, before.registry)
         self._raise_errors = raise_errors
         self.holds = 0  # how many blocks of showing() there are around
 
@@ -177,7 +177,7 @@ def _at_rest(state: AppState) -> AppState:
             f"A list of {state.app.name!r} is still being rebuilt in the background. Use inline_rebuilds before "
             "the app's first request."
         )
-    return AppState(state.app, state.settings, state.close, state.once)
+    return AppState(state.app, state.settings, state.registry)
 
 
 def _plain_build(state: AppState) -> Callable[[ListStatus, bool], Outcome]:

@@ -7,7 +7,9 @@ import logging
 from typing import Any
 
 from flask import Response
+from flask.json.provider import DefaultJSONProvider
 
+from ..errors import DeclarationError
 from ..state import AppState
 from ..status.condition import Condition
 from ..store.snapshot import DAMAGE
@@ -63,3 +65,17 @@ class WarmValue(Warm):
     def _note_damage(self, state: AppState, condition: Condition) -> None:
         if condition.snapshot is not None:
             state.statuses[self.name].note_damage(condition.snapshot)
+
+
+def check_cold(name: str, cold: object) -> None:
+    """Refuse a cold value that is not JSON.  Which app's JSON provider will write it is not known yet.
+
+    :raises DeclarationError: when Flask's own provider cannot write it.
+    """
+    try:
+        json.dumps(cold, default=DefaultJSONProvider.default, allow_nan=False)
+    except Exception as error:
+        raise DeclarationError(
+            f"The cold= of warm value {name!r} cannot be written as JSON ({error}); give what the page shows "
+            "while there is no value yet, as in cold=None."
+        ) from error

@@ -16,6 +16,7 @@ import weakref
 from typing import Any
 
 from flask import current_app
+from werkzeug.local import LocalProxy
 
 from ..settings import KEY, Settings
 from ..status.pauses import pause_after
@@ -120,3 +121,12 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+def proxy(target: str) -> Any:
+    """Return a proxy for an object that is imported and built at its first use.
+
+    :param target: the object, as ``"pkg.module:Service"``.
+    :raises DeclarationError: when the text is not of that form.
+    """
+    return LocalProxy(Lazy(Target.parse(target)).get)

@@ -52,7 +52,7 @@ def blueprint(
         }
         rebuilding = any(section["cache_rebuilding"] for section in answer.values())
         answer |= {**sections.all(), "cache_rebuilding": rebuilding}
-        if state.once:
+        if state.registry.tasks:
             answer["degraded"] = state.tasks.is_degraded
         return _json(answer)
 
@@ -106,7 +106,7 @@ def blueprint(
         state = current_state()
         told = sections.all()
         # Tasks and deferred blueprints have a table of their own there.
-        if state.once:
+        if state.registry.tasks:
             del told["tasks"]
         if state.blueprints is not None:
             del told["blueprints"]

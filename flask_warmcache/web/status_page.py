@@ -131,7 +131,7 @@ def _has_path(text: str) -> bool:
 def _startup(state: AppState) -> list[dict[str, str | None]]:
     """One-time tasks and deferred blueprints: what each is, how far it is, and what went wrong."""
     shown = []
-    for name, task in state.tasks.section().items() if state.once else ():
+    for name, task in state.tasks.section().items() if state.registry.tasks else ():
         shown.append(_row(f"Task {name}", task["state"], task["duration_seconds"], task["last_error"]))
     for blueprint in state.blueprints.entries if state.blueprints is not None else ():
         one = blueprint.section()

@@ -75,7 +75,10 @@ class Site:
 
     def leave(self, **facts: Any) -> None:
         """What a process wrote that is dead now."""
-        lock, other = self.lock(), Tasks(self.app, self.warmcache._once, self.tasks._store, self.tasks._settings)
+        lock, other = (
+            self.lock(),
+            Tasks(self.app, self.warmcache._registry.tasks, self.tasks._store, self.tasks._settings),
+        )
         other.status("prepare").write(
             Record(**{"state": "running", "attempts": 1, "started": time.time(), **facts})
         )
@@ -126,7 +129,7 @@ def with_argument(what: str) -> None: ...
         (lambda warm: [warm.once("a")(print), warm.value("tasks")(dict)], "named 'tasks' already"),
         (lambda warm: [warm.value("tasks")(dict), warm.once("a")(print)], "named 'tasks' already"),
         (lambda warm: warm.value("degraded"), "cannot name a list"),
-        (lambda warm: [warm._close(), warm.once("a")(print)], "declared too late"),
+        (lambda warm: [warm._registry.close(), warm.once("a")(print)], "declared too late"),
     ],
 )
 def test_a_wrong_declaration_fails_in_that_very_call(declare: Callable[[WarmCache], Any], message: str) -> None:

@@ -1,0 +1,109 @@
+"""What one WarmCache declared: lists and values, sections of the stats, one-time tasks, deferred blueprints.
+
+Declarations are open until an app of this WarmCache handles its first request or starts its keeper.  A later
+declaration is refused instead of being ignored in the processes that have closed already.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .declaration import NAME, Declaration
+from .errors import DeclarationError
+
+if TYPE_CHECKING:
+    from .startup.deferred import Deferred
+    from .startup.task import Task
+
+Section = Callable[[], Mapping[str, Any]]
+TASKS = "tasks"  # the section of the one-time tasks
+# Keys of ``GET /api/cache/stats`` beside the sections.
+RESERVED = ("cache_rebuilding", "degraded")
+
+
+class Declared(Protocol):
+    """A list or value as the registry knows it."""
+
+    @property
+    def name(self) -> str:
+        """The name it is declared under."""
+
+    @property
+    def declaration(self) -> Declaration:
+        """What has been declared of it so far."""
+
+
+class Registry:
+    """The declarations of one WarmCache; several apps may share it."""
+
+    def __init__(self) -> None:
+        self.lists: dict[str, Declared] = {}
+        self.sections: dict[str, Section] = {}
+        self.tasks: dict[str, Task] = {}
+        self.deferred: list[Deferred] = []
+        self._closed = False
+
+    def is_closed(self) -> bool:
+        """Whether declarations are refused by now."""
+        return self._closed
+
+    def close(self) -> list[Declaration]:
+        """Refuse declarations from now on, and return those of the lists and values."""
+        self._closed = True
+        return [declared.declaration for declared in self.lists.values()]
+
+    def require_open(self, what: str, advice: str) -> None:
+        """Refuse a declaration that comes after the first request.
+
+        :param what: the declaration, as the subject of the message.
+        :param advice: what to do instead, a sentence.
+        :raises DeclarationError: when declarations are closed.
+        """
+        if self._closed:
+            raise DeclarationError(f"{what} too late: declarations closed at the app's first request.{advice}")
+
+    def check_name(self, name: str) -> None:
+        """Refuse a name that a list, a value or a section cannot have.
+
+        :raises DeclarationError: when the name is malformed or taken, or declarations are closed.
+        """
+        self.require_open(f"{name!r} is declared", " Declare lists where the app is made.")
+        if name in RESERVED or not isinstance(name, str) or not NAME.match(name):
+            raise DeclarationError(
+                f"{name!r} cannot name a list: use 1 to 64 of the characters a-z, 0-9, '_' and '-'."
+            )
+        if name in self.lists or name in self.sections:
+            raise DeclarationError(f"There is a warm list or stats section named {name!r} already.")
+
+    def add(self, declared: Declared) -> None:
+        """Add a list or value."""
+        self.check_name(declared.name)  # again: a decorator may be applied long after it was made
+        self.lists[declared.name] = declared
+
+    def add_section(self, name: str, section: Section) -> None:
+        """Add a section of the stats."""
+        self.check_name(name)
+        self.sections[name] = section
+
+    def add_task(self, task: Task, section: Section) -> None:
+        """Add a one-time task.
+
+        :param section: the section of the stats that shows all tasks, added with the first one.
+        :raises DeclarationError: when there is one of that name, or declarations are closed.
+        """
+        self.require_open(f"One-time task {task.name!r} is declared", "")
+        if task.name in self.tasks:
+            raise DeclarationError(f"There is a one-time task named {task.name!r} already.")
+        if not self.tasks:
+            self.add_section(TASKS, section)
+        self.tasks[task.name] = task
+
+    def check_deferred(self, deferred: Deferred) -> None:
+        """Refuse a deferred blueprint that does not fit beside the others.
+
+        :raises DeclarationError: when it does not, or declarations are closed.
+        """
+        advice = " Defer blueprints where the app is made."
+        self.require_open(f"{str(deferred.target)!r} is deferred", advice)
+        deferred.check_beside(self.deferred)
