@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .errors import BadQueryError as BadQueryError
+    from .errors import BuildTimeoutError as BuildTimeoutError
+    from .errors import ChildError as ChildError
+    from .errors import ChildKilledError as ChildKilledError
     from .errors import DeclarationError as DeclarationError
+    from .errors import ItemTimeoutError as ItemTimeoutError
     from .errors import RebuildBusyError as RebuildBusyError
     from .errors import RebuildError as RebuildError
     from .errors import SettingError as SettingError
@@ -40,7 +44,11 @@ _HOMES = {
 }
 _ERRORS = (
     "BadQueryError",
+    "BuildTimeoutError",
+    "ChildError",
+    "ChildKilledError",
     "DeclarationError",
+    "ItemTimeoutError",
     "RebuildBusyError",
     "RebuildError",
     "SettingError",

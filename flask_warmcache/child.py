@@ -10,20 +10,18 @@ from __future__ import annotations
 import json
 import logging
 import os
-import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .errors import ChildError, ItemTimeout
+from .errors import ChildError
 from .host.priority import LOOK_AFTER, Priority, lower
+from .keeper.time_limits import ItemTimeLimit, limit_build
 from .settings import KEY
 from .store.files import FileStore
-from .store.locks import HeldLock, open_locks
+from .store.locks import InheritedLock
 
 if TYPE_CHECKING:
     from .state import AppState
@@ -32,61 +30,9 @@ log = logging.getLogger("flask_warmcache")
 DONE, FAILED = 0, 1  # never 3 or 4: as an orphan of a gunicorn that is process 1, these would end the server
 LINE_MAX = 1 << 20
 LOG_FORMAT = "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"
-# How often a long item is looked at, and the report said to be alive.
-WATCH_EVERY = 0.05
 BEAT_EVERY = 0.5
 # Threads that the app has started, and that do not end with us, are left behind so many seconds after.
 LINGER = 5.0
-# Handed to the main thread when an item takes too long; one that hardly any app uses.
-ITEM_SIGNAL = getattr(signal, "SIGRTMAX", signal.SIGUSR2 + 2) - 2
-
-
-class InheritedLock(HeldLock):
-    """A lock that this process holds because the one that took it has left its descriptor to it."""
-
-    def __init__(self, path: Path, descriptor: int) -> None:
-        os.set_inheritable(descriptor, False)
-        self.path = path
-        self.descriptor = descriptor
-        open_locks.add(self)
-
-
-class TimeLimits:
-    """Ends items that take too long, by an exception in the main thread."""
-
-    def __init__(self) -> None:
-        self._end: float | None = None
-        self._is_closed = threading.Event()
-        signal.signal(ITEM_SIGNAL, self._raise)
-        threading.Thread(target=self._watch, name="warmcache-time-limit", daemon=True).start()
-
-    @contextmanager
-    def limit(self, seconds: float | None) -> Iterator[None]:
-        """Raise ItemTimeout in the block when it takes longer; does nothing outside the main thread."""
-        if seconds is None or threading.current_thread() is not threading.main_thread():
-            yield
-            return
-        self._end = time.monotonic() + seconds
-        try:
-            yield
-        finally:
-            self._end = None
-
-    def close(self) -> None:
-        """End the thread that watches."""
-        self._is_closed.set()
-
-    def _watch(self) -> None:
-        while not self._is_closed.wait(WATCH_EVERY):  # polled, so that setting a limit costs an item nothing
-            end = self._end
-            if end is not None and time.monotonic() > end:
-                signal.pthread_kill(threading.main_thread().ident or 0, ITEM_SIGNAL)
-
-    def _raise(self, *_: object) -> None:
-        # The signal may come when its item is done and the next has begun.
-        if self._end is not None and time.monotonic() > self._end:
-            self._end = None
-            raise ItemTimeout("the item took longer than it may")
 
 
 def main() -> int:
@@ -111,9 +57,7 @@ def main() -> int:
         # Importing an app computes, too; and how long the interpreter had to wait so far mostly tells already.
         priority = Priority({} if orders["nice"] else None)
         priority.look()
-    # The default action, by the kernel: a handler would not run while a C call keeps the interpreter.
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, orders["timeout"])
+    limit_build(orders["timeout"])
     deadline = began + orders["timeout"]
     try:
         served = _import_app(orders)
@@ -137,7 +81,7 @@ def main() -> int:
             orders["notes"],
             wanted=orders["wanted"],
             deadline=deadline,
-            time_limit=TimeLimits().limit,
+            time_limit=ItemTimeLimit().limit,
         )
     except BaseException:
         report = state.statuses[orders["name"]].report

@@ -61,13 +61,13 @@ class ChildError(RebuildError):
     """A rebuilding child process could not be started, or did not find its app; the log says why."""
 
 
-class ChildKilled(RebuildError):
-    """A rebuilding child process ended without saying why: killed, or out of memory."""
+class ChildKilledError(RebuildError):
+    """A rebuilding child process ended without reporting why: it was killed, or ran out of memory."""
 
 
-class BuildTimeout(RebuildError):
+class BuildTimeoutError(RebuildError):
     """A rebuild in a child process took longer than ``WARMCACHE_BUILD_TIMEOUT``."""
 
 
-class ItemTimeout(RebuildError):
-    """One item took longer than it may; only a child process can stop it."""
+class ItemTimeoutError(RebuildError):
+    """One item took longer than its list's ``item_timeout``; only a child process can stop an item."""

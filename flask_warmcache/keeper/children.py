@@ -28,6 +28,7 @@ from ..host.server import SERVER_STARTED
 from ..settings import Settings
 from ..store.locks import HeldLock, no_fork
 from .location import Location, NoLocation
+from .time_limits import KILL_AFTER_DEADLINE
 
 if TYPE_CHECKING:
     import subprocess
@@ -40,8 +41,6 @@ INTERPRETER = re.compile(r"(python|pypy)")  # under uWSGI sys.executable is uWSG
 ANSWER_MAX = 4096
 # As this process runs: without assertions the same text is other code.
 OPTIMIZED = ["-" + sys.flags.optimize * "O"] if sys.flags.optimize else []
-# The child's own timer comes first; this ends one whose timer the app has taken for itself.
-KILL_AFTER_DEADLINE = 1.0
 
 
 class Child:

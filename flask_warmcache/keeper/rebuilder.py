@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from ..errors import BuildTimeout, ChildKilled, RebuildBusyError, RebuildError
+from ..errors import RebuildBusyError, RebuildError
 from ..host import threads
 from ..settings import Settings
 from ..status.condition import ListStatus
@@ -21,6 +21,7 @@ from ..store.locks import HeldLock, no_fork
 from ..store.snapshot import Snapshot
 from .children import Child
 from .relay import HandOver, Relay
+from .time_limits import error_of_dead_child
 
 if TYPE_CHECKING:
     from ..rebuild.job import Outcome
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("flask_warmcache")
 # A probe of another process may hold the lock for a microsecond just as we try.
 SECOND_TRY_AFTER = 0.02
-# A child is ended by its own timer, and seen to have ended a moment later.
-DEADLINE_NEAR = 0.5
 # Tells the app what happens to a list: an event of signals.py, and its facts. It never raises.
 Announce = Callable[[str, dict[str, Any]], None]
 TimeLimit = Callable[[float | None], AbstractContextManager[Any]]
@@ -317,10 +316,7 @@ class Rebuilder:
 
     def _fail_for_child(self, status: ListStatus) -> None:
         """A child died without an end in its report; the caller, who holds the lock, is the one to count it."""
-        error: RebuildError = ChildKilled(f"The child process that rebuilt {status.name!r} was killed.")
-        deadline = status.report.deadline if status.report is not None else None
-        if deadline is not None and time.time() > deadline - DEADLINE_NEAR:
-            error = BuildTimeout(f"The rebuild of {status.name!r} took too long for a child process.")
+        error = error_of_dead_child(status.name, status.report.deadline if status.report is not None else None)
         self._fail(status, error, None)
         self._announce("rebuild_failed", {"name": status.name, "error": error})
 

@@ -52,6 +52,16 @@ class HeldLock:
                 log.warning("warmcache.not_closed: the lock file %s", self.path.name, exc_info=True)
 
 
+class InheritedLock(HeldLock):
+    """A lock that the parent process took; it passed the locked descriptor on to this process."""
+
+    def __init__(self, path: Path, descriptor: int) -> None:
+        os.set_inheritable(descriptor, False)
+        self.path = path
+        self.descriptor = descriptor
+        open_locks.add(self)
+
+
 def try_lock(descriptor: int) -> bool:
     """Lock an open file without waiting; False when another process has it locked.
 

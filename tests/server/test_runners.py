@@ -199,7 +199,7 @@ def test_a_killed_child_is_a_failure_within_a_second_and_tried_again(make_place:
         section = stats(server)
         print(f"\nthe failure shows after {took:.2f} s")
         assert took < 1
-        assert section["last_error"] == "ChildKilled"
+        assert section["last_error"] == "ChildKilledError"
         place.gate.touch()
         assert child not in pids_of(built(server))
         assert len(place.calls("source")) == 2
@@ -217,7 +217,7 @@ def test_a_child_past_its_deadline_is_ended(make_place: Make, how: dict[str, obj
         took = time.monotonic() - began.at
         print(f"\nended and shown {took:.2f} s after it began, the deadline being 2 s after its start")
         assert took < 3
-        assert stats(server)["last_error"] == "BuildTimeout"
+        assert stats(server)["last_error"] == "BuildTimeoutError"
         until(lambda: gone(began.pid) and not is_locked(place), "the end of the child")
 
 

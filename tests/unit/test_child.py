@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 
 from flask_warmcache import WarmCache, child
-from flask_warmcache.errors import ChildError, ItemTimeout, SettingError
+from flask_warmcache.errors import ChildError, ItemTimeoutError, SettingError
 from flask_warmcache.host import resources, server
 from flask_warmcache.keeper import relay
 from flask_warmcache.keeper.children import DROPPED
 from flask_warmcache.keeper.location import Location, NoLocation, locate
 from flask_warmcache.keeper.relay import HandOver, Relay
+from flask_warmcache.keeper.time_limits import ITEM_SIGNAL, ItemTimeLimit
 from flask_warmcache.settings import KEY
 
 from .world import files, make_app, state_of
@@ -235,16 +236,16 @@ def test_without_room_for_a_second_copy_there_is_no_child(tmp_path: Path, monkey
 
 @pytest.fixture
 def limits() -> Any:
-    before = signal.getsignal(child.ITEM_SIGNAL)
-    made = child.TimeLimits()
+    before = signal.getsignal(ITEM_SIGNAL)
+    made = ItemTimeLimit()
     yield made
     made.close()
-    signal.signal(child.ITEM_SIGNAL, before)
+    signal.signal(ITEM_SIGNAL, before)
 
 
-def test_an_item_that_takes_too_long_is_ended_and_the_next_is_not(limits: child.TimeLimits) -> None:
+def test_an_item_that_takes_too_long_is_ended_and_the_next_is_not(limits: ItemTimeLimit) -> None:
     began = time.monotonic()
-    with pytest.raises(ItemTimeout), limits.limit(0.1):
+    with pytest.raises(ItemTimeoutError), limits.limit(0.1):
         time.sleep(20)
     assert time.monotonic() - began < 5
     with limits.limit(20):
@@ -253,14 +254,14 @@ def test_an_item_that_takes_too_long_is_ended_and_the_next_is_not(limits: child.
         time.sleep(0.1)
 
 
-def test_a_computing_item_is_ended_too(limits: child.TimeLimits) -> None:
+def test_a_computing_item_is_ended_too(limits: ItemTimeLimit) -> None:
     end = time.monotonic() + 20
 
     def compute() -> None:
         while time.monotonic() < end:
             pass
 
-    with pytest.raises(ItemTimeout), limits.limit(0.1):
+    with pytest.raises(ItemTimeoutError), limits.limit(0.1):
         compute()
     assert time.monotonic() < end
 
