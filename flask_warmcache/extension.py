@@ -17,6 +17,7 @@ from .lists.warm_value import WarmValue, check_cold
 from .registry import Registry
 from .settings import KEY, Settings
 from .state import AppState
+from .web.gate import Gate
 from .web.permissions import Authorize, Permissions
 from .web.routes import blueprint
 
@@ -59,12 +60,9 @@ class WarmCache:
             state.defer(deferred)
         app.extensions[KEY] = state
         self._states.add(state)
-        # In front of the app and not a before_request function, which Flask looks at twice for being a
-        # coroutine: measured, 3 us of each request, of the lists' and of all others.
-        app.wsgi_app = state.gate(app.wsgi_app)  # type: ignore[method-assign]
+        Gate(state, settings.api_prefix)
         routes = blueprint(self._registry.sections, self._permissions, settings.spread)
         app.register_blueprint(routes, url_prefix=settings.api_prefix)
-        state.probes.register(app, settings.api_prefix)
         app.cli.add_command(group)
 
     # Declaring

@@ -14,10 +14,9 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from flask import Flask
 
@@ -38,7 +37,6 @@ from .status.condition import Condition, ListStatus
 from .store.files import FileStore
 from .store.folder import default_folder
 from .store.locks import no_fork
-from .web.probes import Probes
 
 if TYPE_CHECKING:
     from .rebuild.writes import Writes
@@ -70,7 +68,6 @@ class AppState:
         self.keeper: Keeper
         self.cache: PageCache
         self.answers: Answers
-        self.probes = Probes(lambda: self.app.extensions[KEY])
         self.statuses: dict[str, ListStatus] = {}
         self.pagers: dict[str, Pager] = {}
         self._writes: dict[str, Writes] = {}
@@ -109,8 +106,6 @@ class AppState:
                 status = ListStatus(declaration, self.store, ttl, problem, started)
                 self.statuses[name] = status
                 self.pagers[name] = Pager(status, self.settings, self.cache)
-            if self.registry.tasks:
-                self.probes.startup["tasks"] = self.tasks.progress
             self.keeper = Keeper(
                 self.statuses.values(),
                 self.store,
@@ -141,7 +136,6 @@ class AppState:
             from .startup.loader import Loader
 
             self.blueprints = Loader(self.app, self.settings)
-            self.probes.startup["blueprints"] = self.blueprints.progress
         self.blueprints.add(declared)
 
     def writes_of(self, name: str) -> Writes:
@@ -196,27 +190,27 @@ class AppState:
             self.keeper.ensure()
         self.is_started = True
 
+    def start_serving(self) -> None:
+        """Start what a process that serves requests needs; called before each of them.
+
+        A test may have replaced this state. Its deferred blueprints are still those of the app.
+        """
+        if self.blueprints is not None:
+            self.blueprints.start()
+        self.app.extensions[KEY].start()
+
     def _look_after_tasks(self) -> None:
         if self.registry.tasks and self._serves:
             self.tasks.look_after()
 
-    def gate(self, wsgi_app: Callable[..., Any]) -> Callable[..., Any]:
-        """The app with a look at the keeper before each request; probes are answered here."""
-
-        def gated(environ: Any, start_response: Any) -> Any:
-            probed = self.probes.answer(environ, start_response)
-            if probed is not None:
-                return probed
-            try:
-                if self.blueprints is not None:
-                    self.blueprints.start()
-                self.app.extensions[KEY].start()  # this state, unless a test has put another in its place
-            except Exception:
-                # A view that reads a list meets the same error, inside Flask; the others work without us.
-                log.exception("warmcache.not_started: the lists of %r cannot be used", self.app.name)
-            return wsgi_app(environ, start_response)
-
-        return gated
+    def startup_progress(self) -> dict[str, tuple[int, int]]:
+        """Return the work of the start by name: how much of it is done, and how much there is."""
+        counts = {}
+        if self.blueprints is not None:
+            counts["blueprints"] = self.blueprints.progress()
+        if self._opened and self.registry.tasks:
+            counts["tasks"] = self.tasks.progress()
+        return counts
 
     def build_inline(self, status: ListStatus) -> Condition:
         """The list as it is, rebuilt first by the calling thread when it is due: what ``enabled=False`` means."""
@@ -286,9 +280,7 @@ class AppState:
 def start_keepers() -> None:
     """Start the keeper of every app in this process, and load its blueprints; for a server's worker hook."""
     for state in list(_states):
-        if state.blueprints is not None:
-            state.blueprints.start()
-        state.start()
+        state.start_serving()
 
 
 def _after_fork() -> None:

@@ -1,9 +1,10 @@
-"""``livez``, ``readyz`` and ``startupz``: what a machine asks that starts, stops and sends requests.
+"""The probes ``livez``, ``readyz`` and ``startupz``, for whatever starts, stops and routes to the app's processes.
 
-They are answered in front of the app, so that no login, no hook and no database of the app's own decides whether
-its process is restarted.  Liveness touches nothing.  Readiness means that requests are answered, even if a list is
-still cold: that is what the lists are for.  Where it shall mean more (``WARMCACHE_READY_STRICT``), it is given
-once and for all, and at a deadline in any case: a source that is down must not take the app down with it.
+The gate answers them in front of the app, so that no login, hook or database of the app decides whether its
+process is restarted.  Liveness reads nothing.  Readiness means that requests are answered, even if a list is still
+cold, because answering from a cold list is what the lists are for.  With ``WARMCACHE_READY_STRICT`` an app becomes
+ready once its lists are warm, and stays ready.  It becomes ready at a deadline in any case, because a source that
+is down must not take the app down with it.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from flask import Flask, Response
+from flask import Response
 
-if TYPE_CHECKING:
-    from ..state import AppState
+from ..settings import KEY
+from ..state import AppState
 
 log = logging.getLogger("flask_warmcache")
 RETRY_AFTER = "2"
@@ -28,25 +29,21 @@ ALIVE = b'{"status": "ok"}\n'
 class Probes:
     """The probes of one app, in one process."""
 
-    def __init__(self, state: Callable[[], AppState]) -> None:
-        """:param state: gives the app's state, in whose place a test may put another."""
-        self._current = state
+    def __init__(self, state: AppState, prefix: str) -> None:
+        """Answer under this prefix.
+
+        The routes made here serve ``url_for``, and refuse other methods than GET.
+        """
+        self._declared = state
         self._made = time.monotonic()
         self._was_ready = False
-        # Work of the start, by name: how much of it is done, of how much. What loads and runs it puts itself here.
-        self.startup: dict[str, Callable[[], tuple[int, int]]] = {}
         self._answers: dict[str, Callable[[], tuple[int, bytes]]] = {}
-
-    def register(self, app: Flask, prefix: str) -> None:
-        """Answer under this prefix; the routes are for ``url_for`` and for other methods than GET."""
-        named = {"livez": self._live, "readyz": self._ready, "startupz": self._started}
-        for name, answer in named.items():
-            path = f"{prefix}/{name}"
-            self._answers[path] = answer
-            app.add_url_rule(path, f"warmcache.{name}", _view(answer))
+        for name, answer in {"livez": self._live, "readyz": self._ready, "startupz": self._started}.items():
+            self._answers[f"{prefix}/{name}"] = answer
+            state.app.add_url_rule(f"{prefix}/{name}", f"warmcache.{name}", _view(answer))
 
     def answer(self, environ: Any, start_response: Any) -> Iterable[bytes] | None:
-        """The answer to a probe, or None for any other request."""
+        """Answer a probe; return None for any other request."""
         answer = self._answers.get(environ.get("PATH_INFO", ""))
         if answer is None or environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
             return None
@@ -56,44 +53,43 @@ class Probes:
 
     @property
     def _state(self) -> AppState:
-        return self._current()
+        """The app's state: the one we were made with, unless a test has replaced it."""
+        state: AppState = self._declared.app.extensions[KEY]
+        return state
 
     def _live(self) -> tuple[int, bytes]:
         return 200, ALIVE
 
     def _ready(self) -> tuple[int, bytes]:
         is_open = self._open()
-        waiting = [f"list {name}" for name in self._cold()] if self._is_strict() else []
-        if not waiting:
+        missing = [f"list {name}" for name in self._cold()] if self._is_strict() else []
+        if not missing:
             self._was_ready = True
-        return self._verdict(is_open, waiting, self._counts())
+        return self._verdict(is_open, missing, self._declared.startup_progress())
 
     def _started(self) -> tuple[int, bytes]:
-        is_open = self._open()  # what is declared is known then
-        counts = self._counts()
-        waiting = [f"{name}: {done} of {total}" for name, (done, total) in counts.items() if done < total]
-        return self._verdict(is_open, waiting, counts)
+        is_open = self._open()  # only then all that was declared is known
+        counts = self._declared.startup_progress()
+        missing = [f"{name}: {done} of {total}" for name, (done, total) in counts.items() if done < total]
+        return self._verdict(is_open, missing, counts)
 
-    def _counts(self) -> dict[str, tuple[int, int]]:
-        return {name: count() for name, count in self.startup.items()}
-
-    def _verdict(self, is_open: bool, waiting: list[str], counts: dict[str, tuple[int, int]]) -> tuple[int, bytes]:
-        """The answer, given what is still waited for; past the deadline nothing is."""
+    def _verdict(self, is_open: bool, missing: list[str], counts: dict[str, tuple[int, int]]) -> tuple[int, bytes]:
+        """Return the answer, which is 503 while something is missing and the deadline has not passed."""
         is_late = self._age() > self._state.settings.ready_deadline
-        is_ready = is_late or not waiting
-        status = "waiting" if not is_ready else "degraded" if waiting or not is_open else "ready"
+        is_ready = is_late or not missing
+        status = "waiting" if not is_ready else "degraded" if missing or not is_open else "ready"
         detail = {
             "status": status,
-            "lists": {name: one.condition().state for name, one in self._state.statuses.items()},
+            "lists": {name: listed.condition().state for name, listed in self._state.statuses.items()},
             "startup": {name: {"done": done, "total": total} for name, (done, total) in counts.items()},
-            "waiting_for": waiting,
+            "waiting_for": missing,
         }
         return 200 if is_ready else 503, json.dumps(detail).encode() + b"\n"
 
     def _open(self) -> bool:
-        """Start what a request starts; whether that went well."""
+        """Start what a request starts; return whether that succeeded."""
         try:
-            self._state.start()
+            self._declared.start_serving()
         except Exception:
             log.exception("warmcache.not_started: the lists of %r cannot be used", self._state.app.name)
             return False
@@ -104,7 +100,7 @@ class Probes:
         return settings.ready_strict and settings.enabled and not self._was_ready
 
     def _cold(self) -> list[str]:
-        """The lists that have nothing whole to show yet and may have it one day."""
+        """Return the lists that have no complete snapshot yet and may have one some day."""
         cold = []
         for name, status in self._state.statuses.items():
             snapshot = status.condition().snapshot
@@ -113,10 +109,13 @@ class Probes:
         return cold
 
     def _age(self) -> float:
-        """Seconds since the server started, for a worker that was replaced is no new start; else since our own."""
-        began = [one.code_started for one in self._state.statuses.values() if one.code_started]
-        since = time.time() - began[0] / 1e9 if began else 0.0
-        return max(since, time.monotonic() - self._made)
+        """Return the seconds since the server started, or since this process started if that is unknown.
+
+        Replacing a worker does not reset the server's age.
+        """
+        started = [status.code_started for status in self._state.statuses.values() if status.code_started]
+        server_age = time.time() - started[0] / 1e9 if started else 0.0
+        return max(server_age, time.monotonic() - self._made)
 
 
 def _headers(code: int, body: bytes) -> dict[str, str]:

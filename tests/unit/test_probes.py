@@ -1,7 +1,8 @@
-"""The probes: alive without touching anything, ready by default, ready for good once warm, never down for ever."""
+"""The probes: ``livez`` reads nothing, ``readyz`` is 200 by default and at its deadline, ``startupz`` waits."""
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from flask_warmcache import SettingError, WarmCache
 from flask_warmcache.testing import inline_rebuilds
 from tests.support.waiting import until
 
+from . import late
 from .shop import Shop
 from .world import make_app
 
@@ -24,7 +26,7 @@ def ask(app: Flask, probe: str) -> TestResponse:
     return app.test_client().get(f"/api/cache/{probe}")
 
 
-def test_livez_touches_nothing(tmp_path: Path) -> None:
+def test_livez_starts_nothing_and_writes_nothing(tmp_path: Path) -> None:
     shop = Shop(tmp_path)
     answer = ask(shop.app, "livez")
     assert (answer.status_code, answer.get_json()) == (200, {"status": "ok"})
@@ -34,7 +36,7 @@ def test_livez_touches_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("probe", PROBES)
-def test_no_hook_of_the_app_decides_over_a_probe(tmp_path: Path, probe: str) -> None:
+def test_hooks_of_the_app_do_not_affect_probes(tmp_path: Path, probe: str) -> None:
     shop = Shop(tmp_path)
 
     @shop.app.before_request
@@ -49,7 +51,7 @@ def test_no_hook_of_the_app_decides_over_a_probe(tmp_path: Path, probe: str) -> 
     assert shop.app.test_client().get("/api/cache/stats").status_code != 200
 
 
-def test_an_app_is_ready_while_its_lists_are_cold(tmp_path: Path) -> None:
+def test_app_is_ready_while_its_lists_are_cold(tmp_path: Path) -> None:
     shop = Shop(tmp_path)
     shop.gate.clear()
     answer = ask(shop.app, "readyz")
@@ -60,11 +62,11 @@ def test_an_app_is_ready_while_its_lists_are_cold(tmp_path: Path) -> None:
         "startup": {},
         "waiting_for": [],
     }
-    assert shop.state.is_started, "the first question starts the keeper, as any request does"
+    assert shop.state.is_started, "a probe starts the keeper, as any request does"
     shop.gate.set()
 
 
-def test_a_strict_app_is_ready_once_its_lists_are_warm_and_stays_so(tmp_path: Path) -> None:
+def test_strict_app_becomes_ready_when_its_lists_are_warm_and_stays_ready(tmp_path: Path) -> None:
     shop = Shop(tmp_path, ready_strict=True, runner="external")
     answer = ask(shop.app, "readyz")
     assert answer.status_code == 503
@@ -79,44 +81,51 @@ def test_a_strict_app_is_ready_once_its_lists_are_warm_and_stays_so(tmp_path: Pa
     assert (again.status_code, again.get_json()["lists"]) == (200, {"files": "cold"})
 
 
-def test_a_strict_app_is_ready_at_its_deadline_and_says_that_something_is_missing(tmp_path: Path) -> None:
+def test_strict_app_is_ready_at_its_deadline_and_reports_degraded(tmp_path: Path) -> None:
     shop = Shop(tmp_path, ready_strict=True, ready_deadline=0.2, runner="external")
     assert ask(shop.app, "readyz").status_code == 503
-    answer = until(lambda: [one for one in [ask(shop.app, "readyz")] if one.status_code != 503])[0]
+    answer = until(lambda: [answer for answer in [ask(shop.app, "readyz")] if answer.status_code != 503])[0]
     assert (answer.status_code, answer.get_json()["status"]) == (200, "degraded")
     assert answer.get_json()["waiting_for"] == ["list files"]
 
 
-def test_a_worker_that_is_replaced_does_not_begin_the_deadline_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_replacing_a_worker_does_not_reset_the_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WARMCACHE_SERVER_STARTED", str(time.time_ns() - 3600 * 10**9))
     shop = Shop(tmp_path, ready_strict=True, ready_deadline=600.0, runner="external")
     assert ask(shop.app, "readyz").get_json()["status"] == "degraded"
 
 
-def test_no_app_waits_for_a_list_that_can_never_be_built(tmp_path: Path) -> None:
+def test_strict_app_does_not_wait_for_a_list_without_source(tmp_path: Path) -> None:
     app = make_app(tmp_path, ready_strict=True, runner="external")
     WarmCache(app).warm_list("files", key="path")  # without a source
     answer = ask(app, "readyz")
     assert (answer.status_code, answer.get_json()["lists"]) == (200, {"files": "failed"})
 
 
-def test_startupz_waits_for_the_work_of_the_start_and_readyz_does_not(tmp_path: Path) -> None:
-    shop = Shop(tmp_path)
-    loaded = 3
-    shop.state.probes.startup["blueprints"] = lambda: (loaded, 5)
-    answer = ask(shop.app, "startupz")
+def test_startupz_waits_for_deferred_blueprints_and_readyz_does_not(quick_shop: late.Shop) -> None:
+    go = quick_shop.slow("reports")
+    quick_shop.warmcache.defer_blueprint("reports:bp", url_prefix="/reports")
+    answer = ask(quick_shop.app, "startupz")
     assert answer.status_code == 503
-    assert answer.get_json()["waiting_for"] == ["blueprints: 3 of 5"]
-    assert answer.get_json()["startup"] == {"blueprints": {"done": 3, "total": 5}}
-    assert ask(shop.app, "readyz").status_code == 200
-    loaded = 5
-    assert ask(shop.app, "startupz").get_json()["status"] == "ready"
+    assert answer.get_json()["waiting_for"] == ["blueprints: 0 of 1"]
+    assert answer.get_json()["startup"] == {"blueprints": {"done": 0, "total": 1}}
+    assert ask(quick_shop.app, "readyz").status_code == 200
+    go.touch()
+    quick_shop.until_loaded()
+    assert ask(quick_shop.app, "startupz").get_json()["status"] == "ready"
+
+
+def test_startupz_waits_for_one_time_tasks(tmp_path: Path, live: None) -> None:
+    shop = Shop(tmp_path, runner="external")
+    go = threading.Event()
+    shop.warmcache.once("create-tables")(lambda: go.wait(20))
+    assert ask(shop.app, "startupz").get_json()["startup"] == {"tasks": {"done": 0, "total": 1}}
+    go.set()
+    assert until(lambda: ask(shop.app, "startupz").status_code == 200)
 
 
 @pytest.mark.parametrize("probe", PROBES)
-def test_probes_answer_where_the_blueprint_is_mounted(tmp_path: Path, probe: str) -> None:
+def test_probes_answer_under_the_api_prefix(tmp_path: Path, probe: str) -> None:
     app = make_app(tmp_path, api_prefix="/_lists")
     WarmCache(app)
     with app.test_request_context():
@@ -130,7 +139,7 @@ def test_probes_answer_where_the_blueprint_is_mounted(tmp_path: Path, probe: str
     assert int(head.headers["Content-Length"]) > 10
 
 
-def test_a_cache_folder_that_cannot_be_used_takes_no_app_out_of_service(
+def test_app_with_an_unusable_cache_folder_is_ready_but_degraded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     shop = Shop(tmp_path, runner="external")
@@ -144,7 +153,7 @@ def test_a_cache_folder_that_cannot_be_used_takes_no_app_out_of_service(
     assert "warmcache.not_started" in caplog.text
 
 
-def test_probes_are_answered_in_a_block_of_inline_rebuilds(tmp_path: Path) -> None:
+def test_probes_answer_inside_inline_rebuilds(tmp_path: Path) -> None:
     shop = Shop(tmp_path, ready_strict=True)
     with inline_rebuilds(shop.app):
         assert ask(shop.app, "livez").status_code == 200
@@ -152,7 +161,7 @@ def test_probes_are_answered_in_a_block_of_inline_rebuilds(tmp_path: Path) -> No
     assert not shop.state.is_started
 
 
-def test_wrong_settings_of_the_probes_are_refused(tmp_path: Path) -> None:
+def test_wrong_probe_settings_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SettingError, match="WARMCACHE_READY_STRICT must be True or False"):
         WarmCache(make_app(tmp_path, ready_strict="yes"))
     with pytest.raises(SettingError, match="WARMCACHE_READY_DEADLINE must be a number of seconds above 0"):
