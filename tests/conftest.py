@@ -1,4 +1,4 @@
-"""What every folder of tests shares: one browser."""
+"""What every folder of tests shares: the long tests' option, the watchdog, and one browser."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NoReturn
 
 import pytest
+
+from .support.orphans import guard
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -29,6 +31,21 @@ SWITCHES = [
     "--disable-sync",
     "--host-resolver-rules=MAP intranet.example 127.0.0.1",  # plain http on a name: no secure context
 ]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="run the tests that take long, and only those")
+
+
+def pytest_configure() -> None:
+    guard()  # each process of pytest-xdist has a watchdog of its own
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the long tests, or all others."""
+    chosen = [item for item in items if bool(item.get_closest_marker("long")) == config.getoption("long")]
+    config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
+    items[:] = chosen
 
 
 @pytest.fixture(scope="session")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +17,7 @@ import requests
 
 from demo import library
 from demo.markers import Counts, MarkerStore
+from tests.support.ports import free_port
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
@@ -77,10 +77,7 @@ def small_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @contextmanager
 def serving(folder: Path, **environment: str) -> Iterator[Server]:
     """Run the demo on ``folder`` until the block ends."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    address = f"127.0.0.1:{port}"
+    address = f"127.0.0.1:{free_port()}"
     log = folder / "gunicorn.log"
     command = [sys.executable, "-m", "gunicorn", "-c", "python:flask_warmcache.gunicorn_conf"]
     command += ["--worker-class", "gthread", "--workers", "2", "--threads", "4", "--bind", address]

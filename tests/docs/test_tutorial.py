@@ -16,7 +16,7 @@ from urllib.request import urlopen
 
 import pytest
 
-from ..server.world import free_port
+from ..support.ports import free_port
 from .pages import CHECKOUT, DOCS, Block, blocks
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 PAGE = DOCS / "tutorial.md"
 FILE = re.compile(r"(?:# |\{# )([\w./]+)(, continued)?(?: #\})?\n")
 SECONDS = 60.0
-pytestmark = pytest.mark.slow
 
 
 class Reader:

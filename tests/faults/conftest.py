@@ -1,4 +1,4 @@
-"""Nightly tests only when asked for, a deadline on every test, and a place of its own for each."""
+"""A deadline on every test, and a place of its own for each."""
 
 from __future__ import annotations
 
@@ -15,18 +15,7 @@ from tests.server.world import Place
 
 from .world import Mother, mother_of
 
-HERE = Path(__file__).parent
-DEADLINE, NIGHTLY_DEADLINE = 120, 600  # seconds; a test that needs more says so with its own alarm
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the nightly ones out unless ``-m`` speaks of them."""
-    if "nightly" in config.getoption("markexpr", ""):
-        return
-    nightly = [item for item in items if item.get_closest_marker("nightly") and HERE in item.path.parents]
-    if nightly:
-        config.hook.pytest_deselected(items=nightly)
-        items[:] = [item for item in items if item not in set(nightly)]
+DEADLINE, LONG_DEADLINE = 120, 600  # seconds; a test that needs more says so with its own alarm
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +26,7 @@ def _deadline(request: pytest.FixtureRequest) -> Iterator[None]:
         raise AssertionError("the test's time is over")
 
     before = signal.signal(signal.SIGALRM, over)
-    signal.alarm(NIGHTLY_DEADLINE if request.node.get_closest_marker("nightly") else DEADLINE)
+    signal.alarm(LONG_DEADLINE if request.node.get_closest_marker("long") else DEADLINE)
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)

@@ -37,15 +37,14 @@ def quantile(answers: list[Answer], share: float, thread: bool) -> float:
     return times[int(share * (len(times) - 1))]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("runner", "rate", "p50", "p99"),
     [
         ("process", 20, 0.020, 0.100),
         ("thread", 20, 0.050, 0.500),
-        pytest.param("process", 20, 0.005, 0.010, marks=pytest.mark.nightly),
-        pytest.param("process", 100, 0.005, 0.010, marks=pytest.mark.nightly),
-        pytest.param("thread", 20, 0.010, 0.150, marks=pytest.mark.nightly),
+        pytest.param("process", 20, 0.005, 0.010, marks=pytest.mark.long),
+        pytest.param("process", 100, 0.005, 0.010, marks=pytest.mark.long),
+        pytest.param("thread", 20, 0.010, 0.150, marks=pytest.mark.long),
     ],
 )
 def test_requests_during_a_computing_build(
@@ -78,7 +77,6 @@ def test_requests_during_a_computing_build(
         assert quantile(during, 0.99, thread) < p99
 
 
-@pytest.mark.slow
 def test_a_worker_that_is_killed_while_its_child_builds_costs_no_second_build(
     make_place: Callable[..., Place],
 ) -> None:
@@ -109,10 +107,9 @@ def test_a_worker_that_is_killed_while_its_child_builds_costs_no_second_build(
 CLASSES = ["sync", "gthread", "gevent"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("worker_class", "seconds"),
-    [("sync", 10), *(pytest.param(one, 60, marks=pytest.mark.nightly) for one in CLASSES)],
+    [("sync", 10), *(pytest.param(one, 60, marks=pytest.mark.long) for one in CLASSES)],
 )
 def test_no_worker_is_taken_for_dead_although_its_timeout_is_shorter_than_a_build(
     make_place: Callable[..., Place], worker_class: str, seconds: int

@@ -40,9 +40,8 @@ def ages(server: Server) -> list[float]:
 JUMPS = [HOUR, 0, -HOUR, 0, HOUR, -HOUR]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
-    "jumps", [[HOUR, 0, -HOUR], pytest.param(JUMPS * 3, marks=pytest.mark.nightly)], ids=["3", "18"]
+    "jumps", [[HOUR, 0, -HOUR], pytest.param(JUMPS * 3, marks=pytest.mark.long)], ids=["3", "18"]
 )
 def test_a_clock_that_jumps_costs_one_build_a_jump_and_hides_no_new_list(
     make_place: Callable[..., Place], jumps: list[int]

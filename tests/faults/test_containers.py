@@ -13,7 +13,8 @@ from pathlib import Path
 
 import psutil
 
-from tests.server.world import Place, Server, check_whole, free_port, running
+from tests.server.world import Place, Server, check_whole, running
+from tests.support.ports import free_port
 from tests.support.waiting import until
 
 from .world import need_root, need_tool

@@ -41,8 +41,7 @@ def until_building(place: Place, server: Server) -> None:
     place.until_built(begun + 1)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("rounds", [ROUNDS, pytest.param(15, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("rounds", [ROUNDS, pytest.param(15, marks=pytest.mark.long)])
 def test_a_build_does_not_hold_up_the_end_whatever_it_is_at(
     make_place: Callable[..., Place], chance: random.Random, rounds: int
 ) -> None:
@@ -78,7 +77,6 @@ def test_a_build_does_not_hold_up_the_end_whatever_it_is_at(
     assert added < ADDS
 
 
-@pytest.mark.slow
 def test_reloads_at_random_moments_of_builds_lose_no_list(
     make_place: Callable[..., Place], chance: random.Random
 ) -> None:

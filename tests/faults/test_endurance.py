@@ -94,7 +94,7 @@ def visited(server: Server, clients: int) -> Iterator[Visitors]:
             thread.join(40)
 
 
-@pytest.mark.nightly
+@pytest.mark.long
 def test_mixed_faults_for_half_an_hour_cost_no_descriptor_no_thread_and_no_memory(
     make_place: Callable[..., Place], chance: random.Random
 ) -> None:

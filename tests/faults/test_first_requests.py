@@ -6,8 +6,6 @@ import os
 import statistics
 from collections.abc import Callable
 
-import pytest
-
 from tests.server.world import Place, check_whole, gunicorn_server
 
 WORKERS, CLIENTS, TIMES = 8, 100, 8
@@ -15,7 +13,6 @@ ASKED = 300
 PROMISED = 0.01  # seconds inside the app, other processes' turns apart
 
 
-@pytest.mark.slow
 def test_eight_hundred_first_requests_at_eight_workers_cause_one_build(make_place: Callable[..., Place]) -> None:
     place = make_place().with_gate()
     with gunicorn_server(place, workers=WORKERS) as server:

@@ -125,8 +125,7 @@ def check_the_next_build_tidies(place: Place) -> None:
     assert litter(place.cache) == []
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kills", [150, pytest.param(1000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("kills", [150, pytest.param(1000, marks=pytest.mark.long)])
 def test_kills_tear_nothing_and_publish_nothing_twice(
     make_place: Callable[..., Place], chance: random.Random, kills: int
 ) -> None:
@@ -140,8 +139,7 @@ def test_kills_tear_nothing_and_publish_nothing_twice(
     check_the_next_build_tidies(place)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("kills", [100, pytest.param(300, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("kills", [100, pytest.param(300, marks=pytest.mark.long)])
 def test_a_deleted_lock_file_may_waste_a_build_but_publishes_nothing_over_a_newer_list(
     make_place: Callable[..., Place], chance: random.Random, kills: int
 ) -> None:
@@ -162,7 +160,6 @@ def await_draft(cache: Path, most: float) -> None:
         pass
 
 
-@pytest.mark.slow
 def test_a_hundred_killed_builds_leave_nothing_behind_the_next(
     make_place: Callable[..., Place], chance: random.Random
 ) -> None:

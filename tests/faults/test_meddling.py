@@ -135,8 +135,7 @@ def is_whole(answer: Answer) -> bool:
     return True
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("rounds", [ROUNDS, pytest.param(20, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("rounds", [ROUNDS, pytest.param(20, marks=pytest.mark.long)])
 def test_no_meddling_with_the_files_makes_an_answer_fail(
     make_place: Callable[..., Place], tmp_path: Path, chance: random.Random, rounds: int
 ) -> None:
@@ -210,7 +209,6 @@ def check_answers(server: Server, readers: Readers, in_place: list[float]) -> No
     assert set(ended_by) <= expected, "a build that lost its files is refused, nothing else is an error"
 
 
-@pytest.mark.slow
 def test_a_file_cut_in_place_may_cost_its_readers_and_the_list_is_rebuilt(
     make_place: Callable[..., Place],
 ) -> None:

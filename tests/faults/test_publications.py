@@ -18,7 +18,7 @@ READERS = 2
 
 
 @pytest.mark.parametrize(
-    ("seconds", "least"), [(6, 10_000), pytest.param(60, 100_000, marks=pytest.mark.nightly)], ids=["6s", "60s"]
+    ("seconds", "least"), [(6, 10_000), pytest.param(60, 100_000, marks=pytest.mark.long)], ids=["6s", "60s"]
 )
 def test_no_read_is_torn_or_goes_backwards(mother: Mother, seconds: int, least: int) -> None:
     assert mother.rebuild().code == 0
@@ -46,7 +46,7 @@ def test_no_read_is_torn_or_goes_backwards(mother: Mother, seconds: int, least: 
     assert published(mother.place.cache) is not None
 
 
-@pytest.mark.parametrize("times", [300, pytest.param(3000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("times", [300, pytest.param(3000, marks=pytest.mark.long)])
 def test_each_look_sees_the_newest_of_publications_back_to_back(
     mother: Mother, times: int, chance: random.Random
 ) -> None:

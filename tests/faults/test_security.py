@@ -354,7 +354,6 @@ INTERVAL = 1.0
 REQUESTS = 1000
 
 
-@pytest.mark.slow
 def test_a_thousand_refreshes_start_one_build_an_interval_at_most(make_place: Callable[..., Place]) -> None:
     place = make_place(refresh_interval=INTERVAL)
     with gunicorn_server(place) as server:
@@ -426,7 +425,7 @@ for line in sys.stdin:
 """
 
 
-@pytest.mark.parametrize("mutants", [1000, pytest.param(10_000, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("mutants", [1000, pytest.param(10_000, marks=pytest.mark.long)])
 def test_no_mutated_snapshot_escapes_a_reader_or_gives_a_wrong_row_that_no_keeper_sees(
     mother: Mother, chance: random.Random, mutants: int
 ) -> None:

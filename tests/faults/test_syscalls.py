@@ -216,7 +216,7 @@ def test_a_full_disk_that_is_told_at_closing_leaves_the_old_list_or_the_new(matr
     assert hit >= 16
 
 
-@pytest.mark.parametrize("all_errors", [False, pytest.param(True, marks=pytest.mark.nightly)], ids=["one", "all"])
+@pytest.mark.parametrize("all_errors", [False, pytest.param(True, marks=pytest.mark.long)], ids=["one", "all"])
 def test_each_error_at_each_of_its_calls_leaves_the_old_list_or_the_new_and_is_told(
     matrix: Matrix, all_errors: bool, chance: random.Random
 ) -> None:

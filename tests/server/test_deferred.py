@@ -18,10 +18,11 @@ import gunicorn
 import pytest
 
 from tests.startup_app.parts import CRITICAL, LATE, write
+from tests.support.ports import free_port
 from tests.support.waiting import until
 
 from .test_preload import threads_of
-from .world import CHECKOUT, HERE, OUR_CONF, Place, Server, free_port, running
+from .world import CHECKOUT, HERE, OUR_CONF, Place, Server, running
 
 
 @pytest.fixture
@@ -135,7 +136,6 @@ class Clients:
         return answer.status, None if fits else f"{method} {path}: {answer.status} {body[:200]!r}"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("conf", [(), OUR_CONF], ids=["plain", "our conf"])
 def test_no_request_to_gunicorn_gets_a_wrong_answer_while_62_blueprints_are_loaded(
     make_site: Callable[..., Place], conf: tuple[str, ...]

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
+from tests.support.ports import free_port
 from tests.support.waiting import until
 
-from .world import Place, Server, check_whole, free_port, running
+from .world import Place, Server, check_whole, running
 
 RELOADER = pytest.mark.parametrize("options", [("--no-debug",), ("--debug",)], ids=["no reloader", "reloader"])
 

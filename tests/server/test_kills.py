@@ -15,8 +15,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from flask_warmcache.store.reader import Reader
 from tests.support.waiting import until
 
@@ -175,7 +173,6 @@ KILLS = 300
 AT_MOST = 25.0  # seconds of killing
 
 
-@pytest.mark.slow
 def test_three_hundred_kills_tear_nothing_and_publish_nothing_twice(make_place: Callable[..., Place]) -> None:
     seed = int(os.environ.get("TEST_SEED", time.time_ns() % 1_000_000))
     print(f"\nTEST_SEED={seed}")

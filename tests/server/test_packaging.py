@@ -16,7 +16,6 @@ import pytest
 
 from .world import CHECKOUT
 
-pytestmark = pytest.mark.slow
 SERVED = """
 import importlib.metadata, pathlib, flask, flask_warmcache
 app = flask.Flask("shop")

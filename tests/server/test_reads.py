@@ -45,7 +45,6 @@ def writer(place: Place) -> Iterator[list[int]]:
         published += [int(line) for line in text[: text.rfind("\n") + 1].split()]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("worker_class", ["sync", "gthread"])
 def test_every_answer_is_whole_and_none_goes_back_while_lists_are_published_without_a_pause(
     place: Place, worker_class: str

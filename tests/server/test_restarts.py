@@ -73,7 +73,6 @@ def test_recycled_workers_rebuild_nothing(place: Place, conf: tuple[str, ...]) -
         print(f"\n{len(states)} reads by {len(place.calls('loaded'))} workers, {len(errors)} cut")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("runner", ["thread", "auto"])
 def test_a_list_gets_built_although_every_worker_is_retired_before_the_build_is_done(
     make_place: Callable[..., Place], runner: str

@@ -19,9 +19,10 @@ import psutil
 import pytest
 
 from flask_warmcache.store.reader import Reader
+from tests.support.ports import free_port
 from tests.support.waiting import until
 
-from .world import OUR_CONF, Place, Server, free_port, running
+from .world import OUR_CONF, Place, Server, running
 
 Make = Callable[..., Place]
 
@@ -435,7 +436,6 @@ def test_an_interrupted_list_starts_in_the_child_the_next_time(make_place: Make)
 # No worker is stopped
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("worker_class", ["sync", "gthread", "gevent"])
 def test_one_c_call_in_a_child_does_not_cost_the_worker_its_life(make_place: Make, worker_class: str) -> None:
     if worker_class == "gevent":

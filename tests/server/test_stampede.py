@@ -14,7 +14,6 @@ REQUESTS = 100
 PROMISED = 0.1  # seconds inside the app
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("worker_class", ["sync", "gthread"])
 def test_a_hundred_first_requests_cause_one_build_and_none_waits(
     make_place: Callable[..., Place], worker_class: str

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.support.ports import free_port
 from tests.support.waiting import until
 
-from .world import Place, Server, check_whole, free_port, running
+from .world import Place, Server, check_whole, running
 
 WORKERS = 2
 UWSGI = Path(sys.executable).with_name("uwsgi")

@@ -16,11 +16,11 @@ import pytest
 
 from tests.benchmarks import startup
 from tests.startup_app.parts import LATE, write
+from tests.support.ports import free_port
 
 from .test_doctor import examine, master
-from .world import Place, Server, free_port, running
+from .world import Place, Server, running
 
-pytestmark = pytest.mark.slow
 refuse: Callable[[str], NoReturn] = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
 
 

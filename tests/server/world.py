@@ -23,18 +23,13 @@ from typing import Any
 import gunicorn
 import psutil
 
+from tests.support.ports import free_port
 from tests.support.waiting import until
 
 HERE = Path(__file__).parent
 CHECKOUT = HERE.parents[1]
 OUR_CONF = ("-c", "python:flask_warmcache.gunicorn_conf")
 STARTING = 30.0  # seconds that four workers may need to import the app on a busy machine
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 @dataclass(frozen=True)

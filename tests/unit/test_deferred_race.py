@@ -127,7 +127,6 @@ def ask(client: FlaskClient, seen: Counter[str]) -> str | None:
     return None
 
 
-@pytest.mark.slow
 def test_no_request_gets_a_wrong_answer_while_blueprints_are_registered(
     tmp_path: Path, modules: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
