@@ -13,8 +13,8 @@ from typing import Any
 from ..status.pauses import pause_left
 from ..status.stats import iso
 from ..store.files import FileStore
-from ..store.snapshot import Stamp, stamp_of
-from ..store.writer import write_whole
+from ..store.mapping import Stamp, stamp_of
+from ..store.small import read_small, write_small
 from .task import Task
 
 # Of so many deployments it is known that a task is done. More than one, since old workers may run beside new ones.
@@ -110,7 +110,7 @@ class TaskStatus:
                 return
             stamp = self._current_stamp()
             if stamp != self._stamp:
-                self.record = Record.read(self._store.read_small(self._file))
+                self.record = Record.read(read_small(self._store.folder, self._file))
                 self._stamp = stamp
             self.is_done = self.record is not None and self.record.state == "done"
 
@@ -142,7 +142,7 @@ class TaskStatus:
         """
         self.record = record
         try:
-            write_whole(self._store.folder, self._file, json.dumps(asdict(record)).encode(), sync=True)
+            write_small(self._store.folder, self._file, json.dumps(asdict(record)).encode(), sync=True)
         finally:
             self._stamp = self._current_stamp()
 

@@ -11,7 +11,8 @@ from typing import NamedTuple
 from ..declaration import Declaration
 from ..store.compaction import is_heavy
 from ..store.files import FileStore
-from ..store.snapshot import Snapshot, Stamp, stamp_of
+from ..store.mapping import Stamp, stamp_of
+from ..store.snapshot import Snapshot
 from .pauses import pause_left
 from .progress import Progress, Report
 

@@ -20,7 +20,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .snapshot import DAMAGE, map_file
+from ..errors import SnapshotError
+from .mapping import map_file
 
 log = logging.getLogger("flask_warmcache")
 WORD = 8  # bytes
@@ -55,7 +56,7 @@ class Watch:
             inode = os.stat(self._path).st_ino
             if inode != self._inode:
                 self._words, (inode, *_) = map_file(self._path, 2 * WORD)
-        except (*DAMAGE, OSError):
+        except (SnapshotError, ValueError, OSError):
             inode, self._words = 0, b""
         self._inode = inode
         return self._words[:], now

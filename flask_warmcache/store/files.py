@@ -6,7 +6,6 @@ import fcntl
 import json
 import logging
 import os
-import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -14,16 +13,17 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import RebuildBusyError, StoreError
-from .changes import tell
+from . import marks
 from .folder import prepare
 from .locks import HeldLock, no_fork, try_lock
+from .mapping import OPEN_FLAGS
 from .reader import TRIES, Reader
-from .snapshot import DAMAGE, INVALIDATED_BEFORE, OPEN_FLAGS, Snapshot, stamp_of
+from .small import read_small, write_small
+from .snapshot import DAMAGE, Snapshot
 from .sweeping import sweep
-from .writer import Draft, next_generation, publish_index, write_whole
+from .writer import Draft, next_generation, publish_index
 
 log = logging.getLogger("flask_warmcache")
-SMALL_FILE_MAX = 64 * 1024
 # A publication takes milliseconds; half a minute means a stopped process or a dead disk.
 PUBLISH_LOCK_DEADLINE = 30.0
 PUBLISH_LOCK_POLL = 0.002
@@ -115,30 +115,24 @@ class FileStore:
     # Small files
 
     def invalidate(self, name: str) -> None:
-        """Mark what is published, and what is being made at this moment, as out of date.
-
-        First a token for a rebuild that runs: it compares the token it found before it called ``source`` with
-        the one after its rename (see ``mark_if_invalidated``).  Then the published index, by its time of
-        modification, which every read sees in the ``stat`` that it makes anyway.  Whichever way the two
-        writers interleave, either the rebuild sees the new token or we mark its index.
+        """Mark what is published, and what a running rebuild is about to publish, as out of date.
 
         :raises StoreError: when the folder cannot be written.
         """
         self.prepare()
         try:
-            write_whole(self.folder, f"{name}.invalidated", secrets.token_hex(8).encode(), sync=False)
-            self._mark(name)
+            marks.invalidate(self.folder, name)
         except OSError as error:
             raise StoreError(f"{name!r} cannot be invalidated: {error}") from error
 
     def invalidation(self, name: str) -> str:
-        """The token of the last ``invalidate``, or an empty text."""
-        return self.read_small(f"{name}.invalidated").decode("ascii", "replace")
+        """Return the text of the last ``invalidate``, or an empty text."""
+        return marks.invalidation(self.folder, name)
 
     def outdate(self, name: str, snapshot: Snapshot) -> None:
         """Mark this snapshot as out of date, and what writes made of it, but no newer one.
 
-        A rebuild that runs is as good as a new one.
+        A rebuild that runs already is as good as a new one.
 
         :raises StoreError: when the folder cannot be written.
         """
@@ -147,75 +141,24 @@ class FileStore:
             if published is None or published.rebuilt != snapshot.rebuilt or published.is_invalidated:
                 return
             try:
-                self._outdate(name, published)
+                marks.mark_snapshot(self.folder, name, published)
             except OSError as error:
                 raise StoreError(f"{name!r} cannot be marked as out of date: {error}") from error
-            published = self.published(name)  # a write may have put another in its place
-        # Written to without a pause; or on a file system that cannot keep a time of 1970, as FAT.
+            published = self.published(name)  # a write may have replaced it
+        # Writes replace it all the time; or the file system, FAT for example, cannot store a time in 1970.
         self.invalidate(name)
-
-    def _outdate(self, name: str, snapshot: Snapshot) -> None:
-        """By descriptor: a name could mean the next index by the time it is marked."""
-        try:
-            descriptor = os.open(self.folder / f"{name}.index", OPEN_FLAGS)
-        except FileNotFoundError:
-            return
-        try:
-            if stamp_of(os.fstat(descriptor)) == snapshot.stamp:
-                os.utime(descriptor, ns=_out_of_date())
-                tell(self.folder, name)
-        finally:
-            os.close(descriptor)
-
-    def mark_if_invalidated(self, name: str, token: str) -> None:
-        """After a rename: mark the new index when somebody invalidated the list since ``token`` was read."""
-        if self.invalidation(name) != token:
-            self._mark(name)
-
-    @contextmanager
-    def _marks(self, name: str) -> Iterator[Callable[[], bool]]:
-        """Tells of what is published at this moment whether it is marked, even after it has been replaced."""
-        try:
-            descriptor = os.open(self.folder / f"{name}.index", OPEN_FLAGS)
-        except FileNotFoundError:
-            yield lambda: False
-            return
-        try:
-            yield lambda: os.fstat(descriptor).st_mtime_ns < INVALIDATED_BEFORE
-        finally:
-            os.close(descriptor)
-
-    def _mark(self, name: str) -> None:
-        try:
-            os.utime(self.folder / f"{name}.index", ns=_out_of_date(), follow_symlinks=False)
-        except FileNotFoundError:
-            return  # nothing is published, so nothing is out of date
-        tell(self.folder, name)
 
     def write_progress(self, name: str, report: dict[str, Any]) -> None:
         """Replace the report of the rebuild that runs or ran last; it is never the lock."""
-        write_whole(self.folder, f"{name}.progress", json.dumps(report).encode(), sync=False)
+        write_small(self.folder, f"{name}.progress", json.dumps(report).encode(), sync=False)
 
     def read_progress(self, name: str) -> dict[str, Any] | None:
         """The last report, or None when there is none that can be read."""
         try:
-            report = json.loads(self.read_small(f"{name}.progress") or b"null")
+            report = json.loads(read_small(self.folder, f"{name}.progress") or b"null")
         except (ValueError, RecursionError):
             return None
         return report if isinstance(report, dict) else None
-
-    def read_small(self, file_name: str) -> bytes:
-        """What a small file holds; nothing when it cannot be read."""
-        try:
-            descriptor = os.open(self.folder / file_name, OPEN_FLAGS)
-        except OSError:
-            return b""
-        try:
-            return os.read(descriptor, SMALL_FILE_MAX)
-        except OSError:
-            return b""
-        finally:
-            os.close(descriptor)
 
     def commit(
         self,
@@ -242,15 +185,18 @@ class FileStore:
         :raises RebuildBusyError: when the publish lock is not to be had for so long.
         """
         try:
-            with nullcontext() if held else self.publishing(name, wait), self._marks(name) as is_marked:
+            with (
+                nullcontext() if held else self.publishing(name, wait),
+                marks.published_mark(self.folder, name) as is_marked,
+            ):
                 if self.published_generation(name) != base or not append():
                     return False
                 draft.publish()
                 try:
                     # Behind the rename: a mark set at the last moment went to the index that was replaced.
                     if keep_mark and is_marked():
-                        self._mark(name)
-                    self.mark_if_invalidated(name, token)
+                        marks.mark(self.folder, name)
+                    marks.mark_if_invalidated(self.folder, name, token)
                     then()
                 except OSError:
                     # It is published. The keeper compares the token, and the next rebuild sweeps again.
@@ -299,9 +245,3 @@ class FileStore:
             }
             publish_index(self.folder, name, header, {"places": b""})
             sweep(self.folder, name, keep=())
-
-
-def _out_of_date() -> tuple[int, int]:
-    """A time that says out of date; another each time, so that two marked indexes are told apart."""
-    mark = secrets.randbelow(INVALIDATED_BEFORE)
-    return mark, mark

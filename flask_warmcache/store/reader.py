@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 from .changes import Watch
-from .snapshot import DAMAGE, Snapshot, Stamp, stamp_of
+from .mapping import Stamp, stamp_of
+from .snapshot import DAMAGE, Snapshot
 
 log = logging.getLogger("flask_warmcache")
 TRIES = 3

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import mmap
 import os
-import stat
 from array import array
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
@@ -20,21 +19,14 @@ from typing import Any, Literal, NamedTuple
 
 from ..errors import SnapshotError
 from . import format as fmt
+from .mapping import map_file
 
-Stamp = tuple[int, int, int, int]
-# Nor is a pipe under a file's name to make a read wait.
-OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 # What reading a file that is not what was written can raise, beside errors of the system.
 DAMAGE = (SnapshotError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 # A published index has its generation as its time of modification; ``invalidate`` sets one before this.
 INVALIDATED_BEFORE = 10**9  # nanoseconds, one second after 1970
 # What stands at the places of up to so many items; more are compared one by one.
 LINE_ENDS = (ord("\t"), ord("\n")) * 500
-
-
-def stamp_of(status: os.stat_result) -> Stamp:
-    """What tells one published file from the next: inode alone repeats at once on ext4, mtime can be set."""
-    return (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
 
 
 class Write(NamedTuple):
@@ -273,19 +265,3 @@ class Snapshot:
     def search_text(self) -> tuple[memoryview[int], memoryview[int]]:
         """The folded search text, one line per item, and where each item's line begins."""
         return self.section("text", "B"), self.section("text_starts", "Q", self.slots + 1)
-
-
-def map_file(path: Path, length: int | None) -> tuple[mmap.mmap, Stamp]:
-    """Map a file of ours, whole or its first ``length`` bytes, and say which file that was."""
-    descriptor = os.open(path, OPEN_FLAGS)
-    try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise SnapshotError(f"{path.name} is no file")
-        if status.st_uid != os.geteuid():
-            raise SnapshotError(f"{path.name} belongs to another account")
-        if status.st_size == 0 or (length is not None and status.st_size < length):
-            raise SnapshotError(f"{path.name} is cut short")
-        return mmap.mmap(descriptor, length or 0, access=mmap.ACCESS_READ), stamp_of(status)
-    finally:
-        os.close(descriptor)

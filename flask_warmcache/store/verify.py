@@ -6,7 +6,8 @@ import os
 import zlib
 from pathlib import Path
 
-from .snapshot import OPEN_FLAGS, Snapshot, Stamp, stamp_of
+from .mapping import OPEN_FLAGS, Stamp, stamp_of
+from .snapshot import Snapshot
 
 # Below the size from which malloc asks the system for each piece, and then keeps more than it needs.
 VERIFY_SLICE = 1 << 16

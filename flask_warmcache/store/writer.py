@@ -1,4 +1,4 @@
-"""Writing small files and indexes: made beside the published one, put in its place by rename.
+"""Writing indexes: made beside the published one, put in its place by rename.
 
 A publication is all or nothing for readers: the data is synced before the index that points at it,
 and the index appears under its name by ``os.replace``, whole.  Killed at any instruction, a writer
@@ -45,23 +45,6 @@ def write_pieces(descriptor: int, views: Sequence[memoryview]) -> None:
             if written < len(view):
                 write_all(descriptor, view[written:])
             written = max(0, written - len(view))
-
-
-def write_whole(folder: Path, name: str, data: bytes, *, sync: bool) -> None:
-    """Replace a small file by rename, so that a reader sees it old or new."""
-    draft = folder / f"{name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
-    descriptor = os.open(draft, CREATE_FLAGS, 0o600)
-    try:
-        try:
-            write_all(descriptor, data)
-            if sync:
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.replace(draft, folder / name)
-    except BaseException:
-        draft.unlink(missing_ok=True)
-        raise
 
 
 def next_generation(*seen: int) -> int:

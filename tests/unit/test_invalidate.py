@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from flask_warmcache.declaration import Item
+from flask_warmcache.store import marks
 from flask_warmcache.store.snapshot import INVALIDATED_BEFORE
 
 from .world import Shelf, files
@@ -100,8 +101,8 @@ def test_a_rebuild_that_runs_is_followed_by_another(
 def test_between_its_two_steps_a_publication_may_slip_in(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     """invalidate has written its token; a rebuild begins, reads it, publishes; then invalidate marks."""
     shelf.rebuild(files("a"))
-    mark = shelf.store._mark
-    monkeypatch.setattr(shelf.store, "_mark", lambda name: [shelf.rebuild(files("b")), mark(name)])
+    mark = marks.mark
+    monkeypatch.setattr(marks, "mark", lambda folder, name: [shelf.rebuild(files("b")), mark(folder, name)])
     shelf.store.invalidate(shelf.name)
     assert is_owed(shelf)  # one rebuild too many, and never one too few
 
@@ -118,18 +119,20 @@ def test_a_failed_rebuild_owes_it_still(shelf: Shelf) -> None:
     assert is_owed(shelf)
 
 
-def test_the_token_is_read_before_the_source_is_asked(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_invalidation_is_read_before_the_source_is_called(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+) -> None:
     order: list[str] = []
-    noted = shelf.store.invalidation
+    read = marks.invalidation
 
-    def token(name: str) -> str:
-        order.append("token")
-        return noted(name)
+    def noted(folder: Path, name: str) -> str:
+        order.append("invalidation")
+        return read(folder, name)
 
     def source() -> list[Item]:
         order.append("source")
         return files("a")
 
-    monkeypatch.setattr(shelf.store, "invalidation", token)
+    monkeypatch.setattr(marks, "invalidation", noted)
     shelf.rebuild(source)
-    assert order == ["token", "source", "token"]
+    assert order == ["invalidation", "source", "invalidation"]

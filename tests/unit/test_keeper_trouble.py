@@ -13,6 +13,7 @@ from flask import Flask
 
 from flask_warmcache.declaration import Item
 from flask_warmcache.lists.warm import Warm
+from flask_warmcache.store import marks
 from tests.support.waiting import until
 
 from .shop import Shop
@@ -134,7 +135,7 @@ def test_an_invalidation_whose_builder_died_behind_the_rename_is_seen(
 ) -> None:
     store = shop.state.store
     # The rebuild is invalidated midway, publishes, and is killed before it can mark what it published.
-    monkeypatch.setattr(store, "mark_if_invalidated", lambda name, token: None)
+    monkeypatch.setattr(marks, "mark_if_invalidated", lambda folder, name, known: None)
     shop.gate.clear()
     shop.keeper.tick()
     until(lambda: shop.builds == 1)

@@ -18,6 +18,7 @@ from flask_warmcache import RebuildError
 from flask_warmcache.store import data as data_module
 from flask_warmcache.store import format as fmt
 from flask_warmcache.store.data import DataWriter
+from flask_warmcache.store.small import write_small
 from flask_warmcache.store.snapshot import Snapshot
 from flask_warmcache.store.writer import (
     PIECES_MAX,
@@ -25,7 +26,6 @@ from flask_warmcache.store.writer import (
     publish_index,
     write_all,
     write_pieces,
-    write_whole,
 )
 
 from .world import Shelf, files, run_python
@@ -76,7 +76,7 @@ def test_short_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.Monke
         return write(descriptor, bytes(data)[:3])
 
     monkeypatch.setattr(os, "write", short)
-    write_whole(tmp_path, "report", b"0123456789", sync=True)
+    write_small(tmp_path, "report", b"0123456789", sync=True)
     assert (tmp_path / "report").read_bytes() == b"0123456789"
     assert calls == [10, 7, 4, 1]
 
@@ -119,7 +119,7 @@ except OSError as error:
 @pytest.mark.usefixtures("full_disk")
 def test_a_full_disk_leaves_no_draft(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
-        write_whole(tmp_path, "report", bytes(100), sync=False)
+        write_small(tmp_path, "report", bytes(100), sync=False)
     with pytest.raises(OSError, match="No space left"):
         publish_index(tmp_path, "files", HEADER, SECTIONS)
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,85 @@
+"""Marks that say a list is out of date.
+
+There are two.  The file ``NAME.invalidated`` holds random text, the *invalidation*, which each ``invalidate``
+replaces.  And the published index is marked by a time of modification in 1970, which every reader sees in the
+``stat`` that it makes anyway.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .changes import tell
+from .mapping import OPEN_FLAGS, stamp_of
+from .small import read_small, write_small
+from .snapshot import INVALIDATED_BEFORE, Snapshot
+
+
+def invalidate(folder: Path, name: str) -> None:
+    """Mark the published index, and the one that a running rebuild is about to publish, as out of date.
+
+    A rebuild compares the invalidation that it read before it called ``source`` with the one after its rename
+    (see ``mark_if_invalidated``).  However the two processes interleave, either the rebuild sees the new
+    invalidation, or the index that it published is marked here.
+    """
+    write_small(folder, f"{name}.invalidated", secrets.token_hex(8).encode(), sync=False)
+    mark(folder, name)
+
+
+def invalidation(folder: Path, name: str) -> str:
+    """Return the text of the last ``invalidate``, or an empty text."""
+    return read_small(folder, f"{name}.invalidated").decode("ascii", "replace")
+
+
+def mark_if_invalidated(folder: Path, name: str, known: str) -> None:
+    """Mark the index that was just published if the list was invalidated since ``known`` was read."""
+    if invalidation(folder, name) != known:
+        mark(folder, name)
+
+
+def mark(folder: Path, name: str) -> None:
+    """Mark the index that is published under this name, if there is one."""
+    try:
+        os.utime(folder / f"{name}.index", ns=_in_1970(), follow_symlinks=False)
+    except FileNotFoundError:
+        return
+    tell(folder, name)
+
+
+def mark_snapshot(folder: Path, name: str, snapshot: Snapshot) -> None:
+    """Mark the published index if it is still this snapshot's."""
+    try:
+        descriptor = os.open(folder / f"{name}.index", OPEN_FLAGS)
+    except FileNotFoundError:
+        return
+    try:
+        # By descriptor: after the comparison, the name may belong to the next index.
+        if stamp_of(os.fstat(descriptor)) == snapshot.stamp:
+            os.utime(descriptor, ns=_in_1970())
+            tell(folder, name)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def published_mark(folder: Path, name: str) -> Iterator[Callable[[], bool]]:
+    """Give a function that tells whether the index published now is marked, even after it has been replaced."""
+    try:
+        descriptor = os.open(folder / f"{name}.index", OPEN_FLAGS)
+    except FileNotFoundError:
+        yield lambda: False
+        return
+    try:
+        yield lambda: os.fstat(descriptor).st_mtime_ns < INVALIDATED_BEFORE
+    finally:
+        os.close(descriptor)
+
+
+def _in_1970() -> tuple[int, int]:
+    """Return a random time that marks an index, so that marking an index again changes its stamp."""
+    time = secrets.randbelow(INVALIDATED_BEFORE)
+    return time, time
