@@ -78,7 +78,7 @@ def main() -> int:
         state.keeper.rebuild_inherited(
             orders["name"],
             locks,
-            orders["notes"],
+            orders["findings"],
             wanted=orders["wanted"],
             deadline=deadline,
             time_limit=ItemTimeLimit().limit,

@@ -117,7 +117,7 @@ class AppState:
                 self._look_after_tasks,
             )
             for status in self.statuses.values():
-                status.look()
+                status.reread()
             self._opened = True
 
     @cached_property
@@ -214,7 +214,7 @@ class AppState:
 
     def build_inline(self, status: ListStatus) -> Condition:
         """The list as it is, rebuilt first by the calling thread when it is due: what ``enabled=False`` means."""
-        self.keeper.note_outdated(status)
+        self.keeper.note_stale(status)
         condition = status.condition()
         if condition.due:
             try:

@@ -62,7 +62,7 @@ def rebuild_all(app: Flask) -> dict[str, Outcome]:
     build = state.build if isinstance(state, _InlineState) else _plain_build(state)
     outcomes: dict[str, Outcome] = {}
     for status in sorted(state.statuses.values(), key=lambda status: _depth(state, status)):
-        state.keeper.note_outdated(status)
+        state.keeper.note_stale(status)
         # Its source list is new, so this one is due by itself; to want it would rebuild the other again.
         is_due = status.declaration.source_list is not None and status.condition().due
         outcomes[status.name] = build(status, not is_due)
@@ -111,7 +111,7 @@ class _InlineState(AppState):
         self.holds = 0  # how many blocks of showing() there are around
 
     def build_inline(self, status: ListStatus) -> Condition:
-        self.keeper.note_outdated(status)
+        self.keeper.note_stale(status)
         condition = status.condition()
         if self.holds or not (condition.due or condition.state == "failed"):
             return condition

@@ -59,7 +59,7 @@ def status_command(as_json: bool) -> None:
     """Show every list; exit code 1 when one is cold or failed."""
     state = _state()
     for status in state.statuses.values():
-        state.keeper.note_outdated(status)
+        state.keeper.note_stale(status)
     sections = {name: list_section(status) for name, status in state.statuses.items()}
     if as_json:
         click.echo(json.dumps(sections, indent=2))
@@ -167,11 +167,11 @@ def _follow(status: ListStatus) -> None:
     """Show another process's rebuild until its lock is free."""
 
     def goes_on() -> bool:
-        status.look()
-        return status.locked or status.store.is_locked(status.name)
+        status.reread()
+        return status.store.is_locked(status.name)
 
     _show_progress(status, goes_on)
-    status.look()
+    status.reread()
 
 
 def _show_progress(status: ListStatus, goes_on: Any) -> None:

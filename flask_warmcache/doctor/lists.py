@@ -24,7 +24,7 @@ def check_list(
     :param child_problem: why no child process can rebuild it, if so.
     :param server: the server's settings in force by name, if there is one.
     """
-    status.look()
+    status.reread()
     condition, name = status.condition(), status.name
     snapshot = condition.snapshot
     facts = report.facts.setdefault("lists", {})[name] = {"state": condition.state, "ttl": status.ttl}

@@ -18,7 +18,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from ..declaration import Declaration
 from ..errors import ChildError
@@ -26,6 +26,7 @@ from ..host import resources
 from ..host.priority import NICE
 from ..host.server import SERVER_STARTED
 from ..settings import Settings
+from ..status.condition import Findings
 from ..store.locks import HeldLock, no_fork
 from .location import Location, NoLocation
 from .time_limits import KILL_AFTER_DEADLINE
@@ -161,7 +162,7 @@ class Children:
         self,
         declaration: Declaration,
         locks: Mapping[str, HeldLock],
-        notes: Mapping[str, Any],
+        findings: Mapping[str, Findings],
         *,
         wanted: bool,
         wait: bool,
@@ -169,7 +170,7 @@ class Children:
         """Start a child that is to rebuild a list; it inherits the locks, and holds them with this process.
 
         :param declaration: the list's, by which the child knows the right app, and whether it has the same code.
-        :param notes: what this process has found out about snapshots.
+        :param findings: by list, what this process has found out about its snapshots.
         :param wanted: whether the list it is made of is rebuilt even if it is not due.
         :param wait: whether the child, when it is ready, waits for ``go``.
         :raises ChildError: when there can be none.
@@ -200,7 +201,7 @@ class Children:
                 "cache": os.path.realpath(self._folder),
                 "locks": held,
                 "answering": answering,
-                "notes": notes,
+                "findings": findings,
                 "wanted": wanted,
                 "wait": wait,
                 "nice": nice is not None,

@@ -17,7 +17,7 @@ from ..errors import ChildError, RebuildBusyError
 from ..host import threads
 from ..host.threads import run_in_thread
 from ..settings import Settings
-from ..status.condition import LOOK_EVERY, ListStatus
+from ..status.condition import ListStatus
 from ..store.files import FileStore
 from ..store.verify import Verifier
 from .children import Child, Children
@@ -29,6 +29,8 @@ WRITE_FOLLOWS_WITHIN = 2_000_000_000  # nanoseconds; a write gives up after one 
 CHILD_POLL = 0.01
 # Workers that start together begin their background work within so many seconds, and not in the same instant.
 STAGGER = 0.3
+# How often the keeper compares each list with what is due, in seconds.
+TICK_EVERY = 0.2
 
 
 class Keeper(Rebuilder):
@@ -51,8 +53,8 @@ class Keeper(Rebuilder):
         self._children = children
         self._verifiers = {name: Verifier(store.folder, name) for name in self._by_name}
         for status in self._lists:
-            status.runner = self._describe_runner
-            status.is_rebuilt_elsewhere = settings.runner == "external" and settings.enabled
+            is_external = settings.runner == "external" and settings.enabled
+            status.kept_by(self._describe_runner, is_external=is_external)
         self.after_fork()
 
     def after_fork(self) -> None:
@@ -63,8 +65,7 @@ class Keeper(Rebuilder):
         self._stopped = False
         self._children.after_fork()
         for status in self._lists:
-            status.progress = None
-            status.reader.after_fork()
+            status.after_fork()
 
     # Called by requests
 
@@ -143,7 +144,7 @@ class Keeper(Rebuilder):
     def rebuild_due(self) -> None:
         """Look at every list once and rebuild, in this thread, what is due, whatever the runner is."""
         for status in self._lists:
-            status.is_rebuilt_elsewhere = False
+            status.rebuild_here()
         self.tick(lambda work, name: work())
 
     def beat(self) -> None:
@@ -158,10 +159,10 @@ class Keeper(Rebuilder):
         if progress is not None:
             progress.beat()
             return
-        status.look()
+        status.reread()
         if status.is_left_by_child and not status.is_rebuilding:
             self._note_dead_child(status)
-        self.note_outdated(status)
+        self.note_stale(status)
         threads.apart(lambda: self._verify(status))
         if not status.condition().due or self._is_upstream_busy(status):
             return
@@ -170,9 +171,10 @@ class Keeper(Rebuilder):
             return
         try:
             run(lambda: self._rebuild_quietly(status, attempt), status.name)
-        except BaseException:
+        except RuntimeError as error:  # no thread to be had
+            self._fail(status, error, status.progress)
             self._let_go(status, attempt)
-            raise
+            self._announce("rebuild_failed", {"name": status.name, "error": error})
 
     def _rebuild_quietly(self, status: ListStatus, attempt: Attempt) -> None:
         try:
@@ -221,8 +223,8 @@ class Keeper(Rebuilder):
 
     def _start_child(self, attempt: Attempt, *, wait: bool) -> Child:
         status = attempt.target
-        notes = {one.name: (_outdated(one), one.damaged_generation) for one in self._lists}
-        return self._children.start(status.declaration, attempt.locks, notes, wanted=attempt.wanted, wait=wait)
+        findings = {one.name: one.findings() for one in self._lists}
+        return self._children.start(status.declaration, attempt.locks, findings, wanted=attempt.wanted, wait=wait)
 
     def _start_heir(self, attempt: Attempt) -> Child | None:
         """A child that gets ready to go on with this rebuild, or None; the rebuild does not depend on it."""
@@ -243,7 +245,6 @@ class Keeper(Rebuilder):
         """Have a child do it from the beginning; False when there is none, and the thread is to do it."""
         interruptions = status.progress.report.interruptions if status.progress is not None else 0
         self._leave_to_child(status)  # before the child may write its own report
-        status.progress = None
         answer: str | None = None
         error: Exception
         try:
@@ -263,8 +264,9 @@ class Keeper(Rebuilder):
             return True
         log.warning("warmcache.no_child: %r is rebuilt in a thread: %s", status.name, error)
         self._note_refusal(status, answer)
-        status.progress = self._new_progress(status, attempt.locks.get(status.name), handed_over=True)
-        status.progress.report.interruptions = interruptions
+        progress = self._new_progress(status, attempt.locks.get(status.name), handed_over=True)
+        progress.report.interruptions = interruptions
+        status.begin(progress)
         return False
 
     def _note_refusal(self, status: ListStatus, answer: str | None) -> None:
@@ -280,11 +282,10 @@ class Keeper(Rebuilder):
             if lock is None:
                 return
             try:
-                status.look()  # again, under the lock
+                status.reread(holds_lock=True)
                 if status.is_left_by_child:
                     self._fail_for_child(status)
             finally:
-                status.locked = False
                 lock.close()
 
     def _describe_runner(self) -> dict[str, str]:
@@ -305,7 +306,7 @@ class Keeper(Rebuilder):
         source_list = status.declaration.source_list
         return source_list is not None and self._by_name[source_list].is_rebuilding
 
-    def note_outdated(self, status: ListStatus) -> None:
+    def note_stale(self, status: ListStatus) -> None:
         """What only a second file tells: the source list has a newer snapshot; or somebody invalidated the list
         while it was made, and its builder died behind the rename, before it could mark it.
         """
@@ -313,7 +314,7 @@ class Keeper(Rebuilder):
         if snapshot is None or snapshot.is_cold:
             return
         if self._store.invalidation(status.name) != snapshot.header["invalidation"]:
-            status.outdated_generation = snapshot.rebuilt
+            status.require_newer_than(snapshot.rebuilt)
         source_list = status.declaration.source_list
         if source_list is None:
             return
@@ -324,7 +325,7 @@ class Keeper(Rebuilder):
         # A write is on its way to a list of the same keys, too, which needs no rebuild for that.
         written = upstream.generation != upstream.rebuilt and source.declaration.key == status.declaration.key
         if not written or time.time_ns() - upstream.generation > WRITE_FOLLOWS_WITHIN:
-            status.behind_generation = snapshot.generation
+            status.require_successor_of(snapshot.generation)
 
     def _verify(self, status: ListStatus) -> None:
         """Look once at what is newly published, off the request path; damage is rebuilt from nothing."""
@@ -354,12 +355,4 @@ def _keep(reference: weakref.ref[Keeper], wake: threading.Event) -> None:
         if keeper is None or not keeper._look():
             return
         del keeper
-        seconds = LOOK_EVERY
-
-
-def _outdated(status: ListStatus) -> int | None:
-    """What a child is to take for outdated: all that is due here for whatever reason, since it knows fewer."""
-    condition = status.condition()
-    if condition.due and condition.snapshot is not None:
-        return condition.snapshot.rebuilt
-    return status.outdated_generation
+        seconds = TICK_EVERY

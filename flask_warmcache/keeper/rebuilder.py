@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import RebuildBusyError, RebuildError
 from ..host import threads
 from ..settings import Settings
-from ..status.condition import ListStatus
+from ..status.condition import Findings, ListStatus
 from ..status.pauses import pause_after
 from ..status.progress import Progress, Report
 from ..store.files import FileStore
@@ -105,7 +105,7 @@ class Rebuilder:
         self,
         name: str,
         locks: Mapping[str, HeldLock],
-        notes: Mapping[str, tuple[int | None, int | None]],
+        findings: Mapping[str, Findings],
         *,
         wanted: bool,
         deadline: float,
@@ -113,16 +113,15 @@ class Rebuilder:
     ) -> Outcome | None:
         """In a child process: rebuild a list whose lock this process has inherited, if it is still due.
 
-        :param notes: by list, what the process before had found out of its snapshots.
+        :param findings: by list, what the parent process had found out about its snapshots.
         :raises Exception: whatever ended the rebuild; it is logged and counted.
         """
         self._deadline, self._time_limit = deadline, time_limit
-        for one, (outdated, damaged) in notes.items():
+        for one, found in findings.items():
             if one in self._by_name:
-                self._by_name[one].outdated_generation = outdated
-                self._by_name[one].damaged_generation = damaged
+                self._by_name[one].adopt(found)
         status = self._by_name[name]
-        status.is_rebuilt_elsewhere = False
+        status.rebuild_here()
         attempt = Attempt(status, wanted, inherited=dict(locks))
         try:
             if self._take_lock(status, attempt, wanted=wanted):
@@ -146,7 +145,7 @@ class Rebuilder:
                 return False
             # A and B both find the list stale.  A locks, rebuilds, unlocks.  B locks.  Without this second
             # look B would build the same list again.
-            status.look()
+            status.reread(holds_lock=True)
             if status.is_left_by_child and not inherited and not wanted:
                 self._fail_for_child(status)  # the child has died this very moment
             if not wanted and not status.condition().due:
@@ -155,7 +154,7 @@ class Rebuilder:
                 else:
                     attempt.inherited[status.name] = lock  # its report is to be ended before it is free
                 return False
-            status.progress = self._new_progress(status, lock, handed_over=inherited)
+            status.begin(self._new_progress(status, lock, handed_over=inherited))
             attempt.locks[status.name] = lock
         return True
 
@@ -167,7 +166,7 @@ class Rebuilder:
             time.sleep(SECOND_TRY_AFTER)
             lock = self._store.try_lock(status.name)
         if lock is None:
-            status.look()
+            status.reread()
         return lock
 
     def _new_progress(
@@ -188,22 +187,20 @@ class Rebuilder:
         )
 
     def _let_go(self, status: ListStatus, attempt: Attempt) -> None:
-        # The report first: who sees the lock free must not find it "running".
-        status.progress = None
         lock = attempt.locks.pop(status.name)
         try:
             if not lock.still_ours():
-                status.reread_report()
+                status.distrust_report()
         except OSError:
             pass  # nobody can say whose it is
         lock.close()
 
     def _leave_to_child(self, status: ListStatus) -> None:
         """Say so in the report, which is the child's from now on."""
-        assert status.progress is not None
-        status.progress.leave_to_child(time.time() + self._settings.build_timeout)
-        status.report = status.progress.report
-        status.locked = True
+        progress = status.progress
+        assert progress is not None
+        progress.leave_to_child(time.time() + self._settings.build_timeout)
+        status.left_to_child(progress.report)
 
     # Rebuilding
 
@@ -272,7 +269,7 @@ class Rebuilder:
             )
             return outcome
         finally:
-            status.report = progress.report
+            status.end(progress.report)
             self._let_go(status, attempt)
 
     def _breathing(self, attempt: Attempt) -> AbstractContextManager[Callable[[], None]]:
@@ -325,7 +322,7 @@ class Rebuilder:
         if progress is None:
             progress = self._new_progress(status)
         report_failure(status.name, error, progress, self._settings.retry_min, self._settings.retry_max)
-        status.report = progress.report
+        status.end(progress.report)
 
 
 def report_failure(

@@ -16,7 +16,7 @@ LONGEST_POLL = 30.0
 
 def list_section(status: ListStatus) -> dict[str, Any]:
     """One list's section: facts shared by all workers, without paths, pids or tracebacks."""
-    status.look_if_changed()
+    status.reread_if_changed()
     condition = status.condition()
     age = None if condition.snapshot is None else round(condition.age, 1)
     return {"age_seconds": age, "poll_after_ms": _poll_after(status), **_lasting(status, condition)}
@@ -32,7 +32,7 @@ class EncodedSections:
 
     def encoded(self, status: ListStatus) -> bytes:
         """What ``list_section`` tells, ready to be sent."""
-        status.look_if_changed()
+        status.reread_if_changed()
         condition = status.condition()
         report = status.report
         made_of = (

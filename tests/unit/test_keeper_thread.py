@@ -126,7 +126,7 @@ def test_a_request_survives_that_no_thread_can_be_started(
 
 def test_a_read_that_finds_the_list_due_wakes_the_keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # A minute between two looks: what happens sooner was not the clock's doing.
-    monkeypatch.setattr("flask_warmcache.keeper.keeper.LOOK_EVERY", 60.0)
+    monkeypatch.setattr("flask_warmcache.keeper.keeper.TICK_EVERY", 60.0)
     app = make_app(tmp_path)
     listed = WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
     with app.app_context():

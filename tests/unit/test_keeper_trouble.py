@@ -78,7 +78,7 @@ def test_one_lists_trouble_does_not_starve_the_others(shop: Shop, monkeypatch: p
     def unreadable() -> None:
         raise OSError("too many open files")
 
-    monkeypatch.setattr(shop.status, "look", unreadable)
+    monkeypatch.setattr(shop.status, "reread", unreadable)
     shop.tick()
     assert shop.builds == 0
     assert shop.state.statuses["other"].condition().state == "fresh"
@@ -172,5 +172,5 @@ def test_who_has_lost_its_lock_leaves_the_report_of_the_next_one_alone(tmp_path:
         shop.keeper.rebuild_now("files")
     report = shop.state.store.read_progress("files")
     assert report is not None and report["phase"] == "finished"
-    shop.status.look()
+    shop.status.reread()
     assert shop.status.condition().state == "fresh"

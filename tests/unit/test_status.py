@@ -155,7 +155,7 @@ def test_a_list_with_a_problem_is_failed_and_never_due(shelf: Shelf) -> None:
 def test_after_a_failure_it_is_failed_and_pauses(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     status = status_of(shelf)
     report(shelf, phase="failed", error="ValueError", failures=1, next_attempt_at=time.time() + 50)
-    status.look()
+    status.reread()
     assert told(status) == ("failed", True, False)
     later(monkeypatch, 51)
     assert told(status) == ("failed", True, True)
@@ -165,7 +165,7 @@ def test_a_failed_list_that_is_fresh_is_not_rebuilding(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     status = status_of(shelf)
     report(shelf, phase="failed", error="ValueError", failures=1, next_attempt_at=time.time() + 50)
-    status.look()
+    status.reread()
     assert told(status) == ("failed", False, False)
     shelf.store.invalidate(shelf.name)
     assert told(status) == ("failed", False, False)
@@ -174,7 +174,7 @@ def test_a_failed_list_that_is_fresh_is_not_rebuilding(shelf: Shelf) -> None:
 def test_a_pause_from_before_the_clock_was_set_back_does_not_last_for_ever(shelf: Shelf) -> None:
     status = status_of(shelf)
     report(shelf, phase="failed", failures=1, next_attempt_at=time.time() + 10 * 365 * 86400)
-    status.look()
+    status.reread()
     assert told(status) == ("failed", True, True)
 
 
@@ -183,10 +183,10 @@ def test_another_process_at_work_is_seen_by_its_lock_and_report(shelf: Shelf) ->
     status = status_of(shelf)
     lock = shelf.lock()
     report(shelf)
-    status.look()
+    status.reread()
     assert (status.is_rebuilding, told(status)) == (True, ("fresh", True, False))
     lock.close()
-    status.look()  # killed: the report still says "enrich"
+    status.reread()  # killed: the report still says "enrich"
     assert (status.is_rebuilding, told(status)) == (False, ("fresh", False, False))
 
 
@@ -197,7 +197,7 @@ def test_a_rebuild_that_has_just_published_is_not_making_a_newer_one(shelf: Shel
     shelf.rebuild(files("a"))
     lock = shelf.lock()  # as if it had not got to its end
     status = status_of(shelf)
-    status.look()
+    status.reread()
     assert (status.is_rebuilding, told(status)) == (True, ("fresh", False, False))
     lock.close()
 
@@ -205,12 +205,14 @@ def test_a_rebuild_that_has_just_published_is_not_making_a_newer_one(shelf: Shel
 def test_ones_own_rebuild_is_seen_at_once(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     status = status_of(shelf)
-    status.progress = Progress(lambda written: None, None)
+    progress = Progress(lambda written: None, None)
+    status.begin(progress)
     assert told(status) == ("fresh", True, False)
     report(shelf, phase="failed")  # an old file is no news beside one's own rebuild
-    status.look()
-    assert status.report is status.progress.report
-    status.progress = None
+    status.reread()
+    assert status.report is progress.report
+    status.end(progress.report)
+    assert told(status) == ("fresh", False, False)
 
 
 def test_a_report_is_read_when_it_changes_only(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -225,14 +227,14 @@ def test_a_report_is_read_when_it_changes_only(shelf: Shelf, monkeypatch: pytest
 
     monkeypatch.setattr(shelf.store, "read_progress", counted)
     for _ in range(5):
-        status.look()
-        status.look_if_changed()
+        status.reread()
+        status.reread_if_changed()
     assert len(reads) == 1
     report(shelf, phase="failed")
-    status.look_if_changed()
+    status.reread_if_changed()
     assert (len(reads), status.report is not None and status.report.phase) == (2, "failed")
     os.unlink(shelf.folder / "files.progress")
-    status.look_if_changed()
+    status.reread_if_changed()
     assert status.report is None
 
 

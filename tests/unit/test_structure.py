@@ -164,3 +164,24 @@ def test_type_checkers_know_the_public_names(tmp_path: Path) -> None:
     )
     assert 'Revealed type is "flask_warmcache.lists.items.Items"' in done.stdout, done.stdout + done.stderr
     assert "Success" in done.stdout
+
+
+def test_only_the_status_of_a_list_assigns_its_attributes() -> None:
+    """So each of its methods can promise what holds afterwards."""
+    home = PACKAGE / "status" / "condition.py"
+    (status,) = (node for node in ast.parse(home.read_text()).body if getattr(node, "name", "") == "ListStatus")
+    assert isinstance(status, ast.ClassDef)
+    methods = [node for node in status.body if getattr(node, "name", "__init__") != "__init__"]
+    changing = {name for method in methods for _, name in assigned(method)}
+    assert {"progress", "report", "is_rebuilt_elsewhere"} <= changing
+    for module in MODULES:
+        if module != home:
+            found = assigned(ast.parse(module.read_text()))
+            # A progress has a report, too, and that one has a runner.
+            assert [one for one in found if one[1] in changing and one[0] not in ("self", "self.report")] == []
+
+
+def assigned(tree: ast.AST) -> list[tuple[str, str]]:
+    """Every attribute that is assigned, after what it is an attribute of."""
+    attributes = [node for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
+    return [(ast.unparse(node.value), node.attr) for node in attributes if isinstance(node.ctx, ast.Store)]

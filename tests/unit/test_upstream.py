@@ -204,7 +204,7 @@ def test_a_list_that_goes_by_another_key_follows_by_a_rebuild_and_is_not_written
         assert plain.refresh("a")
         with pytest.raises(DeclarationError, match="'rich' has no lookup"):
             rich.refresh(ord("a"))
-        state_of(app).keeper.note_outdated(state_of(app).statuses["rich"])
+        state_of(app).keeper.note_stale(state_of(app).statuses["rich"])
         assert rich.page().state == "stale"
         rich.rebuild_now()
         assert [item["title"] for item in rich.get()] == ["new", "old"]
