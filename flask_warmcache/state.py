@@ -147,7 +147,7 @@ class AppState:
 
     def _all_writes(self) -> dict[str, Writes]:
         with no_fork:  # see rebuilder.py
-            from .rebuild.source import Tools
+            from .rebuild.tools import Tools
             from .rebuild.writes import Writes, item_finder
 
         tools = Tools(encoder(self.app), self.app.app_context, breathe=lambda: None)

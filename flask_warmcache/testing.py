@@ -20,7 +20,7 @@ from typing import Literal
 from flask import Flask
 
 from .errors import RebuildBusyError, RebuildError, UnknownListError
-from .rebuild.job import Outcome
+from .rebuild.outcome import Outcome
 from .settings import KEY
 from .state import AppState
 from .status.condition import Condition, ListStatus

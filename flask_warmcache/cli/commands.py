@@ -29,7 +29,7 @@ from .group import group
 from .once import once_command
 
 if TYPE_CHECKING:
-    from ..rebuild.job import Outcome
+    from ..rebuild.outcome import Outcome
 
 FAILED, BUSY = 1, 3
 WATCH_EVERY = 1.0

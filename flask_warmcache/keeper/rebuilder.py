@@ -24,7 +24,7 @@ from .relay import HandOver, Relay
 from .time_limits import error_of_dead_child
 
 if TYPE_CHECKING:
-    from ..rebuild.job import Outcome
+    from ..rebuild.outcome import Outcome
 
 log = logging.getLogger("flask_warmcache")
 # A probe of another process may hold the lock for a microsecond just as we try.
@@ -221,7 +221,7 @@ class Rebuilder:
         # would wait at each rebuild, and for ever, for the thread that imports.
         with no_fork:
             from ..rebuild.job import Job
-            from ..rebuild.source import Tools
+            from ..rebuild.tools import Tools
 
         progress = status.progress
         assert progress is not None  # set together with the lock

@@ -14,7 +14,7 @@ from ..state import AppState
 from ..status.condition import Condition, ListStatus
 
 if TYPE_CHECKING:
-    from ..rebuild.job import Outcome
+    from ..rebuild.outcome import Outcome
 
 
 def current_state() -> AppState:

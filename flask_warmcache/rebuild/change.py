@@ -1,64 +1,20 @@
-"""What a rebuild or a write changes: its lines behind the published data, and its rows and gone slots."""
+"""What a rebuild found, as changes to what is published by now."""
 
 from __future__ import annotations
 
-import json
-import zlib
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
 
-from ..declaration import Declaration, Item
-from ..errors import RebuildError
+from ..declaration import Declaration
 from ..index.patch import MendImpossible
 from ..index.splice import Row
 from ..store import format as fmt
-from ..store.data import append_lines, end_of
-from ..store.files import FileStore
 from ..store.snapshot import Snapshot
 from .enrich import Enriched
 from .source import Matched
 
 
-class Tail:
-    """The end of a published data file, and the lines that are to come behind it."""
-
-    def __init__(self, store: FileStore, snapshot: Snapshot) -> None:
-        data = snapshot.header["data"]
-        self._data = data
-        self._path = store.folder / data["file"]
-        self._end, self._checksum, is_whole = end_of(self._path, data["length"], data["checksum"])
-        # What lies behind the published length was left by a write that was killed, perhaps half a line.
-        self._lines = bytearray(b"" if is_whole else b"\n")
-
-    def rows(self, lines: Iterable[tuple[str | int, Enriched, int | None]]) -> list[Row]:
-        """The rows of these items, as they will lie in the file: key, item and slot of each."""
-        rows = []
-        for key, one, slot in lines:
-            tab = self._end + len(self._lines) + fmt.FINGERPRINT_LENGTH
-            self._lines += fmt.data_line(one.fingerprint, one.encoded)
-            place = (tab, self._end + len(self._lines) - 1)
-            item: Item = json.loads(one.encoded)
-            rows.append(Row(key, one.fingerprint, item, place, slot))
-        return rows
-
-    def described(self) -> dict[str, Any]:
-        """What the header says of the data file once they are there."""
-        return {
-            **self._data,
-            "length": self._end + len(self._lines),
-            "checksum": zlib.crc32(self._lines, self._checksum),
-        }
-
-    def append(self) -> bool:
-        """Write them; the caller holds the publish lock."""
-        try:
-            return append_lines(self._path, self._end, bytes(self._lines))
-        except FileNotFoundError:
-            raise RebuildError("the cache folder was removed during the rebuild") from None
-
-
 class Change:
-    """What a rebuild found, as changes to what is published by now."""
+    """The items that a rebuild found to be new or changed, the slots it found to be dead, and the new order."""
 
     def __init__(
         self,
@@ -66,43 +22,54 @@ class Change:
         published: Snapshot,
         matched: Matched,
         results: Sequence[Enriched | None],
-        written: set[object],
+        overwritten_keys: Collection[object],
         declaration: Declaration,
     ) -> None:
-        """:param written: the keys of writes that win."""
+        """
+        :param old: the snapshot that the rebuild compared its source with.
+        :param published: the snapshot to be changed: the old one, or what writes have made of it.
+        :param results: the new version of each pending item, or None if it failed.
+        :param overwritten_keys: the keys whose writes win over this rebuild.
+        """
         self._published = published
         self._matched = matched
-        self._written = written
+        self._overwritten_keys = overwritten_keys
         field = declaration.key or ""
-        # Slots that source no longer gave, unless a write did.
+        # The source no longer gave the items of these slots, and no write did.
         self.dead = [
             slot
             for slot in old.order(fmt.ALL, fmt.SOURCE_ORDER)
-            if not matched.known[slot] and not (written and old.item(slot)[field] in written)
+            if not matched.known[slot] and not (overwritten_keys and old.item(slot)[field] in overwritten_keys)
         ]
-        self.lines: list[tuple[str | int, Enriched, int | None]] = []
-        self._row_of: dict[int, int] = {}  # a pending item's number: that of its row
+        self.new_items: list[tuple[str | int, Enriched, int | None]] = []  # key, item and slot of each row
+        self._row_numbers: dict[int, int] = {}  # by the number of the pending item
         for number, (pending, result) in enumerate(zip(matched.pending, results, strict=True)):
-            if result is not None and pending.key is not None and pending.key not in written:
-                self._row_of[number] = len(self.lines)
-                self.lines.append((pending.key, result, pending.slot))
+            if result is not None and pending.key is not None and pending.key not in overwritten_keys:
+                self._row_numbers[number] = len(self.new_items)
+                self.new_items.append((pending.key, result, pending.slot))
 
     def sequence(self, rows: Sequence[Row]) -> list[int] | None:
-        """Source order as slots, or None when items are where they were and new ones come last."""
-        if self._matched.in_order:
+        """Return the source order as slots, or None when no item moved and new ones come last.
+
+        :param rows: the rows of ``new_items``.
+        :raises MendImpossible: when the order changed and a write wins over this rebuild.
+        """
+        matched, published = self._matched, self._published
+        if matched.in_order:
             return None
-        if self._written:
+        if self._overwritten_keys:
             raise MendImpossible("the order of the source changed beside a write")
-        slots, new = [], self._published.slots
-        slot_of: list[int] = []
+        next_slot = published.slots
+        row_slots: list[int] = []
         for row in rows:
-            slot_of.append(new if row.slot is None else row.slot)
-            new += row.slot is None
-        for one in self._matched.sequence:
-            if one >= 0:
-                slots.append(one)
-            elif -1 - one in self._row_of:
-                slots.append(slot_of[self._row_of[-1 - one]])
-            elif (kept := self._matched.pending[-1 - one].slot) is not None:
+            row_slots.append(next_slot if row.slot is None else row.slot)
+            next_slot += row.slot is None
+        slots: list[int] = []
+        for entry in matched.sequence:
+            if entry >= 0:
+                slots.append(entry)
+            elif -1 - entry in self._row_numbers:
+                slots.append(row_slots[self._row_numbers[-1 - entry]])
+            elif (kept := matched.pending[-1 - entry].slot) is not None:
                 slots.append(kept)  # it failed, so its old version stays
         return slots

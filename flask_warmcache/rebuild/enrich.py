@@ -15,7 +15,8 @@ from ..declaration import Declaration, Item
 from ..errors import RebuildError
 from ..store.format import key_hash
 from .leftovers import Leftovers
-from .source import Failures, Pending, Tools, named
+from .source import Pending
+from .tools import Failures, Tools, named
 
 # What runs in one app context: long enough to share a database session, short enough not to keep one open for
 # a whole rebuild.
@@ -35,7 +36,7 @@ class Enriched:
     fingerprint: bytes
     encoded: bytes
     place: tuple[int, int] | None  # where an interrupted rebuild has written it already
-    line: int = -1  # its number in the rebuild's data file
+    line_number: int = -1  # in the rebuild's data file
 
 
 LET_GO: Item = {}  # in place of a source item that was enriched

@@ -31,25 +31,26 @@ import os
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from typing import Any
 
 from ..declaration import Declaration
-from ..errors import RebuildError, SourceShrunkError
+from ..errors import RebuildError
 from ..index.build import Builder
 from ..index.patch import MendImpossible
-from ..settings import Settings
 from ..status.progress import Progress
 from ..store.compaction import is_mostly_dead
 from ..store.files import FileStore
 from ..store.locks import HeldLock
 from ..store.snapshot import DAMAGE, Snapshot
 from ..store.writer import next_generation
+from .data_file import DataFile
 from .enrich import Enriched, Enricher
-from .lines import Lines
+from .outcome import Outcome
 from .partial import Schedule
 from .publish import BaseGone, Publisher
-from .source import Failures, Matched, Tools, match
+from .shrink import check_shrink
+from .source import Matched, match
+from .tools import Failures, Tools
 from .writes import Writes, item_finder
 
 log = logging.getLogger("flask_warmcache")
@@ -59,21 +60,6 @@ MEND_SHARE = 50
 DEAD_SHARE = 4
 # Rebuilds whose durations are kept for the status page.
 DURATIONS_KEPT = 20
-# A list that is smaller than this may lose all its items without being suspected.
-SUSPECT_FROM = 10
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What one rebuild did."""
-
-    generation: int
-    count: int
-    reused: int
-    enriched: int
-    failed: int
-    dropped: int  # items of the old snapshot that source no longer gave
-    duration: float
 
 
 class _OldDamaged(Exception):
@@ -138,8 +124,8 @@ class Job:
         # What is whole is not replaced by a part, even if nothing of it can be reused.
         self._shown = 0 if published is None or published.is_cold else published.count
         self._may_show = published is None or published.is_cold or not published.complete
-        self._data = Lines(self._declaration, self._store, self._lock, self._started, self._tools.breathe)
-        self._data.go_on(published)
+        self._data = DataFile(self._declaration, self._store, self._lock, self._started, self._tools.breathe)
+        self._data.resume(published)
         self._progress.begin("source")
         try:
             self._matched = matched = match(
@@ -182,23 +168,11 @@ class Job:
         return time.monotonic() - self._began + self._progress.report.worked
 
     def _count_dropped(self, matched: Matched) -> int:
-        """
-        :raises SourceShrunkError: when so many items are gone that something is wrong, an unmounted share say.
-        """
-        if self._old is None:
+        old = self._old
+        if old is None:
             return 0
-        count = self._old.count
-        allowed = self._declaration.max_shrink
-        allowed = Settings.max_shrink if allowed is None else allowed
-        left = len(matched.sequence)
-        # Rounded: in the machine's numbers, of ten items 0.7 may go are 3.0000000000000004 to stay.
-        if count >= SUSPECT_FROM and left < round(count * (1 - allowed), 6):
-            raise SourceShrunkError(
-                f"source gave {left} items where the list has {count}; the list stays as it is. If they are "
-                f"really gone, run 'flask warmcache clear {self._declaration.name}' once, or declare it with "
-                "max_shrink=1."
-            )
-        return 0 if self._declaration.key is None else count - sum(matched.known)
+        check_shrink(self._declaration, old.count, len(matched.sequence))
+        return 0 if self._declaration.key is None else old.count - sum(matched.known)
 
     def _write_again(self, keys: list[str | int]) -> None:
         """What was written while this ran won over it; now that the source has been read, look once more."""
@@ -282,7 +256,7 @@ class Job:
             slot = one if pending is None else pending.slot
             if result is not None and pending is not None:
                 item = json.loads(result.encoded) if builder.views.needs_items else None
-                builder.add(result.line, result.fingerprint, item, pending.key)
+                builder.add(result.line_number, result.fingerprint, item, pending.key)
             elif slot is not None:
                 self._take_old(builder, slot)
             if partial is not None and number < last and partial.is_due(builder.count):
@@ -311,7 +285,7 @@ class Job:
             raise _OldDamaged(f"slot {slot}") from error
         found = self._data.leftovers.find(fingerprint, field, key)
         place = found[0] if found is not None and found[1] == encoded else None
-        builder.add(self._data.line(fingerprint, encoded, place), fingerprint, item, key)
+        builder.add(self._data.line_number(fingerprint, encoded, place), fingerprint, item, key)
 
     def _header(self) -> dict[str, Any]:
         """What the index says of this rebuild."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import mmap
+import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,15 +14,18 @@ from ..declaration import Item
 from ..errors import SnapshotError
 from ..store import format as fmt
 from ..store.data import DataWriter
+from ..store.files import FileStore
+from ..store.snapshot import DAMAGE, Snapshot
+from ..store.sweeping import sweep
 
 log = logging.getLogger("flask_warmcache")
 
 
 class Leftovers:
-    """The finished items that a data file holds; a rebuild finds them here and writes on behind them."""
+    """The finished items of a data file that an interrupted rebuild left; the next rebuild appends to it."""
 
     def __init__(self, path: Path | None) -> None:
-        """:param path: of the data file; without one there is nothing."""
+        """:param path: the data file, or None when nothing was left."""
         self.writer: DataWriter | None = None
         self._places: dict[bytes, tuple[int, int]] = {}
         self._data: mmap.mmap | None = None
@@ -30,7 +35,9 @@ class Leftovers:
             self.writer = DataWriter.go_on(path)
             self._data = mmap.mmap(self.writer.descriptor, 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError, SnapshotError) as error:
-            log.warning("warmcache.leftovers_unusable: what an interrupted rebuild left is not used: %s", error)
+            log.warning(
+                "warmcache.leftovers_unusable: the data file of an interrupted rebuild cannot be used: %s", error
+            )
             return
         self._scan(self._data)
 
@@ -41,14 +48,14 @@ class Leftovers:
             tab = begin + length
             if tab < newline and data[tab] == fmt.TAB:
                 try:
-                    # Of two lines with one fingerprint the later counts: it may be a write's.
+                    # If two lines have one fingerprint, the later one counts: a write may have appended it.
                     self._places[bytes.fromhex(data[begin:tab].decode("ascii"))] = (tab, newline)
                 except ValueError:
-                    pass  # not ours, or cut off by a power failure
+                    pass  # this is not an item's line, or a power failure cut it off
             begin = newline + 1
 
     def size_of(self, fingerprints: Iterable[bytes | None]) -> int:
-        """How many bytes the lines of these items have here."""
+        """Return how many bytes these items take in the file."""
         size = 0
         for fingerprint in fingerprints:
             tab, newline = self._places.get(fingerprint or b"", (0, 0))
@@ -59,7 +66,10 @@ class Leftovers:
         return len(self._places)
 
     def find(self, fingerprint: bytes, key_field: str | None, key: object) -> tuple[tuple[int, int], bytes] | None:
-        """The place and the JSON of a finished item; its line is looked at, as nobody has vouched for it yet."""
+        """Return the place and the JSON of a finished item, or None.
+
+        The line is parsed first, because no checksum covers what an interrupted rebuild wrote.
+        """
         place = self._places.get(fingerprint)
         if place is None or self._data is None:
             return None
@@ -69,3 +79,31 @@ class Leftovers:
             return (place, encoded) if item[key_field or ""] == key else None
         except (ValueError, LookupError, TypeError, RecursionError):
             return None
+
+
+def unfinished(store: FileStore, name: str) -> Path | None:
+    """Return the data file that an interrupted rebuild left, if any, and remove all else it left.
+
+    The caller holds the rebuild lock.
+    """
+    referenced: str | None = None
+    is_done = True
+    with store.publishing(name):
+        try:
+            published = Snapshot(store.folder, name)
+        except FileNotFoundError:
+            pass  # nothing was ever published, so no index refers to a data file
+        except (*DAMAGE, OSError):
+            return None  # another process may be able to read this index, and then needs its data file
+        else:
+            referenced = None if published.is_cold else str(published.header["data"]["file"])
+            is_done = published.is_cold or published.complete
+        # The file of a partial list counts as left.  A build that resumed it may have begun a newer one.
+        left = [
+            (int(entry.split(".")[-2]), entry)
+            for entry in os.listdir(store.folder)
+            if not (is_done and entry == referenced) and re.fullmatch(rf"{name}\.\d+\.data", entry)
+        ]
+        newest = max(left)[1] if left else None
+        sweep(store.folder, name, (referenced, newest))
+        return None if newest is None else store.folder / newest

@@ -16,7 +16,6 @@ the write says.  It stays in the index's ``writes`` until a rebuild that began a
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -28,16 +27,18 @@ from ..errors import RebuildError
 from ..index.build import Builder
 from ..index.mend import Mender
 from ..index.patch import MendImpossible
-from ..index.splice import Mended, Row
+from ..index.splice import Mended
 from ..store.data import DataWriter
 from ..store.files import FileStore
 from ..store.locks import HeldLock
 from ..store.snapshot import Snapshot, Write
 from ..store.sweeping import sweep
 from ..store.writer import Draft, next_generation
-from .change import Change, Tail
+from .apply import merge, row_of, with_writes
+from .change import Change
 from .enrich import Enriched
 from .source import Matched
+from .tail import Tail
 
 log = logging.getLogger("flask_warmcache")
 # Somebody publishes between our look and our lock; a writer in a loop could make that go on for ever.
@@ -98,7 +99,7 @@ class Publisher:
 
         def prepare(published: Snapshot | None) -> tuple[Draft, Callable[[], bool], int]:
             writes = self._writes(published, complete=complete)
-            copied = [] if published is None else self._copy(published, writes, writer)
+            copied = {} if published is None else self._copy(published, writes, writer)
             writer.sync()
             generation = self._generation(published)
             data = writer.described()
@@ -107,7 +108,7 @@ class Publisher:
             if writes:
                 plain = draft
                 try:
-                    draft = self._with_writes(plain, published, writes, copied, rest, writer)
+                    draft = self._with_writes(plain, writes, copied, rest, writer)
                 finally:
                     plain.remove()
 
@@ -126,43 +127,35 @@ class Publisher:
 
     def _copy(
         self, published: Snapshot, writes: Iterable[Write], writer: DataWriter
-    ) -> list[tuple[Write, Enriched | None]]:
-        """The written items, brought into the rebuild's own data file."""
-        copied: list[tuple[Write, Enriched | None]] = []
+    ) -> dict[str | int, Enriched | None]:
+        """Copy the written items into the rebuild's own data file."""
+        copied: dict[str | int, Enriched | None] = {}
         for write in writes:
+            copied[write.key] = None
             slot = None if write.discarded else published.find(write.key, self._declaration.key or "")
             if slot is None:
-                copied.append((write, None))
                 continue
             fingerprint, encoded = published.fingerprint(slot), published.encoded(slot)
-            line = Enriched(fingerprint, encoded, None)
+            item = copied[write.key] = Enriched(fingerprint, encoded, None)
             if published.header["data"]["id"] == writer.data_id:
-                line.place = published.place(slot)
+                item.place = published.place(slot)
             else:
-                line.line = writer.add(fingerprint, encoded)
-            copied.append((write, line))
+                item.line_number = writer.add(fingerprint, encoded)
         return copied
 
     def _with_writes(
         self,
         plain: Draft,
-        published: Snapshot | None,
         writes: list[Write],
-        copied: list[tuple[Write, Enriched | None]],
+        copied: dict[str | int, Enriched | None],
         rest: dict[str, Any],
         writer: DataWriter,
     ) -> Draft:
         base = Snapshot(self._store.folder, self._name, plain.path.name)
-        rows, dead = [], []
-        for write, line in copied:
-            slot = base.find(write.key, self._declaration.key or "")
-            if line is not None:
-                place = line.place or (writer.places[2 * line.line], writer.places[2 * line.line + 1])
-                rows.append(Row(write.key, line.fingerprint, json.loads(line.encoded), place, slot))
-            elif slot is not None:
-                dead.append(slot)
         try:
-            made = Mender(base, self._declaration, rows, dead).mend()
+            made = merge(
+                base, self._declaration, copied, lambda item: item.place or writer.place(item.line_number)
+            )
         except (MendImpossible, OverflowError) as error:
             # The next rebuild's source says what they say; until then readers would see the list before them.
             raise RebuildError(f"writes of {self._name!r} do not fit into the new list: {error}") from error
@@ -183,7 +176,10 @@ class Publisher:
             writes = self._writes(published, complete=True)
             change = Change(old, published, matched, results, {write.key for write in writes}, self._declaration)
             tail = Tail(self._store, published)
-            rows = tail.rows(change.lines)
+            rows = [
+                row_of(key, item, tail.add(item.fingerprint, item.encoded), slot)
+                for key, item, slot in change.new_items
+            ]
             self._enter("views", len(rows))
             made = Mender(published, self._declaration, rows, change.dead, change.sequence(rows)).mend()
             self._enter("publish", made.header["count"])
@@ -283,9 +279,3 @@ class Publisher:
     def _check(self) -> None:
         if not self._lock.still_ours():
             raise RebuildError("the lock file was removed during the rebuild, so another may be running")
-
-
-def with_writes(made: Mended, writes: Iterable[Write]) -> dict[str, Any]:
-    """The sections, with the writes that no rebuild has seen yet."""
-    entries = [list(write) for write in writes]
-    return {**made.sections, **({"writes": json.dumps(entries).encode()} if entries else {})}

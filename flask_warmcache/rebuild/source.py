@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from array import array
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
-from traceback import format_exception_only
 from typing import Any
 
 from ..declaration import Declaration, Item
@@ -17,47 +14,10 @@ from ..errors import RebuildError
 from ..status.progress import Progress
 from ..store.format import ALL, FINGERPRINT_BYTES, NO_FINGERPRINT, SOURCE_ORDER, fingerprint_of, key_hash
 from ..store.snapshot import DAMAGE, Snapshot
+from .tools import Failures, Tools, named
 
-log = logging.getLogger("flask_warmcache")
-# Each failed item is counted; only the first few are logged with their traceback.
-TOLD_EVERY = 63  # bits of an item's number: of 64 items one has the progress told; of slow ones the keeper tells
-LOGGED_FAILURES = 5
-
-
-@dataclass(frozen=True)
-class Tools:
-    """What a job needs of the app, so that nothing in here must know Flask."""
-
-    encode: Callable[[Any], bytes]  # an item as JSON, without a raw newline or tab
-    context: Callable[[], AbstractContextManager[Any]]  # an app context
-    breathe: Callable[[], None]  # lets requests have the interpreter; called between small steps
-    first_page: int = 100  # a first list is shown when it has so many items
-    # Ends an item that takes longer than so many seconds, where that can be done: in the child process.
-    time_limit: Callable[[float | None], AbstractContextManager[Any]] = lambda seconds: nullcontext()
-
-
-class Failures:
-    """Counts the items of one rebuild that were left as they were or left out."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self.count = 0
-        self.first = ""  # what became of the first one, for people
-
-    def note(self, what: str, error: BaseException | None) -> None:
-        """Count one, and log it unless there were several before."""
-        self.count += 1
-        if not self.first:
-            # Not str(): what an app raises may fail in its own __str__.
-            self.first = what if error is None else f"{what}: {''.join(format_exception_only(error)).strip()}"
-        if self.count <= LOGGED_FAILURES:
-            log.warning(
-                "warmcache.item_failed: an item of %r was left as it was or left out: %s",
-                self._name,
-                what,
-                exc_info=error,
-                extra={"warmcache_list": self._name},
-            )
+# The bits of an item's number at which progress is reported: one item of 64. The keeper reports for slow sources.
+REPORT_BITS = 63
 
 
 @dataclass(slots=True)
@@ -146,7 +106,7 @@ class _Matcher:
         for number, item in enumerate(produced, 1):
             breathe()
             report.done = number
-            if not number & TOLD_EVERY:
+            if not number & REPORT_BITS:
                 progress.advance(number)
             if not isinstance(item, dict):
                 _check(self._declaration, item)
@@ -206,14 +166,6 @@ class _Matcher:
             return None if self._old is None else self._old.find(key, self._key)
         except DAMAGE:
             return None
-
-
-def named(key: object) -> str:
-    """A key in a message; a number of 5,000 digits has no text."""
-    try:
-        return repr(key)
-    except ValueError:
-        return f"that is a very large {type(key).__name__}"
 
 
 def marker(declaration: Declaration, encode: Callable[[Any], bytes]) -> Callable[[Item], bytes]:

@@ -30,16 +30,16 @@ from typing import Any
 
 from ..declaration import Declaration, Item
 from ..errors import DeclarationError, RebuildBusyError, RebuildError, StoreError
-from ..index.mend import Mender
 from ..index.patch import MendImpossible
 from ..store import format as fmt
 from ..store.files import FileStore
 from ..store.snapshot import DAMAGE, Snapshot, Write
 from ..store.writer import Draft, next_generation
-from .change import Tail
+from .apply import merge, with_writes
 from .enrich import Enriched, Enricher
-from .publish import with_writes
-from .source import Failures, Pending, Tools, marker
+from .source import Pending, marker
+from .tail import Tail
+from .tools import Failures, Tools
 
 log = logging.getLogger("flask_warmcache")
 # The time that a write waits for others that publish; a publication takes milliseconds.
@@ -293,11 +293,8 @@ class Writes:
             return True
         generation = next_generation(published.generation)
         tail = Tail(self._store, published)
-        field = self._declaration.key or ""
-        slots = {key: published.find(key, field) for key in changes}
-        rows = tail.rows((key, one.item, slots[key]) for key, one in changes.items() if one.item is not None)
-        dead = [slot for key, slot in slots.items() if slot is not None and changes[key].item is None]
-        made = Mender(published, self._declaration, rows, dead).mend()
+        items = {key: change.item for key, change in changes.items()}
+        made = merge(published, self._declaration, items, lambda item: tail.add(item.fingerprint, item.encoded))
         writes = [write for key, write in before.items() if key not in changes]
         writes += [Write(key, generation, one.item is None) for key, one in changes.items()]
         # All else the index says is of the last rebuild, its time above all.

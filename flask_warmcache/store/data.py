@@ -133,6 +133,10 @@ class DataWriter:
             self.flush()
         return self.lines - 1
 
+    def place(self, line_number: int) -> tuple[int, int]:
+        """Return where the item of this line lies; the line is flushed."""
+        return self.places[2 * line_number], self.places[2 * line_number + 1]
+
     def flush(self) -> None:
         """Hand everything to the operating system."""
         if self._pending:

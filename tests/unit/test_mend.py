@@ -24,7 +24,7 @@ from flask_warmcache.index import views as views_module
 from flask_warmcache.index.patch import MendImpossible
 from flask_warmcache.rebuild import job as job_module
 from flask_warmcache.rebuild.publish import Publisher
-from flask_warmcache.rebuild.source import Tools
+from flask_warmcache.rebuild.tools import Tools
 from flask_warmcache.rebuild.writes import Writes
 from flask_warmcache.store import format as fmt
 from flask_warmcache.store.snapshot import Snapshot

@@ -22,9 +22,10 @@ from hypothesis import strategies as st
 from flask_warmcache import WarmCache
 from flask_warmcache.declaration import Item
 from flask_warmcache.rebuild import partial as partial_module
-from flask_warmcache.rebuild.job import Job, Outcome
+from flask_warmcache.rebuild.job import Job
+from flask_warmcache.rebuild.outcome import Outcome
 from flask_warmcache.rebuild.publish import Publisher
-from flask_warmcache.rebuild.source import Tools
+from flask_warmcache.rebuild.tools import Tools
 from flask_warmcache.status.progress import Progress
 from flask_warmcache.store.verify import Verifier
 from tests.support.waiting import until
@@ -322,7 +323,7 @@ def test_nothing_is_lost_when_it_is_interrupted_while_it_is_taken_over(shelf: Sh
 
     def breathe() -> None:
         nonlocal breaths
-        breaths += any(frame.function == "_take_over" for frame in inspect.stack())
+        breaths += any(frame.function == "_copy_useful" for frame in inspect.stack())
         if breaths > at:
             raise Stop
 
@@ -626,7 +627,7 @@ from flask_warmcache.rebuild import job, partial
 from flask_warmcache.store import compaction, data
 from tests.unit.world import Shelf, declare, encode
 from flask_warmcache.status.progress import Progress
-from flask_warmcache.rebuild.source import Tools
+from flask_warmcache.rebuild.tools import Tools
 
 partial.PARTIAL_EVERY, partial.PARTIAL_COST, compaction.COMPACT_FROM, data.FLUSH_EVERY = 0, 5, 0, 0
 log = os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND | os.O_CREAT)

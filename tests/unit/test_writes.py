@@ -25,7 +25,7 @@ from flask_warmcache import WarmCache
 from flask_warmcache.declaration import Item
 from flask_warmcache.errors import DeclarationError, RebuildError
 from flask_warmcache.rebuild import writes as writes_module
-from flask_warmcache.rebuild.source import Tools
+from flask_warmcache.rebuild.tools import Tools
 from flask_warmcache.rebuild.writes import Writes
 from flask_warmcache.store.files import FileStore
 from flask_warmcache.store.snapshot import INVALIDATED_BEFORE

@@ -18,8 +18,9 @@ from flask_warmcache.declaration import Declaration, Item
 from flask_warmcache.keeper.keeper import Keeper
 from flask_warmcache.query.page_cache import PageCache
 from flask_warmcache.query.pager import Pager
-from flask_warmcache.rebuild.job import Job, Outcome
-from flask_warmcache.rebuild.source import Tools
+from flask_warmcache.rebuild.job import Job
+from flask_warmcache.rebuild.outcome import Outcome
+from flask_warmcache.rebuild.tools import Tools
 from flask_warmcache.settings import KEY, Settings
 from flask_warmcache.state import AppState
 from flask_warmcache.status.condition import ListStatus

@@ -1,4 +1,4 @@
-"""The data file of one rebuild: that of an interrupted one, gone on in, or one of its own."""
+"""The data file a rebuild writes: a new one, or the one an interrupted rebuild left, resumed."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ from ..store.data import DataWriter
 from ..store.files import FileStore
 from ..store.locks import HeldLock
 from ..store.snapshot import Snapshot
-from ..store.sweeping import unfinished
 from .enrich import Enriched
-from .leftovers import Leftovers
+from .leftovers import Leftovers, unfinished
 from .source import Pending
 
 log = logging.getLogger("flask_warmcache")
 
 
-class Lines:
-    """Writes the lines of a rebuild's items, and finds those that an interrupted rebuild has written."""
+class DataFile:
+    """Appends a rebuild's items to its data file, and finds those that an interrupted rebuild has appended."""
 
     def __init__(
         self,
@@ -34,9 +33,9 @@ class Lines:
         breathe: Callable[[], None],
     ) -> None:
         """
-        :param lock: the list's, which the rebuild holds.
-        :param started: the generation that names a file of its own.
-        :param breathe: called for each item, so that a rebuild in a thread lets requests go first.
+        :param lock: the rebuild lock, which the caller holds.
+        :param started: the generation that names a new file.
+        :param breathe: called for each item, so that requests get the interpreter.
         """
         self._declaration = declaration
         self._store = store
@@ -46,8 +45,8 @@ class Lines:
         self.leftovers = Leftovers(None)
         self._writer: DataWriter | None = None
 
-    def go_on(self, published: Snapshot | None) -> None:
-        """Take up the file that an interrupted rebuild left, if there is one."""
+    def resume(self, published: Snapshot | None) -> None:
+        """Open the file that an interrupted rebuild left, if there is one."""
         name = self._declaration.name
         left = unfinished(self._store, name)
         self.leftovers = Leftovers(left if self._declaration.key is not None else None)
@@ -57,70 +56,74 @@ class Lines:
         self._writer = self.leftovers.writer
 
     def choose(self, pending: Sequence[Pending]) -> None:
-        """Go on in an interrupted rebuild's file, unless it is mostly of no use; then take over what is."""
+        """Keep the resumed file, unless most of it is useless; then copy the useful lines to a new one."""
         writer = self.leftovers.writer
         if writer is None:
             return
-        useful = self.leftovers.size_of(one.fingerprint for one in pending)
+        useful = self.leftovers.size_of(item.fingerprint for item in pending)
         if is_mostly_dead(writer.end, useful):
             self._writer, old, self.leftovers = None, self.leftovers, Leftovers(None)
             if useful:
-                self._take_over(old, pending)
+                self._copy_useful(old, pending)
             if writer.is_shared:
                 writer.close()
             else:
                 writer.remove()
 
-    def _take_over(self, leftovers: Leftovers, pending: Sequence[Pending]) -> None:
-        """Begin a data file with what is of use; at once, as this rebuild may be interrupted, too.
+    def _copy_useful(self, leftovers: Leftovers, pending: Sequence[Pending]) -> None:
+        """Begin a new file with the useful lines.
 
-        Interrupted in here, it leaves the old file to the next one.
+        They are all copied now, because this rebuild may be interrupted, too.  If it is interrupted in here,
+        the new file does not appear and the next rebuild finds the old one.
         """
-        with self._beginning() as taken:
-            for one in pending:
+        with self._new_file() as writer:
+            for item in pending:
                 found = (
-                    leftovers.find(one.fingerprint, self._declaration.key, one.key) if one.fingerprint else None
+                    leftovers.find(item.fingerprint, self._declaration.key, item.key) if item.fingerprint else None
                 )
-                if found is not None and one.fingerprint is not None:
-                    taken.add(one.fingerprint, found[1])
+                if found is not None and item.fingerprint is not None:
+                    writer.add(item.fingerprint, found[1])
                 self._breathe()
-        taken.close()
-        self.leftovers = Leftovers(taken.path)
+        writer.close()
+        self.leftovers = Leftovers(writer.path)
         self._writer = self.leftovers.writer
 
-    def _beginning(self) -> AbstractContextManager[DataWriter]:
+    def _new_file(self) -> AbstractContextManager[DataWriter]:
         self._store.prepare()
         return DataWriter.beginning(self._store.folder, self._declaration.name, self._started)
 
     def writer(self) -> DataWriter:
-        """What writes the file, which is made when the first line is written."""
+        """Return the file's writer; a new file is made at the first call."""
         if self._writer is None:
-            with self._beginning() as begun:
+            with self._new_file() as begun:
                 pass
             self._writer = begun
         return self._writer
 
-    def line(self, fingerprint: bytes, encoded: bytes, place: tuple[int, int] | None) -> int:
-        """The number of the item's line in this rebuild's data file, where an interrupted one may have put it."""
+    def line_number(self, fingerprint: bytes, encoded: bytes, place: tuple[int, int] | None) -> int:
+        """Return the number of the item's line, which is appended unless it is in the file.
+
+        :param place: where an interrupted rebuild has put the item.
+        """
         if place is not None and self.leftovers.writer is not None:
             return self.writer().found(*place)
         return self.writer().add(fingerprint, encoded)
 
     def keep(self, finished: Sequence[Enriched]) -> None:
-        """Write finished items, so that they are not lost with this process."""
-        for one in finished:
-            one.line = self.line(one.fingerprint, one.encoded, one.place)
+        """Append finished items, so that they are not lost if this process dies."""
+        for item in finished:
+            item.line_number = self.line_number(item.fingerprint, item.encoded, item.place)
         if finished and (self._declaration.batch or self._declaration.workers > 1):
-            self.writer().flush()  # the next may be long in coming
+            self.writer().flush()  # the next item may take long
 
     def keep_for_the_next(self, error: BaseException) -> None:
         """Leave finished items to the next rebuild, unless that would keep a disk full."""
         writer = self._writer
         if writer is None:
             return
-        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+        disk_is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         try:
-            if not (full or self._declaration.key is None):
+            if not (disk_is_full or self._declaration.key is None):
                 writer.flush()
             elif not writer.is_shared and self._lock.still_ours() and not self._is_published(writer):
                 writer.remove()
@@ -128,13 +131,13 @@ class Lines:
             log.warning("warmcache.not_kept: finished items of %r are lost", self._declaration.name, exc_info=True)
 
     def _is_published(self, writer: DataWriter) -> bool:
-        """Whether an index refers to the file; what went wrong may have done so behind the rename."""
+        """Whether an index refers to the file; the error may have come after the rename."""
         published = self._store.published(self._declaration.name)
-        if published is None:  # it may be readable to others
+        if published is None:  # another process may be able to read the index
             return (self._store.folder / f"{self._declaration.name}.index").exists()
         return not published.is_cold and bool(published.header["data"]["id"] == writer.data_id)
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file's descriptor."""
         if self._writer is not None:
             self._writer.close()

@@ -1,0 +1,58 @@
+"""What a rebuild needs from the app, and a count of the items that failed."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from traceback import format_exception_only
+from typing import Any
+
+log = logging.getLogger("flask_warmcache")
+# Every failed item is counted, but only the first few are logged with their tracebacks.
+LOGGED_FAILURES = 5
+
+
+@dataclass(frozen=True)
+class Tools:
+    """The functions of the app that a rebuild calls, so that nothing in this room must know Flask."""
+
+    encode: Callable[[Any], bytes]  # gives an item as JSON, without a raw newline or tab
+    context: Callable[[], AbstractContextManager[Any]]  # gives an app context
+    breathe: Callable[[], None]  # is called between small steps, so that requests get the interpreter
+    first_page: int = 100  # a first build is shown as soon as it has this many items
+    # Ends an item that takes longer than this many seconds.  That works only in a child process.
+    time_limit: Callable[[float | None], AbstractContextManager[Any]] = lambda seconds: nullcontext()
+
+
+class Failures:
+    """Counts the items that one rebuild could not take: each kept its old version, or was left out."""
+
+    def __init__(self, list_name: str) -> None:
+        self._list_name = list_name
+        self.count = 0
+        self.first = ""  # what happened to the first one, for people
+
+    def note(self, what: str, error: BaseException | None) -> None:
+        """Count a failed item, and log it if it is one of the first."""
+        self.count += 1
+        if not self.first:
+            # str() would not do: an app's exception may fail in its own __str__.
+            self.first = what if error is None else f"{what}: {''.join(format_exception_only(error)).strip()}"
+        if self.count <= LOGGED_FAILURES:
+            log.warning(
+                "warmcache.item_failed: an item of %r was left as it was or left out: %s",
+                self._list_name,
+                what,
+                exc_info=error,
+                extra={"warmcache_list": self._list_name},
+            )
+
+
+def named(key: object) -> str:
+    """Return a key as a message shows it."""
+    try:
+        return repr(key)
+    except ValueError:  # a number of 5,000 digits cannot be shown as text
+        return f"that is a very large {type(key).__name__}"
