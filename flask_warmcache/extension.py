@@ -265,11 +265,8 @@ class WarmCache:
         :raises DeclarationError: for anything wrong that can be known without the import, in this very call.
         """
         from .startup.deferred import Deferred
-        from .startup.target import Target
 
-        deferred = Deferred(
-            Target.parse(target), url_prefix, priority, name, {} if endpoints is None else endpoints
-        )
+        deferred = Deferred.parse(target, url_prefix, priority, name, endpoints)
         self._registry.check_deferred(deferred)
         if self._registry.sections.get("blueprints") is not _blueprints_section:
             self._registry.add_section("blueprints", _blueprints_section)
@@ -288,12 +285,9 @@ class WarmCache:
             anything else is used as it is.
         :raises DeclarationError: when the text is not of that form.
         """
-        from werkzeug.local import LocalProxy
+        from .startup.lazy import proxy
 
-        from .startup.lazy import Lazy
-        from .startup.target import Target
-
-        return LocalProxy(Lazy(Target.parse(target)).get)
+        return proxy(target)
 
     def __getitem__(self, name: str) -> Any:
         """Return the list or value of that name, such as one declared with ``builder`` or ``value``."""

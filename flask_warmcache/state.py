@@ -114,7 +114,7 @@ class AppState:
                 self.app.app_context,
                 Children(self._locate, self.settings, self.store.folder, started),
                 announcer(self.app),
-                self._look_after_tasks,
+                self._tick_tasks,
             )
             for status in self.statuses.values():
                 status.reread()
@@ -199,9 +199,9 @@ class AppState:
             self.blueprints.start()
         self.app.extensions[KEY].start()
 
-    def _look_after_tasks(self) -> None:
+    def _tick_tasks(self) -> None:
         if self.registry.tasks and self._serves:
-            self.tasks.look_after()
+            self.tasks.tick()
 
     def startup_progress(self) -> dict[str, tuple[int, int]]:
         """Return the work of the start by name: how much of it is done, and how much there is."""

@@ -19,7 +19,7 @@ def load_for_commands(app: Flask, load_all: Callable[[], None]) -> Callable[[], 
     """
 
     def pushed(sender: Flask, **_: Any) -> None:
-        """An app context is entered, maybe for a command."""
+        """Load everything if the app context that was just entered belongs to a command."""
         context = click.get_current_context(silent=True)
         if context is None or isinstance(context.command, FlaskGroup):
             return  # no command, or not known yet which one: then it is looked for in the app

@@ -1,4 +1,4 @@
-"""A deferred blueprint as it was declared, and as it is: pending, loading, loaded or failed."""
+"""A deferred blueprint: its declaration, and its state (pending, loading, loaded or failed)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ PENDING, LOADING, LOADED, FAILED = "pending", "loading", "loaded", "failed"
 
 @dataclass(frozen=True)
 class Deferred:
-    """What ``defer_blueprint`` was told, checked as far as that goes without an app."""
+    """The arguments of ``defer_blueprint``, checked as far as possible without an app."""
 
     target: Target
     url_prefix: str
@@ -27,32 +27,45 @@ class Deferred:
     name: str | None = None
     endpoints: Mapping[str, str] = field(default_factory=dict)
 
+    @classmethod
+    def parse(
+        cls, target: str, url_prefix: str, priority: float, name: str | None, endpoints: Mapping[str, str] | None
+    ) -> Deferred:
+        """Return what the arguments of ``defer_blueprint`` declare.
+
+        :raises DeclarationError: for anything wrong that can be known without the import.
+        """
+        return cls(Target.parse(target), url_prefix, priority, name, {} if endpoints is None else endpoints)
+
     def __post_init__(self) -> None:
         self._require(_is_prefix(self.url_prefix), "url_prefix", "a path like '/reports', without variable parts")
         number = isinstance(self.priority, (int, float)) and not isinstance(self.priority, bool)
         self._require(number and self.priority == self.priority, "priority", "a number")
-        fits = self.name is None or (isinstance(self.name, str) and self.name != "" and "." not in self.name)
-        self._require(fits, "name", "the name of a blueprint: text without a dot")
-        fits = isinstance(self.endpoints, Mapping) and all(
+        is_valid = self.name is None or (isinstance(self.name, str) and self.name != "" and "." not in self.name)
+        self._require(is_valid, "name", "the name of a blueprint: text without a dot")
+        is_valid = isinstance(self.endpoints, Mapping) and all(
             isinstance(endpoint, str) and endpoint and isinstance(rule, str) and (not rule or rule[0] == "/")
             for endpoint, rule in self.endpoints.items()
         )
-        self._require(fits, "endpoints", "rules by endpoint, like {'index': '/'}")
+        self._require(is_valid, "endpoints", "rules by endpoint, like {'index': '/'}")
         if self.endpoints and self.name is None:
             raise DeclarationError(
                 f"endpoints= of the deferred blueprint {self.target} needs name=, since url_for knows them as "
                 "'name.endpoint'."
             )
 
-    def _require(self, fits: bool, parameter: str, meaning: str) -> None:
-        if not fits:
+    def _require(self, is_valid: bool, parameter: str, meaning: str) -> None:
+        if not is_valid:
             raise DeclarationError(
                 f"{parameter}= of the deferred blueprint {self.target} must be {meaning}, "
                 f"not {getattr(self, parameter)!r}."
             )
 
     def check_beside(self, others: list[Deferred]) -> None:
-        """:raises DeclarationError: when another one has the same name, or is the same without a name."""
+        """Refuse a blueprint that another one conflicts with.
+
+        :raises DeclarationError: when another one has the same name, or the same target without a name.
+        """
         for other in others:
             if self.name == other.name and (self.name is not None or self.target == other.target):
                 what = f"named {self.name!r}" if self.name else f"from {self.target}"
@@ -61,7 +74,10 @@ class Deferred:
                 )
 
     def check_for(self, app: Flask, api_prefix: str) -> None:
-        """:raises DeclarationError: when it cannot be deferred in this app."""
+        """Refuse a blueprint that cannot be deferred in this app.
+
+        :raises DeclarationError: when it conflicts with the app's blueprints, prefix or host matching.
+        """
         if covers(api_prefix, self.url_prefix):
             raise DeclarationError(
                 f"url_prefix= of the deferred blueprint {self.target} is under {api_prefix!r}, which is "
@@ -76,9 +92,9 @@ class Deferred:
             )
 
     def stand_ins(self, app: Flask) -> list[Rule]:
-        """Rules that ``url_for`` finds and no request matches, added to an app that does not serve yet.
+        """Add rules that ``url_for`` finds and no request matches to an app that does not serve yet; return them.
 
-        :raises DeclarationError: when one of them is no rule.
+        :raises DeclarationError: when one of them is not a valid rule.
         """
         rules = []
         for endpoint, rule in self.endpoints.items():
@@ -95,25 +111,25 @@ class Deferred:
 
 @dataclass(eq=False)
 class Entry:
-    """One deferred blueprint in one app of this process; times are those of the monotonic clock."""
+    """One deferred blueprint in one app of this process; times are on the monotonic clock, in seconds."""
 
     declared: Deferred
     stand_ins: list[Rule]
     name: str | None
     state: str = PENDING
-    asked_at: float | None = None  # when the first request came that needs it
-    next_attempt: float = 0.0  # infinite when there will be none
+    asked_at: float | None = None  # when the first request that needs it arrived
+    next_attempt: float = 0.0  # infinite if there will be none
     failures: int = 0
-    error: str | None = None  # the class of what was raised
+    error: str | None = None  # the class name of the exception
     traceback: str | None = None
-    seconds: float | None = None  # that the last attempt took
+    seconds: float | None = None  # duration of the last attempt
 
     def is_due(self, now: float) -> bool:
-        """Whether it is to be loaded, as far as it goes."""
+        """Return whether it should be loaded now."""
         return self.state == PENDING or (self.state == FAILED and now >= self.next_attempt)
 
     def section(self) -> dict[str, Any]:
-        """What the stats show."""
+        """Return its entry in the stats."""
         wait = self.next_attempt - time.monotonic() if self.state == FAILED else math.inf
         return {
             "url_prefix": self.declared.url_prefix,
@@ -126,7 +142,7 @@ class Entry:
 
 
 def covers(prefix: str, path: str) -> bool:
-    """Whether the path is the prefix or lies under it."""
+    """Return whether the path is the prefix or lies under it."""
     return path == prefix or path.startswith(prefix + "/")
 
 

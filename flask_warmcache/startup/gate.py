@@ -1,8 +1,8 @@
-"""Where requests for what is not loaded yet wait, and what they are told.
+"""Where requests wait for a deferred blueprint, and the answer they get when it is not loaded in time.
 
-The look is taken where the app makes its request context, behind every middleware, so that the path is the one
-that Flask matches; the answer is made in front of the app.  A request waits a little while for the thread that
-loads, and is then told to come again; it imports nothing itself.
+The gate checks a request where the app creates its request context, after every middleware, so that it sees the
+path that Flask matches.  The 503 is made in front of the app.  A request waits a short time for the thread that
+loads blueprints; it imports nothing itself.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import json
 import logging
 import re
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from flask import Flask
 from werkzeug.wrappers import Response
@@ -19,40 +20,47 @@ from werkzeug.wrappers import Response
 from ..host.server import gunicorn_worker
 from ..settings import Settings
 from .deferred import FAILED, LOADED, LOADING, Entry, covers
-
-if TYPE_CHECKING:
-    from .loader import Loader
+from .pending import Pending
 
 log = logging.getLogger("flask_warmcache")
-# A request may wait for this share of gunicorn's timeout, past which a sync worker is killed.
+# A request may wait for this share of gunicorn's timeout, after which gunicorn kills a sync worker.
 TIMEOUT_SHARE = 0.25
-COME_AGAIN_AFTER = 2.0
+RETRY_AFTER = 2.0
 
 
 class Unavailable(Exception):
-    """A request cannot be answered yet; becomes a 503, in front of the app and in front of its error handlers."""
+    """A request cannot be answered yet; it becomes a 503 in front of the app and of its error handlers."""
 
     def __init__(self, message: str, retry_after: float, answer: dict[str, Any]) -> None:
-        """:param retry_after: seconds after which the client is to come again."""
+        """Create the error.
+
+        :param retry_after: seconds after which the client may retry.
+        :param answer: the body of the answer, as JSON.
+        """
         super().__init__(message)
         self._retry_after = max(1, round(retry_after))
         self._answer = answer
 
     def response(self) -> Response:
-        """The answer to the client."""
+        """Return the answer to the client."""
         headers = {"Retry-After": str(self._retry_after), "Cache-Control": "no-store"}
         return Response(json.dumps(self._answer), 503, headers, mimetype="application/json")
 
 
 class Gate:
-    """Holds requests until what may answer them is loaded, within a short time."""
+    """Holds requests for a short time, until the blueprints that may answer them are loaded."""
 
-    def __init__(self, app: Flask, settings: Settings, loader: Loader) -> None:
+    def __init__(self, app: Flask, settings: Settings, pending: Pending, load: Callable[[Entry], None]) -> None:
+        """Put the gate into an app.
+
+        :param load: loads a blueprint in the calling thread; called where no background thread runs.
+        """
         self._app = app
         self._settings = settings
-        self._loader = loader
+        self._pending = pending
+        self._load = load
         self._limits: tuple[float, float] | None = None
-        self._waiting = 0  # guarded by the loader's condition
+        self._waiting = 0  # requests; guarded by the condition of what is pending
         make_context, serve = app.request_context, app.wsgi_app
 
         def request_context(environ: Any) -> Any:
@@ -70,61 +78,62 @@ class Gate:
         app.wsgi_app = answering  # type: ignore[method-assign]
 
     def after_fork(self) -> None:
-        """Nobody waits in the child."""
+        """Reset the count of waiting requests: none of the parent's exist in the child of a fork."""
         self._waiting = 0
 
     def open(self) -> None:
-        """Look at no more requests, since all is loaded."""
+        """Remove the check from requests, because everything is loaded."""
         if vars(self._app).get("request_context") is self._request_context:
             del vars(self._app)["request_context"]
 
     def _hold(self, path: str, is_threaded: bool) -> None:
-        """Let a request pass when all that may answer it is loaded.
+        """Return once every blueprint that may answer this path is loaded.
 
-        Blueprints above and under each other are all waited for, since the one that is loaded might answer what
-        is the other's.
+        If the URL prefix of one blueprint lies under that of another, a request waits for both, because the one
+        that is loaded might answer a path of the other.
 
         :param is_threaded: whether this worker can answer other requests meanwhile.
-        :raises Unavailable: when something is not loaded in time, or cannot be.
+        :raises Unavailable: when a blueprint is not loaded in time, or cannot be loaded.
         """
-        loader = self._loader
-        if not loader.prefixes or not path.startswith(loader.prefixes):
+        pending = self._pending
+        if not pending.prefixes or not path.startswith(pending.prefixes):
             return
-        if covers(self._settings.api_prefix, path) or loader.is_loading_here():
+        if covers(self._settings.api_prefix, path) or pending.is_loading_here():
             return
-        held = [entry for entry in loader.unfinished if covers(entry.declared.url_prefix, path)]
-        if loader.is_running():
+        held = [entry for entry in pending.unfinished if covers(entry.declared.url_prefix, path)]
+        if pending.is_running():
             self._wait_for(held, is_threaded)
         else:
-            for entry in held:  # no server, but a script or a test that makes a request of its own
-                loader.load(entry)
+            for entry in held:  # not a server, but a script or a test that makes a request
+                self._load(entry)
         for entry in held:
             if entry.state == FAILED:
                 raise self._failed(entry)
         if any(entry.state != LOADED for entry in held):
-            raise Unavailable("This part of the app is not loaded yet.", COME_AGAIN_AFTER, {"warming": True})
+            raise Unavailable("This part of the app is not loaded yet.", RETRY_AFTER, {"warming": True})
 
     def _wait_for(self, held: list[Entry], is_threaded: bool) -> None:
         longest, most_waiting = self._limits = self._limits or self._find_limits()
-        with self._loader.changed:
+        with self._pending.changed:
             begin = now = time.monotonic()
             for entry in held:
                 if _is_coming(entry):
                     entry.asked_at = entry.asked_at or now
                 if not is_threaded and entry.asked_at is not None:
-                    # Here all requests behind this one wait, too: so one wait for a blueprint, not one each.
+                    # In a worker of one thread all later requests wait as well, so the budget is for each
+                    # blueprint and not for each request.
                     begin = min(begin, entry.asked_at)
-            self._loader.changed.notify_all()
+            self._pending.changed.notify_all()
             if self._waiting >= most_waiting:
                 return
             self._waiting += 1
             try:
-                self._loader.changed.wait_for(lambda: not any(map(_is_coming, held)), begin + longest - now)
+                self._pending.changed.wait_for(lambda: not any(map(_is_coming, held)), begin + longest - now)
             finally:
                 self._waiting -= 1
 
     def _find_limits(self) -> tuple[float, float]:
-        """How long a request may wait, and how many at once."""
+        """Return how many seconds a request may wait, and how many requests may wait at once."""
         config = getattr(gunicorn_worker(), "cfg", None)
         timeout, threads = getattr(config, "timeout", 0), getattr(config, "threads", 1)
         longest = self._settings.defer_wait
@@ -135,7 +144,7 @@ class Gate:
                 "WARMCACHE_DEFER_WAIT",
                 longest,
             )
-        # Half of the threads are kept for what is loaded.
+        # Half of the threads stay free for requests that need not wait.
         return longest, max(1, threads // 2) if threads > 1 else float("inf")
 
     def _failed(self, entry: Entry) -> Unavailable:
@@ -150,11 +159,11 @@ class Gate:
 
 
 def _is_coming(entry: Entry) -> bool:
-    """Whether it is worth waiting for: it is being loaded, or will be at once."""
+    """Return whether waiting makes sense: the blueprint is being loaded, or is next."""
     return entry.state == LOADING or entry.is_due(time.monotonic())
 
 
 def _path(environ: Any, merge_slashes: bool) -> str:
-    """The path as Werkzeug's routing reads it."""
+    """Return the path as Werkzeug's routing reads it."""
     path = "/" + environ.get("PATH_INFO", "").encode("latin-1").decode(errors="replace").lstrip("/")
     return re.sub("/{2,}", "/", path) if merge_slashes and "//" in path else path

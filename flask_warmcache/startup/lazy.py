@@ -1,7 +1,7 @@
-"""``warmcache.lazy``: something that is imported and built when it is first used.
+"""``warmcache.lazy``: an object that is imported and built when it is first used.
 
-A failing import costs as much as one that succeeds, often more.  So it is not tried again with every use, but
-after a pause that grows; until then each use is told at once that it fails.
+A failing import costs as much as a successful one, often more.  It is therefore not retried at every use but after
+a pause that grows with each failure; until then each use fails at once.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ _all: weakref.WeakSet[Lazy] = weakref.WeakSet()
 
 
 class LazyNotReadyError(NotReadyError):
-    """What ``lazy`` stands for has failed, and is not tried again yet; in a view it becomes a 503 with JSON."""
+    """A lazy object could not be built, and the pause until the next attempt has not passed; a 503 with JSON."""
 
     def __init__(self, target: Target, error: str, pause: float) -> None:
-        """
-        :param error: the class of what was raised.
+        """Create the error.
+
+        :param error: the class name of the last exception.
         :param pause: seconds until the next attempt.
         """
         super().__init__(
-            f"{target} could not be made ({error}) and is tried again in {pause:.1f} s; the log says why, under "
-            "warmcache.lazy_failed.",
+            f"{target} could not be built ({error}); the next attempt is in {pause:.1f} s. The log has the "
+            "traceback, as warmcache.lazy_failed.",
             max(1, math.ceil(pause)),
             {"warming": False, "error": f"This part of the app failed to load: {error}."},
         )
@@ -45,28 +46,28 @@ class LazyNotReadyError(NotReadyError):
 
 
 class Lazy:
-    """Imports and builds one thing, once in a process, for the thread that comes first; the others wait for it."""
+    """Imports and builds one object once in a process, in the thread that uses it first; other threads wait."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
         self._value: Any = None
         self._is_built = False
         self._failures = 0
-        self._error = ""  # the class of what the last attempt has raised
+        self._error = ""  # class name of the last attempt's exception
         self._next_attempt = 0.0  # monotonic clock
         self.after_fork()
         _all.add(self)
 
     def after_fork(self) -> None:
-        """The thread that was building does not exist in the child of a fork; what was built does."""
-        self._building = threading.RLock()  # guards what follows; reentrant, so that a circle can be told
+        """Reset the lock, whose thread does not exist in the child of a fork; a built object stays."""
+        self._building = threading.RLock()  # guards all attributes; reentrant, so that a cycle can be reported
         self._is_building = False
 
     def get(self) -> Any:
-        """The thing itself.
+        """Return the object.
 
-        :raises Exception: whatever the import or the building raises.
-        :raises LazyNotReadyError: for some time after that, when it is not tried again yet.
+        :raises Exception: whatever the import or the constructor raises.
+        :raises LazyNotReadyError: until the pause after such a failure has passed.
         """
         if not self._is_built:
             with self._building:
@@ -77,7 +78,7 @@ class Lazy:
 
     def _build(self) -> Any:
         if self._is_building:
-            raise RuntimeError(f"{self._target} is used while it is being built, by what builds it.")
+            raise RuntimeError(f"{self._target} is used by its own constructor or import.")
         pause = self._next_attempt - time.monotonic()
         if pause > 0:
             raise LazyNotReadyError(self._target, self._error, pause)
@@ -90,8 +91,8 @@ class Lazy:
             raise
         except SystemExit as end:
             self._note_failure(end)
-            # Else it would end the worker that happens to use it.
-            raise ImportError(f"{self._target} ends the process with sys.exit() while it is made.") from end
+            # Otherwise it would end the worker that uses the object first.
+            raise ImportError(f"{self._target} calls sys.exit() while it is built.") from end
         finally:
             self._is_building = False
 
@@ -102,7 +103,7 @@ class Lazy:
         pause = pause_after(self._failures, settings.retry_min, settings.retry_max)
         self._next_attempt = time.monotonic() + pause
         log.error(
-            "warmcache.lazy_failed: %s could not be made; it is not tried again for %.1f s",
+            "warmcache.lazy_failed: %s could not be built; the next attempt is in %.1f s",
             self._target,
             pause,
             exc_info=error,
@@ -110,14 +111,14 @@ class Lazy:
 
 
 def _settings() -> Settings:
-    """Those of the app that is at work; where none is, as in a script, the defaults."""
+    """Return the current app's settings, or the defaults where there is no app, as in a script."""
     state = current_app.extensions.get(KEY) if current_app else None
     return Settings() if state is None else state.settings
 
 
 def _after_fork() -> None:
-    for one in list(_all):
-        one.after_fork()
+    for lazy in list(_all):
+        lazy.after_fork()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -1,9 +1,9 @@
-"""Registering a blueprint on an app that serves: all of it at once for the other threads, or nothing.
+"""Registering a blueprint on an app that serves: atomically for the other threads.
 
-Flask refuses to register after the first request, and with reason: its containers are changed in place while
-requests iterate over them, and an error leaves half of a blueprint behind.  Here the thread that registers sees
-copies of what is changed, and an app that has not served yet; the other threads see the app as it is.  When the
-blueprint is complete and allowed, the copies take the place of the originals, the routes last.
+Flask refuses to register a blueprint after the first request, for good reasons: it changes containers in place
+while requests iterate over them, and an error leaves half of the blueprint behind.  Here the thread that registers
+sees copies of these containers, and an app that has not served yet; the other threads see the app as it was.  Once
+the blueprint is complete and accepted, the copies replace the originals, the routes last.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from werkzeug.routing import Map, Rule
 
 from ..errors import DeclarationError
 
-# What holds for the whole app under the key None, and the blueprint's decorator that puts something there.
+# Containers whose entries under the key None concern the whole app, and the decorator that adds such an entry.
 APP_WIDE = {
     "before_request_funcs": "before_app_request",
     "after_request_funcs": "after_app_request",
@@ -47,19 +47,19 @@ def register(
     endpoints: Mapping[str, str],
     stand_ins: Collection[Rule],
 ) -> None:
-    """Do what ``app.register_blueprint`` does, on an app that may be serving.
+    """Register a blueprint as ``app.register_blueprint`` does, on an app that may be serving.
 
-    :param endpoints: rules by endpoint, as promised before the blueprint was there.
+    :param endpoints: rules by endpoint, as declared before the blueprint was imported.
     :param stand_ins: rules of the app that the blueprint's own replace.
-    :raises DeclarationError: when the blueprint would change requests that are not its own, or does not have the
-        endpoints that were promised; then the app is as it was.
+    :raises DeclarationError: when the blueprint would change requests outside its prefix, or lacks one of the
+        declared endpoints; the app is then unchanged.
     """
     collected = _empty_like(app.url_map)
-    staged: dict[str, Any] = {one: _copy(vars(app)[one]) for one in COPIED}
-    before = {one: _copy(staged[one].get(None)) for one in APP_WIDE}
+    staged: dict[str, Any] = {name: _copy(vars(app)[name]) for name in COPIED}
+    before = {name: _copy(staged[name].get(None)) for name in APP_WIDE}
     staged |= {"url_map": collected, "_got_first_request": False}
     served = type(app)
-    app.__class__ = _seen_otherwise(served, staged)
+    app.__class__ = _class_with_staged(served, staged)
     try:
         app.register_blueprint(blueprint, url_prefix=url_prefix, **({} if name is None else {"name": name}))
     finally:
@@ -69,30 +69,32 @@ def register(
     _check_rules(blueprint, url_prefix, rules)
     _check_endpoints(name, url_prefix, endpoints, rules)
     url_map = _with_rules(app.url_map, stand_ins, rules)
-    vars(app).update({one: staged[one] for one in COPIED})
-    app.url_map = url_map  # last: from here on requests are matched to what is above
+    vars(app).update({name: staged[name] for name in COPIED})
+    app.url_map = url_map  # last: from now on requests match the rules of what was just stored
 
 
 def _copy(value: Any) -> Any:
-    """A copy down to the functions, which are shared; of a dict to which requests may add meanwhile."""
+    """Return a deep copy that shares the functions; requests may add to the original dict meanwhile."""
     if isinstance(value, dict):
-        copied = {key: _copy(one) for key, one in value.copy().items()}
+        copied = {key: _copy(inner) for key, inner in value.copy().items()}
         return defaultdict(value.default_factory, copied) if isinstance(value, defaultdict) else copied
     return value.copy() if isinstance(value, list) else value
 
 
-def _seen_otherwise(served: type[Flask], staged: dict[str, Any]) -> type[Flask]:
-    """A class in which this thread finds what is staged where the other threads find the app's own.
+def _class_with_staged(served: type[Flask], staged: dict[str, Any]) -> type[Flask]:
+    """Return a class whose attributes are the staged ones in this thread, and the app's own in the others.
 
-    The object stays the same, since extensions that hang on a blueprint keep the app that they are given.
+    The app stays the same object, because extensions of a blueprint keep a reference to the app they are given.
     """
     thread = threading.get_ident()
 
     def attribute(name: str) -> property:
-        def place(app: Flask) -> dict[str, Any]:
+        def attributes(app: Flask) -> dict[str, Any]:
             return staged if threading.get_ident() == thread else vars(app)
 
-        return property(lambda app: place(app)[name], lambda app, value: place(app).__setitem__(name, value))
+        return property(
+            lambda app: attributes(app)[name], lambda app, value: attributes(app).__setitem__(name, value)
+        )
 
     names = {"__module__": served.__module__, "__qualname__": served.__qualname__}
     return type(served.__name__, (served,), {**names, **{name: attribute(name) for name in staged}})
@@ -102,22 +104,22 @@ def _seen_otherwise(served: type[Flask], staged: dict[str, Any]) -> type[Flask]:
 
 
 def _empty_like(url_map: Map) -> Map:
-    """A Map with the same settings and converters, and without rules."""
-    empty = type(url_map)(host_matching=url_map.host_matching)  # as Flask makes its own
-    # The very same converters: a blueprint may add one of its own while it is registered.
+    """Return a Map with the same settings and converters, but without rules."""
+    empty = type(url_map)(host_matching=url_map.host_matching)  # as Flask creates its own
+    # The converters are shared: a blueprint may add one while it is registered.
     vars(empty).update({name: value for name, value in vars(url_map).items() if not name.startswith("_")})
     empty.merge_slashes = url_map.merge_slashes
     return empty
 
 
 def _with_rules(url_map: Map, without: Collection[Rule], more: Iterable[Rule]) -> Map:
-    """A new Map with the rules of this one and some more; threads may be iterating over this one.
+    """Return a new Map with the rules of this one and some more; threads may be iterating over this one.
 
-    The Rule objects are shared and not compiled again: measured, 700 rules, 8 ms where copies of them take 140.
+    The Rule objects are shared and not compiled again.  Measured with 700 rules: 8 ms; copies would take 140 ms.
     """
     new = _empty_like(url_map)
-    left_out = {id(rule) for rule in without}  # == would leave out an equal rule of somebody else, too
-    rules = [rule for rule in url_map.iter_rules() if id(rule) not in left_out]
+    excluded = {id(rule) for rule in without}  # by identity: an equal rule may belong to another blueprint
+    rules = [rule for rule in url_map.iter_rules() if id(rule) not in excluded]
     rules += more
     for rule in rules:
         vars(rule)["bind"] = _stay_bound
@@ -125,17 +127,17 @@ def _with_rules(url_map: Map, without: Collection[Rule], more: Iterable[Rule]) -
             new.add(rule)
         finally:
             del vars(rule)["bind"]
-    new.update()  # here and not in the first request that matches
+    new.update()  # sorts the rules now, and not in the first request
     for rule in rules:
-        rule.map = new  # else each Map that there was would stay in memory
+        rule.map = new  # otherwise every earlier Map would stay in memory
     return new
 
 
 def _stay_bound(url_map: Map, rebind: bool = False) -> None:
-    """In place of Rule.bind, which refuses a rule that has a Map."""
+    """Replace ``Rule.bind``, which refuses a rule that already has a Map."""
 
 
-# What is refused
+# Refusals
 
 
 def _check_app_wide(blueprint: Blueprint, before: Mapping[str, Any], staged: Mapping[str, Any]) -> None:
@@ -165,5 +167,5 @@ def _check_endpoints(
         if (f"{name}.{endpoint}", url_prefix + rule) not in known:
             raise DeclarationError(
                 f"The blueprint under {url_prefix!r} has no endpoint {endpoint!r} at {rule!r}, as endpoints= of "
-                "defer_blueprint says, so url_for has given addresses that do not exist. Correct one of the two."
+                "defer_blueprint says, so url_for has returned wrong addresses. Correct one of the two."
             )

@@ -1,4 +1,4 @@
-"""``"pkg.module:name"``: what is to be imported later, checked now."""
+"""``"pkg.module:name"``: an object that is imported later, but whose name is checked now."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from ..errors import DeclarationError
 
 @dataclass(frozen=True)
 class Target:
-    """Something in a module that is not imported yet."""
+    """An object in a module that may not be imported yet."""
 
     module: str
     attribute: str
 
     @classmethod
     def parse(cls, text: object) -> Target:
-        """Read ``"pkg.module:name"``; imports nothing.
+        """Parse ``"pkg.module:name"`` without importing anything.
 
-        :raises DeclarationError: when it is not that.
+        :raises DeclarationError: when the text is not of that form.
         """
         module, colon, attribute = text.partition(":") if isinstance(text, str) else ("", "", "")
         if not colon or not all(part.isidentifier() for part in (*module.split("."), *attribute.split("."))):
             raise DeclarationError(
-                f"{text!r} does not say what to import: give the full name of a module and what is in it, like "
-                "'shop.reports:bp'."
+                f"{text!r} does not say what to import: give the full name of a module and of an object in it, "
+                "like 'shop.reports:bp'."
             )
         return cls(module, attribute)
 
     def load(self) -> Any:
-        """Import the module and return what is meant in it; raises whatever the import raises."""
-        importlib.invalidate_caches()  # the file may have come since the last attempt
+        """Import the module and return the object; raise whatever the import raises."""
+        importlib.invalidate_caches()  # the file may have been added since the last attempt
         return reduce(getattr, self.attribute.split("."), importlib.import_module(self.module))
 
     def __str__(self) -> str:

@@ -1,4 +1,4 @@
-"""What may be declared as a one-time task, and by what its deployments are told apart."""
+"""The declaration of a one-time task, and what identifies a deployment."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Task:
     """A function that one process runs once in each deployment."""
 
     name: str
-    timeout: float  # seconds, after which it is late
+    timeout: float  # seconds after which the task is late
     version: str
     function: Callable[[], Any]
 
@@ -30,21 +30,21 @@ class Task:
         if not callable(self.function):
             self._refuse(f"must be a function, not {self.function!r}")
         if inspect.isgeneratorfunction(self.function) or inspect.isasyncgenfunction(self.function):
-            self._refuse("is a generator, whose body a call does not run; let it return instead of yield")
+            self._refuse("is a generator, whose body does not run when it is called; use return instead of yield")
         try:
             inspect.signature(self.function).bind()
         except TypeError:
-            self._refuse("needs arguments, but tasks are called without any")
+            self._refuse("has required parameters, but tasks are called without arguments")
         except ValueError:
-            pass  # written in C, without a signature to look at
+            pass  # written in C, without a signature to inspect
 
     def _refuse(self, why: str) -> None:
         raise DeclarationError(f"One-time task {self.name!r} {why}.")
 
     def deployment(self, release: object) -> str:
-        """What is the same in all processes of one deployment, and another in the next.
+        """Return a digest that all processes of one deployment share and the next deployment changes.
 
-        :param release: names the deployment; None: the function's own code does.
+        :param release: the name of the deployment, or None if the function's own code identifies it.
         """
         if release is not None:
             return digest_of([], self.version, "release", str(release))
@@ -52,9 +52,9 @@ class Task:
 
 
 def check_name(name: object) -> None:
-    """Refuse what cannot name a task: names are parts of file names, and keys in the stats.
+    """Refuse a name that cannot be part of a file name and a key of the stats.
 
-    :raises DeclarationError: saying what can.
+    :raises DeclarationError: when the name is malformed.
     """
     if not isinstance(name, str) or not NAME.match(name):
         raise DeclarationError(

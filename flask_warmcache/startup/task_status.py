@@ -1,4 +1,4 @@
-"""How far one task is in one deployment: what its holder wrote, and what this process knows of it."""
+"""The state of one task in one deployment: its record on disk, and what this process knows of it."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ from ..store.mapping import Stamp, stamp_of
 from ..store.small import read_small, write_small
 from .task import Task
 
-# Of so many deployments it is known that a task is done. More than one, since old workers may run beside new ones.
+# Records of so many deployments are kept. More than one, because old workers may run beside new ones.
 KEPT = 20
 
 
 @dataclass(frozen=True)
 class Record:
-    """What the process that runs a task writes, for all to read; whole or not at all, by rename."""
+    """What the process that runs a task writes for all others, atomically, by rename."""
 
     state: str  # running, failed or done
     attempts: int
     started: float  # wall clock
     ended: float | None = None
-    error: str | None = None  # the class name of what ended the last attempt; details are in the log
-    # Wall clock; nobody starts before. Of a running one: should its process die, which is no reason to hurry once
-    # it has happened twice.
+    error: str | None = None  # class name of the last attempt's exception; the log has the traceback
+    # Wall clock; no process starts the task earlier. A running task has it from its third attempt on, so that a
+    # task whose process keeps dying is retried with pauses.
     next_attempt_at: float | None = None
 
     @classmethod
     def read(cls, raw: bytes) -> Record | None:
-        """A record from a file's content, or None when it is not one."""
+        """Return the record that a file contains, or None if it contains none."""
         try:
             record = cls(**json.loads(raw))
         except (ValueError, TypeError, RecursionError):
@@ -53,20 +53,23 @@ class Record:
 
 
 class TaskStatus:
-    """What one process knows of one task."""
+    """What one process knows of one task.
+
+    The record is a report and never the lock: only the task's lock says that a process is running it.
+    """
 
     def __init__(self, task: Task, deployment: str, store: FileStore) -> None:
         self.task = task
         self.name = task.name
         self.deployment = deployment
-        self.lock_name = f"{task.name}.once"  # of the task and not the deployment: old and new code take turns
+        self.lock_name = f"{task.name}.once"  # one for all deployments, so old and new code never run it at once
         self.record: Record | None = None
         self.is_done = False
-        self.is_here = False  # this process runs it
-        self.is_locked = False  # another process was running it at the last look
-        self.is_told = False  # the log says who runs it
-        self.is_told_late = False
-        self._guard = threading.Lock()  # guards the step to is_here, and record and _stamp until then
+        self.is_here = False  # this process runs the task
+        self.is_locked = False  # another process was running it at the last probe
+        self.is_skip_logged = False
+        self.is_late_logged = False
+        self._guard = threading.Lock()  # guards the change of is_here to True, and record and _stamp before it
         self._store = store
         self._file = f"{task.name}.{deployment}.once"
         self._path = os.fspath(store.folder / self._file)
@@ -74,7 +77,7 @@ class TaskStatus:
 
     @property
     def state(self) -> str:
-        """pending, running, late, done or failed."""
+        """Return "pending", "running", "late", "done" or "failed"."""
         if self.is_done:
             return "done"
         if self.is_here or self.is_locked:
@@ -83,7 +86,7 @@ class TaskStatus:
 
     @property
     def is_late(self) -> bool:
-        """Whether it runs, and has run for longer than its budget."""
+        """Whether the task is running and has run for longer than its timeout."""
         record = self.record
         if record is None or record.state != "running" or not (self.is_here or self.is_locked):
             return False
@@ -91,7 +94,7 @@ class TaskStatus:
 
     @property
     def is_degraded(self) -> bool:
-        """Whether the app runs without what it should have by now."""
+        """Whether the app runs without a result that it should have by now."""
         return not self.is_done and (self.is_late or (self.record is not None and self.record.error is not None))
 
     @property
@@ -99,13 +102,13 @@ class TaskStatus:
         """Seconds until the next attempt may begin."""
         return pause_left(None if self.record is None else self.record.next_attempt_at)
 
-    def look(self) -> None:
-        """Read the record if there is a new one; one system call if there is not, and none once it is done."""
+    def reread(self) -> None:
+        """Read the record if it has changed: one system call if it has not, none once the task is done."""
         if self.is_done or self.is_here:
             return
         with self._guard:
-            # A reads the record.  B begins the task, which writes another.  Without this look at is_here, A would
-            # put what it has read in its place.
+            # Thread A reads the record.  Thread B begins the task, which writes a new record.  If A did not check
+            # is_here again, it would overwrite B's record with the old one.
             if self.is_here:
                 return
             stamp = self._current_stamp()
@@ -115,12 +118,12 @@ class TaskStatus:
             self.is_done = self.record is not None and self.record.state == "done"
 
     def begin(self) -> None:
-        """From now on this process runs it, and knows its record best; the caller holds the task's lock."""
+        """Note that this process runs the task now and owns its record; the caller holds the task's lock."""
         with self._guard:
-            self.is_here = self.is_told = True
+            self.is_here = self.is_skip_logged = True
 
     def after_fork(self) -> None:
-        """Forget the parent's run and locks."""
+        """Reset what belongs to the parent's threads."""
         self._guard = threading.Lock()
         self.is_here = False
 
@@ -131,14 +134,14 @@ class TaskStatus:
             return None
 
     def probe(self) -> None:
-        """See whether the process that wrote the record is alive: the record is never the lock."""
+        """Check by the lock whether the process that wrote the record is alive."""
         is_running = self.record is not None and self.record.state == "running"
         self.is_locked = is_running and not self.is_here and self._store.is_locked(self.lock_name)
 
     def write(self, record: Record) -> None:
-        """Tell all processes; the caller holds the task's lock and has begun it.
+        """Publish a record to all processes; the caller holds the task's lock and has called ``begin``.
 
-        :raises OSError: when it cannot be written; this process knows it all the same.
+        :raises OSError: when it cannot be written; this process uses the new record all the same.
         """
         self.record = record
         try:
@@ -147,7 +150,7 @@ class TaskStatus:
             self._stamp = self._current_stamp()
 
     def tidy(self) -> None:
-        """Remove what dead holders left and what is known of old deployments; the caller holds the lock."""
+        """Remove drafts of dead processes and records of old deployments; the caller holds the lock."""
         draft = re.compile(rf"{self.name}\.[0-9a-f]+\.once\.\d+-[0-9a-f]+\.tmp")
         record = re.compile(rf"{self.name}\.[0-9a-f]+\.once")
         records: list[tuple[float, str]] = []
@@ -160,7 +163,7 @@ class TaskStatus:
             os.unlink(path)
 
     def section(self) -> dict[str, Any]:
-        """For the stats: facts without paths, pids or tracebacks."""
+        """Return the task's section of the stats: no paths, pids or tracebacks."""
         record = self.record
         if record is None:
             duration = None

@@ -1,12 +1,12 @@
-"""One-time tasks: run once in each deployment, by whichever process gets the task's lock.
+"""One-time tasks: each runs once per deployment, in the process that acquires the task's lock first.
 
-Nothing says beforehand which process that is.  Each worker's keeper tries the lock of what is not done, without
-waiting, and who gets it runs the task in a thread of its own, beside the requests.  The kernel frees the lock of
-a process that dies, so the next who tries it takes the task over.  That a task is done stands in a file that its
-holder puts in place by rename, before it frees the lock.
+The keeper of every worker tries the locks of unfinished tasks without waiting.  The process that acquires a lock
+runs the task in a thread, beside the requests.  When a process dies, the kernel releases its lock, and the next
+process that tries the lock runs the task.  The result is a file that the holder of the lock publishes by rename,
+before it releases the lock.
 
-A thread cannot be stopped from outside.  So a task past its budget goes on, and is said to be late; a second copy
-beside the stuck one is never started.
+A thread cannot be stopped from outside.  A task that exceeds its timeout therefore runs on and is reported as
+late; a second copy is never started beside it.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from .unready import NotReadyError
 
 log = logging.getLogger("flask_warmcache")
 POLL = 0.05
-# Seconds until a client may ask again. A late task may never end.
-ASK_AGAIN = 2
-ASK_AGAIN_LATE = 10
-# Half of gunicorn's default timeout: past that a waiting request endangers its worker.
+# Seconds until a client may retry; more for a late task, which may never end.
+RETRY_AFTER = 2
+RETRY_AFTER_LATE = 10
+# Seconds; half of gunicorn's default timeout, after which gunicorn kills the worker of a waiting request.
 LONGEST_WAIT = 15.0
 
 
 class TaskNotReadyError(NotReadyError):
-    """A one-time task is not done yet; in a view it becomes a 503 with ``Retry-After`` and JSON."""
+    """A one-time task is not done yet; raised in a view it becomes a 503 with ``Retry-After`` and JSON."""
 
     def __init__(self, name: str, state: str, retry_after: int) -> None:
         message = (
@@ -53,35 +53,35 @@ class TaskNotReadyError(NotReadyError):
 
 
 class Tasks:
-    """One app's one-time tasks, as this process runs and knows them."""
+    """One app's one-time tasks in this process."""
 
     def __init__(self, app: Flask, declared: Mapping[str, Task], store: FileStore, settings: Settings) -> None:
         self._app = app
         self._store = store
         self._settings = settings
-        self._guard = threading.Lock()  # guards each status's is_here, and with it the start of a task
+        self._guard = threading.Lock()  # guards is_here of every task, and so the start of a task
         self._by_name = {
             name: TaskStatus(task, task.deployment(settings.release), store) for name, task in declared.items()
         }
-        self._to_do = list(self._by_name.values())  # of which the keeper does not know yet that they are done
+        self._unfinished = list(self._by_name.values())  # as far as the keeper knows
 
     @property
     def names(self) -> list[str]:
-        """The tasks, in the order of their declaration."""
+        """The names of the tasks, in the order of declaration."""
         return list(self._by_name)
 
     def after_fork(self) -> None:
-        """Forget the parent's threads and locks."""
+        """Reset what belongs to the parent's threads."""
         self._guard = threading.Lock()
         for status in self._by_name.values():
             status.after_fork()
 
-    # What others are told
+    # Reading
 
     def status(self, name: str) -> TaskStatus:
-        """One task as it is now.
+        """Return one task's current state.
 
-        :raises DeclarationError: when there is none of that name.
+        :raises DeclarationError: when there is no task of that name.
         """
         try:
             status = self._by_name[name]
@@ -89,16 +89,16 @@ class Tasks:
             raise DeclarationError(
                 f"No one-time task named {name!r}. Declared: {', '.join(self._by_name) or 'none'}."
             ) from None
-        status.look()
+        status.reread()
         status.probe()
         return status
 
     def section(self) -> dict[str, Any]:
-        """For the stats: every task by name."""
+        """Return the section of the stats: every task by name."""
         return {name: self.status(name).section() for name in self._by_name}
 
     def progress(self) -> tuple[int, int]:
-        """How many are done, of how many."""
+        """Return how many tasks are done, and how many there are."""
         return sum(self.status(name).is_done for name in self._by_name), len(self._by_name)
 
     @property
@@ -107,15 +107,15 @@ class Tasks:
         return any(status.is_degraded for status in self._by_name.values())
 
     def ensure(self, name: str, wait: float) -> None:
-        """Return when the task is done; see that it is run, and wait for it no longer than ``wait`` seconds.
+        """Return once the task is done; start it if necessary, and wait at most ``wait`` seconds.
 
-        :raises TaskNotReadyError: when it is not done by then, or would not be.
+        :raises TaskNotReadyError: when it is not done by then, or cannot be done by then.
         :raises DeclarationError: for an unknown task, or a wait that would endanger the worker.
         """
         if not isinstance(wait, (int, float)) or not 0 <= wait <= LONGEST_WAIT:
             raise DeclarationError(
                 f"ensure({name!r}, wait={wait!r}): a request may wait 0 to {LONGEST_WAIT:.0f} seconds; "
-                "longer would endanger its worker."
+                "a longer wait would endanger its worker."
             )
         status = self._by_name.get(name) or self.status(name)
         if status.is_done:
@@ -123,93 +123,94 @@ class Tasks:
         deadline = time.monotonic() + wait
         while True:
             self._try(status)
-            status.look()
+            status.reread()
             if status.is_done:
                 return
             left = deadline - time.monotonic()
             if left <= 0 or status.is_late or status.pause > left:
                 break
             time.sleep(min(POLL, left))
-        retry_after = ASK_AGAIN_LATE if status.is_late else max(ASK_AGAIN, math.ceil(status.pause))
+        retry_after = RETRY_AFTER_LATE if status.is_late else max(RETRY_AFTER, math.ceil(status.pause))
         raise TaskNotReadyError(name, status.state, retry_after)
 
     # Running
 
-    def look_after(self) -> None:
-        """Start what is to be done and nobody does; called by the keeper at each of its looks."""
-        for status in list(self._to_do):
-            self._look_after(status)
+    def tick(self) -> None:
+        """Start the tasks that are due and that no process runs; the keeper calls this at each of its ticks."""
+        for status in list(self._unfinished):
+            self._tick(status)
 
-    def _look_after(self, status: TaskStatus) -> None:
-        status.look()
+    def _tick(self, status: TaskStatus) -> None:
+        status.reread()
         status.probe()
         if status.is_done:
-            self._tell_skipped(status)
-            self._to_do.remove(status)
+            self._log_skipped(status)
+            self._unfinished.remove(status)
             return
-        if status.is_here and status.is_late and not status.is_told_late:
-            status.is_told_late = True
+        if status.is_here and status.is_late and not status.is_late_logged:
+            status.is_late_logged = True
             log.warning(
-                "warmcache.task_late: %r has run for more than %.1f s; it goes on, and the app without it",
+                "warmcache.task_late: %r has run for more than %.1f s; it runs on, and the app serves "
+                "without its result",
                 status.name,
                 status.task.timeout,
                 extra={"warmcache_task": status.name},
             )
-        # One at a time, so that a single worker runs them in their order; but one that hangs holds up no other.
-        if not any(other.is_here and not other.is_late for other in self._to_do):
+        # One at a time, so that a single worker runs them in order; but a task that is late delays no other.
+        if not any(other.is_here and not other.is_late for other in self._unfinished):
             self._try(status)
 
     def _try(self, status: TaskStatus) -> None:
-        """Start a task in a thread, if it is to be run now and nobody runs it."""
+        """Start a task in a thread if it is due and no process runs it."""
         if threads.in_child or status.is_here or status.pause:
             return
         try:
             self._start(status)
         except Exception as error:
-            # An unusable folder, say. It must not keep the other tasks from running, nor become a view's 500.
+            # The folder is unusable, for example. This must not prevent other tasks, nor become a 500 of a view.
             self._fail(status, error)
 
     def _start(self, status: TaskStatus) -> None:
-        lock = self._take(status)
+        lock = self._acquire(status)
         if lock is None:
             return
         if not self._settings.enabled:
             self._run_quietly(status, lock)
             return
-        # A daemon: measured, any other keeps a stopping worker alive for its whole graceful period.
+        # A daemon: a non-daemon thread keeps a stopping worker alive for its whole graceful period (measured).
         name = f"warmcache-task-{status.name}"
         thread = threading.Thread(target=self._run_quietly, args=(status, lock), name=name, daemon=True)
         try:
             thread.start()
         except BaseException:
-            self._let_go(status, lock)
+            self._release(status, lock)
             raise
 
-    def _take(self, status: TaskStatus, *, wanted: bool = False, again: bool = False) -> HeldLock | None:
-        """Take the task's lock, if nobody has it and the task is still to be run; never waits for another.
+    def _acquire(self, status: TaskStatus, *, ignore_pause: bool = False, again: bool = False) -> HeldLock | None:
+        """Acquire the task's lock without waiting; return None if it is held or the task need not run.
 
-        :param wanted: whether a pause after a failure is cut short.
-        :param again: whether it is run even if it is done.
+        :param ignore_pause: whether the task may run before its pause after a failure has passed.
+        :param again: whether the task may run although it is done.
         """
         with self._guard:
             if status.is_here:
                 return None
             lock = self._store.try_lock(status.lock_name)
             if lock is None:
-                self._tell_skipped(status)
+                self._log_skipped(status)
                 return None
-            # A and B both find the task undone.  A locks, runs it, unlocks.  B locks.  Without this second look B
-            # would run it again.
-            status.look()
-            if (status.is_done and not again) or (status.pause and not wanted):
+            # Processes A and B both find the task undone.  A acquires the lock, runs the task and releases it.  B
+            # acquires the lock.  If B did not read the record again, it would run the task a second time.
+            status.reread()
+            if (status.is_done and not again) or (status.pause and not ignore_pause):
                 lock.close()
                 return None
             status.begin()
             return lock
 
-    def _tell_skipped(self, status: TaskStatus) -> None:
-        if not status.is_told:
-            status.is_told = True
+    def _log_skipped(self, status: TaskStatus) -> None:
+        if not status.is_skip_logged:
+            status.is_skip_logged = True
             log.info(
                 "warmcache.task_skipped: %r %s",
                 status.name,
@@ -217,19 +218,19 @@ class Tasks:
                 extra={"warmcache_task": status.name},
             )
 
-    def _let_go(self, status: TaskStatus, lock: HeldLock) -> None:
+    def _release(self, status: TaskStatus, lock: HeldLock) -> None:
         status.is_here = False
         lock.close()
 
     def run_now(self, name: str, *, again: bool = False) -> bool | None:
-        """Run a task in the calling thread, whatever its pause.
+        """Run a task in the calling thread, without regard to its pause.
 
-        :param again: whether it is run even if it is done.
-        :returns: True when it was run, False when it was done already, None when another process is at it.
-        :raises Exception: whatever ended it; it is logged and recorded.
+        :param again: whether the task runs although it is done.
+        :returns: True if it ran, False if it was done already, None if another process is running it.
+        :raises Exception: whatever the task raised; it is logged and recorded.
         """
         status = self.status(name)
-        lock = self._take(status, wanted=True, again=again)
+        lock = self._acquire(status, ignore_pause=True, again=again)
         if lock is None:
             return False if status.is_done else None
         self._run(status, lock)
@@ -239,7 +240,7 @@ class Tasks:
         try:
             self._run(status, lock)
         except BaseException:
-            pass  # logged and recorded, even a sys.exit(); nothing may leave the thread
+            pass  # logged and recorded, even a sys.exit(); no exception may leave the thread
 
     def _run(self, status: TaskStatus, lock: HeldLock) -> None:
         before = status.record if not status.is_done else None
@@ -272,7 +273,7 @@ class Tasks:
                 self._fail(status, error)
             raise
         finally:
-            self._let_go(status, lock)
+            self._release(status, lock)
 
     def _call(self, function: Callable[[], Any]) -> None:
         with self._app.app_context():
@@ -283,7 +284,8 @@ class Tasks:
             status.write(record)
         except OSError:
             log.exception(
-                "warmcache.task_unrecorded: %r is done, but no other process can know it, and will do it again",
+                "warmcache.task_unrecorded: %r is done, but this could not be recorded, so another process will "
+                "run it again",
                 status.name,
                 extra={"warmcache_task": status.name},
             )
@@ -298,7 +300,7 @@ class Tasks:
         )
 
     def _fail(self, status: TaskStatus, error: BaseException) -> None:
-        """Log and record a failure, and say when the next attempt may be."""
+        """Log and record a failure, and set the time of the next attempt."""
         before, now = status.record, time.time()
         began = before is not None and before.state == "running" and status.is_here
         attempts = 1 if before is None else before.attempts + (0 if began else 1)
@@ -314,7 +316,7 @@ class Tasks:
         )
         status.record = Record("failed", attempts, started, now, type(error).__name__, now + pause)
         if status.is_here:
-            with suppress(OSError):  # the same trouble, most likely; this process keeps the pause all the same
+            with suppress(OSError):  # most likely the same error; this process keeps the pause all the same
                 status.write(status.record)
 
     def _pause_after(self, attempts: int) -> float:

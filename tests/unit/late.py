@@ -81,14 +81,14 @@ class Shop:
 
     def states(self) -> list[str]:
         """How every deferred blueprint is, in the order of their declarations."""
-        return [entry.state for entry in self.loader._entries]
+        return [entry.state for entry in self.loader.entries]
 
     def start(self) -> None:
         """What a server's hook does when its worker has loaded the app."""
         self.loader.start()
 
     def until_loaded(self) -> None:
-        until(lambda: not self.loader.unfinished, self.loader.section)
+        until(lambda: not self.loader.pending.unfinished, self.loader.section)
 
 
 @pytest.fixture

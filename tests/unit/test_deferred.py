@@ -227,7 +227,7 @@ def test_a_worker_with_one_thread_waits_once_for_a_blueprint_and_not_once_a_requ
     shop.start()
     if is_loading:
         until(lambda: shop.states() == ["loading"])
-    condition = shop.loader.changed
+    condition = shop.loader.pending.changed
     wait_for = condition.wait_for
 
     def noted(predicate: Any, timeout: float | None = None) -> Any:
@@ -320,16 +320,16 @@ def test_the_pause_between_attempts_grows_and_a_request_does_not_shorten_it(quic
     quick_shop.write("broken", "raise OSError('disk')")
     quick_shop.warmcache.defer_blueprint("broken:bp", url_prefix="/broken")
     quick_shop.client.get("/broken/")
-    (entry,) = quick_shop.loader._entries
+    (entry,) = quick_shop.loader.entries
     pauses = []
     for _ in range(4):
         pauses.append(entry.next_attempt - time.monotonic())
         failures = entry.failures
         assert quick_shop.client.get("/broken/").status_code == 503
         assert entry.failures == failures
-        with quick_shop.loader.changed:
+        with quick_shop.loader.pending.changed:
             entry.next_attempt = 0
-            quick_shop.loader.changed.notify_all()
+            quick_shop.loader.pending.changed.notify_all()
         until(lambda: entry.failures == failures + 1)  # noqa: B023
     assert pauses[0] <= 2.5 and pauses[3] > pauses[0] * 3
 
@@ -510,9 +510,9 @@ def test_a_blueprint_is_loaded_in_a_child_that_was_forked_while_its_parent_loade
     calm_shop.warmcache.defer_blueprint("slow:bp", url_prefix="/slow", priority=1)
     calm_shop.warmcache.defer_blueprint(calm_shop.simple("quick"), url_prefix="/quick")
     calm_shop.start()
-    with calm_shop.loader.changed:
-        calm_shop.loader._entries[0].asked_at = time.monotonic()
-        calm_shop.loader.changed.notify_all()
+    with calm_shop.loader.pending.changed:
+        calm_shop.loader.entries[0].asked_at = time.monotonic()
+        calm_shop.loader.pending.changed.notify_all()
     until(lambda: calm_shop.states() == ["loading", "pending"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and later: a fork beside threads
@@ -544,7 +544,7 @@ def test_reading_a_list_while_the_app_is_loaded_starts_no_import(quick_shop: Sho
     quick_shop.warmcache.defer_blueprint(quick_shop.simple("a"), url_prefix="/a")
     with quick_shop.app.app_context():
         files.get()
-    assert quick_shop.loader._thread is None
+    assert quick_shop.loader.pending.thread is None
     assert quick_shop.client.get("/a/").text == "a"
 
 
@@ -554,12 +554,12 @@ def test_when_all_is_loaded_requests_are_looked_at_no_more(quick_shop: Shop) -> 
     quick_shop.start()
     quick_shop.until_loaded()
     assert "request_context" not in vars(quick_shop.app)
-    thread = quick_shop.loader._thread
+    thread = quick_shop.loader.pending.thread
     assert thread is not None
     thread.join(20)
     assert not thread.is_alive()
     quick_shop.client.get("/a/")
-    assert quick_shop.loader._thread is thread, "another thread was started for nothing"
+    assert quick_shop.loader.pending.thread is thread, "another thread was started for nothing"
 
 
 def test_what_was_loaded_is_logged(quick_shop: Shop, caplog: pytest.LogCaptureFixture) -> None:

@@ -139,7 +139,7 @@ def test_no_request_gets_a_wrong_answer_while_blueprints_are_registered(
     def client_of(app: Flask, found: Counter[str]) -> None:
         client = app.test_client()
         blueprints = app.extensions["warmcache"].blueprints
-        while blueprints.unfinished and len(wrong) < 10:
+        while blueprints.pending.unfinished and len(wrong) < 10:
             try:
                 fault = ask(client, found)
             except Exception as error:
@@ -161,9 +161,9 @@ def test_no_request_gets_a_wrong_answer_while_blueprints_are_registered(
         for count in counts:
             seen += count
         blueprints = app.extensions["warmcache"].blueprints
-        assert blueprints._thread is not None
-        until(lambda: not blueprints._thread.is_alive())  # noqa: B023
-        assert {entry.failures for entry in blueprints._entries} == {0}
+        assert blueprints.pending.thread is not None
+        until(lambda: not blueprints.pending.thread.is_alive())  # noqa: B023
+        assert {entry.failures for entry in blueprints.entries} == {0}
         assert type(app) is Flask
     assert wrong == []
     assert seen["answered"] > REQUESTS / 10 and seen["warming"] > REQUESTS / 100, seen

@@ -119,7 +119,7 @@ def test_a_blueprint_that_would_change_other_requests_is_refused_by_name(
     assert "it is not tried again" in caplog.text
     assert shop.loader.section()["blueprints"][0]["next_attempt_in_seconds"] is None  # type: ignore[index]
     assert shop.client.get("/greedy/").headers["Retry-After"] == "300"
-    assert shop.loader._entries[0].failures == 1
+    assert shop.loader.entries[0].failures == 1
     assert shop.client.get("/").text == "/"
     assert shop.client.get("/elsewhere").status_code == 404
     assert shop.client.post("/").text == "ours"
@@ -130,7 +130,7 @@ def test_a_blueprint_that_would_change_other_requests_is_refused_by_name(
 @pytest.mark.parametrize(
     ("text", "error"),
     [
-        ("bp = 5", "is no blueprint but an object of int"),
+        ("bp = 5", "is not a blueprint but an object of int"),
         ("", "has no attribute 'bp'"),
         (
             "from flask import Blueprint\nbp = Blueprint('taken', __name__)",

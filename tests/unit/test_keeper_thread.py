@@ -288,7 +288,7 @@ def test_a_script_that_reads_a_list_rebuilds_nothing_that_is_young_enough_and_ru
                 keeper = state_of(app).keeper
                 until(lambda: keeper._thread is not None and keeper._thread.is_alive())  # noqa: B023
                 keeper.tick()
-                state_of(app)._look_after_tasks()
+                state_of(app)._tick_tasks()
     assert (builds, runs) == (["server"], ["server"])
 
 

@@ -88,7 +88,7 @@ def test_what_fails_is_raised_where_it_is_used_and_tried_again_after_a_pause(
             until(lambda: failure(service) is FileNotFoundError)
             assert len(sys.modules["shaky"].tries) == number
             until(lambda: failure(missing) is ModuleNotFoundError)
-        assert caplog.text.count("warmcache.lazy_failed: shaky:Service could not be made") == 2
+        assert caplog.text.count("warmcache.lazy_failed: shaky:Service could not be built") == 2
         go.touch()
         until(lambda: failure(service) is None)
         assert service.x.st_size == 0
@@ -114,14 +114,14 @@ def test_a_view_that_needs_what_fails_answers_503_at_once(calm_shop: Shop) -> No
     assert answer.json == {"warming": False, "error": "This part of the app failed to load: ModuleNotFoundError."}
     assert 45 <= int(answer.headers["Retry-After"]) <= 75
     with pytest.raises(
-        LazyNotReadyError, match="broken:Service could not be made .ModuleNotFoundError. and is tried"
+        LazyNotReadyError, match="broken:Service could not be built .ModuleNotFoundError.; the next attempt"
     ):
         _ = service.x
 
 
 def test_a_module_that_exits_does_not_end_who_uses_it(calm_shop: Shop) -> None:
     calm_shop.write("exits", "import sys\nsys.exit(3)")
-    with pytest.raises(ImportError, match=r"exits:Service ends the process with sys.exit\(\) while it is made"):
+    with pytest.raises(ImportError, match=r"exits:Service calls sys.exit\(\) while it is built"):
         _ = calm_shop.warmcache.lazy("exits:Service").x
 
 
@@ -129,7 +129,7 @@ def test_what_needs_itself_to_be_built_is_told_so(calm_shop: Shop) -> None:
     calm_shop.write("circle", "holder = []\nclass Service:\n    def __init__(self): holder[0].x")
     service = calm_shop.warmcache.lazy("circle:Service")
     import_holder(service)
-    with pytest.raises(RuntimeError, match="circle:Service is used while it is being built"):
+    with pytest.raises(RuntimeError, match="circle:Service is used by its own constructor or import"):
         _ = service.x
 
 

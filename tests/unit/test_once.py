@@ -62,7 +62,7 @@ class Site:
         """Have the tasks looked after, as a keeper does, until this one is in that state."""
 
         def reached() -> bool:
-            self.tasks.look_after()
+            self.tasks.tick()
             return self.status.state == wanted
 
         until(reached, lambda: self.status.record)
@@ -124,7 +124,7 @@ def with_argument(what: str) -> None: ...
         (lambda warm: warm.once("a", timeout=True)(print), "has timeout=True"),
         (lambda warm: warm.once("a")("print"), "must be a function, not 'print'"),
         (lambda warm: warm.once("a")(generator), "is a generator"),
-        (lambda warm: warm.once("a")(with_argument), "needs arguments"),
+        (lambda warm: warm.once("a")(with_argument), "has required parameters"),
         (lambda warm: [warm.once("a")(print), warm.once("a")(print)], "a one-time task named 'a' already"),
         (lambda warm: [warm.once("a")(print), warm.value("tasks")(dict)], "named 'tasks' already"),
         (lambda warm: [warm.value("tasks")(dict), warm.once("a")(print)], "named 'tasks' already"),
@@ -227,7 +227,7 @@ def test_a_commit_that_reads_like_a_number_names_a_release(
 def test_a_keeper_runs_the_task_once_in_the_apps_context(site: Site) -> None:
     assert site.status.state == "pending"
     site.until_state("done")
-    site.tasks.look_after()
+    site.tasks.tick()
     assert site.runs == ["shop"]
     assert site.client.get("/needs").text == "ready"
     assert site.runs == ["shop"]
@@ -287,13 +287,13 @@ def test_a_worker_runs_one_task_at_a_time_but_one_that_hangs_holds_up_no_other(
 
     warmcache.once("next")(lambda: runs.append("next"))
     tasks = state_of(app).tasks
-    tasks.look_after()
-    tasks.look_after()
+    tasks.tick()
+    tasks.tick()
     until(lambda: runs == ["hangs"])
     assert tasks.status("next").state == "pending" or tasks.status("hangs").is_late
 
     def next_is_done() -> bool:
-        tasks.look_after()
+        tasks.tick()
         return tasks.status("next").state == "done"
 
     until(next_is_done)
@@ -306,7 +306,7 @@ def test_a_worker_runs_one_task_at_a_time_but_one_that_hangs_holds_up_no_other(
 
 def test_a_rebuilding_child_starts_no_task(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "in_child", True)
-    site.tasks.look_after()
+    site.tasks.tick()
     site.wait = 0.1
     assert site.client.get("/needs").status_code == 503
     assert site.runs == []
@@ -314,7 +314,7 @@ def test_a_rebuilding_child_starts_no_task(site: Site, monkeypatch: pytest.Monke
 
 def test_a_fork_forgets_its_parents_run(site: Site, gate: threading.Event) -> None:
     site.work = lambda: print(gate.wait(20))
-    site.tasks.look_after()
+    site.tasks.tick()
     until(lambda: site.status.state == "running")
     site.tasks.after_fork()
     assert site.status.state == "running", "by the lock, which the parent has"
@@ -388,7 +388,7 @@ def test_the_first_dead_process_is_followed_at_once_and_the_second_after_a_pause
     site.leave(attempts=1)
     assert site.status.state == "pending" and site.status.pause == 0
     site.leave(attempts=2, next_attempt_at=time.time() + 30)
-    site.tasks.look_after()
+    site.tasks.tick()
     assert site.status.state == "pending" and site.runs == []
     site.leave(attempts=2, next_attempt_at=time.time() - 1)
     site.until_state("done")
@@ -428,7 +428,7 @@ def test_a_folder_that_cannot_be_used_is_a_503_and_runs_nothing(
     (tmp_path / "cache").write_text("not a folder")
     site = Site(tmp_path, retry_min=30)
     for _ in range(3):
-        site.tasks.look_after()
+        site.tasks.tick()
         assert site.client.get("/needs").status_code == 503
     assert site.status.section()["last_error"] == "StoreError"
     assert caplog.text.count("warmcache.task_failed") == 1, "it is tried again without a pause"
@@ -452,7 +452,7 @@ def test_what_is_done_but_cannot_be_recorded_is_not_done_again_by_this_process(
 
     monkeypatch.setattr(TaskStatus, "write", fails_when_done)
     site.until_state("done")
-    site.tasks.look_after()
+    site.tasks.tick()
     assert "warmcache.task_unrecorded" in caplog.text
     assert site.runs == ["shop"] and written == ["running", "done"]
 
@@ -465,7 +465,7 @@ def test_a_thread_that_cannot_be_started_leaves_the_lock_free(
 
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", none_left)
-        site.tasks.look_after()
+        site.tasks.tick()
     assert "can't start new thread" in caplog.text
     site.lock().close()
     site.until_state("done")
