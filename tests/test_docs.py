@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
-CHECKOUT = Path(__file__).parents[1]
+from tests.support.processes import CHECKOUT, run_python
+
 PART = """
 from flask import Blueprint
 bp = Blueprint("{name}", __name__)
@@ -36,12 +35,5 @@ def test_the_example_of_deferred_blueprints_runs_as_it_stands(tmp_path: Path) ->
         "class SearchService:\n    def find(self):\n        return 'found'\n"
     )
     script = "import sys\n" + example[1].replace("WarmCache(app)", "WarmCache(app, dir='cache')") + DRIVER
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": f"{CHECKOUT}{os.pathsep}{tmp_path}"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = run_python(script, env={"PYTHONPATH": f"{CHECKOUT}{os.pathsep}{tmp_path}"}, cwd=tmp_path)
     assert done.returncode == 0, done.stderr

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import subprocess
-import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -14,9 +12,9 @@ import pytest
 
 from flask_warmcache import WarmCache
 from flask_warmcache.settings import PREFIX, Settings
+from tests.support.processes import CHECKOUT, python, run, run_python
 from tests.unit.world import make_app
 
-CHECKOUT = Path(__file__).parents[1]
 README = (CHECKOUT / "README.md").read_text()
 
 DRIVER = """
@@ -38,14 +36,7 @@ def test_the_example_runs_as_it_stands(tmp_path: Path) -> None:
     (tmp_path / "a big file").write_bytes(bytes(1_000_001))
     settings = {"WARMCACHE_DIR": str(tmp_path / "cache")}
     script = example[1].replace("WarmCache(app)", f"WarmCache(app, dir={settings['WARMCACHE_DIR']!r})") + DRIVER
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = run_python(script, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     names = ["cache_rebuilding", "files", "large_count", "page", "per_page", "total_files", "total_pages"]
     assert done.stdout.strip() == str(names)
@@ -73,14 +64,7 @@ def test_the_examples_of_testing_and_signals_run_as_they_stand(tmp_path: Path) -
     (shop,) = [block for block in blocks if block.startswith("# app.py\n")]
     (tmp_path / "shop.py").write_text(f"{shop}\napp.testing = True\n")
     (tmp_path / "test_shop.py").write_text(tests + signals + OWN_TEST)
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_shop.py"],
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(CHECKOUT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = run(python("-m", "pytest", "-q", "-p", "no:cacheprovider", "test_shop.py"), cwd=tmp_path)
     assert "4 passed" in done.stdout, done.stdout + done.stderr
 
 
@@ -107,19 +91,8 @@ def test_the_example_of_one_time_tasks_runs_as_it_stands(tmp_path: Path) -> None
     pytest.importorskip("flask_sqlalchemy")
     example = re.search(r"```python\n(.*?)```", STARTUP, re.DOTALL)
     assert example is not None
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", example[1] + ASK],
-        cwd=tmp_path,
-        env=os.environ
-        | {
-            "PYTHONPATH": str(CHECKOUT),
-            "DATABASE_URL": f"sqlite:///{tmp_path / 'comics.db'}",
-            "XDG_STATE_HOME": str(tmp_path),
-        },
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    database = {"DATABASE_URL": f"sqlite:///{tmp_path / 'comics.db'}", "XDG_STATE_HOME": str(tmp_path)}
+    done = run_python(example[1] + ASK, env=database, cwd=tmp_path)
     assert (done.stdout, done.returncode) == ("200 {'count': 0}\n", 0), done.stderr
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..js.npm import module
+from tests.support.needs import node_module
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page, Route
@@ -16,7 +16,7 @@ WIDTHS = (320, 1280)
 
 def violations(page: Page) -> list[Any]:
     """The page as it is now."""
-    page.evaluate((module("axe-core") / "axe.min.js").read_text())
+    page.evaluate((node_module("axe-core") / "axe.min.js").read_text())
     found = page.evaluate("axe.run()")
     return [(one["id"], one["nodes"][0]["html"]) for one in found["violations"]]
 

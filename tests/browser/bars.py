@@ -6,7 +6,6 @@ loads do not depend on it.
 
 from __future__ import annotations
 
-import shutil
 import statistics
 import sys
 import time
@@ -15,7 +14,8 @@ from contextlib import ExitStack, contextmanager
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from ..conftest import CHROMIUM, SWITCHES
+from tests.support.needs import CHROMIUM_SWITCHES, need_chromium
+
 from .world import SCRIPT, World, serve
 
 STATUS = "/api/cache/stats/files"
@@ -167,9 +167,8 @@ def cost(browser: Browser) -> tuple[float, float, float, float]:
 
 def main() -> int:
     table = Table()
-    chromium = next(filter(None, map(shutil.which, CHROMIUM)))
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=SWITCHES)
+        browser = playwright.chromium.launch(executable_path=need_chromium(), args=CHROMIUM_SWITCHES)
         evaluation, script, task, heap = cost(browser)
         table.row("evaluation of the script", evaluation, 5, "ms")
         table.row("script time per poll", script, 0.5, "ms")

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ..js.npm import module
+from tests.support.needs import node_module
+
 from .conftest import Ear
 from .world import World
 
@@ -86,7 +87,7 @@ STYLE = "<style>#scroller { height: 50px; overflow: auto } #scroller p { height:
 def test_kept_nodes_stay_with_what_was_typed_into_them(world: World, page: Page, ear: Ear, morph: bool) -> None:
     world.inside, world.above, world.keep = KEPT, STYLE, "notes"
     if morph:
-        world.files["/idiomorph.js"] = module("idiomorph") / "dist" / "idiomorph.min.js"
+        world.files["/idiomorph.js"] = node_module("idiomorph") / "dist" / "idiomorph.min.js"
         world.head = '<script src="/idiomorph.js"></script>'
     world.become("stale", "g1", ["old"], rebuilding=True)
     page.goto(f"{world.url}/page")
@@ -109,7 +110,7 @@ def test_kept_nodes_stay_with_what_was_typed_into_them(world: World, page: Page,
 def test_what_the_reader_has_opened_or_closed_stays_so(world: World, page: Page, ear: Ear, morph: bool) -> None:
     world.inside = FOLDS
     if morph:
-        world.files["/idiomorph.js"] = module("idiomorph") / "dist" / "idiomorph.min.js"
+        world.files["/idiomorph.js"] = node_module("idiomorph") / "dist" / "idiomorph.min.js"
         world.head = '<script src="/idiomorph.js"></script>'
     world.become("stale", "g1", ["old"], rebuilding=True)
     page.goto(f"{world.url}/page")

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.needs import CHROMIUM_SWITCHES, need_chromium, need_module, need_program
 from tests.support.waiting import until
 
-from ..conftest import CHROMIUM, SWITCHES
-from ..js.npm import refuse
 from .world import World, serve
 
 if TYPE_CHECKING:
@@ -25,20 +23,15 @@ STATUS = "/api/cache/stats/files"
 
 @pytest.fixture(scope="module")
 def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebDriver]:
-    try:
-        from selenium.webdriver import Chrome, ChromeOptions
-        from selenium.webdriver.chrome.service import Service
-    except ImportError:
-        refuse("no Selenium: pip install selenium")
-    chromedriver = shutil.which("chromedriver")
-    chromium = next(filter(None, map(shutil.which, CHROMIUM)), None)
-    if chromedriver is None or chromium is None:
-        refuse("no chromedriver on PATH. On Debian: apt-get install --no-install-recommends chromium-driver")
+    need_module("selenium")
+    from selenium.webdriver import Chrome, ChromeOptions
+    from selenium.webdriver.chrome.service import Service
+
     options = ChromeOptions()
-    options.binary_location = chromium  # else Selenium's manager would download one
-    for switch in (*SWITCHES, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+    options.binary_location = need_chromium()  # else Selenium's manager would download one
+    for switch in (*CHROMIUM_SWITCHES, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
         options.add_argument(switch)
-    running = Chrome(options=options, service=Service(chromedriver))
+    running = Chrome(options=options, service=Service(need_program("chromedriver", package="chromium-driver")))
     running.set_script_timeout(20)
     yield running
     running.quit()

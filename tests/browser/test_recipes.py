@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from ..js.npm import module
+from tests.support.needs import node_module
+
 from .conftest import Ear
 from .world import World
 
@@ -49,7 +50,7 @@ def test_a_json_list(world: World, page: Page, ear: Ear, tmp_path: Path) -> None
 
 
 def test_htmx(world: World, page: Page, ear: Ear, tmp_path: Path) -> None:
-    world.files["/htmx.js"] = module("htmx.org") / "dist" / "htmx.min.js"
+    world.files["/htmx.js"] = node_module("htmx.org") / "dist" / "htmx.min.js"
     serve_script(world, tmp_path, "/recipe.js", recipe("htmx", "js"))
     world.head = '<script defer src="/htmx.js"></script><script defer src="/recipe.js"></script>'
     world.refresh, world.attributes = "event", dict(re.findall(r'(hx-[\w-]+)="([^"]*)"', recipe("htmx", "html")))
@@ -77,7 +78,7 @@ def test_htmx(world: World, page: Page, ear: Ear, tmp_path: Path) -> None:
 
 
 def test_turbo(world: World, page: Page, ear: Ear, tmp_path: Path) -> None:
-    world.files["/turbo.js"] = module("@hotwired/turbo") / "dist" / "turbo.es2017-umd.js"
+    world.files["/turbo.js"] = node_module("@hotwired/turbo") / "dist" / "turbo.es2017-umd.js"
     serve_script(world, tmp_path, "/recipe.js", recipe("Turbo", "js"))
     world.head = (
         '<meta name="turbo-refresh-method" content="morph"><meta name="turbo-refresh-scroll" content="preserve">'

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from tests.server.world import CHECKOUT, HERE, OUR_CONF, Place, check_whole, gunicorn_server
+from tests.support.needs import need_program
 from tests.support.waiting import until
 
 from . import world
@@ -85,7 +86,7 @@ def test_loading_the_app_makes_no_system_call_on_the_folder(
     place: Place, prepare: Callable[[Place], None], tmp_path: Path
 ) -> None:
     """So a store that is slow, or hangs, cannot delay a server's boot."""
-    world.need_tool("strace")
+    need_program("strace")
     prepare(place)
     trace = tmp_path / "trace"
     ran = subprocess.run(

@@ -14,10 +14,9 @@ from pathlib import Path
 import psutil
 
 from tests.server.world import Place, Server, check_whole, running
+from tests.support.needs import need_program, need_root
 from tests.support.ports import free_port
 from tests.support.waiting import until
-
-from .world import need_root, need_tool
 
 WORKERS = 2
 
@@ -47,7 +46,7 @@ def kill_inside(server: Server, inner_pid: int) -> None:
 
 def test_two_containers_with_one_folder_build_once(make_place: Callable[..., Place]) -> None:
     need_root()
-    need_tool("unshare")
+    need_program("unshare")
     place = make_place(sleep=0.3).with_gate()
     with ExitStack() as stack:
         one, two = (stack.enter_context(container(place)) for _ in range(2))
@@ -81,7 +80,7 @@ def test_a_builder_killed_in_one_container_is_followed_by_one_of_the_other(
 ) -> None:
     """Its pid may be alive over there, as another process: nobody may conclude anything from a pid."""
     need_root()
-    need_tool("unshare")
+    need_program("unshare")
     place = make_place().with_gate()
     with container(place) as one:
         one.get()

@@ -15,9 +15,10 @@ import psutil
 import pytest
 
 from tests.server.world import Place, Readers, Server, backwards, check_whole, gunicorn_server
+from tests.support.needs import need_mounts
 from tests.support.waiting import until
 
-from .world import litter, mother_of, need_root, published
+from .world import litter, mother_of, published
 
 SIZE = 4 << 20
 RETRY_MAX = 0.5
@@ -111,7 +112,7 @@ Trouble = Callable[[Place, Server], AbstractContextManager[None]]
 def test_where_nothing_can_be_written_the_old_list_is_served_and_the_new_one_comes_with_the_room(
     make_place: Callable[..., Place], trouble: Trouble
 ) -> None:
-    need_root(mounts=True)
+    need_mounts()
     # Half a megabyte a list.
     place = make_place(items=60, text=400, ttl=0.5, retry_min=0.1, retry_max=RETRY_MAX)
     place.cache.mkdir(mode=0o700)
@@ -156,7 +157,7 @@ def test_where_nothing_can_be_written_the_old_list_is_served_and_the_new_one_com
 def test_a_first_build_on_a_full_disk_answers_cold_and_comes_with_the_room(
     make_place: Callable[..., Place],
 ) -> None:
-    need_root(mounts=True)
+    need_mounts()
     place = make_place(items=60, text=400, retry_min=0.1, retry_max=RETRY_MAX)
     place.cache.mkdir(mode=0o700)
     options = f"size={SIZE},mode=0700"
@@ -175,7 +176,7 @@ def test_a_first_build_on_a_full_disk_answers_cold_and_comes_with_the_room(
 
 
 def test_a_folder_that_is_mounted_is_a_folder_like_any_other(make_place: Callable[..., Place]) -> None:
-    need_root(mounts=True)
+    need_mounts()
     place = make_place()
     host = place.folder / "volume"
     for folder in (host, place.cache):
@@ -192,7 +193,7 @@ def test_a_folder_that_is_mounted_is_a_folder_like_any_other(make_place: Callabl
 def test_a_single_file_that_is_mounted_keeps_the_old_list_and_is_told(
     make_place: Callable[..., Place], name: str
 ) -> None:
-    need_root(mounts=True)
+    need_mounts()
     place = make_place()
     with mother_of(place) as mother:
         assert mother.rebuild().code == 0
@@ -225,7 +226,7 @@ def test_a_single_file_that_is_mounted_keeps_the_old_list_and_is_told(
 
 def test_a_lock_on_another_mount_of_the_same_folder_is_the_same_lock(make_place: Callable[..., Place]) -> None:
     """As two containers have it, each with a mount of its own of one volume."""
-    need_root(mounts=True)
+    need_mounts()
     place = make_place().with_gate()
     other = Place(place.folder)
     other.cache = place.folder / "other"

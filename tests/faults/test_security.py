@@ -25,9 +25,10 @@ import pytest
 from flask_warmcache.store.changes import tell
 from flask_warmcache.store.verify import Verifier
 from tests.server.world import CHECKOUT, HERE, Place, check_items, gunicorn_server
+from tests.support.needs import need_root
 from tests.support.waiting import until
 
-from .world import Mother, litter, need_root, published
+from .world import Mother, litter, published
 
 NOBODY = 65534
 

@@ -18,9 +18,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.needs import need_program
 from tests.support.waiting import until
 
-from .world import DRAFT, YOUNG, Done, Mother, litter, need_tool, published
+from .world import DRAFT, YOUNG, Done, Mother, litter, published
 
 CALL = re.compile(r"(\d+) +(\w+)\((.*)")
 RESUMED = re.compile(r"(\d+) +<\.\.\. (\w+) resumed>")
@@ -177,7 +178,7 @@ class Matrix:
 @pytest.fixture(params=["first", "replacement"])
 def matrix(request: pytest.FixtureRequest, mother: Mother) -> Iterator[Matrix]:
     """Both kinds of publication: of a first list, and over an old one."""
-    need_tool("strace")
+    need_program("strace")
     one = Matrix(mother, request.param)
     yield one
     one.check_forsaken_drafts_go()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -13,47 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
-
-import pytest
+from typing import Any
 
 from flask_warmcache.store.snapshot import Snapshot
 from tests.server.world import Place, check_items
 
 HERE = Path(__file__).parent
-
-
-def refuse(why: str) -> NoReturn:
-    """Skip, aloud; where CI says that every test counts, fail."""
-    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(why)
-
-
-PROBES = {
-    "strace": ("strace", "-f", "-o", os.devnull, "true"),
-    "unshare": ("unshare", "--pid", "--fork", "--mount-proc", "true"),
-}
-
-
-def need_root(*, mounts: bool = False) -> None:
-    """What takes another account's place, or mounts."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root: it mounts, or acts as another account")
-    if mounts:
-        need_permission("unshare", "--mount", "true")
-
-
-def need_tool(name: str) -> None:
-    if shutil.which(name) is None:
-        refuse(f"no {name} on PATH. On Debian: apt-get install --no-install-recommends {name}")
-    need_permission(*PROBES.get(name, ()))
-
-
-def need_permission(*command: str) -> None:
-    """Skip, aloud, where even root may not do this: in a container without the capability."""
-    if command:
-        tried = subprocess.run(command, capture_output=True, text=True, timeout=20)
-        if tried.returncode != 0:
-            pytest.skip(f"not permitted here: {' '.join(command)}: {tried.stderr.strip()[:200]}")
 
 
 @dataclass(frozen=True)

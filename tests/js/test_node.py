@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
 import re
-import shutil
-import subprocess
 from pathlib import Path
 from typing import Any
 
-from .npm import module, refuse
+from tests.support.needs import need_program, node_module
+from tests.support.processes import run
 
 HERE = Path(__file__).parent
 SCRIPT = HERE.parents[1] / "static" / "warmcache.js"
@@ -25,23 +23,14 @@ LEAST_COVERED = 0.98
 
 
 def node() -> str:
-    found = shutil.which("node")
-    if found is None:
-        refuse("Node is not installed; it runs the poller's unit tests (Debian: apt-get install nodejs).")
-    return found
+    return need_program("node", package="nodejs")
 
 
 def test_the_node_tests_pass_and_cover_the_script(tmp_path: Path) -> None:
     # Files, not the folder: Node 22 takes a folder for a module.
     files = sorted(str(path) for path in HERE.glob("*.test.cjs"))
-    run = subprocess.run(
-        [node(), "--test", *files],
-        env=os.environ | {"NODE_V8_COVERAGE": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert run.returncode == 0, f"node --test failed:\n{run.stdout}\n{run.stderr}"
+    done = run([node(), "--test", *files], {"NODE_V8_COVERAGE": str(tmp_path)}, timeout=120)
+    assert done.returncode == 0, f"node --test failed:\n{done.stdout}\n{done.stderr}"
     bare = uncovered_lines(tmp_path)
     covered = 1 - len(bare) / len(code_lines())
     assert covered >= LEAST_COVERED, f"{covered:.1%} of the lines are covered, not {bare}"
@@ -50,10 +39,10 @@ def test_the_node_tests_pass_and_cover_the_script(tmp_path: Path) -> None:
 def test_a_thousand_pages_that_wait_ask_no_more_often_than_planned() -> None:
     # By itself: the coverage of a thousand pages is not wanted.
     command = [node(), "--test", "--test-reporter=tap", str(HERE / "crowd.cjs")]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    assert run.returncode == 0, f"{run.stdout}\n{run.stderr}"
-    assert re.search(r"# pass 2$", run.stdout, re.MULTILINE), run.stdout
-    print("\n".join(re.findall(r"^# (\d+ polls .*)", run.stdout, re.MULTILINE)))
+    done = run(command, timeout=120)
+    assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
+    assert re.search(r"# pass 2$", done.stdout, re.MULTILINE), done.stdout
+    print("\n".join(re.findall(r"^# (\d+ polls .*)", done.stdout, re.MULTILINE)))
 
 
 def code_lines() -> list[int]:
@@ -100,14 +89,12 @@ def test_the_script_is_small() -> None:
 
 
 def test_the_script_is_small_when_a_site_minifies_it() -> None:
-    terser = module("terser") / "bin" / "terser"
+    terser = node_module("terser") / "bin" / "terser"
     # What begins with _ is private, so that a minifier may shorten it.
     options = ["--compress", "passes=3,ecma=2022", "--mangle", "--mangle-props", "regex=/^_/"]
-    done = subprocess.run(
-        [node(), str(terser), str(SCRIPT), *options], capture_output=True, timeout=60, check=True
-    )
-    assert 10_000 < len(done.stdout)  # it is the script that was weighed
-    assert len(gzip.compress(done.stdout, 9)) <= MOST_BYTES_MINIFIED_GZIPPED
+    minified = run([node(), str(terser), str(SCRIPT), *options], check=True).stdout.encode()
+    assert 10_000 < len(minified)  # it is the script that was weighed
+    assert len(gzip.compress(minified, 9)) <= MOST_BYTES_MINIFIED_GZIPPED
 
 
 def test_the_script_needs_no_lenient_policy() -> None:
@@ -145,14 +132,14 @@ def test_editors_know_the_api(tmp_path: Path) -> None:
     tell = (
         f"const api = require({json.dumps(str(SCRIPT))}); process.stdout.write(JSON.stringify(Object.keys(api)))"
     )
-    names = json.loads(subprocess.run([node(), "-e", tell], capture_output=True, check=True, timeout=20).stdout)
+    names = json.loads(run([node(), "-e", tell], check=True).stdout)
     settings = re.search(r"const settings = \{(.*?)\n  \};", SCRIPT.read_text(), re.DOTALL)
     assert settings is not None and len(names) == 10
     types = SCRIPT.with_name("warmcache.d.ts")
     (tmp_path / "use.ts").write_text(
         USE.format(types=types, names=", ".join(f"{name}: true" for name in names), options=settings[1])
     )
-    compiler = module("typescript") / "bin" / "tsc"
+    compiler = node_module("typescript") / "bin" / "tsc"
     options = [
         "--noEmit",
         "--strict",
@@ -163,7 +150,5 @@ def test_editors_know_the_api(tmp_path: Path) -> None:
         "--module",
         "es2022",
     ]
-    done = subprocess.run(
-        [node(), str(compiler), *options, str(tmp_path / "use.ts")], capture_output=True, text=True, timeout=60
-    )
+    done = run([node(), str(compiler), *options, str(tmp_path / "use.ts")])
     assert done.returncode == 0, done.stdout

@@ -11,18 +11,12 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import pytest
-
+from tests.support.needs import missing
 from tests.support.waiting import until
 
 DEBIAN = Path("/usr/lib/postgresql")
-
-
-def refuse(why: str) -> NoReturn:
-    """Skip, aloud; but fail where CI says that nothing may be missing."""
-    (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(why)
 
 
 def programs() -> Path:
@@ -32,7 +26,7 @@ def programs() -> Path:
     if on_path is not None:
         return Path(on_path).resolve().parent
     if not found:
-        refuse("no PostgreSQL. On Debian: apt-get install --no-install-recommends postgresql")
+        missing("no PostgreSQL. On Debian: apt-get install --no-install-recommends postgresql")
     return found[-1].parent
 
 

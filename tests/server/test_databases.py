@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.support.needs import need_module
 from tests.support.waiting import until
 
-from .postgres import Cluster, cluster, refuse
+from .postgres import Cluster, cluster
 from .world import OUR_CONF, Place, Server, gunicorn_server
 
 Make = Callable[..., Place]
@@ -19,18 +19,13 @@ Make = Callable[..., Place]
 
 @pytest.fixture
 def postgres() -> Iterator[Cluster]:
-    needed("psycopg")
+    need_module("psycopg")
     with cluster() as running:
         yield running
 
 
-def needed(module: str) -> None:
-    if importlib.util.find_spec(module) is None:
-        refuse(f"no {module}: pip install '.[test]'")
-
-
 def place_with(make_place: Make, database: str, **options: object) -> Place:
-    needed("flask_sqlalchemy")
+    need_module("flask_sqlalchemy")
     place = make_place(database=database, **options)
     place.app = "app_database"
     return place

@@ -15,8 +15,9 @@ from flask import Flask
 
 from flask_warmcache import WarmCache, gunicorn_conf, state
 from flask_warmcache.host.server import SERVER_STARTED, server_started
+from tests.support.processes import run_python
 
-from .world import files, make_app, run_python, state_of
+from .world import files, make_app, state_of
 
 
 def test_under_test_the_cache_is_a_private_folder_that_goes_with_the_process() -> None:

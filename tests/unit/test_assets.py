@@ -11,9 +11,10 @@ import pytest
 from flask.testing import FlaskClient
 
 from flask_warmcache.web import assets
+from tests.support.processes import run_python
 
 from .shop import Shop
-from .world import CHECKOUT, run_python
+from .world import CHECKOUT
 
 PATH = "/api/cache/static/warmcache.js"
 SCRIPT = CHECKOUT / "static" / "warmcache.js"

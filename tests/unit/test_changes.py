@@ -13,9 +13,10 @@ import pytest
 from flask_warmcache.store import changes
 from flask_warmcache.store.changes import LOOK, WORD
 from flask_warmcache.store.reader import Reader
+from tests.support.processes import run_python
 from tests.support.waiting import until
 
-from .world import Shelf, files, run_python
+from .world import Shelf, files
 
 
 @pytest.fixture(autouse=True)

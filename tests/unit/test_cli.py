@@ -8,7 +8,6 @@ import pty
 import re
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -21,9 +20,10 @@ from flask import Flask
 
 from flask_warmcache import WarmCache, WarmList
 from flask_warmcache.cli import commands
+from tests.support.processes import line_of, python, run, started, tell
 from tests.support.waiting import stays_false, until
 
-from .world import CHECKOUT, files, make_app, state_of
+from .world import files, make_app, state_of
 
 
 class Shop:
@@ -73,23 +73,9 @@ for line in sys.stdin:
 @pytest.fixture
 def other(shop: Shop) -> Iterator[subprocess.Popen[str]]:
     """Another process, in the middle of a rebuild; told a phase, it ends in it."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(shop.folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
-    )
-    assert process.stdout is not None and process.stdout.readline() == "ready\n"
-    yield process
-    process.kill()
-    process.communicate()
-
-
-def tell(process: subprocess.Popen[str], phase: str) -> None:
-    assert process.stdin is not None
-    process.stdin.write(f"{phase}\n")
-    process.stdin.flush()
+    with started(python("-c", HOLD, shop.folder)) as process:
+        assert line_of(process) == "ready"
+        yield process
 
 
 def test_status_of_cold_lists_exits_with_1(shop: Shop) -> None:
@@ -312,14 +298,7 @@ def test_commands_work_from_a_shell(tmp_path: Path) -> None:
         "warmcache.warm_list('files', key='path', source=lambda: [{'path': 'a'}])\n"
     )
     began = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "flask", "--app", "shop", "warmcache", "rebuild", "files"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = run(python("-m", "flask", "--app", "shop", "warmcache", "rebuild", "files"), cwd=tmp_path)
     assert (done.returncode, done.stdout.startswith("files: 1 items, 1 enriched")) == (0, True), done.stderr
     assert time.monotonic() - began < 60
 
@@ -337,15 +316,8 @@ def test_a_terminal_shows_the_bar_and_then_only_the_outcome(tmp_path: Path) -> N
         "files.enrich(lambda item: time.sleep(0.02) or item)\n"
     )
     master, terminal = pty.openpty()
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "flask", "--app", "shop", "warmcache", "rebuild", "files"],
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
-        stdout=subprocess.PIPE,
-        stderr=terminal,
-        text=True,
-        timeout=60,
-    )
+    command = python("-m", "flask", "--app", "shop", "warmcache", "rebuild", "files")
+    done = run(command, cwd=tmp_path, stderr=terminal)
     os.close(terminal)
     with open(master, "rb", closefd=True) as shown:
         lines = shown.read1(100_000).decode().split("\r")

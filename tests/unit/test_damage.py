@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from flask_warmcache import BadQueryError
 from flask_warmcache.store import format as fmt
 from flask_warmcache.store.verify import Verifier
+from tests.support.processes import no_descriptors
 
-from .world import Shelf, declare, files, no_descriptors
+from .world import Shelf, declare, files
 
 VIEWS: dict[str, Any] = {
     "filters": {"even": lambda item: item["size"] % 2 == 0},

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from .world import CHECKOUT
+from tests.support.processes import CHECKOUT, python, run
 
 APP = """
 from flask import Flask
@@ -51,15 +50,8 @@ def site(tmp_path: Path) -> Path:
 
 
 def flask(site: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-m", "flask", "--app", "site_app", *arguments],
-        cwd=site,
-        env=os.environ | {"PYTHONPATH": f"{site}{os.pathsep}{CHECKOUT}"},
-        input=stdin,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    path = f"{site}{os.pathsep}{CHECKOUT}"
+    return run(python("-m", "flask", "--app", "site_app", *arguments), {"PYTHONPATH": path}, cwd=site, input=stdin)
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ from flask_warmcache import WarmCache, state
 from flask_warmcache.declaration import Item
 from flask_warmcache.keeper.keeper import Keeper
 from flask_warmcache.state import start_keepers
+from tests.support.processes import run_python
 from tests.support.waiting import until
 
-from .world import files, make_app, run_python, state_of, stop
+from .world import files, make_app, state_of, stop
 
 pytestmark = pytest.mark.usefixtures("live")
 

@@ -6,8 +6,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import filelock
@@ -17,9 +16,10 @@ from flask_warmcache import RebuildError, StoreError
 from flask_warmcache.store import files as files_module
 from flask_warmcache.store import locks as locks_module
 from flask_warmcache.store.files import FileStore
+from tests.support.processes import line_of, python, run, started
 from tests.support.waiting import stays_false
 
-from .world import CHECKOUT, Shelf, files
+from .world import Shelf, files
 
 HOLD = """
 import sys
@@ -32,43 +32,26 @@ sys.stdin.readline()
 """
 
 
-@contextmanager
-def other_process(folder: Path) -> Iterator[subprocess.Popen[str]]:
+def other_process(folder: Path) -> AbstractContextManager[subprocess.Popen[str]]:
     """Another process that tries the lock and keeps it until the block ends."""
-    process = subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", HOLD, str(folder)],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
-    )
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def said(process: subprocess.Popen[str]) -> str:
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
+    return started(python("-c", HOLD, folder))
 
 
 def test_two_processes_never_both_have_the_lock(folder: Path) -> None:
     store = FileStore(folder)
     with other_process(folder) as first:
-        assert said(first) == "locked"
+        assert line_of(first) == "locked"
         assert store.try_lock("files") is None
         assert store.is_locked("files")
         assert not store.is_locked("others")
         with other_process(folder) as second:
-            assert said(second) == "refused"
+            assert line_of(second) == "refused"
 
 
 def test_a_killed_holder_frees_the_lock_at_once(folder: Path) -> None:
     store = FileStore(folder)
     with other_process(folder) as holder:
-        assert said(holder) == "locked"
+        assert line_of(holder) == "locked"
         holder.kill()
         holder.wait()
         lock = store.try_lock("files")
@@ -145,13 +128,7 @@ os.kill(child, signal.SIGKILL)
 os.waitpid(child, 0)
 print(free)
 """
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(folder)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
-    )
+    done = run([sys.executable, "-c", script, str(folder)])
     assert (done.stdout, done.stderr) == ("True\n", "")
 
 

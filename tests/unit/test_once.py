@@ -23,9 +23,10 @@ from flask_warmcache.startup.task_status import KEPT, Record, TaskStatus
 from flask_warmcache.startup.tasks import Tasks
 from flask_warmcache.store.locks import HeldLock
 from flask_warmcache.testing import inline_rebuilds
+from tests.support.processes import run_python
 from tests.support.waiting import until
 
-from .world import files, make_app, run_python, state_of
+from .world import files, make_app, state_of
 
 
 class Site:

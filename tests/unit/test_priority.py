@@ -5,9 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import pytest
@@ -15,6 +13,7 @@ import pytest
 from flask_warmcache.host import priority
 from flask_warmcache.host.priority import NICE, Priority, lower
 from tests.benchmarks.load import pinned
+from tests.support.processes import line_of, python, started
 from tests.support.waiting import until
 
 # Computes in its main thread and looks ten times a second in another; says when a look has told enough.
@@ -38,15 +37,10 @@ STRANGER = "while True: pass"
 pytestmark = pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="this system has no idle class")
 
 
-@contextmanager
-def process(code: str, *arguments: object, core: int | None = None) -> Iterator[subprocess.Popen[str]]:
-    command = [*pinned(core), sys.executable, "-c", code, *map(str, arguments)]
-    running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    try:
-        yield running
-    finally:
-        running.kill()
-        running.communicate()
+def process(
+    code: str, *arguments: object, core: int | None = None
+) -> AbstractContextManager[subprocess.Popen[str]]:
+    return started([*pinned(core), *python("-c", code, *arguments)])
 
 
 def classes(running: subprocess.Popen[str]) -> set[int]:
@@ -55,8 +49,7 @@ def classes(running: subprocess.Popen[str]) -> set[int]:
 
 
 def wait_for_looks(running: subprocess.Popen[str], number: int) -> None:
-    assert running.stdout is not None
-    assert [running.stdout.readline() for _ in range(number)] == ["told\n"] * number
+    assert [line_of(running) for _ in range(number)] == ["told"] * number
 
 
 def test_all_threads_become_idle() -> None:

@@ -13,9 +13,10 @@ import pytest
 from flask_warmcache.store import reader as reader_module
 from flask_warmcache.store.reader import Reader
 from flask_warmcache.store.snapshot import Snapshot
+from tests.support.processes import no_descriptors
 from tests.support.waiting import until
 
-from .world import Shelf, files, no_descriptors
+from .world import Shelf, files
 
 
 class Looks:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -28,9 +25,10 @@ from flask_warmcache.rebuild.publish import Publisher
 from flask_warmcache.rebuild.tools import Tools
 from flask_warmcache.status.progress import Progress
 from flask_warmcache.store.verify import Verifier
+from tests.support.processes import line_of, python, started, tell
 from tests.support.waiting import until
 
-from .world import CHECKOUT, Shelf, declare, encode, files, make_app
+from .world import Shelf, declare, encode, files, make_app
 
 NAMES = [f"item {number}" for number in range(12)]
 ITEMS = files(*NAMES)
@@ -670,16 +668,11 @@ def test_killed_at_any_instant_it_loses_nothing_that_it_has_written(tmp_path: Pa
     shelf = Shelf(tmp_path / "cache")
     log = tmp_path / "log"
     shown, kills, enriched = 0, 0, 0
-    with subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", KILLED, *map(str, (shelf.folder, log, count, workers))],
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
-        text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    ) as mother:  # fmt: skip
-        assert mother.stdin is not None and mother.stdout is not None
+    with started(python("-c", KILLED, shelf.folder, log, count, workers)) as launcher:
         while not (shelf.index.exists() and shelf.snapshot().complete):
             written = names_in(data_files(shelf))
-            print(chance.randrange(1, 40), chance.uniform(1e-6, 0.004), file=mother.stdin, flush=True)
-            code = int(mother.stdout.readline())
+            tell(launcher, f"{chance.randrange(1, 40)} {chance.uniform(1e-6, 0.004)}")
+            code = int(line_of(launcher))
             assert code in (0, -signal.SIGALRM)
             kills += code != 0
             again = log.read_text().splitlines()[enriched:]
@@ -693,7 +686,6 @@ def test_killed_at_any_instant_it_loses_nothing_that_it_has_written(tmp_path: Pa
                 assert intact(shelf)
             assert len(data_files(shelf)) <= 1
             assert len(list(shelf.folder.glob("*.data.tmp"))) <= 1
-        mother.stdin.close()
     print(f"\n{kills} kills, {enriched} enriched")
     assert (shown, kills > 1) == (count, True)
     if workers == 1:  # of each that was killed, the item under way

@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 import flask_warmcache
+from tests.support.processes import run_python
 
-from .world import CHECKOUT, run_python
+from .world import CHECKOUT
 
 PACKAGE = CHECKOUT / "flask_warmcache"
 MODULES = sorted(PACKAGE.rglob("*.py"))

@@ -14,9 +14,10 @@ from flask import Flask
 
 from flask_warmcache import RebuildError, UnknownListError, WarmCache
 from flask_warmcache.testing import inline_rebuilds, rebuild_all, showing
+from tests.support.processes import run_python
 from tests.support.waiting import until
 
-from .world import files, make_app, run_python, state_of
+from .world import files, make_app, state_of
 
 
 class Library:

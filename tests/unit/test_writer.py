@@ -27,8 +27,9 @@ from flask_warmcache.store.writer import (
     write_all,
     write_pieces,
 )
+from tests.support.processes import run_python
 
-from .world import Shelf, files, run_python
+from .world import Shelf, files
 
 HEADER = {
     "generation": 5,

@@ -6,13 +6,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,9 +30,10 @@ from flask_warmcache.store.files import FileStore
 from flask_warmcache.store.snapshot import INVALIDATED_BEFORE
 from flask_warmcache.store.verify import Verifier
 from flask_warmcache.store.writer import Draft
+from tests.support.processes import line_of, python, started
 from tests.support.waiting import until
 
-from .world import CHECKOUT, Shelf, breathe, declare, encode, make_app, state_of
+from .world import Shelf, breathe, declare, encode, make_app, state_of
 
 Key = str | int
 DECLARED: dict[str, Any] = {
@@ -423,12 +423,8 @@ with FileStore(Path(sys.argv[1])).publishing("files"):
     print("held", flush=True)
     sys.stdin.read()
 """
-    holder = subprocess.Popen(
-        [sys.executable, "-c", script, desk.folder],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=CHECKOUT,
-    )  # fmt: skip
-    with holder:
-        assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    with started(python("-c", script, desk.folder)) as holder:
+        assert line_of(holder) == "held"
         desk.sizes["a"] = 9
         began = time.monotonic()
         with ThreadPoolExecutor(3) as pool:
@@ -688,15 +684,12 @@ class Storm:
         self.reader = self.shelf.store.reader(self.shelf.name)
         self.reads = 0
         self.seen = dict(self.kept)
-        self.processes: list[subprocess.Popen[str]] = []
+        self._processes = ExitStack()
 
     def start(self, role: str, seconds: float) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-c", WRITER, self.folder, self.base, role, str(seconds)],
-            cwd=CHECKOUT, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(CHECKOUT)},
-        )  # fmt: skip
-        self.processes.append(process)
-        assert process.stdout is not None and process.stdout.readline() == "up\n"
+        writer = started(python("-c", WRITER, self.folder, self.base, role, seconds))
+        process = self._processes.enter_context(writer)
+        assert line_of(process) == "up"
         return process
 
     def look(self) -> None:
@@ -717,9 +710,7 @@ class Storm:
 
     def close(self) -> None:
         self._promises.close()
-        for process in self.processes:
-            process.kill()
-            process.communicate()
+        self._processes.close()
 
 
 @pytest.fixture

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-import resource
-import subprocess
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -165,29 +161,3 @@ def stop(keeper: Keeper) -> None:
         thread.join(20)
         assert not thread.is_alive(), "the keeper does not stop"
     keeper._stopped = False
-
-
-def run_python(script: str, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a script in a process of its own, in which every warning is an error."""
-    environment: Mapping[str, str] = options.pop("env", {})
-    return subprocess.run(
-        [sys.executable, "-W", "error", "-c", script, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        env={**os.environ, "PYTHONPATH": str(CHECKOUT), **environment},
-        **options,
-    )
-
-
-@contextmanager
-def no_descriptors() -> Iterator[None]:
-    """Within, this process opens no further file."""
-    usual = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = os.dup(0)
-    os.close(lowest)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, usual[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_NOFILE, usual)
