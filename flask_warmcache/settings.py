@@ -11,7 +11,7 @@ from typing import Any
 from .errors import SettingError
 
 PREFIX = "WARMCACHE_"
-KEY = "warmcache"  # in app.extensions
+KEY = "warmcache"  # our name in app.extensions and in app.cli
 RUNNERS = ("thread", "process", "external", "auto")
 
 

@@ -1,68 +1,64 @@
-"""How far a rebuild is, in one line of a terminal."""
+"""What a command shows while it works: a progress bar on a terminal, and nothing elsewhere."""
 
 from __future__ import annotations
 
-import os
-from typing import TextIO
+import sys
+import threading
+from collections.abc import Callable
+from typing import Generic, TypeVar
 
-from ..status.progress import Report
+import click
 
-WIDTH = 24  # of the bar
-COLUMNS = 80  # of a terminal that does not say
+Result = TypeVar("Result")
+POLL = 0.1  # seconds between two looks at what is shown
 
 
-class Bar:
-    """A line that is written over again and again; on anything but a terminal, nothing."""
+class Background(threading.Thread, Generic[Result]):
+    """Work in a daemon thread. Ctrl-C ends the command and the thread with it."""
 
-    def __init__(self, name: str, stream: TextIO) -> None:
-        self._name = name
-        self._stream = stream
-        self._is_terminal = stream.isatty()
-        self._shown = ""
+    def __init__(self, work: Callable[[], Result]) -> None:
+        super().__init__(daemon=True)
+        self._work = work
+        self.result: Result | None = None
+        self.error: BaseException | None = None
 
-    def show(self, report: Report) -> None:
-        """Show where the rebuild is now."""
-        if not self._is_terminal:
-            return
-        # A line that breaks could not be written over: without its bar, or cut, it does not.
-        columns = self._columns()
-        line = f"{self._name}: {progress_line(report)}"
-        if len(line) >= columns:
-            line = f"{self._name}: {progress_line(report, bar=False)}"[: columns - 1]
-        if line != self._shown:
-            self._stream.write("\r" + line.ljust(len(self._shown)))
-            self._stream.flush()
-            self._shown = line
-
-    def clear(self) -> None:
-        """Take the line away, for what is printed next."""
-        if self._shown:
-            self._stream.write("\r" + " " * len(self._shown) + "\r")
-            self._stream.flush()
-            self._shown = ""
-
-    def _columns(self) -> int:
+    def run(self) -> None:
         try:
-            return os.get_terminal_size(self._stream.fileno()).columns or COLUMNS
-        except (OSError, ValueError):
-            return COLUMNS
+            self.result = self._work()
+        except BaseException as error:
+            self.error = error
+
+    def is_running(self) -> bool:
+        """Wait a moment, and return whether the work is still going on."""
+        self.join(POLL)
+        return self.is_alive()
 
 
-def progress_line(report: Report, bar: bool = True) -> str:
-    """The phase, and how far in it, as far as its items are counted."""
-    parts = [report.phase]
-    if report.total and (report.done or report.phase == "enrich"):
-        part = min(1.0, report.done / report.total)
-        if bar:
-            parts.append(f"[{'#' * int(part * WIDTH):-<{WIDTH}}]")
-        parts += [f"{int(part * 100):3} %", f"{report.done:,} of {report.total:,}"]
-    elif report.done:
-        parts.append(f"{report.done:,}")
-    return "  ".join([*parts, *pace(report.rate, report.eta)])
+def show_while(
+    name: str, is_running: Callable[[], bool], progress: Callable[[], tuple[str, int, int | None] | None]
+) -> None:
+    """Show progress as long as something is running.
+
+    :param name: what is running.
+    :param is_running: waits a moment, and returns whether it still is.
+    :param progress: returns what it is doing, how much of that is done, and how much there is in total, if known;
+        or None as long as there is nothing to show.
+    """
+    if not sys.stderr.isatty():
+        while is_running():
+            pass
+        return
+    with click.progressbar(length=1, label=name, file=sys.stderr, show_eta=False, show_pos=True, width=0) as bar:
+        while is_running():
+            shown = progress()
+            if shown is not None:
+                doing, bar.pos, bar.length = shown
+                bar.label = f"{name}: {doing}"
+                bar.render_progress()
 
 
 def pace(rate: float | None, eta: float | None) -> list[str]:
-    """How many items a second, and how long the rest takes, as far as known."""
+    """Return how many items are done per second and how much time is left, as far as these are known."""
     words = []
     if rate:
         words.append(f"{rate:,.0f}/s" if rate >= 10 else f"{rate:.2g}/s")

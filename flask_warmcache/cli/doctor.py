@@ -5,25 +5,23 @@ from __future__ import annotations
 import sys
 
 import click
-from flask import current_app
 from flask.cli import with_appcontext
+
+from ..doctor import show
+from ..doctor.examine import examine
+from .opened import opened_state
 
 
 @click.command("doctor")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings and figures as JSON.")
-@click.option(
-    "--pid", type=click.IntRange(1), metavar="MASTER", help="The gunicorn to look at, by its process id."
-)
+@click.option("--pid", type=click.IntRange(1), metavar="MASTER", help="The process id of the gunicorn to examine.")
 @with_appcontext
 def doctor_command(as_json: bool, pid: int | None) -> None:
-    """Look at how the app is run: settings in force, imports, lists, cache folder, memory, database pools.
+    """Check how the app is run: settings in force, imports, lists, cache folder, and memory.
 
-    Exit code 0 when nothing is to be done, 1 with warnings, 2 with faults.
+    The exit code is 0 when there is nothing to do, 1 with warnings, and 2 with faults.
     """
-    from ..doctor import show  # only now: no worker needs what the doctor needs
-    from ..doctor.examine import examine
-
-    report = examine(current_app.extensions["warmcache"], pid)
+    report = examine(opened_state(), pid)
     if as_json:
         click.echo(show.as_json(report))
     else:

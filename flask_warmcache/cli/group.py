@@ -1,23 +1,39 @@
-"""``flask warmcache``: the group; its commands are loaded when one is looked for, since no worker needs them."""
+"""The command group ``flask warmcache``."""
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import click
-from flask.cli import AppGroup
+
+from ..settings import KEY
+
+# Each command is imported when it is looked up, because a worker needs none of them.
+COMMANDS = {
+    "status": "status:status_command",
+    "rebuild": "rebuild:rebuild_command",
+    "refresh": "change:refresh_command",
+    "discard": "change:discard_command",
+    "invalidate": "change:invalidate_command",
+    "clear": "change:clear_command",
+    "watch": "watch:watch_command",
+    "once": "once:once_command",
+    "doctor": "doctor:doctor_command",
+}
 
 
-class Commands(AppGroup):
-    """What ``commands.py`` adds to it."""
+class LazyGroup(click.Group):
+    """A group that knows its commands by name, and imports one when it is looked up."""
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        from . import commands  # noqa: F401
-
-        return super().get_command(ctx, cmd_name)
+        if cmd_name not in COMMANDS:
+            return super().get_command(ctx, cmd_name)
+        module, _, name = COMMANDS[cmd_name].partition(":")
+        command: click.Command = getattr(import_module(f"{__package__}.{module}"), name)
+        return command
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        from . import commands  # noqa: F401
-
-        return super().list_commands(ctx)
+        return sorted({*COMMANDS, *super().list_commands(ctx)})
 
 
-group = Commands("warmcache", help="Warm lists: see how they are, rebuild, invalidate or clear them; run tasks.")
+group = LazyGroup(KEY, help="Show, rebuild and change warm lists, run one-time tasks, and check the server.")

@@ -1,46 +1,42 @@
-"""``flask warmcache once``: one-time tasks run at deploy time, before there is a server."""
+"""``flask warmcache once``: run one-time tasks at deploy time, before there is a server."""
 
 from __future__ import annotations
 
 import json
+import math
 import sys
-import threading
 import time
+from collections.abc import Callable
 
 import click
-from flask import current_app
 from flask.cli import with_appcontext
 
 from ..errors import DeclarationError
 from ..startup.task_status import TaskStatus
 from ..startup.tasks import Tasks
-
-FAILED, BUSY = 1, 3
-POLL = 0.1
+from .bar import POLL, Background, show_while
+from .opened import BUSY, FAILED, opened_state
 
 
 @click.command("once")
 @click.argument("name", required=False)
-@click.option("--wait", is_flag=True, help="When another process is running a task, wait for it.")
-@click.option("--again", is_flag=True, help="Run what is done, too: for a database that was made anew.")
+@click.option("--wait", is_flag=True, help="If another process is running a task, wait until it has finished.")
+@click.option("--again", is_flag=True, help="Also run tasks that are already done, for a new database.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON, one line for each task.")
 @with_appcontext
 def once_command(name: str | None, wait: bool, again: bool, as_json: bool) -> None:
-    """Run the one-time task NAME, or all in the order of their declaration, unless this deployment has done so.
+    """Run the one-time task NAME, or all in the order of their declaration, unless this deployment has run them.
 
-    Stops at the first that is not done. Exit code 1 when it fails, 3 when another process is running it (see
-    --wait).
+    The command stops at the first task that is not done. The exit code is 1 when it fails, and 3 when another
+    process is running it (see --wait).
     """
-    state = current_app.extensions["warmcache"]
-    state.open()
-    state.is_started = True  # without a keeper: a command does what it is told and nothing else
-    tasks: Tasks = state.tasks
+    tasks = opened_state().tasks
     names = tasks.names if name is None else [name]
     if not names:
         click.echo("No one-time tasks are declared.", err=True)
-    for one in names:
+    for task_name in names:
         try:
-            status = tasks.status(one)
+            status = tasks.status(task_name)
         except DeclarationError as error:
             raise click.UsageError(str(error)) from None
         code = _run(tasks, status, wait, again, as_json)
@@ -49,51 +45,47 @@ def once_command(name: str | None, wait: bool, again: bool, as_json: bool) -> No
 
 
 def _run(tasks: Tasks, status: TaskStatus, wait: bool, again: bool, as_json: bool) -> int:
-    """Run one task and say how that went; returns the exit code."""
+    """Run one task, report how that ended, and return the exit code."""
     name = status.name
-    ended: list[bool | BaseException | None] = []
 
-    def work() -> None:
-        try:
-            ended.append(tasks.run_now(name, again=again))
-            while wait and ended[-1] is None:
-                time.sleep(POLL)
-                ended.append(tasks.run_now(name))
-        except BaseException as error:
-            ended.append(error)
+    def work() -> bool | None:
+        has_run = tasks.run_now(name, again=again)
+        while wait and has_run is None:
+            time.sleep(POLL)
+            has_run = tasks.run_now(name)
+        return has_run
 
-    # A daemon: Ctrl-C ends the command, and the next process takes the task over.
-    thread = threading.Thread(target=work, name=f"warmcache-task-{name}", daemon=True)
-    thread.start()
-    _show(status, thread)
-    last = ended[-1]
-    facts = {"task": name, "ran": last not in (False, None), **status.section()}
+    task = Background(work)
+    task.start()
+    _show(status, task.is_running)
+    has_run = task.result
+    facts = {"task": name, "ran": bool(has_run) or task.error is not None, **status.section()}
     if as_json:
         click.echo(json.dumps(facts))
-    elif last is True:
+    elif has_run is True:
         click.echo(f"{name}: done in {facts['duration_seconds']:.2f} s")
-    elif last is False:
+    elif has_run is False:
         click.echo(f"{name}: already done in this deployment")
-    if isinstance(last, bool):
-        return 0
-    if last is None:
+    if task.error is not None:
+        click.echo(f"{name} failed: {type(task.error).__name__}: {task.error}", err=True)
+        return FAILED
+    if has_run is None:
         click.echo(f"{name} is being run by another process. Use --wait to wait for it.", err=True)
         return BUSY
-    click.echo(f"{name} failed: {type(last).__name__}: {last}", err=True)
-    return FAILED
+    return 0
 
 
-def _show(status: TaskStatus, thread: threading.Thread) -> None:
-    """On a terminal, how long it has been running; elsewhere, when it gets late."""
-    began, is_terminal, shown, is_told = time.monotonic(), sys.stderr.isatty(), 0, False
-    while thread.is_alive():
-        thread.join(POLL)
-        seconds = time.monotonic() - began
-        if is_terminal and int(seconds) > shown:
-            shown = int(seconds)
-            click.echo(f"\r{status.name}: {shown} s of {status.task.timeout:g} s", nl=False, err=True)
-        elif not is_terminal and seconds > status.task.timeout and not is_told:
-            is_told = True
-            click.echo(f"{status.name} takes longer than {status.task.timeout:g} s; it goes on.", err=True)
-    if shown:
-        click.echo("\r\033[K", nl=False, err=True)
+def _show(status: TaskStatus, is_running: Callable[[], bool]) -> None:
+    """Show on a terminal how long the task has been running; elsewhere report once that it is late."""
+    began, budget, is_reported = time.monotonic(), status.task.timeout, sys.stderr.isatty()
+
+    def is_still_running() -> bool:
+        nonlocal is_reported
+        if not is_reported and time.monotonic() - began > budget:
+            is_reported = True
+            click.echo(f"{status.name} takes longer than {budget:g} s; it goes on.", err=True)
+        return is_running()
+
+    show_while(
+        status.name, is_still_running, lambda: ("seconds", int(time.monotonic() - began), math.ceil(budget))
+    )

@@ -20,8 +20,6 @@ BOOT_IS_TIMED = "21."  # gunicorn's last major version that ends a worker for im
 def examine(state: AppState, pid: int | None) -> Report:
     """Run all checks."""
     report = Report()
-    state.open()
-    state.is_started = True  # without a keeper: nothing is rebuilt because the doctor looks
     running = _find(report, pid)
     _try(
         report,

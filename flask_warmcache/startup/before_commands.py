@@ -1,4 +1,4 @@
-"""``flask`` commands find every blueprint: they are in no hurry, and some need all routes, models or commands."""
+"""Load every deferred blueprint before a ``flask`` command, because some commands need all routes or models."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ import click
 from flask import Flask, appcontext_pushed
 from flask.cli import FlaskGroup, ScriptInfo, run_command
 
-from ..cli.group import group
 
+def load_for_commands(app: Flask, load_all: Callable[[], None], excluded: str) -> Callable[[], None]:
+    """Call ``load_all`` before a command of ``flask`` runs, or is looked up in the app; return what ends that.
 
-def load_for_commands(app: Flask, load_all: Callable[[], None]) -> Callable[[], None]:
-    """Call ``load_all`` before a command of ``flask`` runs, or is looked for in the app; returns what ends that.
+    ``flask run`` is excluded because it is a server.
 
-    Not for ``flask run``, which is a server, and not for ``flask warmcache``, which needs no blueprint.
+    :param excluded: the name of a group of the app whose commands need no blueprint.
     """
 
     def pushed(sender: Flask, **_: Any) -> None:
         """Load everything if the app context that was just entered belongs to a command."""
         context = click.get_current_context(silent=True)
         if context is None or isinstance(context.command, FlaskGroup):
-            return  # no command, or not known yet which one: then it is looked for in the app
+            return  # there is no command, or it is not known yet; it is then looked up in the app
         info = context.find_object(ScriptInfo)
         if info is None or getattr(info, "_loaded_app", None) is not app:
-            return  # the app is still being made, and a blueprint may need what it will be
+            return  # the app is still being made, and a blueprint may need it complete
         while context is not None:
-            if context.command in (run_command, group):
+            if context.command in (run_command, app.cli.commands.get(excluded)):
                 return
             context = context.parent
         load_all()
@@ -35,7 +35,7 @@ def load_for_commands(app: Flask, load_all: Callable[[], None]) -> Callable[[], 
     get_command, list_commands = app.cli.get_command, app.cli.list_commands
 
     def get_any_command(context: click.Context, name: str) -> click.Command | None:
-        if name != group.name:
+        if name != excluded:
             load_all()
         return get_command(context, name)
 

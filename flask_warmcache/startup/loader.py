@@ -18,7 +18,7 @@ from flask import Blueprint, Flask
 
 from ..errors import DeclarationError
 from ..host import threads
-from ..settings import Settings
+from ..settings import KEY, Settings
 from ..status.pauses import pause_after
 from .before_commands import load_for_commands
 from .deferred import FAILED, LOADED, LOADING, Deferred, Entry
@@ -45,7 +45,7 @@ class Loader:
         self._stopped = False
         self._loading = threading.RLock()  # held while a blueprint is loaded
         self._gate = Gate(app, settings, self.pending, self.load)
-        self._leave_commands = load_for_commands(app, self.load_all)
+        self._leave_commands = load_for_commands(app, self.load_all, excluded=KEY)
 
     def after_fork(self) -> None:
         """Reset the parent's thread and its locks."""

@@ -1,0 +1,108 @@
+"""``flask warmcache refresh``, ``discard``, ``invalidate`` and ``clear``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import click
+from flask.cli import with_appcontext
+
+from ..errors import StoreError
+from ..lists.warm_list import WarmList
+from .opened import BUSY, FAILED, opened_list
+
+
+def _with_keys(command: Callable[..., None]) -> Callable[..., None]:
+    """Add the arguments of a command that changes items: the list, the keys, and the kind of the keys."""
+    for argument in (
+        click.option("--int", "as_int", is_flag=True, help="The keys are whole numbers; otherwise they are text."),
+        click.argument("keys", nargs=-1, required=True, metavar="KEY..."),
+        click.argument("name"),
+    ):
+        command = argument(command)
+    return command
+
+
+@click.command("refresh")
+@_with_keys
+@with_appcontext
+def refresh_command(name: str, keys: tuple[str, ...], as_int: bool) -> None:
+    """Look up the items KEY... of the list NAME again, enrich them and publish them. Other items stay unchanged.
+
+    The exit code is 1 when this fails, and 3 when it cannot be published now. The list is then invalidated.
+    """
+    _change("refresh", name, keys, as_int)
+
+
+@click.command("discard")
+@_with_keys
+@with_appcontext
+def discard_command(name: str, keys: tuple[str, ...], as_int: bool) -> None:
+    """Remove the items KEY... from the list NAME.
+
+    The exit code is 1 when this fails, and 3 when it cannot be published now. The list is then invalidated.
+    """
+    _change("discard", name, keys, as_int)
+
+
+def _change(verb: str, name: str, texts: tuple[str, ...], as_int: bool) -> None:
+    status = opened_list(name)
+    if status.declaration.kind == "value" or status.declaration.key is None:
+        raise click.UsageError(f"{name!r} has no items with a key, so there is nothing to {verb}.")
+    try:
+        keys: list[str | int] = [int(text) for text in texts] if as_int else list(texts)
+    except ValueError as error:
+        raise click.UsageError(f"With --int each KEY is a whole number: {error}.") from None
+    # Handles are stateless: a second one finds the same list by its name.
+    listed = WarmList(status.declaration, lambda: True)
+    try:
+        is_published: bool = getattr(listed, verb)(*keys)
+    except Exception as error:
+        click.echo(f"{name} is unchanged: {type(error).__name__}: {error}", err=True)
+        sys.exit(FAILED)
+    if not is_published:
+        click.echo(
+            f"{name} cannot be written now; it is invalidated, so the next rebuild applies the change.",
+            err=True,
+        )
+        sys.exit(BUSY)
+    click.echo(f"{name}: {len(keys)} {'key' if len(keys) == 1 else 'keys'} {verb.rstrip('e')}ed.")
+
+
+@click.command("invalidate")
+@click.argument("name")
+@with_appcontext
+def invalidate_command(name: str) -> None:
+    """Mark the list NAME as out of date. A running worker rebuilds it, or else the next worker that starts."""
+    status = opened_list(name)
+    try:
+        status.store.invalidate(name)
+    except StoreError as error:
+        click.echo(str(error), err=True)
+        sys.exit(FAILED)
+    click.echo(f"{name} is invalidated.")
+
+
+@click.command("clear")
+@click.argument("name")
+@with_appcontext
+def clear_command(name: str) -> None:
+    """Remove the contents of the list NAME. Every worker answers as cold until the list is rebuilt from scratch.
+
+    The exit code is 3 when a rebuild is running.
+    """
+    status = opened_list(name)
+    try:
+        lock = status.store.try_lock(name)
+        if lock is None:
+            click.echo(f"{name} is being rebuilt; try again when that has ended.", err=True)
+            sys.exit(BUSY)
+        try:
+            status.store.publish_cold(name)
+        finally:
+            lock.close()
+    except (StoreError, OSError) as error:
+        click.echo(str(error), err=True)
+        sys.exit(FAILED)
+    click.echo(f"{name} is cleared.")

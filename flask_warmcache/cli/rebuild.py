@@ -1,0 +1,109 @@
+"""``flask warmcache rebuild``."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import click
+from flask.cli import with_appcontext
+
+from ..errors import RebuildBusyError
+from ..status.condition import ListStatus
+from .bar import POLL, Background, pace, show_while
+from .opened import BUSY, FAILED, opened_list, opened_state
+
+if TYPE_CHECKING:
+    from ..rebuild.outcome import Outcome
+
+
+@click.command("rebuild")
+@click.argument("name")
+@click.option("--wait", is_flag=True, help="If another process is rebuilding the list, follow that to its end.")
+@click.option("--json", "as_json", is_flag=True, help="Print the outcome, or an error, as JSON.")
+@with_appcontext
+def rebuild_command(name: str, wait: bool, as_json: bool) -> None:
+    """Rebuild the list NAME in this process, with a progress bar on a terminal.
+
+    The exit code is 1 when the rebuild fails, and 3 when another process is rebuilding the list (see --wait).
+    """
+    status, keeper = opened_list(name), opened_state().keeper
+    rebuild = Background(lambda: keeper.rebuild_now(name))
+    rebuild.start()
+    _show_progress(status, rebuild.is_running)
+    if isinstance(rebuild.error, RebuildBusyError):
+        if not wait:
+            _fail(name, f"{rebuild.error} Use --wait to follow it.", BUSY, as_json)
+        _follow(status)
+    elif rebuild.error is not None:
+        reason = f"{type(rebuild.error).__name__}: {rebuild.error}"
+        _fail(name, f"The rebuild of {name!r} failed: {reason}", FAILED, as_json)
+    done = _published_outcome(status) if rebuild.result is None else _own_outcome(name, rebuild.result)
+    if done is None:
+        reason = "the log of the process that ran it says why."
+        _fail(name, f"The rebuild of {name!r} failed; {reason}", FAILED, as_json)
+    if as_json:
+        click.echo(json.dumps(done))
+        return
+    click.echo(
+        f"{name}: {done['count']} items, {done['enriched']} enriched, {done['reused']} reused, "
+        f"{done['failed']} failed, in {done['duration']:.2f} s"
+    )
+
+
+def _fail(name: str, error: str, code: int, as_json: bool) -> NoReturn:
+    click.echo(error, err=True)
+    if as_json:
+        click.echo(json.dumps({"name": name, "error": error}))
+    sys.exit(code)
+
+
+def _own_outcome(name: str, outcome: Outcome) -> dict[str, Any]:
+    facts = asdict(outcome)
+    return {"name": name, **facts, "generation": f"{outcome.generation:x}", "duration": round(outcome.duration, 3)}
+
+
+def _published_outcome(status: ListStatus) -> dict[str, Any] | None:
+    """Return what another process did, read from its snapshot, or None when it failed."""
+    snapshot = status.condition().snapshot
+    if snapshot is None or status.report is None or status.report.phase != "finished":
+        return None
+    header = snapshot.header
+    return {
+        "name": status.name,
+        "generation": snapshot.token,
+        "count": snapshot.count,
+        "reused": header["reused"],
+        "enriched": header["enriched"],
+        "failed": header["failed_items"],
+        "dropped": header.get("dropped"),
+        "duration": header["duration"],
+    }
+
+
+def _follow(status: ListStatus) -> None:
+    """Show another process's rebuild until its lock is free."""
+
+    def is_running() -> bool:
+        time.sleep(POLL)
+        status.reread()
+        return status.store.is_locked(status.name)
+
+    _show_progress(status, is_running)
+    status.reread()
+
+
+def _show_progress(status: ListStatus, is_running: Callable[[], bool]) -> None:
+    def progress() -> tuple[str, int, int | None] | None:
+        report = status.report if status.progress is None else status.progress.report
+        if report is None or not report.running:
+            return None
+        # Only in this phase items are counted from the beginning.
+        total = report.total if report.done or report.phase == "enrich" else None
+        return ", ".join([report.phase, *pace(report.rate, report.eta)]), report.done, total
+
+    show_while(status.name, is_running, progress)
