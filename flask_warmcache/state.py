@@ -1,7 +1,7 @@
-"""What one app has at run time: its store, its keeper, and the lists' status and pagers.
+"""What one app has at run time: its store, its keeper, and the status and pager of each list.
 
-Nothing is opened while the app loads.  Declarations close, and the rest is made, at the app's first
-request or when its server starts the keeper, whichever comes first; always in the process that serves.
+No file is opened while the app loads.  The process that serves closes the declarations and creates the rest at the
+app's first request, or when its server starts the keeper, whichever is earlier.
 """
 
 from __future__ import annotations
@@ -47,20 +47,23 @@ if TYPE_CHECKING:
 log = logging.getLogger("flask_warmcache")
 REMOVAL_TRIES = 5
 
-# Every state of this process: what a fork resets, and what gunicorn's hook starts.
+# Every state of this process: a fork resets them, and gunicorn's worker hook starts them.
 _states: weakref.WeakSet[AppState] = weakref.WeakSet()
 
 
 class AppState:
-    """One app's lists as they are in this process."""
+    """One app's lists in this process."""
 
     def __init__(self, app: Flask, settings: Settings, registry: Registry) -> None:
-        """:param registry: what was declared, which may grow until ``open`` closes it."""
+        """Create the state; open nothing.
+
+        :param registry: the declarations, which may grow until ``open`` closes them.
+        """
         self.app = app
         self.settings = settings
         self.registry = registry
         self._made = time.time_ns()
-        self._opening = threading.Lock()  # guards the one-time work of open()
+        self._opening = threading.Lock()  # guards the one-time work of open(), and _writes
         self._opened = False
         self.is_started = False  # a keeper was started in this process
         self._serves = False
@@ -71,21 +74,21 @@ class AppState:
         self.statuses: dict[str, ListStatus] = {}
         self.pagers: dict[str, Pager] = {}
         self._writes: dict[str, Writes] = {}
-        self.blueprints: Loader | None = None  # of the deferred ones, if there are any
+        self.blueprints: Loader | None = None  # of deferred blueprints, if there are any
         _states.add(self)
 
     def open(self) -> None:
-        """Close the declarations and make what serves them; later calls return at once."""
+        """Close the declarations and create what serves the lists; later calls return at once."""
         if self._opened:
             return
         with self._opening:
             if self._opened:
                 return
             declared = {
-                one.name: one
-                if one.max_shrink is not None
-                else one.with_functions(max_shrink=self.settings.max_shrink)
-                for one in self.registry.close()
+                declaration.name: declaration
+                if declaration.max_shrink is not None
+                else declaration.with_functions(max_shrink=self.settings.max_shrink)
+                for declaration in self.registry.close()
             }
             self.store = FileStore(self._folder())
             self._warn_of_a_shared_folder()
@@ -95,7 +98,7 @@ class AppState:
             for name, declaration in declared.items():
                 problem = declaration.problem(declared)
                 if problem is not None:
-                    # An exception here would end the whole server while the app loads; a failed list does not.
+                    # An exception while the app loads would end the whole server; a failed list does not.
                     log.error(
                         "warmcache.list_unusable: warm list %r cannot be rebuilt: %s",
                         name,
@@ -122,13 +125,13 @@ class AppState:
 
     @cached_property
     def tasks(self) -> Tasks:
-        """The one-time tasks; loaded only where there are any, or somebody asks for one."""
+        """The one-time tasks; their modules are loaded at the first use."""
         from .startup.tasks import Tasks
 
         return Tasks(self.app, self.registry.tasks, self.store, self.settings)
 
     def defer(self, declared: Deferred) -> None:
-        """Have a blueprint loaded later.
+        """Add a deferred blueprint.
 
         :raises DeclarationError: when it cannot be deferred in this app.
         """
@@ -139,7 +142,7 @@ class AppState:
         self.blueprints.add(declared)
 
     def writes_of(self, name: str) -> Writes:
-        """What publishes writes of a list that has keys; made, and its modules loaded, at the first write."""
+        """Return what publishes the writes of a list with keys; its modules are loaded at the first write."""
         with self._opening:
             if not self._writes:
                 self._writes = self._all_writes()
@@ -173,17 +176,17 @@ class AppState:
         return upstream if upstream is not None and upstream.declaration.key == declaration.key else None
 
     def start(self, serves: bool = True) -> None:
-        """Have a keeper running in this process; called at every request, so it costs next to nothing.
+        """Start the keeper unless it runs; cheap, since every request calls it.
 
-        :param serves: whether this process is a server's; a script that reads a list is none, so it runs no
-            one-time task, and nothing is too old for its code.
+        :param serves: whether this process belongs to a server. A script that reads a list does not: it runs no
+            one-time task, and no snapshot is stale because the script's code is newer.
         """
         if not self._opened:
             self.open()
         if self.settings.enabled and not threads.in_child:
             if serves and not self._serves:
                 self._serves = True
-                # With the runner external, it is for who rebuilds to say what is too old for its code.
+                # With the runner external, the process that rebuilds decides which snapshots are older than its code.
                 if self.settings.runner != "external":
                     for status in self.statuses.values():
                         status.serve()
@@ -213,19 +216,19 @@ class AppState:
         return counts
 
     def build_inline(self, status: ListStatus) -> Condition:
-        """The list as it is, rebuilt first by the calling thread when it is due: what ``enabled=False`` means."""
+        """Return the list's condition, after rebuilding it in this thread if it is due; for ``enabled=False``."""
         self.keeper.note_stale(status)
         condition = status.condition()
         if condition.due:
             try:
                 self.keeper.rebuild_now(status.name, wanted=False)
-            except Exception:  # logged and counted by the keeper; the read goes on with what there is
+            except Exception:  # logged and counted by the keeper; the read uses the old snapshot, if any
                 pass
             condition = status.condition()
         return condition
 
     def after_fork(self) -> None:
-        """Nothing of the parent's threads and locks exists in the child."""
+        """Reset what belongs to the parent's threads, which do not exist in the child of a fork."""
         self._opening = threading.Lock()
         self.is_started = self._serves = False
         if self.blueprints is not None:
@@ -240,7 +243,7 @@ class AppState:
 
     def _locate(self) -> Location:
         if self.settings.dir is None and self.app.testing:
-            raise NoLocation("an app under test has a folder of its own")
+            raise NoLocation("an app under test has a temporary cache folder")
         return locate(self.app, self.settings.app)
 
     def _folder(self) -> Path:
@@ -253,12 +256,12 @@ class AppState:
         return default_folder(self.app.instance_path, self.app.name)
 
     def _warn_of_a_shared_folder(self) -> None:
-        """Two apps made by one factory, for two customers say, would show each other's lists."""
+        """Warn of two apps in one folder: made by one factory for two customers, they would show each other's lists."""
         for other in list(_states):
             if other is not self and other._opened and other.store.folder == self.store.folder:
                 log.warning(
                     "warmcache.folder_shared: two apps of this process, %r and %r, keep their lists in %s, so "
-                    "lists of one name are one list; set WARMCACHE_DIR of each if they are to differ",
+                    "lists of one name are one list; set WARMCACHE_DIR of each app to separate them",
                     self.app.name,
                     other.app.name,
                     self.store.folder,
@@ -266,19 +269,19 @@ class AppState:
                 return
 
     def _remove(self, folder: str, pid: int) -> None:
-        """Remove a temporary folder at exit, and see that nobody makes it again."""
+        """Remove a temporary folder at exit, also if a rebuild is still writing to it."""
         if os.getpid() != pid:
             return
         self.keeper.stop()
         for _ in range(REMOVAL_TRIES):
-            # A rebuild that runs may write a file behind our look at the folder; its next one finds no folder.
+            # A running rebuild may create a file while rmtree() runs. It finds no folder for the next one.
             shutil.rmtree(folder, ignore_errors=True)
             if not os.path.exists(folder):
                 return
 
 
 def start_keepers() -> None:
-    """Start the keeper of every app in this process, and load its blueprints; for a server's worker hook."""
+    """Start every app's keeper in this process, and the loading of its blueprints; for a server's worker hook."""
     for state in list(_states):
         state.start_serving()
 
