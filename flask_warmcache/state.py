@@ -7,7 +7,6 @@ app's first request, or when its server starts the keeper, whichever is earlier.
 from __future__ import annotations
 
 import atexit
-import logging
 import os
 import shutil
 import tempfile
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from flask import Flask
 
+from . import events
 from .declaration import Declaration
 from .encoding import encoder
 from .host import threads
@@ -44,7 +44,6 @@ if TYPE_CHECKING:
     from .startup.loader import Loader
     from .startup.tasks import Tasks
 
-log = logging.getLogger("flask_warmcache")
 REMOVAL_TRIES = 5
 
 # Every state of this process: a fork resets them, and gunicorn's worker hook starts them.
@@ -99,11 +98,11 @@ class AppState:
                 problem = declaration.problem(declared)
                 if problem is not None:
                     # An exception while the app loads would end the whole server; a failed list does not.
-                    log.error(
-                        "warmcache.list_unusable: warm list %r cannot be rebuilt: %s",
-                        name,
-                        problem,
-                        extra={"warmcache_list": name},
+                    events.error(
+                        "warmcache.list_unusable",
+                        "warm list %(list)r cannot be rebuilt: %(problem)s",
+                        list=name,
+                        problem=problem,
                     )
                 ttl = declaration.ttl or self.settings.default_ttl
                 status = ListStatus(declaration, self.store, ttl, problem, started)
@@ -186,7 +185,7 @@ class AppState:
         if self.settings.enabled and not threads.in_child:
             if serves and not self._serves:
                 self._serves = True
-                # With the runner external, the process that rebuilds decides which snapshots are older than its code.
+                # With the runner external, the rebuilding process decides which snapshots are older than its code.
                 if self.settings.runner != "external":
                     for status in self.statuses.values():
                         status.serve()
@@ -256,15 +255,17 @@ class AppState:
         return default_folder(self.app.instance_path, self.app.name)
 
     def _warn_of_a_shared_folder(self) -> None:
-        """Warn of two apps in one folder: made by one factory for two customers, they would show each other's lists."""
+        """Warn if two apps share a folder: one factory's apps for two customers would show each other's lists."""
         for other in list(_states):
             if other is not self and other._opened and other.store.folder == self.store.folder:
-                log.warning(
-                    "warmcache.folder_shared: two apps of this process, %r and %r, keep their lists in %s, so "
-                    "lists of one name are one list; set WARMCACHE_DIR of each app to separate them",
-                    self.app.name,
-                    other.app.name,
-                    self.store.folder,
+                events.warning(
+                    "warmcache.folder_shared",
+                    "two apps of this process, %(app)r and %(other_app)r, keep their lists in "
+                    "%(folder)s, so lists of one name are one list; set WARMCACHE_DIR of each app to "
+                    "separate them",
+                    app=self.app.name,
+                    other_app=other.app.name,
+                    folder=self.store.folder,
                 )
                 return
 

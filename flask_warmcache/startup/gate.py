@@ -8,7 +8,6 @@ loads blueprints; it imports nothing itself.
 from __future__ import annotations
 
 import json
-import logging
 import re
 import time
 from collections.abc import Callable
@@ -17,12 +16,12 @@ from typing import Any
 from flask import Flask
 from werkzeug.wrappers import Response
 
+from .. import events
 from ..host.server import gunicorn_worker
 from ..settings import Settings
 from .deferred import FAILED, LOADED, LOADING, Entry, covers
 from .pending import Pending
 
-log = logging.getLogger("flask_warmcache")
 # A request may wait for this share of gunicorn's timeout, after which gunicorn kills a sync worker.
 TIMEOUT_SHARE = 0.25
 RETRY_AFTER = 2.0
@@ -139,10 +138,10 @@ class Gate:
         longest = self._settings.defer_wait
         if timeout and longest > timeout * TIMEOUT_SHARE:
             longest = timeout * TIMEOUT_SHARE
-            log.warning(
-                "warmcache.defer_wait: requests wait %.2f s, a quarter of gunicorn's timeout, and not "
-                "WARMCACHE_DEFER_WAIT",
-                longest,
+            events.warning(
+                "warmcache.defer_wait",
+                "requests wait %(longest).2f s, a quarter of gunicorn's timeout, and not WARMCACHE_DEFER_WAIT",
+                longest=longest,
             )
         # Half of the threads stay free for requests that need not wait.
         return longest, max(1, threads // 2) if threads > 1 else float("inf")

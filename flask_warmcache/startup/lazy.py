@@ -7,7 +7,6 @@ a pause that grows with each failure; until then each use fails at once.
 from __future__ import annotations
 
 import inspect
-import logging
 import math
 import os
 import threading
@@ -18,12 +17,12 @@ from typing import Any
 from flask import current_app
 from werkzeug.local import LocalProxy
 
+from .. import events
 from ..settings import KEY, Settings
 from ..status.pauses import pause_after
 from .target import Target
 from .unready import NotReadyError
 
-log = logging.getLogger("flask_warmcache")
 _all: weakref.WeakSet[Lazy] = weakref.WeakSet()
 
 
@@ -102,11 +101,12 @@ class Lazy:
         self._error = type(error).__name__
         pause = pause_after(self._failures, settings.retry_min, settings.retry_max)
         self._next_attempt = time.monotonic() + pause
-        log.error(
-            "warmcache.lazy_failed: %s could not be built; the next attempt is in %.1f s",
-            self._target,
-            pause,
-            exc_info=error,
+        events.error(
+            "warmcache.lazy_failed",
+            "%(target)s could not be built; the next attempt is in %(pause).1f s",
+            error=error,
+            target=self._target,
+            pause=pause,
         )
 
 

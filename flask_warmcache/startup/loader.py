@@ -7,7 +7,6 @@ keeper, so never before a fork, and begins a moment later, so that the worker se
 
 from __future__ import annotations
 
-import logging
 import math
 import random
 import threading
@@ -16,6 +15,7 @@ import traceback
 
 from flask import Blueprint, Flask
 
+from .. import events
 from ..errors import DeclarationError
 from ..host import threads
 from ..settings import KEY, Settings
@@ -26,7 +26,6 @@ from .gate import Gate
 from .pending import Pending
 from .registering import register
 
-log = logging.getLogger("flask_warmcache")
 # Seconds until the first import; jittered, so that a server's workers do not all read the same files at once.
 BEGIN_AFTER = (0.3, 0.8)
 # Seconds between two imports. Under gevent, where the thread is a greenlet, requests are answered only then.
@@ -92,8 +91,10 @@ class Loader:
             try:
                 thread.start()
             except RuntimeError:
-                log.exception(
-                    "warmcache.blueprints_not_started: no thread could be started; the next request tries again"
+                events.error(
+                    "warmcache.blueprints_not_started",
+                    "no thread could be started; the next request tries again",
+                    error=True,
                 )
                 return
             self.pending.thread = thread
@@ -116,7 +117,12 @@ class Loader:
                 self.load(entry)
             time.sleep(PAUSE)
         if not self.pending.unfinished:
-            log.info("warmcache.blueprints_loaded: %d in %.1f s", len(self.entries), time.monotonic() - began)
+            events.info(
+                "warmcache.blueprints_loaded",
+                "%(count)d in %(seconds).1f s",
+                count=len(self.entries),
+                seconds=time.monotonic() - began,
+            )
 
     def _next(self, begin_at: float) -> Entry | None:
         """Wait until a blueprint is due and return it; return None when all are loaded or after ``stop``."""
@@ -180,8 +186,12 @@ class Loader:
 
     def _note_success(self, entry: Entry, seconds: float) -> None:
         declared = entry.declared
-        log.info(
-            "warmcache.blueprint_loaded: %s under %r in %.2f s", declared.target, declared.url_prefix, seconds
+        events.info(
+            "warmcache.blueprint_loaded",
+            "%(target)s under %(prefix)r in %(seconds).2f s",
+            target=declared.target,
+            prefix=declared.url_prefix,
+            seconds=seconds,
         )
         with self.pending.changed:
             entry.state, entry.seconds = LOADED, seconds
@@ -197,12 +207,13 @@ class Loader:
         if isinstance(error, DeclarationError):
             pause = math.inf  # another attempt would fail too, or hide what the first one left in an extension
         try:
-            log.error(
-                "warmcache.blueprint_failed: %s is not served under %r; %s",
-                declared.target,
-                declared.url_prefix,
-                "it is not tried again" if pause == math.inf else f"next attempt in about {pause:.0f} s",
-                exc_info=error,
+            events.error(
+                "warmcache.blueprint_failed",
+                "%(target)s is not served under %(prefix)r; %(outlook)s",
+                error=error,
+                target=declared.target,
+                prefix=declared.url_prefix,
+                outlook="it is not tried again" if pause == math.inf else f"next attempt in about {pause:.0f} s",
             )
         finally:
             with self.pending.changed:

@@ -11,7 +11,6 @@ late; a second copy is never started beside it.
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 import time
@@ -21,6 +20,7 @@ from typing import Any
 
 from flask import Flask
 
+from .. import events
 from ..errors import DeclarationError
 from ..host import threads
 from ..settings import Settings
@@ -31,7 +31,6 @@ from .task import Task
 from .task_status import Record, TaskStatus
 from .unready import NotReadyError
 
-log = logging.getLogger("flask_warmcache")
 POLL = 0.05
 # Seconds until a client may retry; more for a late task, which may never end.
 RETRY_AFTER = 2
@@ -149,12 +148,12 @@ class Tasks:
             return
         if status.is_here and status.is_late and not status.is_late_logged:
             status.is_late_logged = True
-            log.warning(
-                "warmcache.task_late: %r has run for more than %.1f s; it runs on, and the app serves "
+            events.warning(
+                "warmcache.task_late",
+                "%(task)r has run for more than %(timeout).1f s; it runs on, and the app serves "
                 "without its result",
-                status.name,
-                status.task.timeout,
-                extra={"warmcache_task": status.name},
+                task=status.name,
+                timeout=status.task.timeout,
             )
         # One at a time, so that a single worker runs them in order; but a task that is late delays no other.
         if not any(other.is_here and not other.is_late for other in self._unfinished):
@@ -211,11 +210,11 @@ class Tasks:
     def _log_skipped(self, status: TaskStatus) -> None:
         if not status.is_skip_logged:
             status.is_skip_logged = True
-            log.info(
-                "warmcache.task_skipped: %r %s",
-                status.name,
-                "is done already" if status.is_done else "is run by another process",
-                extra={"warmcache_task": status.name},
+            events.info(
+                "warmcache.task_skipped",
+                "%(task)r %(reason)s",
+                task=status.name,
+                reason="is done already" if status.is_done else "is run by another process",
             )
 
     def _release(self, status: TaskStatus, lock: HeldLock) -> None:
@@ -259,11 +258,8 @@ class Tasks:
             )
             with suppress(OSError):
                 status.tidy()
-            log.info(
-                "warmcache.task_started: %r, attempt %d",
-                status.name,
-                attempts,
-                extra={"warmcache_task": status.name},
+            events.info(
+                "warmcache.task_started", "%(task)r, attempt %(attempts)d", task=status.name, attempts=attempts
             )
             with threads.polite():
                 threads.apart(lambda: self._call(status.task.function))
@@ -283,20 +279,20 @@ class Tasks:
         try:
             status.write(record)
         except OSError:
-            log.exception(
-                "warmcache.task_unrecorded: %r is done, but this could not be recorded, so another process will "
-                "run it again",
-                status.name,
-                extra={"warmcache_task": status.name},
+            events.error(
+                "warmcache.task_unrecorded",
+                "%(task)r is done, but this could not be recorded, so another process will run it again",
+                error=True,
+                task=status.name,
             )
             raise
         finally:
             status.is_done = True
-        log.info(
-            "warmcache.task_finished: %r took %.3f s",
-            status.name,
-            (record.ended or 0) - record.started,
-            extra={"warmcache_task": status.name},
+        events.info(
+            "warmcache.task_finished",
+            "%(task)r took %(seconds).3f s",
+            task=status.name,
+            seconds=(record.ended or 0) - record.started,
         )
 
     def _fail(self, status: TaskStatus, error: BaseException) -> None:
@@ -306,13 +302,13 @@ class Tasks:
         attempts = 1 if before is None else before.attempts + (0 if began else 1)
         started = before.started if began and before is not None else now
         pause = self._pause_after(attempts)
-        log.error(
-            "warmcache.task_failed: one-time task %r failed (attempt %d); the next attempt is in %.1f s",
-            status.name,
-            attempts,
-            pause,
-            exc_info=error,
-            extra={"warmcache_task": status.name},
+        events.error(
+            "warmcache.task_failed",
+            "one-time task %(task)r failed (attempt %(attempts)d); the next attempt is in %(pause).1f s",
+            error=error,
+            task=status.name,
+            attempts=attempts,
+            pause=pause,
         )
         status.record = Record("failed", attempts, started, now, type(error).__name__, now + pause)
         if status.is_here:
