@@ -137,7 +137,7 @@ def test_an_app_under_test_has_a_folder_that_no_child_can_know(tmp_path: Path) -
     app = make_app(tmp_path)
     app.config.update(TESTING=True, WARMCACHE_DIR=None)
     WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
-    with pytest.raises(NoLocation, match="folder of its own"):
+    with pytest.raises(NoLocation, match="temporary cache folder"):
         app.extensions[KEY]._locate()
 
 
