@@ -75,7 +75,7 @@ def _published_outcome(status: ListStatus) -> dict[str, Any] | None:
     header = snapshot.header
     return {
         "name": status.name,
-        "generation": snapshot.token,
+        "generation": snapshot.shown_generation,
         "count": snapshot.count,
         "reused": header["reused"],
         "enriched": header["enriched"],

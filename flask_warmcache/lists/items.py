@@ -17,7 +17,7 @@ class Items(Sequence[Item]):
     def __init__(self, condition: Condition, note_damage: Callable[[Snapshot], None]) -> None:
         self._note_damage = note_damage
         self._snapshot: Snapshot | None = condition.snapshot
-        self.generation = None if condition.snapshot is None else condition.snapshot.token
+        self.generation = None if condition.snapshot is None else condition.snapshot.shown_generation
         self.age = condition.age
         self.state = condition.state
         self.complete = condition.snapshot is not None and condition.snapshot.complete

@@ -38,7 +38,7 @@ class WarmValue(Warm):
         flag = b"true" if condition.rebuilding else b"false"
         # What is kept is an object already; the flag goes in before its last brace.
         data = b'%b, "cache_rebuilding": %b}\n' % (self._encoded(state, condition)[:-1], flag)
-        generation = "0" if condition.snapshot is None else condition.snapshot.token
+        generation = "0" if condition.snapshot is None else condition.snapshot.shown_generation
         etag = f'"{generation}-{condition.state}-{condition.rebuilding:d}"'
         return state.answers.ok(current_request(), state.statuses[self.name], condition, data, etag)
 

@@ -55,7 +55,7 @@ class Answers:
             ]
         return [
             *headers,
-            ("X-Warmcache", f"{status.name}; gen={snapshot.token}; state={state}"),
+            ("X-Warmcache", f"{status.name}; gen={snapshot.shown_generation}; state={state}"),
             # RFC 9211: ttl is what is left of the freshness, negative once it is stale.
             ("Cache-Status", f"warmcache; hit; ttl={int(status.ttl) - age}; detail={state}"),
             ("Age", str(age)),

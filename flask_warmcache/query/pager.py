@@ -175,7 +175,7 @@ class Pager:
         An ETag counts for one URL, so generation, state and flag decide; the flag changes it without a new
         generation, lest a 304 keep an old ``cache_rebuilding`` alive.
         """
-        generation = "0" if condition.snapshot is None else condition.snapshot.token
+        generation = "0" if condition.snapshot is None else condition.snapshot.shown_generation
         asked = (generation, condition.state, condition.rebuilding, defaults)
         of, etag = self._etag
         if of != asked:
@@ -206,7 +206,7 @@ class Pager:
             counts={
                 name: 0 if snapshot is None else snapshot.filter_count(name) for name in self._declaration.counts
             },
-            generation=None if snapshot is None else snapshot.token,
+            generation=None if snapshot is None else snapshot.shown_generation,
             age=condition.age,
             state=condition.state,
             complete=snapshot is not None and snapshot.complete,
@@ -295,7 +295,7 @@ class Pager:
     ) -> tuple[bytes, bool]:
         """The items' JSON between head and tail, and whether none had to be left out."""
         try:
-            return snapshot.lines(places, head, tail, backwards=plan.backwards), True
+            return snapshot.items_json(places, head, tail, backwards=plan.backwards), True
         except DAMAGE:
             # The data file was changed under us.  Serve the items whose lines are whole, ask for a rebuild.
             self.status.note_damage(snapshot)
@@ -309,7 +309,7 @@ class Pager:
 def _whole(snapshot: Snapshot, place: tuple[int, int]) -> bytes:
     """One item's JSON, or nothing when its line is damaged."""
     try:
-        line = snapshot.lines(place)
+        line = snapshot.items_json(place)
         return line if isinstance(json.loads(line), dict) else b""
     except DAMAGE:
         return b""

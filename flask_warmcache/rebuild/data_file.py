@@ -90,7 +90,7 @@ class DataFile:
 
     def _new_file(self) -> AbstractContextManager[DataWriter]:
         self._store.prepare()
-        return DataWriter.beginning(self._store.folder, self._declaration.name, self._started)
+        return DataWriter.create(self._store.folder, self._declaration.name, self._started)
 
     def writer(self) -> DataWriter:
         """Return the file's writer; a new file is made at the first call."""
@@ -106,7 +106,7 @@ class DataFile:
         :param place: where an interrupted rebuild has put the item.
         """
         if place is not None and self.leftovers.writer is not None:
-            return self.writer().found(*place)
+            return self.writer().adopt(*place)
         return self.writer().add(fingerprint, encoded)
 
     def keep(self, finished: Sequence[Enriched]) -> None:

@@ -32,7 +32,7 @@ class Leftovers:
         if path is None:
             return
         try:
-            self.writer = DataWriter.go_on(path)
+            self.writer = DataWriter.resume(path)
             self._data = mmap.mmap(self.writer.descriptor, 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError, SnapshotError) as error:
             log.warning(

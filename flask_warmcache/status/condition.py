@@ -272,7 +272,7 @@ class ListStatus:
 
         :param holds_lock: whether the caller holds the list's lock, so that no other builder can be alive.
         """
-        self.reader.look_again()
+        self.reader.expire()
         stamp = self._stat_report()
         if stamp != self._progress_stamp:
             self._progress_stamp = stamp

@@ -78,7 +78,7 @@ def _lasting(status: ListStatus, condition: Condition) -> dict[str, Any]:
         "cache_rebuilding": condition.rebuilding,
         "state": condition.state,
         "complete": snapshot is not None and snapshot.complete,
-        "generation": None if snapshot is None else snapshot.token,
+        "generation": None if snapshot is None else snapshot.shown_generation,
         "progress": _progress(report) if report and report.running and status.is_rebuilding else None,
         "last_success_at": None if snapshot is None or not snapshot.complete else iso(snapshot.published_at),
         "last_error": _last_error(status, condition),

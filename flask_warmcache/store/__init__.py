@@ -1,1 +1,1 @@
-"""Where snapshots live; nothing in here knows Flask or how a rebuild works."""
+"""The files of the cache folder; nothing here knows Flask or how a rebuild works."""

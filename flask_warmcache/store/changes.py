@@ -1,12 +1,17 @@
-"""Whether there is anything new to look at: two words in shared memory, which every change overwrites.
+"""Change words: how a read knows, without a system call, that nothing was published or marked.
 
-A ``stat`` for each request costs more than its two microseconds: it gives the interpreter away, and with threads
-another one takes it.  So a reader compares the words with those that were there before its last look.
+A ``stat`` in each request costs more than its two microseconds: it releases the interpreter lock, and another
+thread takes it.  So each list has a file of two words, ``NAME.changes``.  Readers map it into memory, and every
+change overwrites a word with random bytes.  A reader compares the words with those it read before its last
+``stat`` of the index.
 
-The first word belongs to who holds the publish lock: it is zero, which means "look", from before the rename until
-behind it, so that no reader goes on with the old list when another has seen the new one.  A publisher killed in
-between leaves it zero until the next publication.  The second belongs to who marks what is published.  What nobody
-tells of, a folder removed or a backup put back, is seen within a hundredth of a second: every reader looks then.
+The first word belongs to the holder of the publish lock.  From before the rename until after it the word is zero,
+which makes every read ``stat``; otherwise one reader could continue with the old list after another has shown the
+new one.  A publisher killed in between leaves it zero until the next publication.  The second word belongs to the
+processes that mark a published index.
+
+Some changes are not announced: a folder is removed, a backup is restored.  Every reader finds them within a
+hundredth of a second, because it makes a ``stat`` at least that often.
 """
 
 from __future__ import annotations
@@ -25,32 +30,32 @@ from .mapping import map_file
 
 log = logging.getLogger("flask_warmcache")
 WORD = 8  # bytes
-LOOK = bytes(WORD)  # as the first word
-LOOK_ANYWAY_AFTER = 0.01  # seconds
+CHANGING = bytes(WORD)  # as the first word
+STAT_EVERY = 0.01  # seconds
 WRITE_FLAGS = os.O_WRONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 
 
 class Watch:
-    """What one reader has seen of one list's changes."""
+    """One reader's memory of one list's change words."""
 
     def __init__(self, folder: Path, name: str) -> None:
-        """Only remembers where they are told."""
+        """Remember where the words are; the file is mapped at the first read."""
         self._path = _path(folder, name)
-        self._inode = 0  # no other file gets its number while it is mapped
+        self._inode = 0  # no other file gets this number while the file is mapped
         self._words: mmap.mmap | bytes = b""
-        self.forget()
+        self.expire()
 
-    def forget(self) -> None:
-        """Have the next read look, whatever the words say."""
+    def expire(self) -> None:
+        """Make the next read stat the index, whatever the words say."""
         self._seen = b""
         self._until = 0.0  # of the monotonic clock
 
-    def is_over(self) -> bool:
-        """Whether it is time to look; asked by every read."""
+    def needs_stat(self) -> bool:
+        """Return whether a read must stat the index; every read calls this."""
         return self._words[:] != self._seen or time.monotonic() >= self._until
 
-    def before(self) -> tuple[bytes, float]:
-        """What to give to ``after``: what is overwritten from now on leads to another look."""
+    def read(self) -> tuple[bytes, float]:
+        """Return the words and the time, to be read before a stat: a later overwrite then causes another stat."""
         now = time.monotonic()
         try:
             inode = os.stat(self._path).st_ino
@@ -61,47 +66,47 @@ class Watch:
         self._inode = inode
         return self._words[:], now
 
-    def after(self, words: bytes, looked_at: float) -> None:
-        """Nothing was new: no look is needed until somebody overwrites the words."""
-        is_told = bool(words) and not words.startswith(LOOK)
-        self._until = looked_at + LOOK_ANYWAY_AFTER if is_told else 0.0
+    def note_unchanged(self, words: bytes, read_at: float) -> None:
+        """Record that the stat found nothing new: reads need no other until these words are overwritten."""
+        is_settled = bool(words) and not words.startswith(CHANGING)
+        self._until = read_at + STAT_EVERY if is_settled else 0.0
         self._seen = words
 
 
 @contextmanager
-def told(folder: Path, name: str) -> Iterator[None]:
-    """Around a publication: every read that begins in it looks, and so does the first one behind it.
+def changing(folder: Path, name: str) -> Iterator[None]:
+    """Make every read in this block stat the index, and every reader's first read after it.
 
     The caller holds the publish lock.
     """
-    _write_or_wait(folder, name, LOOK + secrets.token_bytes(WORD), 0)
+    _overwrite_or_wait(folder, name, CHANGING + secrets.token_bytes(WORD), 0)
     try:
         yield
     finally:
-        _write_or_wait(folder, name, secrets.token_bytes(2 * WORD), 0)
+        _overwrite_or_wait(folder, name, secrets.token_bytes(2 * WORD), 0)
 
 
-def tell(folder: Path, name: str) -> None:
-    """Return when every read of this list from now on is one that has looked."""
-    _write_or_wait(folder, name, secrets.token_bytes(WORD), WORD)
+def announce(folder: Path, name: str) -> None:
+    """Return when the next read of every reader of this list is certain to stat the index."""
+    _overwrite_or_wait(folder, name, secrets.token_bytes(WORD), WORD)
 
 
-def _write_or_wait(folder: Path, name: str, words: bytes, at: int) -> None:
-    """Who cannot be told is waited for: a hundredth of a second later it has looked by itself."""
+def _overwrite_or_wait(folder: Path, name: str, words: bytes, at: int) -> None:
+    """Overwrite the words; where readers may not see that, wait until each must have made a stat of its own."""
     try:
-        if _write(_path(folder, name), words, at):
+        if _overwrite(_path(folder, name), words, at):
             return
     except OSError:
-        log.warning("warmcache.not_told: what is new in %r is seen a moment late", name, exc_info=True)
-    _let_all_look()
+        log.warning("warmcache.not_told: a change of %r is seen a moment late", name, exc_info=True)
+    _wait_for_all_readers()
 
 
-def _let_all_look() -> None:
-    time.sleep(LOOK_ANYWAY_AFTER)
+def _wait_for_all_readers() -> None:
+    time.sleep(STAT_EVERY)
 
 
-def _write(path: Path, words: bytes, at: int) -> bool:
-    """Whether all readers know of the file: not when it is new, they may have an older one mapped that is gone."""
+def _overwrite(path: Path, words: bytes, at: int) -> bool:
+    """Return whether all readers see it; if the file is new, some may still map a removed one."""
     try:
         descriptor, is_known = os.open(path, WRITE_FLAGS), True
     except FileNotFoundError:

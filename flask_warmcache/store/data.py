@@ -1,4 +1,4 @@
-"""A list's data file: items appended, one per line, and never changed."""
+"""A list's data file: items are appended, one per line, and never changed."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ from .writer import CREATE_FLAGS, write_all
 
 APPEND_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 BUFFER = 1 << 20
-# A finished item is handed to the system after so many seconds at the latest: a killed rebuild loses no more.
+# Seconds after which finished items are written at the latest; a killed rebuild loses only the ones since.
 FLUSH_EVERY = 0.005
 FIRST_LINE_MAX = 256
 
 
 class DataWriter:
-    """The data file that a rebuild writes; only the holder of the rebuild lock has one.
+    """The data file that a rebuild writes, under the rebuild lock.
 
-    No index refers to it at first.  It may be published while it grows, as that of a partial list; then a write
-    may append to it, too, so from that moment both do so under the publish lock only.
+    At first no index refers to it.  It may be published while it grows, with a partial list.  From then on a write
+    may append to it, too, so both append only under the publish lock.
     """
 
     def __init__(self, path: Path, data_id: str, descriptor: int, end: int, checksum: int) -> None:
         self.path = path
         self.data_id = data_id
         self.descriptor = descriptor
-        self.checksum = checksum  # CRC-32 of what is in the file
-        self.places = array("Q")  # of the lines added or found, two numbers each
-        self._end = end  # of the file, as we know it
+        self.checksum = checksum  # CRC-32 of the file's content
+        self.places = array("Q")  # of the lines added or adopted, two numbers each
+        self._end = end  # of the file, as far as we know it
         self._pending = bytearray()
         self._pending_lines = 0
         self._flushed_at = time.monotonic()
         self._sharing: Callable[[], AbstractContextManager[None]] | None = None
-        self._lock_is_held = False  # the publish lock, by who publishes this file
+        self._lock_is_held = False  # the publish lock, by the thread that publishes this file
 
     @classmethod
     @contextmanager
-    def beginning(cls, folder: Path, name: str, generation: int) -> Iterator[DataWriter]:
-        """Begin a new data file, which the next rebuild finds only with all that was added within.
+    def create(cls, folder: Path, name: str, generation: int) -> Iterator[DataWriter]:
+        """Create a data file, which gets its name at the end of the block, with everything that was added in it.
 
-        :raises FileExistsError: when there is one of this generation; only who holds the rebuild lock makes any.
+        :raises FileExistsError: when there is a file of this generation already.
         :raises RebuildError: when the folder was removed meanwhile.
         """
         path = folder / f"{name}.{generation}.data"
@@ -72,10 +72,10 @@ class DataWriter:
             raise
 
     @classmethod
-    def go_on(cls, path: Path) -> DataWriter:
-        """Go on in a data file that an interrupted rebuild left.
+    def resume(cls, path: Path) -> DataWriter:
+        """Open a data file that an interrupted rebuild left, to append to it.
 
-        :raises SnapshotError: when it is none of ours.
+        :raises SnapshotError: when it is not one of ours.
         """
         descriptor = os.open(path, APPEND_FLAGS)
         try:
@@ -90,23 +90,23 @@ class DataWriter:
         end = os.lseek(descriptor, 0, os.SEEK_END)
         writer = cls(path, data_id, descriptor, end, crc_of(descriptor, 0, end, 0))
         if not _ends_whole(descriptor, end):
-            writer._pending += b"\n"  # a killed writer left half a line; no index points at it
+            writer._pending += b"\n"  # a killed writer left half a line; no index refers to it
             writer.flush()
         return writer
 
     @property
     def lines(self) -> int:
-        """How many lines were added or found so far."""
+        """How many lines were added or adopted so far."""
         return len(self.places) // 2
 
     @property
     def is_shared(self) -> bool:
-        """Whether the file was published, so that others may map it and append to it."""
+        """Whether the file was published, so that other processes may map it and append to it."""
         return self._sharing is not None
 
     def described(self) -> dict[str, Any]:
-        """What an index says of the file as it is, with what a write has appended; everything is flushed."""
-        self._make_room()
+        """Return what an index says about the flushed file, including what writes have appended."""
+        self._move_behind_appended()
         return {"file": self.path.name, "id": self.data_id, "length": self._end, "checksum": self.checksum}
 
     @property
@@ -114,21 +114,21 @@ class DataWriter:
         """The file's length once everything is flushed."""
         return self._end + len(self._pending)
 
-    def found(self, tab: int, newline: int) -> int:
-        """Take a line that is in the file already; returns its number."""
-        self.flush()  # the pending lines are the last ones in places
+    def adopt(self, tab: int, newline: int) -> int:
+        """Note a line that is in the file already, and return its number."""
+        self.flush()  # pending lines must stay the last ones in places
         self.places.append(tab)
         self.places.append(newline)
         return self.lines - 1
 
     def add(self, fingerprint: bytes, encoded: bytes) -> int:
-        """Append one item; returns its line's number, under which ``places`` has it after ``flush``."""
+        """Append one item and return its line's number; after ``flush``, ``places`` holds its place."""
         tab = self.end + fmt.FINGERPRINT_LENGTH
         self._pending += fmt.data_line(fingerprint, encoded)
         self._pending_lines += 1
         self.places.append(tab)
         self.places.append(self.end - 1)
-        # What a killed process has handed over to the system is there for the next one.
+        # A flushed line survives the process: the next rebuild finds it.
         if len(self._pending) >= BUFFER or time.monotonic() - self._flushed_at > FLUSH_EVERY:
             self.flush()
         return self.lines - 1
@@ -138,11 +138,11 @@ class DataWriter:
         return self.places[2 * line_number], self.places[2 * line_number + 1]
 
     def flush(self) -> None:
-        """Hand everything to the operating system."""
+        """Write all pending lines."""
         if self._pending:
             with nullcontext() if self._sharing is None or self._lock_is_held else self._sharing():
-                if self._make_room() and not _ends_whole(self.descriptor, self._end):
-                    self._move_pending(1)  # a killed write left half a line; no index points at it
+                if self._move_behind_appended() and not _ends_whole(self.descriptor, self._end):
+                    self._move_pending(1)  # a killed write left half a line; no index refers to it
                     self._pending[:0] = b"\n"
                 write_all(self.descriptor, self._pending)
             self.checksum = zlib.crc32(self._pending, self.checksum)
@@ -151,27 +151,27 @@ class DataWriter:
             self._pending_lines = 0
         self._flushed_at = time.monotonic()
 
-    def _make_room(self) -> bool:
-        """Put the pending lines behind what a write has appended meanwhile; says whether one has."""
+    def _move_behind_appended(self) -> bool:
+        """Move the pending lines behind what a write has appended, and return whether one has."""
         end = os.lseek(self.descriptor, 0, os.SEEK_END)
-        moved = end - self._end
-        if moved:
+        appended = end - self._end
+        if appended:
             self.checksum = crc_of(self.descriptor, self._end, end, self.checksum)
             self._end = end
-            self._move_pending(moved)
-        return bool(moved)
+            self._move_pending(appended)
+        return bool(appended)
 
     def _move_pending(self, by: int) -> None:
         for at in range(len(self.places) - 2 * self._pending_lines, len(self.places)):
             self.places[at] += by
 
     def share(self, publishing: Callable[[], AbstractContextManager[None]]) -> None:
-        """From here on the file is published, so lines are appended under the publish lock."""
+        """Append under the publish lock from now on, because the file is published."""
         self._sharing = publishing
 
     @contextmanager
     def lock_held(self, held: bool) -> Iterator[None]:
-        """Within it, whether the publish lock is held by who writes here."""
+        """Note, for the block, whether the calling thread holds the publish lock already."""
         self._lock_is_held = held
         try:
             yield
@@ -179,31 +179,31 @@ class DataWriter:
             self._lock_is_held = False
 
     def sync(self) -> None:
-        """Have everything on disk; an index may point at it from here on."""
+        """Write everything to disk; after that an index may refer to it."""
         self.flush()
         os.fsync(self.descriptor)
 
     def remove(self) -> None:
-        """Delete the file; for one that no index refers to."""
+        """Delete the file, to which no index refers."""
         self.close()
         self.path.unlink(missing_ok=True)
 
     def close(self) -> None:
-        """Give the descriptor back; what was not flushed is dropped."""
+        """Close the file; lines that were not flushed are lost."""
         if self.descriptor >= 0:
             os.close(self.descriptor)
             self.descriptor = -1
 
     def check_in_place(self) -> None:
-        """Refuse to go on when the file was deleted or replaced under us.
+        """Check that the file was not deleted or replaced while we wrote it.
 
-        :raises RebuildError: an index would point at a file that is not there.
+        :raises RebuildError: when it was, so that an index would refer to a missing file.
         """
         try:
-            named = os.stat(self.path)
+            status = os.stat(self.path)
         except FileNotFoundError:
             raise _folder_removed() from None
-        if not os.path.samestat(named, os.fstat(self.descriptor)):
+        if not os.path.samestat(status, os.fstat(self.descriptor)):
             raise RebuildError("the data file was replaced during the rebuild")
 
 
@@ -212,14 +212,14 @@ def _folder_removed() -> RebuildError:
 
 
 def _ends_whole(descriptor: int, end: int) -> bool:
-    """Whether the last line of a data file of so many bytes is not half of one."""
+    """Return whether the last line of a data file of this length is whole."""
     return os.pread(descriptor, 1, end - 1) == b"\n"
 
 
 def end_of(path: Path, begin: int, checksum: int) -> tuple[int, int, bool]:
-    """Where a data file ends, the checksum up to there, and whether its last line is whole.
+    """Return where a data file ends, the checksum up to there, and whether its last line is whole.
 
-    :param begin: how much of it ``checksum`` is of.
+    :param checksum: of the first ``begin`` bytes.
     """
     descriptor = os.open(path, APPEND_FLAGS)
     try:
@@ -242,7 +242,7 @@ def append_lines(path: Path, expected_end: int, lines: bytes) -> bool:
             write_all(descriptor, lines)
             os.fsync(descriptor)
         except BaseException:
-            # No index points behind expected_end, and nobody else appends while we hold the lock.
+            # No index refers to anything behind expected_end, and nobody else appends while we hold the lock.
             os.ftruncate(descriptor, expected_end)
             raise
         return True

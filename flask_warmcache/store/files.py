@@ -1,4 +1,4 @@
-"""What a list has in the cache folder: its locks, its marks, its small files, and what is published."""
+"""The files of one app's lists in the cache folder: locks, marks, reports and published snapshots."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .sweeping import sweep
 from .writer import Draft, next_generation, publish_index
 
 log = logging.getLogger("flask_warmcache")
-# A publication takes milliseconds; half a minute means a stopped process or a dead disk.
+# Seconds. A publication takes milliseconds; half a minute means a stopped process or a dead disk.
 PUBLISH_LOCK_DEADLINE = 30.0
 PUBLISH_LOCK_POLL = 0.002
 
@@ -33,24 +33,24 @@ class FileStore:
     """Snapshots, locks and reports of one app's lists, in one folder of one machine."""
 
     def __init__(self, folder: Path) -> None:
-        """Only remembers the folder; it is made and checked at its first use, not while the app loads."""
+        """Remember the folder; it is created and checked at its first use, not while the app loads."""
         self.folder = folder
 
     def reader(self, name: str) -> Reader:
-        """A view of one list's snapshots."""
+        """Return a reader of one list's snapshots."""
         return Reader(self.folder, name)
 
     def prepare(self) -> None:
-        """Make the folder, or check that it is a real one, ours, and closed to others.
+        """Create the folder, or check that it is a real folder that belongs to this account only.
 
-        :raises StoreError: saying which setting to change.
+        :raises StoreError: with the setting to change.
         """
         prepare(self.folder)
 
     # Locks
 
     def try_lock(self, name: str) -> HeldLock | None:
-        """Take the rebuild lock without waiting; None when another process has it.
+        """Acquire the rebuild lock without waiting, and return it, or None when another process holds it.
 
         :raises StoreError: when the folder cannot be used.
         """
@@ -58,7 +58,7 @@ class FileStore:
         path = self.folder / f"{name}.lock"
         lock = self._open_lock(path)
         try:
-            # Between open and flock somebody may have removed the folder: then this is nobody's lock.
+            # If the folder was removed between open and flock, we have locked a file that no other process sees.
             if try_lock(lock.descriptor) and lock.still_ours():
                 return lock
         except BaseException:
@@ -68,9 +68,9 @@ class FileStore:
         return None
 
     def is_locked(self, name: str) -> bool:
-        """Whether some process rebuilds this list now; never waits and never makes a file.
+        """Return whether a process rebuilds this list now, without waiting and without creating a file.
 
-        The probe is a shared lock: probes do not disturb one another, as exclusive ones would.
+        The probe is a shared lock, so that probes do not block one another.
         """
         with no_fork:
             try:
@@ -87,10 +87,10 @@ class FileStore:
 
     @contextmanager
     def publishing(self, name: str, wait: float | None = None) -> Iterator[None]:
-        """Hold the publish lock, for the milliseconds that a publication takes.
+        """Hold the publish lock for the milliseconds that a publication takes.
 
-        :param wait: seconds after which it gives up; by default half a minute.
-        :raises RebuildBusyError: when another process keeps it for longer.
+        :param wait: seconds to wait for it; by default half a minute.
+        :raises RebuildBusyError: when another process holds it for longer.
         """
         lock = self._open_lock(self.folder / f"{name}.publish.lock")
         try:
@@ -108,7 +108,7 @@ class FileStore:
             return HeldLock(path)
         except OSError as error:
             raise StoreError(
-                f"The lock file {path.name} cannot be opened ({error.strerror}). Check the rights of the "
+                f"The lock file {path.name} cannot be opened ({error.strerror}). Check the permissions of the "
                 "cache folder, or set WARMCACHE_DIR to another one."
             ) from error
 
@@ -149,11 +149,11 @@ class FileStore:
         self.invalidate(name)
 
     def write_progress(self, name: str, report: dict[str, Any]) -> None:
-        """Replace the report of the rebuild that runs or ran last; it is never the lock."""
+        """Replace the report of the current or last rebuild; the report is never the lock."""
         write_small(self.folder, f"{name}.progress", json.dumps(report).encode(), sync=False)
 
     def read_progress(self, name: str) -> dict[str, Any] | None:
-        """The last report, or None when there is none that can be read."""
+        """Return the last report, or None when there is none that can be read."""
         try:
             report = json.loads(read_small(self.folder, f"{name}.progress") or b"null")
         except (ValueError, RecursionError):
@@ -206,25 +206,25 @@ class FileStore:
             draft.remove()
 
     def published_generation(self, name: str) -> tuple[int, ...]:
-        """The generation under the list's name at this moment, if there is one that can be read."""
+        """Return the generation that is published now, if there is one that can be read."""
         published = self.published(name)
         return () if published is None else (published.generation,)
 
     def published(self, name: str) -> Snapshot | None:
-        """What is published at this moment, if it can be read."""
+        """Return the snapshot that is published now, if it can be read."""
         for _ in range(TRIES):
             try:
                 return Snapshot(self.folder, name)
             except FileNotFoundError:
                 return None
             except (*DAMAGE, OSError):
-                pass  # a rebuild may have published meanwhile, and removed the data file that we looked for
+                pass  # a rebuild may just have published another, and removed this one's data file
         return None
 
     def publish_cold(self, name: str) -> None:
-        """Publish that there is nothing, and drop the items; the caller holds the rebuild lock.
+        """Publish an empty, cold snapshot and delete the items; the caller holds the rebuild lock.
 
-        Deleting the files would not do: workers go on serving what they have mapped.
+        Deleting the files is not enough: workers would still serve what they have mapped.
         """
         with self.publishing(name):
             header = {

@@ -1,4 +1,4 @@
-"""The cache folder: where it is by default, and whether it is ours alone."""
+"""The cache folder: where it is by default, and whether only this account can use it."""
 
 from __future__ import annotations
 
@@ -12,16 +12,16 @@ from ..errors import StoreError
 
 
 def prepare(folder: Path) -> None:
-    """Make the folder, or check that it is a real one, ours, and closed to others.
+    """Create the folder, or check that it is a real folder that belongs to this account only.
 
-    :raises StoreError: saying which setting to change.
+    :raises StoreError: with the setting to change.
     """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = os.lstat(folder)
     except OSError as error:
         raise StoreError(
-            f"The cache folder cannot be made ({error.strerror}). Set WARMCACHE_DIR to a folder that "
+            f"The cache folder cannot be created ({error.strerror}). Set WARMCACHE_DIR to a folder that "
             "this account may write."
         ) from error
     if not stat.S_ISDIR(status.st_mode):
@@ -34,13 +34,13 @@ def prepare(folder: Path) -> None:
             "a folder that does not exist yet."
         )
     if not os.access(folder, os.W_OK | os.X_OK):
-        raise StoreError("The cache folder is not writable. Mend its rights, or set WARMCACHE_DIR.")
+        raise StoreError("The cache folder is not writable. Change its permissions, or set WARMCACHE_DIR.")
 
 
 def default_folder(instance_path: str, app_name: str) -> Path:
-    """The cache folder of an app that names none: in its instance folder, else the user's state folder.
+    """Return the cache folder of an app that sets none: in its instance folder, else in the user's state folder.
 
-    Never a shared temporary folder, where others could plant files and cleaners delete locks.
+    It is never in a shared temporary folder, where others could plant files and cleaners delete locks.
     """
     safe = re.sub(r"[^A-Za-z0-9_.-]", "_", app_name).lstrip(".") or "app"
     instance = Path(instance_path)
@@ -50,6 +50,6 @@ def default_folder(instance_path: str, app_name: str) -> Path:
     if os.access(existing, os.W_OK | os.X_OK):
         return instance / "warmcache" / safe
     state = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
-    # Two apps of one name, in two places, are not to share a folder.
+    # Two apps with one name, in two places, must not share a folder.
     which = hashlib.blake2b(os.fsencode(instance_path), digest_size=4).hexdigest()
     return Path(state) / "warmcache" / f"{safe}-{which}"

@@ -1,27 +1,27 @@
-"""The bytes of a snapshot: what an index file and a data line look like.
+"""The bytes of a snapshot: the format of index files and data files.
 
-An index file is a preamble of fixed length, a JSON header, and packed arrays
-("sections") in the machine's byte order, each beginning at a multiple of eight:
+An index file is a preamble of fixed length, a JSON header, and packed arrays ("sections") in the machine's byte
+order, each of which begins at a multiple of eight:
 
     warmcache-index 1 0000001234 89abcdef\\n      format, header length, CRC-32 of the header
     {"list": "files", "generation": ..., "sections": {"places": [offset, length, crc32], ...}, ...}
     <sections>
 
-A data file is text: one line that says what it is, then one line per item,
+A data file is text: one line that identifies it, then one line per item,
 
     <fingerprint, 32 hex digits> TAB <JSON> NEWLINE
 
-An item's place is a pair: where its tab and where its newline is in the data file.  JSON allows a tab
-before an item, and neither byte can stand inside JSON text, so a page is the slices joined by commas, and
-a look at both ends shows whether a slice is an item.  The section ``places`` has the pairs of all items in
-source order, and each view has a section of its own with the pairs in its order: so a page reads one piece
-of the index and not, through a position each, as many as it has items.  Measured at 1,000,000 items, that
-and the join take 10 us where positions took 26.
+An item's place is a pair of offsets in the data file: of its tab and of its newline.  JSON allows a tab before
+an item, and neither byte can occur inside JSON text.  So a page is the slices joined by commas, and comparing
+both ends shows whether a slice is an item.  The section ``places`` has the pairs of all items in source order,
+and each view has its own section with the pairs in its order.  A page therefore reads one piece of the index;
+with positions it would read one piece per item.  Measured at 1,000,000 items: this and the join take 10 us, with
+positions 26 us.
 
-An item has a slot, the number under which the sections know it.  A list that was just made has its items in
-the slots 0, 1, 2, ... in source order.  A later write keeps every other item's slot: a new item gets the next
-free one, one that goes leaves its slot dead, and source order becomes a view like the others.  So a write
-copies the sections and changes a few entries, whatever the size.
+An item has a slot, a number that identifies it in the sections.  After a rebuild the items have the slots 0, 1,
+2, ... in source order.  A later write keeps the slots of all other items: a new item gets the next free slot, a
+discarded one leaves its slot dead, and source order becomes a view like the others.  So a write copies the
+sections and changes a few entries, however long the list is.
 """
 
 from __future__ import annotations
@@ -39,12 +39,12 @@ from ..errors import SnapshotError
 FORMAT = 1
 PREAMBLE = b"warmcache-index %d %010d %08x\n"
 PREAMBLE_LENGTH = len(PREAMBLE % (FORMAT, 0, 0))
-# A header holds a few hundred bytes per view and failed write; far above that, it is not ours.
+# A header holds a few hundred bytes per view and write; a much larger one is not ours.
 HEADER_MAX = 64 * 1024 * 1024
 FINGERPRINT_BYTES = 16
 FINGERPRINT_LENGTH = 2 * FINGERPRINT_BYTES  # in a data line
-NO_FINGERPRINT = bytes(FINGERPRINT_BYTES)  # of items that are made anew each time
-# Between two neighbours in an order: room for thirty items that come one after another into the same place.
+NO_FINGERPRINT = bytes(FINGERPRINT_BYTES)  # of items that every rebuild makes again
+# Between the ranks of two neighbours: room to insert thirty items, one after another, at the same place.
 RANK_GAP = 1 << 32
 DATA_FIRST_LINE = rb'\{"format": "warmcache-data %d", "id": "([0-9a-f]+)"\}\n' % FORMAT
 TAB = ord("\t")
@@ -53,37 +53,37 @@ SOURCE_ORDER = ""
 
 
 def view_section(filter_name: str, sort_name: str) -> str:
-    """The section that holds the places of one filter's items in one order."""
+    """Return the name of the section with the places of one filter's items in one order."""
     return f"view:{filter_name}:{sort_name}"
 
 
 def order_section(filter_name: str, sort_name: str) -> str:
-    """The section that holds the slots of one filter's items in one order."""
+    """Return the name of the section with the slots of one filter's items in one order."""
     return f"order:{filter_name}:{sort_name}"
 
 
 def rank_section(sort_name: str) -> str:
-    """The section with a number for each slot that rises in one order, with gaps for items that come between."""
+    """Return the name of the section with each slot's rank in one order: a number, with gaps for later items."""
     return f"rank:{sort_name}"
 
 
 def place_type(data_length: int) -> Literal["I", "Q"]:
-    """The array type of places in a data file of so many bytes: half the index up to 4 GiB."""
+    """Return the array type of places in a data file of this length; up to 4 GiB it halves the index."""
     return "I" if data_length < 1 << 32 else "Q"
 
 
 def flags_section(filter_name: str) -> str:
-    """The section with one byte per slot: whether the filter lets it through."""
+    """Return the name of the section with one byte per slot: whether its item matches the filter."""
     return f"flags:{filter_name}"
 
 
 def key_hash(key: object) -> int:
-    """Eight bytes of hash for a key, which is text or a whole number (and 1 is not "1").
+    """Return an eight-byte hash of a key, which is text or a whole number (1 is not "1").
 
     :raises TypeError: for a key of another type.
     """
     if isinstance(key, str):
-        # File names that are no UTF-8 come from the system as lone surrogates.
+        # The system returns file names that are not UTF-8 with lone surrogates.
         tagged = b"s" + key.encode("utf-8", "surrogatepass")
     elif isinstance(key, int) and not isinstance(key, bool):
         tagged = b"i%d" % key
@@ -93,33 +93,32 @@ def key_hash(key: object) -> int:
 
 
 def fingerprint_of(version: bytes, encoded: bytes) -> bytes:
-    """The fingerprint of one source item; a data line has it in hex.
+    """Return the fingerprint of one source item; a data line has it in hex.
 
-    :param encoded: what, unchanged, means that the enriched item is still good, its key included: so an equal
-        fingerprint is an equal key.
+    :param encoded: what the enriched item depends on, its key included: equal fingerprints mean equal keys.
     """
     return hashlib.blake2b(version + b"\0" + encoded, digest_size=FINGERPRINT_BYTES).digest()
 
 
 def fold(words: str) -> str:
-    """Text as search compares it: case folded, every run of white space one space."""
+    """Return text as search compares it: case folded, with every run of white space as one space."""
     return " ".join(words.casefold().split())
 
 
 def data_first_line(data_id: str) -> bytes:
-    """The line that says what a data file is and which one."""
+    """Return the first line of a data file, which identifies it."""
     return b'{"format": "warmcache-data %d", "id": "%s"}\n' % (FORMAT, data_id.encode())
 
 
 def data_line(fingerprint: bytes, encoded: bytes) -> bytes:
-    """One item's line in a data file."""
+    """Return one item's line in a data file."""
     return b"%b\t%b\n" % (fingerprint.hex().encode(), encoded)
 
 
 def data_id_of(first_line: bytes) -> str:
-    """The id in a data file's first line.
+    """Return the id in a data file's first line.
 
-    :raises SnapshotError: when it is not such a line.
+    :raises SnapshotError: when the line is not that of a data file.
     """
     match = re.fullmatch(DATA_FIRST_LINE, first_line)
     if match is None:
@@ -128,18 +127,18 @@ def data_id_of(first_line: bytes) -> str:
 
 
 def pack_header(header: Mapping[str, Any]) -> bytes:
-    """Preamble and header, padded so that the sections begin at a multiple of eight."""
+    """Return preamble and header, padded so that the sections begin at a multiple of eight."""
     text = json.dumps({**header, "format": FORMAT, "byteorder": sys.byteorder}).encode()
     text += b" " * (-(PREAMBLE_LENGTH + len(text)) % 8)
     return PREAMBLE % (FORMAT, len(text), zlib.crc32(text)) + text
 
 
 def read_header(index: Any, size: int) -> tuple[dict[str, Any], int]:
-    """The header of a mapped index, and where its sections begin.
+    """Return the header of a mapped index, and where its sections begin.
 
-    :param index: something sliceable to bytes.
+    :param index: something whose slices are bytes.
     :param size: the file's length in bytes.
-    :raises SnapshotError: when it is damaged, cut short, or of another format or machine.
+    :raises SnapshotError: when it is damaged, cut short, or of another format or byte order.
     """
     preamble = bytes(index[:PREAMBLE_LENGTH])
     words = preamble.split()

@@ -1,7 +1,7 @@
 """Lock files: held by one process until it closes them or dies, and never by a child that it forked.
 
-Lock order is ``NAME.lock``, then ``NAME.publish.lock``, never the reverse.  Lock files are never deleted: with a
-new file under the same name, two processes could each hold "the" lock.
+The lock order is ``NAME.lock``, then ``NAME.publish.lock``, never the reverse.  Lock files are never deleted: with
+a new file under the same name, two processes could each hold "the" lock.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 class HeldLock:
-    """A lock file opened, and locked, by this process until closed (or until it dies)."""
+    """A lock file that this process has opened, and then locked, until it closes the file or dies."""
 
     def __init__(self, path: Path) -> None:
-        """Open the file, and make it if it is not there; it is not locked yet.
+        """Open the file, and create it if needed; it is not locked yet.
 
-        :raises OSError: when that cannot be done.
+        :raises OSError: when that fails.
         """
         self.path = path
         with no_fork:
-            # Mode 0600: whoever can open a lock file can hold the lock for ever.
+            # Mode 0600: any account that can open a lock file can hold the lock for ever.
             self.descriptor = os.open(path, LOCK_FLAGS, 0o600)
             open_locks.add(self)
 
     def still_ours(self) -> bool:
-        """Whether the file under the lock's name is still the one that is locked."""
+        """Return whether the file under the lock's name is still the one that we locked."""
         try:
             return os.path.samestat(os.stat(self.path), os.fstat(self.descriptor))
         except FileNotFoundError:
             return False
 
     def close(self) -> None:
-        """Free the lock, unless a child has inherited the descriptor and goes on holding it."""
+        """Release the lock, unless a child has inherited the descriptor and still holds it."""
         with no_fork:
             self._close()
 
@@ -48,12 +48,12 @@ class HeldLock:
             try:
                 os.close(descriptor)
             except OSError:
-                # The descriptor is gone all the same, and with it the lock; nothing was written to the file.
+                # The descriptor is closed all the same, and the lock released; nothing was written to the file.
                 log.warning("warmcache.not_closed: the lock file %s", self.path.name, exc_info=True)
 
 
 class InheritedLock(HeldLock):
-    """A lock that the parent process took; it passed the locked descriptor on to this process."""
+    """A lock that the parent process acquired; it passed the locked descriptor on to this process."""
 
     def __init__(self, path: Path, descriptor: int) -> None:
         os.set_inheritable(descriptor, False)
@@ -63,27 +63,28 @@ class InheritedLock(HeldLock):
 
 
 def try_lock(descriptor: int) -> bool:
-    """Lock an open file without waiting; False when another process has it locked.
+    """Lock an open file without waiting, and return whether that succeeded: False when another process holds it.
 
     :raises OSError: where files cannot be locked.
     """
-    # Here, so that a worker that only serves never loads it; see rebuilder.py for why no fork may come between.
+    # Imported here, so that a worker that only serves never loads it.  A child forked during an import
+    # would wait for ever for the importing thread, which it does not have.
     with no_fork:
         from filelock import lock_descriptor
 
     return lock_descriptor(descriptor, blocking=False)
 
 
-# A lock lives as long as any copy of its descriptor, so a forked child must not keep one: a worker forked from
-# an app that builds already, or the child of one that uses multiprocessing, would hold up every later rebuild.
-# (Closing a copy frees nothing here.)  And no fork may fall between a file's opening and its registration, as it
-# would often do: opening gives the interpreter away, and the thread that forks takes it.
+# A lock is held as long as any copy of its descriptor is open.  A forked child must close its copies, or it blocks
+# every later rebuild: a worker forked while the app rebuilds, for example, or a child of multiprocessing.  Closing
+# a copy does not release the parent's lock.  Without no_fork, a fork between opening a file and registering it
+# would be frequent, because opening a file releases the interpreter lock to the thread that forks.
 open_locks: weakref.WeakSet[HeldLock] = weakref.WeakSet()
 no_fork = threading.Lock()  # held for the microseconds in which a lock file is opened, probed or closed
 
 
 def _close_in_child() -> None:
-    no_fork.release()  # taken before the fork by the one thread that lives on
+    no_fork.release()  # acquired before the fork by the thread that forked, the only one in the child
     for lock in list(open_locks):
         lock._close()
 

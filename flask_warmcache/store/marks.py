@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .changes import tell
+from .changes import announce
 from .mapping import OPEN_FLAGS, stamp_of
 from .small import read_small, write_small
 from .snapshot import INVALIDATED_BEFORE, Snapshot
@@ -47,7 +47,7 @@ def mark(folder: Path, name: str) -> None:
         os.utime(folder / f"{name}.index", ns=_in_1970(), follow_symlinks=False)
     except FileNotFoundError:
         return
-    tell(folder, name)
+    announce(folder, name)
 
 
 def mark_snapshot(folder: Path, name: str, snapshot: Snapshot) -> None:
@@ -60,7 +60,7 @@ def mark_snapshot(folder: Path, name: str, snapshot: Snapshot) -> None:
         # By descriptor: after the comparison, the name may belong to the next index.
         if stamp_of(os.fstat(descriptor)) == snapshot.stamp:
             os.utime(descriptor, ns=_in_1970())
-            tell(folder, name)
+            announce(folder, name)
     finally:
         os.close(descriptor)
 

@@ -1,4 +1,4 @@
-"""Which snapshot a process serves: the newest that can be opened, else the one it has."""
+"""Which snapshot a process serves: the newest that it can open, or else the one it has."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .snapshot import DAMAGE, Snapshot
 
 log = logging.getLogger("flask_warmcache")
 TRIES = 3
-RETRY_AFTER = 1.0  # seconds until what the system refused, out of descriptors say, is tried again
+RETRY_AFTER = 1.0  # seconds until an open that the system refused, for lack of descriptors say, is retried
 
 
 class Reader:
-    """One process's view of one list; a read looks at a file a hundred times a second, or when told to."""
+    """One process's view of one list."""
 
     def __init__(self, folder: Path, name: str) -> None:
         self._watch = Watch(folder, name)
@@ -27,24 +27,24 @@ class Reader:
         self._name = name
         self._path = os.fspath(folder / f"{name}.index")
         self._snapshot: Snapshot | None = None
-        self._refused: Stamp | None = None  # an index that could not be opened; damaged ones are not tried again
+        self._refused: Stamp | None = None  # an index that could not be opened; a damaged one is not retried
         self._refused_until = 0.0  # of the monotonic clock
         self._exchange = threading.Lock()  # guards the exchange of _snapshot, held for one stat
         self.is_unusable = False  # the index under the name is gone or damaged: a rebuild is needed
 
     def after_fork(self) -> None:
-        """A lock that another thread held at the fork would stay locked for ever in the child."""
+        """Make a new lock: one that another thread held at the fork would stay locked in the child for ever."""
         self._exchange = threading.Lock()
 
-    def look_again(self) -> None:
-        """Have the next read look, whatever has been told of changes."""
-        self._watch.forget()
+    def expire(self) -> None:
+        """Make the next read stat the index, whatever the change words say."""
+        self._watch.expire()
 
     def current(self) -> Snapshot | None:
-        """The snapshot to serve now, or None when nothing was ever published."""
-        if not self._watch.is_over():
+        """Return the snapshot to serve now, or None when nothing was ever published."""
+        if not self._watch.needs_stat():
             return self._snapshot
-        seen = self._watch.before()
+        words, read_at = self._watch.read()
         try:
             status = os.stat(self._path)
         except OSError:
@@ -54,7 +54,7 @@ class Reader:
         stamp = stamp_of(status)
         if snapshot is not None and snapshot.stamp == stamp:
             self.is_unusable = False
-            self._watch.after(*seen)
+            self._watch.note_unchanged(words, read_at)
             return snapshot
         if stamp == self._refused and time.monotonic() < self._refused_until:
             self.is_unusable = True
@@ -62,7 +62,7 @@ class Reader:
         return self._open()
 
     def _open(self) -> Snapshot | None:
-        """Map what is published now; on trouble keep what we have."""
+        """Open what is published now; if that fails, keep the snapshot we have."""
         refused: Stamp | None = None
         why: Exception | None = None
         for _ in range(TRIES):
@@ -76,16 +76,16 @@ class Reader:
                 # Between our two opens a publisher may have replaced the index and unlinked the old data.
                 why = error
                 continue
-            # Threads A and B both open.  A maps generation 5, is held up, B maps and sets 6.  Without
-            # this second look A would then set 5, and the next answers would go backwards.
+            # Threads A and B both open the index.  A maps generation 5 and is delayed; B maps and sets 6.  Without
+            # this second stat A would then set 5, and the next answers would go backwards.
             with self._exchange:
                 try:
                     is_newest = stamp_of(os.stat(self._path)) == opened.stamp
                 except OSError:
                     self.is_unusable = True
                     return self._snapshot or opened
-                # One that was replaced while we opened it is still newer than ours: where many write all the
-                # time, every one we open may be, and what was promised before this read is in it.
+                # A snapshot that was replaced while we opened it may still be newer than ours.  In a list that is
+                # written to all the time this can happen at every try; the writes before this read are in it.
                 if is_newest or self._snapshot is None or opened.generation > self._snapshot.generation:
                     self._snapshot, self._refused, self.is_unusable = opened, None, False
                 if is_newest:

@@ -1,7 +1,7 @@
 """Reading one snapshot: its items, views and keys, straight from the mapped files.
 
-A snapshot never changes once opened.  Its files may be replaced or unlinked meanwhile; the maps stay
-whole, and all workers share one copy of them in the page cache.  Nothing here locks, writes or waits.
+A snapshot never changes.  Its files may be replaced or unlinked while it is open, but the maps stay valid, and all
+workers share one copy of them in the page cache.  Nothing here locks, writes or waits.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from ..errors import SnapshotError
 from . import format as fmt
 from .mapping import map_file
 
-# What reading a file that is not what was written can raise, beside errors of the system.
+# Exceptions, besides OSError, from reading files that differ from what was written.
 DAMAGE = (SnapshotError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
-# A published index has its generation as its time of modification; ``invalidate`` sets one before this.
+# A published index has its generation as its time of modification; a marked one has a time before this.
 INVALIDATED_BEFORE = 10**9  # nanoseconds, one second after 1970
-# What stands at the places of up to so many items; more are compared one by one.
+# The bytes at the places of up to 500 items; those of more items are compared one by one.
 LINE_ENDS = (ord("\t"), ord("\n")) * 500
 
 
 class Write(NamedTuple):
-    """One key's refresh or discard, kept until a rebuild that began after it has published."""
+    """One key's refresh or discard, kept until a rebuild that began after it is published."""
 
     key: str | int
-    sequence: int  # the generation that made it visible
+    sequence: int  # the generation that published it
     discarded: bool
 
 
@@ -43,7 +43,7 @@ class Snapshot:
     def __init__(self, folder: Path, name: str, index_name: str = "") -> None:
         """Open what is published now.
 
-        :param index_name: the index file's name, for a draft that is not published yet.
+        :param index_name: the name of a draft that is not published yet, to open that instead.
         :raises FileNotFoundError: when there is no index.
         :raises SnapshotError: when index and data are damaged or do not belong together.
         """
@@ -53,15 +53,15 @@ class Snapshot:
         if header["list"] != name:
             raise SnapshotError(f"the index belongs to list {header['list']!r}")
         self.generation: int = header["generation"]
-        self.rebuilt: int = header.get("rebuilt", self.generation)  # of the last rebuild; writes have come since
-        # Some of them won over that rebuild, and have not been looked up again since.
+        self.rebuilt: int = header.get("rebuilt", self.generation)  # of the last rebuild; writes may have followed
+        # Some of these writes won over that rebuild and have not been looked up again since.
         self.is_unsettled: bool = header.get("unsettled", False)
-        self.token = f"{self.generation:x}"  # the generation as it is shown: opaque, compared for equality
-        self.published_at: float = header["published_at"]  # wall clock; the generation may run ahead of it
+        self.shown_generation = f"{self.generation:x}"  # opaque to clients, which compare it for equality
+        self.published_at: float = header["published_at"]  # by the wall clock; the generation may be ahead of it
         self.count: int = header["count"]
-        self.slots: int = header["slots"]  # count, and the dead ones
+        self.slots: int = header["slots"]  # the items and the dead slots
         self.complete: bool = header["complete"]
-        self.is_cold: bool = header["cold"]  # published by ``clear``: there is nothing to serve or reuse
+        self.is_cold: bool = header["cold"]  # published by ``clear``: nothing to serve or reuse
         self.is_value: bool = header["is_value"]  # the one item is {"value": ...}
         self.is_invalidated = self.stamp[2] < INVALIDATED_BEFORE
         self._bytes = memoryview(index)
@@ -71,27 +71,27 @@ class Snapshot:
         if self.place_type not in ("I", "Q"):
             raise SnapshotError(f"the index has places of type {self.place_type!r}")
         self._places = self.section("places", self.place_type, 2 * self.slots)
-        # Source order, unless it is that of the slots.
+        # Source order, unless the slots are in that order already.
         self._order: memoryview[int] | None = None
         if fmt.order_section(fmt.ALL, fmt.SOURCE_ORDER) in header["sections"]:
             self._order = self.section(fmt.order_section(fmt.ALL, fmt.SOURCE_ORDER), "I", self.count)
         elif self.slots != self.count:
             raise SnapshotError("the index has dead slots and no source order")
-        # Slices of a memoryview copy nothing, so that one join then copies them all: while it waits for the
-        # memory of one item it asks for that of the next.  Measured, half the time of a page of 1,000,000.
+        # Slices of a memoryview copy nothing, so one join copies all of them, and the processor loads the memory
+        # of several items at once.  Measured: half the time of a page of a list of 1,000,000.
         self._data = memoryview(b"" if self.is_cold else self._map_data(folder))
 
     def _map_data(self, folder: Path) -> mmap.mmap:
-        wanted = self.header["data"]
-        if os.path.basename(wanted["file"]) != wanted["file"]:
+        described = self.header["data"]
+        if os.path.basename(described["file"]) != described["file"]:
             raise SnapshotError("the index names a data file outside the folder")
         try:
-            data, _ = map_file(folder / wanted["file"], wanted["length"])
+            data, _ = map_file(folder / described["file"], described["length"])
         except FileNotFoundError:
-            raise SnapshotError(f"the data file {wanted['file']} is missing") from None
-        first = fmt.data_first_line(wanted["id"])
+            raise SnapshotError(f"the data file {described['file']} is missing") from None
+        first = fmt.data_first_line(described["id"])
         if data[: len(first)] != first:
-            raise SnapshotError(f"the data file {wanted['file']} is another one")
+            raise SnapshotError(f"the data file {described['file']} is another one")
         return data
 
     def section(self, name: str, typecode: Literal["B", "I", "Q"], count: int | None = None) -> memoryview[int]:
@@ -117,49 +117,49 @@ class Snapshot:
     # Views
 
     def has_view(self, filter_name: str, sort_name: str) -> bool:
-        """Whether this snapshot was made with that filter and sort (an older deploy may have had others)."""
+        """Return whether this snapshot has that filter and sort; one of an older deploy may have others."""
         if (filter_name, sort_name) == (fmt.ALL, fmt.SOURCE_ORDER):
             return True
         return fmt.view_section(filter_name, sort_name) in self.header["sections"]
 
     def filter_count(self, filter_name: str) -> int:
-        """How many items a filter lets through; 0 for a filter this snapshot does not know."""
+        """Return how many items match a filter; 0 for a filter that this snapshot does not have."""
         if filter_name == fmt.ALL:
             return self.count
         return int(self.header["filters"].get(filter_name, 0))
 
     def view(self, filter_name: str, sort_name: str) -> memoryview[int]:
-        """The places of a view's items, in its order, two numbers each; nothing is read of them yet."""
+        """Return the places of a view's items in its order, two numbers each, without reading them."""
         if filter_name == fmt.ALL and sort_name == fmt.SOURCE_ORDER and self._order is None:
             return self._places
         return self.section(fmt.view_section(filter_name, sort_name), self.place_type)
 
     def order(self, filter_name: str, sort_name: str) -> Sequence[int]:
-        """The slots of a view's items, in its order."""
+        """Return the slots of a view's items in its order."""
         if filter_name == fmt.ALL and sort_name == fmt.SOURCE_ORDER:
             return range(self.slots) if self._order is None else self._order
         return self.section(fmt.order_section(filter_name, sort_name), "I")
 
     def ranks(self, sort_name: str) -> Sequence[int]:
-        """A number for each slot, rising in this order; of dead slots any."""
+        """Return a number for each slot that rises in this order; a dead slot has any number."""
         if sort_name == fmt.SOURCE_ORDER and self._order is None:
             return range(self.slots)
         return self.section(fmt.rank_section(sort_name), "Q", self.slots)
 
     def flags(self, filter_name: str) -> memoryview[int]:
-        """One byte per slot: whether the filter lets it through."""
+        """Return one byte per slot: whether its item matches the filter."""
         return self.section(fmt.flags_section(filter_name), "B", self.slots)
 
     def places(self, slots: Iterable[int]) -> array[int]:
-        """The places of the items in these slots, two numbers each."""
+        """Return the places of the items in these slots, two numbers each."""
         places, chosen = self._places, array(self.place_type)
-        for slot in array("I", slots):  # refuses a negative one, which would count from the end
+        for slot in array("I", slots):  # an array of "I" refuses negative slots, which would count from the end
             chosen.append(places[2 * slot])
             chosen.append(places[2 * slot + 1])
         return chosen
 
     def in_view(self, found: list[int], filter_name: str, sort_name: str, backwards: bool) -> list[int]:
-        """Those of the found slots that a filter lets through, in a view's order."""
+        """Return those of the found slots whose items match a filter, in a view's order."""
         if filter_name != fmt.ALL:
             flags = self.flags(filter_name)
             found = [slot for slot in found if flags[slot]]
@@ -170,19 +170,19 @@ class Snapshot:
         return found
 
     def section_bytes(self, name: str) -> memoryview[int]:
-        """A whole section, to be copied into the next index; nothing when there is none."""
+        """Return a whole section, to be copied into the next index, or nothing when there is none."""
         if name not in self.header["sections"]:
             return memoryview(b"")
         return self.section(name, "B")
 
     # Items
 
-    def lines(
+    def items_json(
         self, places: Sequence[int], head: bytes = b"", tail: bytes = b"", *, backwards: bool = False
     ) -> bytes:
-        """The JSON of the items at these places, joined by commas, between head and tail; no item is parsed.
+        """Return the JSON of the items at these places, joined by commas, between head and tail, parsing none.
 
-        :param backwards: the last place's item comes first.
+        :param backwards: begin with the item at the last place.
         :raises IndexError: when a place is outside the data.
         :raises SnapshotError: when a line is not whole.
         """
@@ -192,30 +192,30 @@ class Snapshot:
         pieces: list[Any] = [data[tab:newline] for tab, newline in zip(in_pairs, in_pairs, strict=True)]
         if backwards:
             pieces.reverse()
-        # The page is copied once: what stands around it is part of its first and last piece.
+        # Head and tail become part of the first and last piece, so that the page is copied only once.
         pieces[0] = head + pieces[0]
         pieces[-1] = b"%b%b" % (pieces[-1], tail)
         joined = b",".join(pieces)
-        # Behind the join, which has brought the bytes near.
+        # Checked after the join, which has loaded these bytes into the processor's cache.
         if itemgetter(*places)(data) != LINE_ENDS[: len(places)]:
             self._check_each(places)
         return joined
 
     def _check_each(self, places: Sequence[int]) -> None:
-        for at, wanted in zip(places, cycle(LINE_ENDS[:2]), strict=False):
-            if self._data[at] != wanted:
+        for place, line_end in zip(places, cycle(LINE_ENDS[:2]), strict=False):
+            if self._data[place] != line_end:
                 raise SnapshotError("an item's line in the data file is damaged")
 
     def slot_at(self, position: int) -> int:
-        """The slot of the item at this position of the source order."""
+        """Return the slot of the item at this position of the source order."""
         return position if self._order is None else self._order[position]
 
     def place(self, slot: int) -> tuple[int, int]:
-        """Where an item's JSON lies in the data file: between this tab and this newline."""
+        """Return where an item's JSON is in the data file: between this tab and this newline."""
         return self._places[2 * slot], self._places[2 * slot + 1]
 
     def encoded(self, slot: int) -> bytes:
-        """One item's JSON.
+        """Return one item's JSON.
 
         :raises SnapshotError: when its line is not whole.
         """
@@ -224,44 +224,43 @@ class Snapshot:
         return bytes(self._data[tab + 1 : newline])
 
     def item(self, slot: int) -> Any:
-        """One item, decoded."""
+        """Return one item, decoded."""
         return json.loads(self.encoded(slot))
 
     def fingerprint(self, slot: int) -> bytes:
-        """What one item was made of."""
+        """Return the fingerprint of what one item was made from."""
         begin = slot * fmt.FINGERPRINT_BYTES
         return bytes(self.fingerprints()[begin : begin + fmt.FINGERPRINT_BYTES])
 
     def fingerprints(self) -> memoryview[int]:
-        """The fingerprints of all slots, one behind the other."""
+        """Return the fingerprints of all slots, one after the other."""
         return self.section("fingerprints", "B", self.slots * fmt.FINGERPRINT_BYTES)
 
     def writes(self) -> list[Write]:
-        """The writes that no rebuild has seen yet: key, sequence, and whether the item was discarded."""
+        """Return the writes that no rebuild has seen yet."""
         return [Write(*entry) for entry in json.loads(bytes(self.section_bytes("writes")) or b"[]")]
 
     def find(self, key: object, field: str) -> int | None:
-        """The slot of the item with this key, or None."""
+        """Return the slot of the item with this key, or None."""
         if "key_hashes" not in self.header["sections"]:
             return None
-        wanted = fmt.key_hash(key)
+        key_hash = fmt.key_hash(key)
         hashes = self.section("key_hashes", "Q", self.count)
         by_hash = self.section("key_slots", "I", self.count)
-        index = bisect_left(hashes, wanted)
-        # Two keys can share a hash; the item itself decides.
-        while index < self.count and hashes[index] == wanted:
+        index = bisect_left(hashes, key_hash)
+        # Two keys can have the same hash, so the item itself is compared.
+        while index < self.count and hashes[index] == key_hash:
             slot = int(by_hash[index])
-            found = self.item(slot).get(field)
-            if found == key:
+            if self.item(slot).get(field) == key:
                 return slot
             index += 1
         return None
 
     @property
     def has_search(self) -> bool:
-        """Whether it was made with a search text (an older deploy may have had none)."""
+        """Whether this snapshot has a search text; one of an older deploy may have none."""
         return "text" in self.header["sections"]
 
     def search_text(self) -> tuple[memoryview[int], memoryview[int]]:
-        """The folded search text, one line per item, and where each item's line begins."""
+        """Return the folded search text, one line per item, and where each item's line begins."""
         return self.section("text", "B"), self.section("text_starts", "Q", self.slots + 1)

@@ -1,8 +1,8 @@
-"""Writing indexes: made beside the published one, put in its place by rename.
+"""Writing indexes: each is a draft first, and one rename publishes it.
 
-A publication is all or nothing for readers: the data is synced before the index that points at it,
-and the index appears under its name by ``os.replace``, whole.  Killed at any instruction, a writer
-leaves at worst an unreferenced file, which the next holder of the rebuild lock removes.
+A publication is all or nothing for readers: the data is synced before the index that refers to it, and
+``os.replace`` puts the whole index under its name.  A writer killed at any instruction leaves at worst a file to
+which nothing refers, and the next holder of the rebuild lock removes it.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from pathlib import Path
 from typing import Any
 
 from . import format as fmt
-from .changes import told
+from .changes import changing
 from .locks import try_lock
 
 log = logging.getLogger("flask_warmcache")
 CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-PIECES_MAX = 500  # with one call; Linux takes 1,024
+PIECES_MAX = 500  # in one call; Linux accepts 1,024
 Piece = array | bytes | bytearray | memoryview  # type: ignore[type-arg]
-Section = Piece | list[Piece]  # in pieces where most of it is copied from the index before
+Section = Piece | list[Piece]  # in pieces where most of it is copied from the index before it
 
 
 def write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
-    """Write every byte; ``os.write`` may write fewer without an error, at a size limit for instance."""
+    """Write every byte; ``os.write`` may write fewer without an error, at a size limit for example."""
     view = memoryview(data).cast("B")
     while view:
         view = view[os.write(descriptor, view) :]
 
 
 def write_pieces(descriptor: int, views: Sequence[memoryview]) -> None:
-    """Write every byte of every piece: hundreds with one call, and one by one what a short write leaves."""
+    """Write every byte of every piece: hundreds in one call, and the rest of a short write one by one."""
     for begin in range(0, len(views), PIECES_MAX):
         batch = views[begin : begin + PIECES_MAX]
         written = os.writev(descriptor, batch)
@@ -48,19 +48,19 @@ def write_pieces(descriptor: int, views: Sequence[memoryview]) -> None:
 
 
 def next_generation(*seen: int) -> int:
-    """The publishing time in nanoseconds, made to rise strictly above every generation seen."""
+    """Return the time in nanoseconds, or a larger number if needed to exceed every generation seen."""
     return max(time.time_ns(), *(generation + 1 for generation in seen), 1)
 
 
 class Draft:
-    """An index written whole beside the published one, which one rename makes the published one."""
+    """A whole index beside the published one, which it replaces with one rename."""
 
     def __init__(
         self, folder: Path, name: str, header: Mapping[str, Any], sections: Mapping[str, Section], *, sync: bool
     ) -> None:
         """
         :param header: all of the header but the section table; ``generation`` becomes the file's mtime.
-        :param sync: whether it must be on disk, since it is to be published.
+        :param sync: whether it is to be published, and must be on disk before that.
         """
         self._folder = folder
         self._name = name
@@ -90,9 +90,10 @@ class Draft:
             raise
 
     def _create(self) -> tuple[Path, int]:
-        """A file that is locked, which says that its maker lives, to who removes forsaken ones.
+        """Create a file and lock it: the lock shows processes that remove abandoned drafts that we are alive.
 
-        Who looks for those may come between the creation and the lock: then he has the lock, or the file is gone.
+        Such a process may come between the creation and the lock.  Then it holds the lock, or the file is gone,
+        and another is created.
         """
         while True:
             path = self._folder / f"{self._name}.index.{os.getpid()}-{secrets.token_hex(4)}.tmp"
@@ -106,38 +107,38 @@ class Draft:
             os.close(descriptor)
 
     def publish(self) -> None:
-        """Put it in place of the published index; the caller holds the publish lock and has synced the data."""
-        with told(self._folder, self._name):
+        """Replace the published index; the caller holds the publish lock and has synced the data."""
+        with changing(self._folder, self._name):
             os.replace(self.path, self._folder / f"{self._name}.index")
         self.remove()
         _sync_folder(self._folder)
 
     def remove(self) -> None:
-        """Delete it if it was not published; later calls do nothing."""
+        """Delete the draft if it was not published; later calls do nothing."""
         if self._descriptor >= 0:
             descriptor, self._descriptor = self._descriptor, -1
             try:
                 os.close(descriptor)
             except OSError:
-                # Some file systems tell here what they could not write. It has been synced before the rename.
+                # Some file systems report failed writes here.  The draft was synced before the rename.
                 log.warning("warmcache.not_closed: the draft of an index", exc_info=True)
             self.path.unlink(missing_ok=True)
 
 
-def remove_if_forsaken(path: str) -> None:
-    """Delete a draft whose maker is dead; it is locked meanwhile, so a maker who comes late makes another."""
+def remove_if_abandoned(path: str) -> None:
+    """Delete a draft whose process is dead; it is locked meanwhile, so a process that just created it notices."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.unlink(path)
     except BlockingIOError:
-        pass  # its maker lives
+        pass  # its process lives
     finally:
         os.close(descriptor)
 
 
 def pieces(content: Section) -> Iterator[memoryview]:
-    """The bytes of a section, piece by piece."""
+    """Yield the bytes of a section, piece by piece."""
     for piece in content if isinstance(content, list) else [content]:
         view = memoryview(piece)
         if view.nbytes:
@@ -145,7 +146,7 @@ def pieces(content: Section) -> Iterator[memoryview]:
 
 
 def publish_index(folder: Path, name: str, header: Mapping[str, Any], sections: Mapping[str, Section]) -> None:
-    """Put a snapshot's index in place; the caller holds the publish lock and has synced the data.
+    """Publish a snapshot's index; the caller holds the publish lock and has synced the data.
 
     :param header: all of the header but the section table; ``generation`` becomes the file's mtime.
     """
@@ -153,7 +154,7 @@ def publish_index(folder: Path, name: str, header: Mapping[str, Any], sections: 
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename durable; one that is not stays published all the same, so an error is no failure."""
+    """Make a rename durable.  An error is only logged, because the snapshot is published all the same."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:

@@ -59,7 +59,7 @@ def warmcache_attrs(name: str, read: Items | Page | None = None, **options: Any)
         state.keeper.wake()
     shown = {
         "state": condition.state,
-        "generation": None if condition.snapshot is None else condition.snapshot.token,
+        "generation": None if condition.snapshot is None else condition.snapshot.shown_generation,
         "rebuilding": condition.rebuilding,
     }
     if read is not None:

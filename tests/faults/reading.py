@@ -26,8 +26,8 @@ def main(seconds: float) -> None:
         if snapshot is None:
             faults.append("nothing to read")
             break
-        body = snapshot.lines(snapshot.view("all", ""))
-        odd = snapshot.lines(snapshot.view("odd", "last"))
+        body = snapshot.items_json(snapshot.view("all", ""))
+        odd = snapshot.items_json(snapshot.view("odd", "last"))
         reads += 1
         found = zlib.crc32(odd, zlib.crc32(body))
         if snapshot.generation == newest:

@@ -22,7 +22,7 @@ from typing import Any
 import psutil
 import pytest
 
-from flask_warmcache.store.changes import tell
+from flask_warmcache.store.changes import announce
 from flask_warmcache.store.verify import Verifier
 from tests.server.world import CHECKOUT, HERE, Place, check_items, gunicorn_server
 from tests.support.needs import need_root
@@ -488,7 +488,7 @@ def read_rows(folder: Path) -> list[dict[str, Any]]:
     from flask_warmcache.store.snapshot import Snapshot
 
     snapshot = Snapshot(folder, "files")
-    rows = json.loads(b"[%b]" % snapshot.lines(snapshot.view("all", "")))
+    rows = json.loads(b"[%b]" % snapshot.items_json(snapshot.view("all", "")))
     check_items(rows)
     return rows  # type: ignore[no-any-return]
 
@@ -498,7 +498,7 @@ def replace(path: Path, content: bytes) -> None:
     draft.write_bytes(content)
     draft.chmod(0o600)
     os.replace(draft, path)
-    tell(path.parent, "files")  # so that the next read looks, as it otherwise would a moment later
+    announce(path.parent, "files")  # so that the next read sees it, and not one a moment later
 
 
 def mutated(content: bytes, chance: random.Random) -> bytes:

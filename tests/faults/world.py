@@ -122,7 +122,7 @@ def published(folder: Path) -> int | None:
         snapshot = Snapshot(folder, "files")
     except FileNotFoundError:
         return None
-    check_items(json.loads(b"[%b]" % snapshot.lines(snapshot.view("all", ""))))
+    check_items(json.loads(b"[%b]" % snapshot.items_json(snapshot.view("all", ""))))
     return snapshot.generation
 
 

@@ -156,7 +156,7 @@ class Witness:
                 self.faults.append(f"from {self.generations[-1]} back to {snapshot.generation}")
             self.generations.append(snapshot.generation)
             try:
-                check_items(json.loads(b"[%b]" % snapshot.lines(snapshot.view("all", ""))))
+                check_items(json.loads(b"[%b]" % snapshot.items_json(snapshot.view("all", ""))))
             except Exception as error:
                 self.faults.append(f"generation {snapshot.generation}: {error!r}")
 

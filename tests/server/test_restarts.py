@@ -22,7 +22,7 @@ def check_readable(place: Place, generation: int) -> None:
     """What was published last can be read by anybody who comes now."""
     snapshot = Reader(place.cache, "files").current()
     assert snapshot is not None and snapshot.generation == generation
-    check_items(json.loads(b"[%b]" % snapshot.lines(snapshot.view("all", ""))))
+    check_items(json.loads(b"[%b]" % snapshot.items_json(snapshot.view("all", ""))))
 
 
 @CONFS

@@ -58,7 +58,7 @@ def test_the_headers_of_a_warm_answer(site: Site) -> None:
     headers = answer.headers
     snapshot = state_of(site.app).statuses["files"].reader.current()
     assert snapshot is not None
-    assert headers["X-Warmcache"] == f"files; gen={snapshot.token}; state=fresh"
+    assert headers["X-Warmcache"] == f"files; gen={snapshot.shown_generation}; state=fresh"
     assert headers["Cache-Status"] in (
         "warmcache; hit; ttl=300; detail=fresh",
         "warmcache; hit; ttl=299; detail=fresh",

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from flask_warmcache.store import changes
-from flask_warmcache.store.changes import LOOK, WORD
+from flask_warmcache.store.changes import CHANGING, WORD
 from flask_warmcache.store.reader import Reader
 from tests.support.processes import run_python
 from tests.support.waiting import until
@@ -22,8 +22,8 @@ from .world import Shelf, files
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nobody looks anyway, so that what is seen was told."""
-    monkeypatch.setattr(changes, "LOOK_ANYWAY_AFTER", 60)
-    monkeypatch.setattr(changes, "_let_all_look", lambda: None)
+    monkeypatch.setattr(changes, "STAT_EVERY", 60)
+    monkeypatch.setattr(changes, "_wait_for_all_readers", lambda: None)
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def reader(shelf: Shelf) -> Reader:
 def settled(shelf: Shelf) -> Reader:
     reader = shelf.store.reader(shelf.name)
     shown(reader), shown(reader)
-    assert not reader._watch.is_over()
+    assert not reader._watch.needs_stat()
     return reader
 
 
@@ -69,7 +69,7 @@ def test_a_read_looks_at_no_file_while_nothing_is_told(
     looked = looks(monkeypatch)
     assert len({id(reader.current()) for _ in range(100)}) == 1
     assert looked == []
-    changes.tell(shelf.folder, shelf.name)
+    changes.announce(shelf.folder, shelf.name)
     reader.current()
     assert looked == ["files.changes", "files.index"]
 
@@ -126,7 +126,7 @@ def test_between_the_rename_and_its_telling_every_read_looks(
     if new:
         words_of(shelf).unlink()
         # Who makes the file waits until all have looked, which is when they find it.
-        monkeypatch.setattr(changes, "_let_all_look", reader.look_again)
+        monkeypatch.setattr(changes, "_wait_for_all_readers", reader.expire)
     monkeypatch.setattr(os, "replace", seen_at_once)
     shelf.rebuild(files("b"))
     assert seen == [["b"]]
@@ -146,9 +146,9 @@ os.replace = killed
 Shelf(Path(sys.argv[1])).rebuild(files("b"))
 """
     assert run_python(script, shelf.folder).returncode == 9
-    assert words_of(shelf).read_bytes()[:WORD] == LOOK
+    assert words_of(shelf).read_bytes()[:WORD] == CHANGING
     assert shown(reader) == shown(reader) == ["b"]
-    assert reader._watch.is_over()
+    assert reader._watch.needs_stat()
     shelf.rebuild(files("c"))
     assert shown(reader) == ["c"]
     assert shown(settled(shelf)) == ["c"]
@@ -179,7 +179,7 @@ def test_what_is_not_told_is_seen_by_who_looks_anyway(
 def test_who_looks_after_the_lists_looks_whatever_the_words_say(shelf: Shelf, reader: Reader) -> None:
     shelf.index.unlink()
     assert shown(reader) == ["a"] and not reader.is_unusable
-    reader.look_again()
+    reader.expire()
     assert shown(reader) == ["a"] and reader.is_unusable
 
 
@@ -196,9 +196,9 @@ def test_without_usable_words_every_read_looks(shelf: Shelf, reader: Reader, wha
         os.mkfifo(words)
     elif what != "nothing":
         words.write_bytes(b"" if what == "empty" else b"123456781234567")
-    reader.look_again()
+    reader.expire()
     assert shown(reader) == ["a"]
-    assert reader._watch.is_over()
+    assert reader._watch.needs_stat()
     shelf.rebuild(files("b"))
     assert shown(reader) == ["b"]
 
@@ -221,7 +221,7 @@ def test_who_cannot_tell_waits_until_all_have_looked(
     else:
         os.mkfifo(words)
     waited: list[bool] = []
-    monkeypatch.setattr(changes, "_let_all_look", lambda: waited.append(True))
+    monkeypatch.setattr(changes, "_wait_for_all_readers", lambda: waited.append(True))
     shelf.rebuild(files("b"))
     shelf.store.invalidate(shelf.name)
     assert len(waited) == 3

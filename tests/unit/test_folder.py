@@ -72,13 +72,13 @@ def test_a_link_is_refused(tmp_path: Path, folder: Path) -> None:
 
 def test_a_file_is_refused(folder: Path) -> None:
     folder.write_text("")
-    with pytest.raises(StoreError, match=r"cannot be made \(File exists\). Set WARMCACHE_DIR"):
+    with pytest.raises(StoreError, match=r"cannot be created \(File exists\). Set WARMCACHE_DIR"):
         FileStore(folder).prepare()
 
 
 def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match=r"cannot be made \(Not a directory\)"):
+    with pytest.raises(StoreError, match=r"cannot be created \(Not a directory\)"):
         FileStore(tmp_path / "file" / "cache").prepare()
 
 
@@ -103,7 +103,7 @@ def test_a_folder_that_cannot_be_written_is_refused(folder: Path, monkeypatch: p
     folder.mkdir(mode=0o500)
     if os.geteuid() == 0:  # rights do not bind root
         monkeypatch.setattr(os, "access", lambda path, wanted: False)
-    with pytest.raises(StoreError, match="not writable. Mend its rights, or set WARMCACHE_DIR"):
+    with pytest.raises(StoreError, match="not writable. Change its permissions, or set WARMCACHE_DIR"):
         FileStore(folder).prepare()
 
 

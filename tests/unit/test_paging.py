@@ -129,7 +129,7 @@ def test_a_page_for_views_of_their_own_shape_is_decoded(shelf: Shelf) -> None:
     assert page.items == [numbered(5)[2], numbered(5)[1]]
     assert (page.page, page.per_page, page.total, page.total_pages, page.counts) == (2, 2, 5, 3, {"unmarked": 4})
     assert (page.state, page.complete, page.rebuilding, page.search_complete) == ("fresh", True, False, True)
-    assert page.generation == shelf.snapshot().token and page.age >= 0
+    assert page.generation == shelf.snapshot().shown_generation and page.age >= 0
     cold = Shelf(shelf.folder, "cold").pager(declare("cold", **MARKS))
     empty = cold.page(cold.status.condition(), cold.check({}))
     assert (empty.items, empty.generation, empty.state, empty.complete) == ([], None, "cold", False)

@@ -245,7 +245,7 @@ def test_a_line_without_its_tab_is_none(shelf: Shelf) -> None:
         data.write(lines[2].replace(b"\t", b" ", 1))
     shelf.rebuild(ITEMS, enrich=Enrich())
     snapshot = shelf.snapshot()
-    assert snapshot.lines(snapshot.view("all", "").tolist()).count(b'"made"') == 12  # as pages are read
+    assert snapshot.items_json(snapshot.view("all", "").tolist()).count(b'"made"') == 12  # as pages are read
 
 
 def test_a_line_whose_key_is_not_that_of_its_fingerprint_is_not_taken(shelf: Shelf) -> None:

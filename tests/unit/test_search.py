@@ -89,7 +89,7 @@ def test_slices_end_between_items(shelf: Shelf, monkeypatch: pytest.MonkeyPatch)
 def test_a_spent_budget_answers_what_was_found_so_far(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.rebuild(titled(*["common"] * 1000), search=("title",))
     positions, complete = search(shelf.snapshot(), "common", 1e-9)
-    assert (positions, complete) == (list(range(search_module.LOOK_AT_CLOCK_EVERY)), False)
+    assert (positions, complete) == (list(range(search_module.READ_CLOCK_EVERY)), False)
     # A word that nothing holds is given up at the end of a slice.
     monkeypatch.setattr(search_module, "SLICE", 256)
     assert search(shelf.snapshot(), "rare", 1e-9) == ([], False)
@@ -100,7 +100,7 @@ def test_an_unfinished_search_says_so_in_the_answer(shelf: Shelf) -> None:
     shelf.rebuild(titled(*["common"] * 200), search=("title",))
     declaration = declare(search=("title",))
     hurried = shelf.ask(shelf.pager(declaration, search_budget=1e-9), "search=common")
-    assert (hurried["search_complete"], hurried["total_files"]) == (False, search_module.LOOK_AT_CLOCK_EVERY)
+    assert (hurried["search_complete"], hurried["total_files"]) == (False, search_module.READ_CLOCK_EVERY)
     patient = shelf.ask(shelf.pager(declaration, search_budget=60.0), "search=common")
     assert ("search_complete" in patient, patient["total_files"]) == (False, 200)
 

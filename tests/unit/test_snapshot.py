@@ -26,13 +26,13 @@ def test_what_is_published_is_read_back(shelf: Shelf) -> None:
         False,
         False,
     )
-    assert snapshot.lines(snapshot.places((2, 0))) == b'\t{"path":"c","size":1},\t{"path":"b","size":1}'
+    assert snapshot.items_json(snapshot.places((2, 0))) == b'\t{"path":"c","size":1},\t{"path":"b","size":1}'
 
 
 def test_an_empty_list_is_a_list(shelf: Shelf) -> None:
     shelf.rebuild([], filters={"big": bool}, sorts={"name": bool}, search=("path",))
     snapshot = shelf.snapshot()
-    assert (snapshot.count, snapshot.lines(()), snapshot.find("a", "path")) == (0, b"", None)
+    assert (snapshot.count, snapshot.items_json(()), snapshot.find("a", "path")) == (0, b"", None)
     assert list(snapshot.view("big", "name"))[::-1][0:100] == []
 
 
@@ -147,7 +147,7 @@ def test_an_item_cut_at_the_wrong_place_is_refused(shelf: Shelf) -> None:
         snapshot = shelf.snapshot()
         assert snapshot.item(0) == files("a")[0]
         with pytest.raises(SnapshotError, match="an item's line in the data file is damaged"):
-            snapshot.lines(snapshot.places((0, 1)))
+            snapshot.items_json(snapshot.places((0, 1)))
         with pytest.raises(SnapshotError, match="an item's line in the data file is damaged"):
             snapshot.encoded(1)
 

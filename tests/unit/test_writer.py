@@ -183,7 +183,7 @@ def test_an_item_longer_than_the_buffer_is_written_in_place(shelf: Shelf) -> Non
 
 
 def begin(folder: Path) -> DataWriter:
-    with DataWriter.beginning(folder, "files", 1) as writer:
+    with DataWriter.create(folder, "files", 1) as writer:
         pass
     return writer
 
@@ -231,12 +231,12 @@ def test_a_new_data_file_never_replaces_one(tmp_path: Path) -> None:
 
 
 def test_a_new_data_file_appears_with_all_that_it_began_with_or_not_at_all(tmp_path: Path) -> None:
-    with DataWriter.beginning(tmp_path, "files", 1) as writer:
+    with DataWriter.create(tmp_path, "files", 1) as writer:
         writer.add(b"f" * 16, b"{}")
         assert not writer.path.exists()
     writer.close()
     assert writer.path.read_bytes().endswith(b"66\t{}\n")
-    with pytest.raises(ZeroDivisionError), DataWriter.beginning(tmp_path, "files", 2):
+    with pytest.raises(ZeroDivisionError), DataWriter.create(tmp_path, "files", 2):
         raise ZeroDivisionError
     assert os.listdir(tmp_path) == ["files.1.data"]
 
@@ -244,7 +244,7 @@ def test_a_new_data_file_appears_with_all_that_it_began_with_or_not_at_all(tmp_p
 def test_a_folder_removed_before_the_data_file_appears_is_noticed(tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     folder.mkdir()
-    with pytest.raises(RebuildError, match="folder was removed"), DataWriter.beginning(folder, "files", 1):
+    with pytest.raises(RebuildError, match="folder was removed"), DataWriter.create(folder, "files", 1):
         shutil.rmtree(folder)
 
 
