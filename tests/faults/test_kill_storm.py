@@ -7,23 +7,95 @@ import os
 import random
 import signal
 import subprocess
+import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
-from tests.server.test_kills import Nursery, Witness, nursery
+from flask_warmcache.store.reader import Reader
 from tests.server.world import HERE as SERVER
-from tests.server.world import Place
+from tests.server.world import Place, check_items
 from tests.support.waiting import until
 
-from .world import YOUNG, litter, mother_of, published
+from .world import HERE, YOUNG, litter, mother_of, published
 
 PROCESSES = 8
-TAKEOVER_P99 = {150: 1.0, 1000: 0.05}  # seconds, after the kill of a builder; CI's machine may be busy
-LONGEST = {150: 60, 1000: 420, 100: 45, 300: 200}  # seconds of killing
+TAKEOVER = 20.0  # seconds; a lock that had to expire would be free much later
+
+
+class Nursery:
+    """Processes that all always want to rebuild one small list, born by fork so that a kill costs little."""
+
+    def __init__(self, place: Place) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, HERE / "nursery.py"], env=place.env, text=True, stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, start_new_session=True,
+        )  # fmt: skip
+        self._events = place.folder / "events"
+
+    def bear(self) -> int:
+        """A new process; returns its pid."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        self._process.stdin.write("bear\n")
+        self._process.stdin.flush()
+        return int(self._process.stdout.readline())
+
+    def events(self) -> list[dict[str, int | str]]:
+        return [json.loads(line) for line in self._events.read_text().splitlines()]
+
+    def end(self) -> None:
+        os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.communicate(timeout=20)
+
+
+@contextmanager
+def nursery(place: Place) -> Iterator[Nursery]:
+    place.env["TEST_EVENTS"] = os.fspath(place.folder / "events")
+    one = Nursery(place)
+    try:
+        yield one
+    finally:
+        one.end()
+
+
+class Witness:
+    """Reads the list without a pause, as a worker would, and checks every snapshot it sees."""
+
+    def __init__(self, folder: Path) -> None:
+        self._reader = Reader(folder, "files")
+        self._stop = threading.Event()
+        self.reads = 0
+        self.generations: list[int] = []
+        self.faults: list[str] = []
+        self._thread = threading.Thread(target=self._watch)
+
+    def _watch(self) -> None:
+        while not self._stop.is_set():
+            snapshot = self._reader.current()
+            self.reads += 1
+            if snapshot is None or (self.generations and self.generations[-1] == snapshot.generation):
+                self._stop.wait(0.001)
+                continue
+            if self.generations and snapshot.generation < self.generations[-1]:
+                self.faults.append(f"from {self.generations[-1]} back to {snapshot.generation}")
+            self.generations.append(snapshot.generation)
+            try:
+                check_items(json.loads(b"[%b]" % snapshot.items_json(snapshot.view("all", ""))))
+            except Exception as error:
+                self.faults.append(f"generation {snapshot.generation}: {error!r}")
+
+    def __enter__(self) -> Witness:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join(20)
 
 
 @dataclass
@@ -39,6 +111,11 @@ class Storm:
     overlaps: int = 0
     takeovers: list[float] = field(default_factory=list)
 
+    def killed_midway(self, events: list[dict[str, int | str]]) -> int:
+        """Count the kills after which a build has begun and not ended."""
+        last = {event["pid"]: event["what"] for event in events if event["what"] in ("begin", "end")}
+        return sum(last.get(victim) == "begin" for victim in self.kills)
+
     def sum_up(self, events: list[dict[str, int | str]]) -> None:
         """Of each build: when it began, and when it ended or was killed."""
         begins = sorted(
@@ -53,11 +130,11 @@ class Storm:
                 else:
                     self.refused += 1
         self.builds = len(begins)
+        self.midway = self.killed_midway(events)
         for index, (begun, pid) in enumerate(begins):
             following = begins[index + 1][0] if index + 1 < len(begins) else None
             ended = min((at for at in ends.get(pid, []) if at > begun), default=None)
             if ended is None and pid in self.kills:
-                self.midway += 1
                 ended = self.kills[pid]
                 if following is not None and following > ended:
                     self.takeovers.append(following - ended)
@@ -77,13 +154,14 @@ def builder_of(events: list[dict[str, int | str]], alive: list[int]) -> int | No
 def rage(
     mother: Nursery, witness: Witness, place: Place, kills: int, chance: random.Random, *, unlink_every: int = 0
 ) -> Storm:
-    """Kill so many, half of them at random and half of them at their build, and have the rest end in peace."""
+    """Kill so many, half of them at random and half of them at their build, and a sixth of them midway; then let
+    the others end in peace.
+    """
     storm = Storm()
     lock = place.cache / "files.lock"
     alive = [mother.bear() for _ in range(PROCESSES)]
     until(lambda: witness.generations, "a first list", 30)
-    end = time.monotonic() + LONGEST[kills]
-    while len(storm.kills) < kills and time.monotonic() < end:
+    while len(storm.kills) < kills or storm.killed_midway(mother.events()) < kills // 6:
         time.sleep(chance.uniform(0.0, 0.06))  # the random moment
         victim = builder_of(mother.events(), alive) if chance.random() < 0.5 else None
         victim = victim or chance.choice(alive)
@@ -107,8 +185,6 @@ def rage(
         f"{storm.quantile(0.5) * 1e3:.1f} ms, p99 {storm.quantile(0.99) * 1e3:.1f}, max "
         f"{max(storm.takeovers) * 1e3:.1f}"
     )
-    assert len(storm.kills) == kills, "too few kills in the time"
-    assert storm.midway >= kills // 6, "too few builders were killed midway to show anything"
     assert witness.faults == [], "torn, or backwards"
     assert len(storm.published) == len(set(storm.published)), "a generation was published twice"
     return storm
@@ -125,7 +201,7 @@ def check_the_next_build_tidies(place: Place) -> None:
     assert litter(place.cache) == []
 
 
-@pytest.mark.parametrize("kills", [150, pytest.param(1000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [60, pytest.param(1000, marks=pytest.mark.long)])
 def test_kills_tear_nothing_and_publish_nothing_twice(
     make_place: Callable[..., Place], chance: random.Random, kills: int
 ) -> None:
@@ -135,11 +211,11 @@ def test_kills_tear_nothing_and_publish_nothing_twice(
     assert storm.overlaps == 0, "two builds at once"
     assert storm.published == sorted(storm.published)
     assert storm.refused == 0, "a build failed for another reason than a kill"
-    assert storm.quantile(0.99) < TAKEOVER_P99[kills]
+    assert max(storm.takeovers) < TAKEOVER
     check_the_next_build_tidies(place)
 
 
-@pytest.mark.parametrize("kills", [100, pytest.param(300, marks=pytest.mark.long)])
+@pytest.mark.parametrize("kills", [40, pytest.param(300, marks=pytest.mark.long)])
 def test_a_deleted_lock_file_may_waste_a_build_but_publishes_nothing_over_a_newer_list(
     make_place: Callable[..., Place], chance: random.Random, kills: int
 ) -> None:
@@ -160,8 +236,9 @@ def await_draft(cache: Path, most: float) -> None:
         pass
 
 
-def test_a_hundred_killed_builds_leave_nothing_behind_the_next(
-    make_place: Callable[..., Place], chance: random.Random
+@pytest.mark.parametrize("kills", [30, pytest.param(100, marks=pytest.mark.long)])
+def test_many_killed_builds_leave_nothing_after_the_next(
+    make_place: Callable[..., Place], chance: random.Random, kills: int
 ) -> None:
     place = make_place(items=300)
     midway, worst, drafts = 0, 0, 0
@@ -169,8 +246,7 @@ def test_a_hundred_killed_builds_leave_nothing_behind_the_next(
         began = time.monotonic()
         assert mother.rebuild().code == 0
         usual = time.monotonic() - began
-        end = time.monotonic() + 60
-        while midway < 100 and time.monotonic() < end:
+        while midway < kills or not drafts:  # without a draft, nothing had to be tidied
             pid = mother.bear(do="rebuild")
             os.kill(pid, signal.SIGUSR1)
             if midway % 3:
@@ -183,8 +259,6 @@ def test_a_hundred_killed_builds_leave_nothing_behind_the_next(
             worst = max(worst, len(litter(place.cache)))
             drafts += any(name.endswith(".tmp") for name in litter(place.cache))
     print(f"{midway} builds killed, {drafts} times a draft was left, at most {worst} files at once")
-    assert midway == 100, "too few were killed midway"
-    assert drafts >= 3, "no kill left a draft, so nothing had to be tidied"
     assert worst <= 4, "killed builds heap up files"
     check_the_next_build_tidies(place)
     assert json.loads(place.flask("warmcache", "status", "--json").stdout)["files"]["state"] == "fresh"

@@ -17,36 +17,32 @@ from .world import HERE, Mother, published
 READERS = 2
 
 
-@pytest.mark.parametrize(
-    ("seconds", "least"), [(6, 10_000), pytest.param(60, 100_000, marks=pytest.mark.long)], ids=["6s", "60s"]
-)
-def test_no_read_is_torn_or_goes_backwards(mother: Mother, seconds: int, least: int) -> None:
+@pytest.mark.parametrize("generations", [60, pytest.param(2000, marks=pytest.mark.long)])
+def test_no_read_is_torn_or_goes_backwards(mother: Mother, generations: int) -> None:
     assert mother.rebuild().code == 0
     pid = mother.bear(do="rebuild", times=10**6)
     os.kill(pid, signal.SIGUSR1)
     env = mother.place.env | {"PYTHONPATH": os.fspath(HERE.parents[1])}
     readers = [
-        subprocess.Popen([sys.executable, "-W", "error", HERE / "reading.py", f"{seconds}"], env=env, stdout=-1)
+        subprocess.Popen(
+            [sys.executable, "-W", "error", HERE / "reading.py", f"{generations}"], env=env, stdout=-1
+        )
         for _ in range(READERS)
     ]
     try:
-        counts = [json.loads(reader.communicate(timeout=seconds + 30)[0]) for reader in readers]
+        counts = [json.loads(reader.communicate(timeout=60 + generations)[0]) for reader in readers]
     finally:
         for reader in readers:
             reader.kill()
         os.kill(pid, signal.SIGKILL)
     writer = mother.wait()
-    published_count = len(writer.out.split())
-    reads = sum(count["reads"] for count in counts)
-    print(f"\n{reads} reads in {seconds} s, {published_count} published: {counts}")
+    print(f"\n{len(writer.out.split())} published: {counts}")
     assert [count["faults"] for count in counts] == [[]] * READERS
-    assert reads >= least, "too few reads to show anything"
-    assert min(count["generations"] for count in counts) >= 10 * seconds, "the readers saw too few publications"
-    assert published_count >= 20 * seconds
+    assert min(count["reads"] for count in counts) >= 2 * generations, "too few reads to show anything"
     assert published(mother.place.cache) is not None
 
 
-@pytest.mark.parametrize("times", [300, pytest.param(3000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("times", [100, pytest.param(3000, marks=pytest.mark.long)])
 def test_each_look_sees_the_newest_of_publications_back_to_back(
     mother: Mother, times: int, chance: random.Random
 ) -> None:
