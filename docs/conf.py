@@ -1,4 +1,4 @@
-"""How Sphinx builds the documentation: see CONTRIBUTING for the command. Nothing is loaded from the network."""
+"""How Sphinx builds the documentation, with ``tests/run --docs``. Nothing is loaded from the network."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ release = version = _setup["metadata"]["version"]
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "pallets_sphinx_themes"]
 exclude_patterns = ["_build"]
+suppress_warnings = ["myst.domains"]  # two domains that the theme brings cannot look links up
 
 myst_heading_anchors = 3
 
@@ -29,7 +30,9 @@ html_theme = "flask"
 html_title = f"{project} {release}"
 html_static_path = ["_static"]
 html_css_files = ["extra.css"]
+html_sidebars = {"**": ["globaltoc.html", "localtoc.html", "searchbox.html"], "404": []}
 html_copy_source = False
+html_show_sourcelink = False
 html_show_copyright = False
 pygments_style = "default"
 version_banner = False  # the theme's banner would ask PyPI

@@ -236,7 +236,7 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def show(figures: dict[str, dict[str, Any]], version: str) -> None:
-    """The table of docs/deferred.md."""
+    """Print the table of docs/figures.md."""
     titles = {
         "critical": "only the 7 that login needs",
         "deferred": "and 62 deferred; the work a one-time task",

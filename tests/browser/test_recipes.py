@@ -1,4 +1,4 @@
-"""The recipes of docs/poller.md, as they stand there, with the real libraries."""
+"""The recipes of docs/recipes.md, as they stand there, with the real libraries."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.docs.pages import DOCS, section
 from tests.support.needs import node_module
 
 from .conftest import Ear
@@ -19,13 +20,12 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 
 STATUS = "/api/cache/stats/files"
-MANUAL = Path(__file__).parents[2] / "docs" / "poller.md"
+RECIPES = DOCS / "recipes.md"
 
 
 def recipe(heading: str, language: str) -> str:
-    """The code under a heading of the manual."""
-    section = MANUAL.read_text().partition(f"### {heading}\n")[2].partition("\n### ")[0]
-    found = re.search(rf"```{language}\n(.*?)```", section, re.DOTALL)
+    """The code under a heading of the page."""
+    found = re.search(rf"```{re.escape(language)}\n(.*?)```", section(RECIPES, f"## {heading}"), re.DOTALL)
     assert found is not None, f"no {language} under {heading}"
     return found[1]
 
@@ -53,7 +53,10 @@ def test_htmx(world: World, page: Page, ear: Ear, tmp_path: Path) -> None:
     world.files["/htmx.js"] = node_module("htmx.org") / "dist" / "htmx.min.js"
     serve_script(world, tmp_path, "/recipe.js", recipe("htmx", "js"))
     world.head = '<script defer src="/htmx.js"></script><script defer src="/recipe.js"></script>'
-    world.refresh, world.attributes = "event", dict(re.findall(r'(hx-[\w-]+)="([^"]*)"', recipe("htmx", "html")))
+    world.refresh, world.attributes = (
+        "event",
+        dict(re.findall(r'(hx-[\w-]+)="([^"]*)"', recipe("htmx", "html+jinja"))),
+    )
     assert world.attributes["hx-get"] == "/files/rows"
     world.attributes["hx-get"] = "/rows"
     world.become("stale", "g1", ["old"], rebuilding=True)

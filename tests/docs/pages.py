@@ -6,7 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-CHECKOUT = Path(__file__).parents[2]
+from tests.support.processes import CHECKOUT
+
 DOCS = CHECKOUT / "docs"
 README = CHECKOUT / "README.md"
 

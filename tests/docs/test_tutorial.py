@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sysconfig
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +15,11 @@ from urllib.request import urlopen
 
 import pytest
 
-from ..support.ports import free_port
-from .pages import CHECKOUT, DOCS, Block, blocks
+from tests.support.ports import free_port
+from tests.support.processes import CHECKOUT
+from tests.support.waiting import until
+
+from .pages import DOCS, Block, blocks
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
@@ -93,22 +95,26 @@ class Reader:
                 ["bash", "-c", f'source "{self.home}/shell"; exec {command}'],
                 cwd=self.home, env=self._env, stdout=log, stderr=log,
             )  # fmt: skip
-        deadline = time.monotonic() + SECONDS
-        while True:
-            try:
-                urlopen(f"http://localhost:{self.port}/api/cache/livez", timeout=SECONDS).close()
-                return
-            except OSError:
-                assert time.monotonic() < deadline and self.server.poll() is None, self.log()
-                time.sleep(0.05)
+        until(self._is_served, self.log, SECONDS)
 
-    def _compare(self, told: dict[str, Any]) -> None:
+    def _is_served(self) -> bool:
+        assert self.server is not None and self.server.poll() is None, self.log()
+        try:
+            urlopen(f"http://localhost:{self.port}/api/cache/livez", timeout=SECONDS).close()
+        except OSError:
+            return False
+        return True
+
+    def _compare(self, shown: dict[str, Any]) -> None:
         """The answer is the one that the page shows, once the list is there if it shows a complete one."""
-        deadline = time.monotonic() + SECONDS
-        while (answer := json.loads(self.said)) != told:
-            assert time.monotonic() < deadline and not told["cache_rebuilding"], f"{answer} instead of {told}"
-            time.sleep(0.1)
-            self.said = self._run(self._asked.splitlines()[-1])
+        if not shown["cache_rebuilding"]:
+            until(lambda: not self._ask_again()["cache_rebuilding"], "the list is rebuilt", SECONDS)
+        assert json.loads(self.said) == shown
+
+    def _ask_again(self) -> dict[str, Any]:
+        self.said = self._run(self._asked.splitlines()[-1])
+        answer: dict[str, Any] = json.loads(self.said)
+        return answer
 
     def log(self) -> str:
         """Return what the server said."""

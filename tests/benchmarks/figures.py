@@ -1,6 +1,6 @@
-"""Puts the figures of both benchmarks into the README, and the picture beside this file.
+"""Put the tables and the picture of both benchmarks into the documentation.
 
-    python -m tests.benchmarks.readme heart.json rebuilds.json
+    python -m tests.benchmarks.figures heart.json rebuilds.json
 
 The two files are what ``tests/benchmarks/run --json`` and ``tests/benchmarks/run rebuilds --json`` print.
 """
@@ -17,9 +17,9 @@ from typing import Any
 from . import heart, rebuilds
 from .plot import picture
 
-HERE = Path(__file__).parent
-README = HERE.parents[1] / "README.md"
-BEGIN, END = "<!-- figures: python -m tests.benchmarks.readme -->\n", "<!-- end of figures -->\n"
+DOCS = Path(__file__).parents[2] / "docs"
+PAGE = DOCS / "figures.md"
+BEGIN, END = "<!-- figures: python -m tests.benchmarks.figures -->\n", "<!-- end of figures -->\n"
 
 
 def tables(read: dict[str, Any], rebuilt: dict[str, Any]) -> str:
@@ -33,10 +33,10 @@ def tables(read: dict[str, Any], rebuilt: dict[str, Any]) -> str:
 
 def main() -> None:
     read, rebuilt = (json.loads(Path(name).read_text()) for name in sys.argv[1:3])
-    before, _, rest = README.read_text().partition(BEGIN)
-    _, _, behind = rest.partition(END)
-    README.write_text(f"{before}{BEGIN}\n{tables(read, rebuilt)}\n{END}{behind}")
-    (HERE / "latency.svg").write_text(picture(rebuilt["latency"]))
+    before, _, rest = PAGE.read_text().partition(BEGIN)
+    _, _, after = rest.partition(END)
+    PAGE.write_text(f"{before}{BEGIN}\n{tables(read, rebuilt)}\n{END}{after}")
+    (DOCS / "latency.svg").write_text(picture(rebuilt["latency"]))
 
 
 if __name__ == "__main__":
