@@ -202,12 +202,8 @@ class WarmCache:
 
         :raises DeclarationError: when there is such a function already, or declarations are closed.
         """
-        if not callable(function):
-            raise DeclarationError(f"authorize takes a function of an action and a list's name, not {function!r}.")
         self._registry.require_open("authorize comes", "")
-        if self._permissions.function is not None:
-            raise DeclarationError("This WarmCache already has an authorize function; one decides for all lists.")
-        self._permissions.function = function
+        self._permissions.declare(function)
         return function
 
     def once(self, name: str, *, timeout: float = 20.0, version: str | int = "") -> Callable[[Function], Function]:

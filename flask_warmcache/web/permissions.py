@@ -8,6 +8,8 @@ from urllib.parse import urlsplit
 
 from flask import Request, current_app
 
+from ..errors import DeclarationError
+
 log = logging.getLogger("flask_warmcache")
 Authorize = Callable[[str, "str | None"], bool]
 # "rebuild": ask for a list's rebuild.  "details": see error messages, folder and process on the status page.
@@ -19,6 +21,17 @@ class Permissions:
 
     function: Authorize | None = None
     _is_missed = False  # and that was logged
+
+    def declare(self, function: Authorize) -> None:
+        """Set the app's function.
+
+        :raises DeclarationError: when it is not a function, or there is one already.
+        """
+        if not callable(function):
+            raise DeclarationError(f"authorize takes a function of an action and a list's name, not {function!r}.")
+        if self.function is not None:
+            raise DeclarationError("This WarmCache already has an authorize function; one decides for all lists.")
+        self.function = function
 
     def allow(self, action: str, list_name: str | None) -> bool:
         """Whether the caller of this request may do this.

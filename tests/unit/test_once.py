@@ -78,7 +78,7 @@ class Site:
         """What a process wrote that is dead now."""
         lock, other = (
             self.lock(),
-            Tasks(self.app, self.warmcache._registry.tasks, self.tasks._store, self.tasks._settings),
+            Tasks(self.app, self.warmcache._registry.tasks, state_of(self.app).store, state_of(self.app).settings),
         )
         other.status("prepare").write(
             Record(**{"state": "running", "attempts": 1, "started": time.time(), **facts})
