@@ -19,8 +19,9 @@ from click.testing import Result
 from flask import Flask
 
 from flask_warmcache import WarmCache, WarmList
+from flask_warmcache.store.files import FileStore
 from tests.support.processes import line_of, python, run, started, tell
-from tests.support.waiting import stays_false, until
+from tests.support.waiting import until
 
 from .world import files, make_app, state_of
 
@@ -127,7 +128,7 @@ def test_status_without_lists_prints_only_the_header(tmp_path: Path) -> None:
 def test_rebuild_prints_its_outcome(shop: Shop) -> None:
     result = shop.run("rebuild", "files")
     assert result.exit_code == 0
-    assert "files: 2 items, 2 enriched, 0 reused, 0 failed, in 0." in result.output
+    assert "files: 2 items, 2 enriched, 0 reused, 0 failed, in " in result.output
     again = shop.run("rebuild", "files")
     assert "2 items, 0 enriched, 2 reused" in again.output
 
@@ -176,15 +177,31 @@ def test_rebuild_exits_with_3_while_another_process_rebuilds(shop: Shop, other: 
     assert error.endswith("is being rebuilt already. Use --wait to follow it.")
 
 
+@pytest.fixture
+def probes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every question whether a list is locked."""
+    monkeypatch.setattr("flask_warmcache.cli.rebuild.POLL", 0.001)
+    asked: list[str] = []
+    is_locked = FileStore.is_locked
+
+    def noted(self: FileStore, name: str) -> bool:
+        asked.append(name)
+        return is_locked(self, name)
+
+    monkeypatch.setattr(FileStore, "is_locked", noted)
+    return asked
+
+
 @pytest.mark.parametrize(("phase", "code"), [("finished", 0), ("failed", 1)])
 def test_wait_follows_the_other_rebuild_to_its_end(
-    shop: Shop, other: subprocess.Popen[str], phase: str, code: int
+    shop: Shop, other: subprocess.Popen[str], probes: list[str], phase: str, code: int
 ) -> None:
     publisher = Shop(shop.folder.parent)
     results: list[Result] = []
     thread = threading.Thread(target=lambda: results.append(shop.run("rebuild", "files", "--wait", "--json")))
     thread.start()
-    stays_false(lambda: results, 0.2)  # it waits
+    until(lambda: len(probes) > 20)
+    assert results == []
     if phase == "finished":
         _publish_as_the_other_would(publisher)
     tell(other, phase)
@@ -207,11 +224,12 @@ def _publish_as_the_other_would(shop: Shop) -> None:
     (folder / "files.index").rename(state.store.folder / "files.index")
 
 
-def test_wait_exits_with_1_when_the_other_process_is_killed(shop: Shop, other: subprocess.Popen[str]) -> None:
+def test_wait_exits_with_1_when_the_other_process_is_killed(shop: Shop, other: subprocess.Popen[str], probes: list[str]) -> None:
     results: list[Result] = []
     thread = threading.Thread(target=lambda: results.append(shop.run("rebuild", "files", "--wait")))
     thread.start()
-    stays_false(lambda: results, 0.2)
+    until(lambda: len(probes) > 20)
+    assert results == []
     other.send_signal(signal.SIGKILL)
     thread.join(20)
     assert results and results[0].exit_code == 1
@@ -276,10 +294,8 @@ def test_command_works_from_a_shell(tmp_path: Path) -> None:
         "warmcache = WarmCache(app)\n"
         "warmcache.warm_list('files', key='path', source=lambda: [{'path': 'a'}])\n"
     )
-    began = time.monotonic()
     done = run(python("-m", "flask", "--app", "shop", "warmcache", "rebuild", "files"), cwd=tmp_path)
     assert (done.returncode, done.stdout.startswith("files: 1 items, 1 enriched")) == (0, True), done.stderr
-    assert time.monotonic() - began < 60
 
 
 def test_rebuild_shows_a_bar_on_a_terminal(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from array import array
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -188,6 +189,15 @@ def begin(folder: Path) -> DataWriter:
     return writer
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The time that the writer of a data file sees; it moves when the test says so."""
+    now = [0.0]
+    monkeypatch.setattr(data_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+@pytest.mark.usefixtures("clock")
 def test_an_unflushed_writer_drops_what_it_has(tmp_path: Path) -> None:
     writer = begin(tmp_path)
     begun = writer.path.read_bytes()
@@ -197,14 +207,18 @@ def test_an_unflushed_writer_drops_what_it_has(tmp_path: Path) -> None:
     assert writer.path.read_bytes() == begun
 
 
-def test_what_is_added_slowly_is_handed_over_at_once(tmp_path: Path) -> None:
+def test_what_is_added_slowly_is_handed_over_at_once(tmp_path: Path, clock: list[float]) -> None:
     writer = begin(tmp_path)
-    time.sleep(2 * data_module.FLUSH_EVERY)  # the claim is about time
+    begun = writer.path.read_bytes()
+    writer.add(b"e" * 16, b"{}")
+    assert writer.path.read_bytes() == begun
+    clock[0] += 2 * data_module.FLUSH_EVERY
     writer.add(b"f" * 16, b"{}")
-    assert writer.path.read_bytes().endswith(b"66\t{}\n")
+    assert writer.path.read_bytes() == begun + b"65" * 16 + b"\t{}\n" + b"66" * 16 + b"\t{}\n"
     writer.close()
 
 
+@pytest.mark.usefixtures("clock")
 def test_lines_that_another_appended_meanwhile_move_the_pending_ones(tmp_path: Path) -> None:
     writer = begin(tmp_path)
     writer.share(nullcontext)
