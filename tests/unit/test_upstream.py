@@ -151,7 +151,7 @@ def test_trouble_with_the_source_list_costs_no_processor(tmp_path: Path, trouble
     began = time.monotonic()
     with chain.app.app_context():
         chain.made.get()
-        stays_false(lambda: attempts[0] > 20, 1)
+        stays_false(lambda: attempts[0] > 20, 0.5)  # what does not happen has no other sign
     assert attempts[0] <= 3 + 5 * (time.monotonic() - began)
     if lock is not None:
         lock.close()
