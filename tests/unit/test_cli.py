@@ -9,7 +9,6 @@ import re
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -224,7 +223,9 @@ def _publish_as_the_other_would(shop: Shop) -> None:
     (folder / "files.index").rename(state.store.folder / "files.index")
 
 
-def test_wait_exits_with_1_when_the_other_process_is_killed(shop: Shop, other: subprocess.Popen[str], probes: list[str]) -> None:
+def test_wait_exits_with_1_when_the_other_process_is_killed(
+    shop: Shop, other: subprocess.Popen[str], probes: list[str]
+) -> None:
     results: list[Result] = []
     thread = threading.Thread(target=lambda: results.append(shop.run("rebuild", "files", "--wait")))
     thread.start()
