@@ -1,6 +1,6 @@
-"""Text becomes a query: what a request may ask of a list, checked.
+"""From a query string to a checked query.
 
-The query string is read once and by hand, because ``request.args`` alone costs a twentieth of a small request.
+The query string is parsed once and by hand, because ``request.args`` alone costs a twentieth of a small request.
 """
 
 from __future__ import annotations
@@ -35,29 +35,29 @@ class Query(NamedTuple):
 
 
 def parse(raw: bytes, defaults: Defaults, declaration: Declaration, settings: Settings) -> Query:
-    """Read a query string; what it does not say comes from ``defaults``.
+    """Parse a query string; ``defaults`` fill in what it leaves out.
 
     :raises BadQueryError: naming the parameter and what is allowed.
     """
-    given: dict[str, str] = {}
+    parameters: dict[str, str] = {}
     for part in raw.decode("ascii", "replace").split("&"):
         name, _, value = part.partition("=")
-        # The first of several wins, as with ``request.args.get``; what we do not know is the view's own.
-        if name in PARAMETERS and name not in given:
-            given[name] = unquote_plus(value) if "%" in value or "+" in value else value
+        # The first of several wins, as with ``request.args.get``; other parameters belong to the view.
+        if name in PARAMETERS and name not in parameters:
+            parameters[name] = unquote_plus(value) if "%" in value or "+" in value else value
     if defaults != NO_DEFAULTS:
         for name, default in zip(("per_page", "filter", "sort"), defaults, strict=True):
-            if default is not None and not given.get(name):
-                given[name] = str(default)
-    return check(given, declaration, settings)
+            if default is not None and not parameters.get(name):
+                parameters[name] = str(default)
+    return check(parameters, declaration, settings)
 
 
-def check(given: Mapping[str, str], declaration: Declaration, settings: Settings) -> Query:
-    """A checked query of these parameters; an empty one counts as not given.
+def check(parameters: Mapping[str, str], declaration: Declaration, settings: Settings) -> Query:
+    """Return the query of these parameters; an empty one counts as left out.
 
     :raises BadQueryError: naming the parameter and what is allowed.
     """
-    get = given.get
+    get = parameters.get
     page, per_page = get("page"), get("per_page")
     filter_name, sort = get("filter") or ALL, get("sort") or SOURCE_ORDER
     backwards = sort[:1] == "-"
@@ -105,7 +105,7 @@ def _number(parameter: str, text: str) -> int:
     digits = text[1:] if text[:1] == "-" else text
     if not (digits.isascii() and digits.isdigit()):
         raise BadQueryError(parameter, f"{parameter} must be a whole number.")
-    # Far above any page; longer digits would only cost time.
+    # Larger than any page number; converting more digits would only cost time.
     return int(text) if len(digits) <= 15 else (-1 if text[0] == "-" else 1) * 10**15
 
 

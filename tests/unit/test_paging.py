@@ -225,7 +225,7 @@ def test_pages_of_one_search_are_found_once(shelf: Shelf, monkeypatch: pytest.Mo
         searches.append(words)
         return search(snapshot, words, budget)
 
-    monkeypatch.setattr("flask_warmcache.query.pager.search", counted)
+    monkeypatch.setattr("flask_warmcache.query.plan.search", counted)
     pager = shelf.pager(declare(**MARKS))
     for page in range(1, 11):
         assert len(shelf.ask(pager, f"search=p&per_page=10&page={page}")["files"]) == 10

@@ -15,6 +15,7 @@ from flask_warmcache import BadQueryError
 from flask_warmcache.query.page_cache import PageCache
 from flask_warmcache.query.pager import Pager
 from flask_warmcache.query.parse import NO_DEFAULTS, PARAMETERS, Query, check, parse
+from flask_warmcache.query.plan import Planner
 from flask_warmcache.settings import Settings
 from flask_warmcache.status.condition import ListStatus
 from flask_warmcache.store.files import FileStore
@@ -32,6 +33,7 @@ FILTERS, SORTS = ["all", "marked", "not.marked"], ["name", "-name", "date", "-da
 SETTINGS = Settings(per_page=20, max_per_page=50)
 STORE = FileStore(Path("/nonexistent"))
 PAGER = Pager(ListStatus(DECLARATION, STORE, 300.0, None, 1), SETTINGS, PageCache(0))
+PLANNER = Planner(DECLARATION, SETTINGS, PageCache(0))
 
 
 def ask(query: str, declaration: Any = DECLARATION, defaults: Any = NO_DEFAULTS) -> Query:
@@ -192,8 +194,8 @@ def test_who_turns_pages_gets_the_page(query: str) -> None:
 
 def test_what_is_remembered_of_questions_is_bounded() -> None:
     for number in range(2000):
-        PAGER._planned(None, 0, b"page=1&_=%d" % number, NO_DEFAULTS)
-    assert len(PAGER._plans[1]) <= 257
+        PLANNER.plan_and_page(None, 0, b"page=1&_=%d" % number, NO_DEFAULTS)
+    assert len(PLANNER._plans[1]) <= 257
 
 
 def test_the_first_page_of_several_wins() -> None:
