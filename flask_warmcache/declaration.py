@@ -12,6 +12,9 @@ from typing import Any, Literal
 from .bytecode import digest_of
 from .errors import DeclarationError
 
+# The order of sort keys, which index/sort_order.py describes.  It is part of the digest, since a snapshot that was
+# sorted in another order cannot be patched.
+SORT_ORDER = "order 2"
 Item = dict[str, Any]
 Kind = Literal["list", "builder", "value"]
 
@@ -109,10 +112,11 @@ class Declaration:
 
     @cached_property
     def digest(self) -> str:
-        """What, changed, means that a snapshot was made by another declaration: its views would be other ones."""
+        """A text that differs when two declarations would give the same items other views."""
         views = sorted(self.filters), list(self.sorts), self.search
         functions = [self.filters[name] for name in views[0]] + [self.sorts[name] for name in views[1]]
-        return digest_of(functions, self.kind, self.key or "", self.version, repr(views))
+        order = SORT_ORDER if self.sorts else ""
+        return digest_of(functions, self.kind, self.key or "", self.version, repr(views) + order)
 
     @property
     def code(self) -> str:

@@ -1,11 +1,10 @@
-"""Source order, and what passes each filter in it, when a few items change."""
+"""The source order, and each filter's items in source order, when a few items change."""
 
 from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import Any
 
 from ..store import format as fmt
 from .patch import MendImpossible, Patch
@@ -13,49 +12,51 @@ from .splice import Row
 from .views import ranks_of
 
 
-def source_order(patch: Patch, sequence: Sequence[int] | None) -> Sequence[int]:
-    """Write source order, where it is not that of the slots; returns the ranks of all slots in it.
+def mend_source_order(patch: Patch, sequence: Sequence[int] | None) -> Sequence[int]:
+    """Write the source order, unless it is that of the slots, and return the rank of each slot in it.
 
-    :param sequence: the new source order, as slots; by default items stay where they are and new ones come last.
-    :raises MendImpossible: when unchanged items stand in another order than before.
+    :param sequence: the new source order, as slots; by default no item moves and new ones come last.
+    :raises MendImpossible: when unchanged items have another order than before.
     """
     base, sections = patch.base, patch.sections
-    view = fmt.view_section(fmt.ALL, fmt.SOURCE_ORDER)
-    order = fmt.order_section(fmt.ALL, fmt.SOURCE_ORDER)
-    rank = fmt.rank_section(fmt.SOURCE_ORDER)
+    rank_section = fmt.rank_section(fmt.SOURCE_ORDER)
     old_ranks = base.ranks(fmt.SOURCE_ORDER)
     old_order = base.order(fmt.ALL, fmt.SOURCE_ORDER)
-    is_plain = isinstance(old_order, range)
+    ranks: array[int]
     if sequence is not None:
-        _check_kept_order(patch, sequence, old_ranks)
-        ranks: Any = ranks_of(sequence, patch.slots)
-        sections[rank] = ranks
+        _check_order_is_kept(patch, sequence, old_ranks)
+        ranks = ranks_of(sequence, patch.slots)
         patch.write_whole(fmt.ALL, fmt.SOURCE_ORDER, sequence)
-        return ranks  # type: ignore[no-any-return]
-    if is_plain and not patch.dead:
+        sections[rank_section] = ranks
+        return ranks
+    if isinstance(old_order, range) and not patch.dead:
         return range(patch.slots)
-    # Items stay where they are, some go, new ones come last.
-    kept = memoryview(array("I", old_order)) if isinstance(old_order, range) else old_order
+    # No item moves, some go, and new ones come last.
     cut = patch.cut(old_order, old_ranks, None)
-    place_of = dict(zip(patch.leaving, cut.out, strict=True))
-    cut.rows = [(place_of[row.slot], row) for row in patch.rows if row.slot is not None]
+    positions = dict(zip(patch.leaving, cut.out, strict=True))
+    cut.rows = [(positions[row.slot], row) for row in patch.rows if row.slot is not None]
     cut.rows += [(len(old_order), row) for row in patch.new]
+    old_slots = old_order if isinstance(old_order, memoryview) else memoryview(array("I", old_order))
+    sections[fmt.order_section(fmt.ALL, fmt.SOURCE_ORDER)] = cut.splice(old_slots, 4, patch.slot_bytes)
     old_view = base.view(fmt.ALL, fmt.SOURCE_ORDER)
-    assert isinstance(kept, memoryview)
-    sections[order] = cut.splice(kept, 4, patch.slot_bytes)
-    sections[view] = cut.splice(old_view, 2 * old_view.itemsize, patch.place_bytes)
-    if is_plain:
+    sections[fmt.view_section(fmt.ALL, fmt.SOURCE_ORDER)] = cut.splice(
+        old_view, 2 * old_view.itemsize, patch.place_bytes
+    )
+    if isinstance(old_order, range):
         ranks = ranks_of(range(patch.slots), patch.slots)
     else:
-        ranks = array("Q", bytes(base.section_bytes(rank)))
+        ranks = array("Q", bytes(base.section_bytes(rank_section)))
         last = old_ranks[old_order[-1]] if len(old_order) else 0
         ranks.extend(last + fmt.RANK_GAP * (1 + number) for number in range(len(patch.new)))
-    sections[rank] = ranks
-    return ranks  # type: ignore[no-any-return]
+    sections[rank_section] = ranks
+    return ranks
 
 
-def _check_kept_order(patch: Patch, sequence: Sequence[int], old_ranks: Sequence[int]) -> None:
-    """Equal sort keys keep source order, so an item that moved in it is in the wrong place elsewhere, too."""
+def _check_order_is_kept(patch: Patch, sequence: Sequence[int], old_ranks: Sequence[int]) -> None:
+    """Refuse a new order of unchanged items.
+
+    Items with equal sort keys keep source order, so an item that moved in it would be misplaced in a sort, too.
+    """
     replaced = {row.slot for row in patch.rows}
     before = -1
     for slot in sequence:
@@ -65,19 +66,19 @@ def _check_kept_order(patch: Patch, sequence: Sequence[int], old_ranks: Sequence
             before = old_ranks[slot]
 
 
-def filters(patch: Patch, sequence: Sequence[int] | None) -> dict[str, dict[int, bool]]:
-    """Which rows pass each filter, by slot; writes the sections that are in source order."""
+def mend_filters(patch: Patch, sequence: Sequence[int] | None) -> dict[str, dict[int, bool]]:
+    """Write which items pass each filter, and return which rows do, by slot."""
     flags: dict[str, dict[int, bool]] = {}
     for name in patch.declaration.filters:
         passing = {patch.slot_of(row): patch.passes(name, row.item, patch.errors) for row in patch.rows}
         flags[name] = passing
         contents = {id(row): bytes([passing[patch.slot_of(row)]]) for row in patch.rows}
         patch.sections[fmt.flags_section(name)] = patch.patched(fmt.flags_section(name), 1, contents)
-        _filtered_source_order(patch, name, passing, sequence)
+        _mend_filtered_source_order(patch, name, passing, sequence)
     return flags
 
 
-def _filtered_source_order(
+def _mend_filtered_source_order(
     patch: Patch, name: str, passing: dict[int, bool], sequence: Sequence[int] | None
 ) -> None:
     if sequence is not None:
@@ -91,10 +92,11 @@ def _filtered_source_order(
         if passing[patch.slot_of(row)]:
             at = len(old) if row.slot is None else bisect_left(old, ranks[row.slot], key=ranks.__getitem__)
             cut.rows.append((at, row))
-    # Between two neighbours, replaced items stand as they did and new ones behind them.
-    cut.rows.sort(key=lambda entry: (entry[1].slot is None, _rank_before(patch, ranks, entry[1])))
+
+    def source_position(entry: tuple[int, Row]) -> tuple[bool, int]:
+        _, row = entry
+        return row.slot is None, patch.slot_of(row) if row.slot is None else ranks[row.slot]
+
+    # Replaced items keep their order in the source, and new ones come after them.
+    cut.rows.sort(key=source_position)
     patch.write(name, fmt.SOURCE_ORDER, cut)
-
-
-def _rank_before(patch: Patch, ranks: Sequence[int], row: Row) -> int:
-    return patch.slot_of(row) if row.slot is None else ranks[row.slot]

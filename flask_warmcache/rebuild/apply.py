@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from ..declaration import Declaration
 from ..index.mend import Mender
-from ..index.splice import Mended, Row
+from ..index.splice import IndexContent, Row
 from ..store.snapshot import Snapshot, Write
 from ..store.writer import Section
 from .enrich import Enriched
@@ -20,7 +20,7 @@ def merge(
     declaration: Declaration,
     changes: Mapping[str | int, Enriched | None],
     place_of: Callable[[Enriched], Place],
-) -> Mended:
+) -> IndexContent:
     """Return the next index: that of ``base`` with these keys changed.
 
     :param changes: the new item of each key, or None for a key that was discarded.
@@ -45,7 +45,7 @@ def row_of(key: str | int, item: Enriched, place: Place, slot: int | None) -> Ro
     return Row(key, item.fingerprint, json.loads(item.encoded), place, slot)
 
 
-def with_writes(made: Mended, writes: Iterable[Write]) -> dict[str, Section]:
+def with_writes(content: IndexContent, writes: Iterable[Write]) -> dict[str, Section]:
     """Return the sections of an index, with the writes that no rebuild has seen yet."""
     entries = [list(write) for write in writes]
-    return {**made.sections, **({"writes": json.dumps(entries).encode()} if entries else {})}
+    return {**content.sections, **({"writes": json.dumps(entries).encode()} if entries else {})}

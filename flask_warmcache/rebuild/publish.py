@@ -27,7 +27,7 @@ from ..errors import RebuildError
 from ..index.build import Builder
 from ..index.mend import Mender
 from ..index.patch import MendImpossible
-from ..index.splice import Mended
+from ..index.splice import IndexContent
 from ..store.data import DataWriter
 from ..store.files import FileStore
 from ..store.locks import HeldLock
@@ -93,7 +93,7 @@ class Publisher:
         writer.flush()
         if complete:
             self._enter("views", builder.count)
-        made = builder.made(writer)
+        made = builder.content(writer)
         if complete:
             self._enter("publish", builder.count)
 
@@ -168,7 +168,7 @@ class Publisher:
         :raises BaseGone: when it is not what it was.
         :raises MendImpossible: when every array must be computed anew.
         """
-        published_as: list[Mended] = []
+        published_as: list[IndexContent] = []
 
         def prepare(published: Snapshot | None) -> tuple[Draft, Callable[[], bool], int]:
             if published is None or not self._is_base(published, old):
@@ -261,7 +261,7 @@ class Publisher:
         self.written = [write for write in writes if write.sequence > self._seen]
         return self.written if complete else writes
 
-    def _draft(self, made: Mended, rest: dict[str, Any], writes: Sequence[Write], *, sync: bool) -> Draft:
+    def _draft(self, made: IndexContent, rest: dict[str, Any], writes: Sequence[Write], *, sync: bool) -> Draft:
         header = {
             **made.header,
             **self._header(),

@@ -529,7 +529,7 @@ def test_a_whole_list_is_not_replaced_by_a_part_even_if_it_is_damaged(shelf: She
 
 @pytest.mark.usefixtures("often")
 def test_what_was_odd_in_a_part_is_counted_once(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
-    sorts = {"mixed": lambda item: None if item["path"] == "item 1" else item["path"]}
+    sorts = {"mixed": lambda item: {} if item["path"] == "item 1" else item["path"]}
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(VIEWS, "sorts", sorts)
         build = Partly(shelf, 2)
@@ -537,7 +537,7 @@ def test_what_was_odd_in_a_part_is_counted_once(shelf: Shelf, caplog: pytest.Log
         build.run()
     assert shelf.snapshot().header["view_errors"] == 1
     assert caplog.text.count("warmcache.view_failed") == 1
-    assert "keys that are no str on 1 items" in caplog.text
+    assert "sort mixed: TypeError on 1 items" in caplog.text
 
 
 def test_readers_see_that_it_is_a_part(tmp_path: Path) -> None:
