@@ -25,7 +25,7 @@ from flask_warmcache.rebuild.publish import Publisher
 from flask_warmcache.rebuild.tools import Tools
 from flask_warmcache.status.progress import Progress
 from flask_warmcache.store.verify import Verifier
-from tests.support.processes import line_of, python, started, tell
+from tests.support.processes import forker
 from tests.support.waiting import until
 
 from .world import Shelf, declare, encode, files, make_app
@@ -616,7 +616,7 @@ def test_a_value_and_a_list_without_keys_are_shown_when_they_are_whole(shelf: Sh
 # Killed
 
 
-# For each line on stdin, a process that rebuilds; the kernel ends it so many seconds after so many items.
+# Each child rebuilds; the kernel ends it so many seconds after so many items.
 KILLED = """
 import os, signal, sys
 from contextlib import nullcontext
@@ -631,13 +631,13 @@ partial.PARTIAL_EVERY, partial.PARTIAL_COST, compaction.COMPACT_FROM, data.FLUSH
 log = os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 count, workers = int(sys.argv[3]), int(sys.argv[4])
 
-def rebuild(items, seconds):
+def act(items, seconds):
     begun = []
 
     def enrich(item):
         begun.append(1)
-        if len(begun) == items:
-            signal.setitimer(signal.ITIMER_REAL, seconds)
+        if len(begun) == int(items):
+            signal.setitimer(signal.ITIMER_REAL, float(seconds))
         os.write(log, item["path"].encode() + b"\\n")
         return {**item, "made": item["path"].upper()}
 
@@ -651,14 +651,6 @@ def rebuild(items, seconds):
     old = shelf.store.reader(shelf.name).current()
     tools = Tools(encode, nullcontext, lambda: None, first_page=20)
     job.Job(declaration, shelf.store, lock, old, None, tools, Progress(lambda report: None, None), 1).run()
-
-for line in sys.stdin:
-    child = os.fork()
-    if child == 0:
-        items, seconds = line.split()
-        rebuild(int(items), float(seconds))
-        os._exit(0)
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
 
 
@@ -668,11 +660,10 @@ def test_killed_at_any_instant_it_loses_nothing_that_it_has_written(tmp_path: Pa
     shelf = Shelf(tmp_path / "cache")
     log = tmp_path / "log"
     shown, kills, enriched = 0, 0, 0
-    with started(python("-c", KILLED, shelf.folder, log, count, workers)) as launcher:
+    with forker(KILLED, shelf.folder, log, count, workers) as killed:
         while not (shelf.index.exists() and shelf.snapshot().complete):
             written = names_in(data_files(shelf))
-            tell(launcher, f"{chance.randrange(1, 40)} {chance.uniform(1e-6, 0.004)}")
-            code = int(line_of(launcher))
+            code = killed.wait(killed.fork(chance.randrange(1, 40), chance.uniform(1e-6, 0.004)))
             assert code in (0, -signal.SIGALRM)
             kills += code != 0
             again = log.read_text().splitlines()[enriched:]
