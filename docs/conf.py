@@ -25,6 +25,10 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_preserve_defaults = True
 autodoc_typehints = "description"
+autodoc_typehints_description_target = "documented_params"
+autoclass_content = "both"
+add_module_names = False
+toc_object_entries_show_parents = "hide"
 
 html_theme = "flask"
 html_title = f"{project} {release}"
