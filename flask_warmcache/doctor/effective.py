@@ -1,7 +1,7 @@
-"""The settings that gunicorn makes of a command line and an environment.
+"""Print the settings that gunicorn makes of a command line and an environment.
 
-Run as ``python -m flask_warmcache.doctor.effective``, with the server's arguments, environment and folder; reads
-the configuration as gunicorn does, and prints it as JSON.
+Run as ``python -m flask_warmcache.doctor.effective`` with the server's arguments, environment and working folder,
+this reads the configuration as gunicorn does, and prints it as JSON.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ OUR_CONF = "flask_warmcache.gunicorn_conf"
 
 
 class Reader(WSGIApplication):
-    """gunicorn's application, which notes what its configuration file has set, and serves nothing."""
+    """gunicorn's application, which records what its configuration file has set, and serves nothing."""
 
     conf: str | None = None
     in_file: frozenset[str] = frozenset()
@@ -31,7 +31,7 @@ class Reader(WSGIApplication):
 
 
 def main() -> None:
-    """Print what is in force."""
+    """Print the settings in force."""
     sys.argv[0] = "gunicorn"
     app: Any = Reader("%(prog)s [OPTIONS] [APP_MODULE]", prog="gunicorn")
     cfg = app.cfg
@@ -46,6 +46,7 @@ def main() -> None:
         for name, setting in cfg.settings.items()
     }
     settings["worker_class"]["value"] = cfg.worker_class_str  # sync with threads is gthread
+    overruled = gunicorn_sources.overruled(cfg, sources)
     answer = {
         "version": __version__,
         "app": app.app_uri,
@@ -54,7 +55,7 @@ def main() -> None:
         "hooks": hooks,
         "settings": settings,
         "misspelt": gunicorn_sources.misspelt(cfg.env_orig),
-        "overruled": [{**vain._asdict(), "said": str(vain)} for vain in gunicorn_sources.overruled(cfg, sources)],
+        "overruled": [{**variable._asdict(), "message": str(variable)} for variable in overruled],
     }
     print(json.dumps(answer, default=str))
 

@@ -13,10 +13,10 @@ LEVELS = (OK, INFO, WARNING, FAULT)
 class Finding:
     """One fact about how the app is run."""
 
-    check: str  # a stable name, as "gunicorn.variable_ignored"
+    check: str  # a stable name, such as "gunicorn.variable_ignored"
     level: str
     what: str
-    why: str = ""  # why it matters; what is in order needs none
+    why: str = ""  # why it matters; empty when nothing is wrong
     do: str = ""
 
 
@@ -28,11 +28,11 @@ class Report:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def add(self, check: str, level: str, what: str, why: str = "", do: str = "") -> None:
-        """Note a finding."""
+        """Add a finding."""
         self.findings.append(Finding(check, level, what, why, do))
 
     def count(self, level: str) -> int:
-        """How many findings are of this level."""
+        """Return how many findings have this level."""
         return sum(finding.level == level for finding in self.findings)
 
     @property

@@ -1,4 +1,4 @@
-"""How the lists get on with the server: who computes beside requests, and what is never fresh or never done."""
+"""Whether each list fits the server: where its rebuilds compute, and whether they finish before ttl and limits."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from ..settings import Settings
 from ..status.condition import ListStatus
 from .finding import FAULT, INFO, OK, WARNING, Report
 
-BUSY_WORKER = 100.0  # requests a second that one worker may well answer
+BUSY_WORKER = 100.0  # requests per second that one worker may reach
 
 
 def check_list(
@@ -19,10 +19,10 @@ def check_list(
     child_problem: str | None,
     server: dict[str, Any] | None,
 ) -> None:
-    """Note how one list's last rebuild fits.
+    """Report whether the last rebuild of one list fits.
 
-    :param child_problem: why no child process can rebuild it, if so.
-    :param server: the server's settings in force by name, if there is one.
+    :param child_problem: why no child process can rebuild it, if there is a reason.
+    :param server: the settings in force in the running server by name, if there is one.
     """
     status.reread()
     condition, name = status.condition(), status.name
@@ -34,17 +34,17 @@ def check_list(
             "lists.failed",
             FAULT,
             f"{name} cannot be rebuilt: {error}.",
-            "What is shown is old, or nothing." if snapshot is not None else "Its pages show nothing.",
-            f"See the log for warmcache.rebuild_failed, and try flask warmcache rebuild {name}.",
+            "Its pages show old items." if snapshot is not None else "Its pages show nothing.",
+            f"Look for warmcache.rebuild_failed in the log, and try flask warmcache rebuild {name}.",
         )
     if snapshot is None or not snapshot.complete:
         if condition.state != "failed":
             report.add(
                 "lists.cold",
                 INFO,
-                f"{name} was not built yet, so nothing is known of its rebuilds.",
-                "Whether ttl and runner fit is told by how long a build takes, and how much of it computes.",
-                f"Run the doctor again when it is built: by the server, or by flask warmcache rebuild {name}.",
+                f"{name} has not been built yet, so nothing is known about its rebuilds.",
+                "Whether ttl and runner fit depends on how long a build takes, and how much of that it computes.",
+                f"Run the doctor again after the server or flask warmcache rebuild {name} has built it.",
             )
         return
     duration, share = snapshot.header["duration"], snapshot.header.get("cpu_share") or 0.0
@@ -62,8 +62,8 @@ def check_list(
         report.add(
             "lists.computes_beside_requests",
             WARNING,
-            f"{name} computes for {duration * share:.1f} s in a thread of a worker.",
-            "The worker's requests get the interpreter only in between.",
+            f"Rebuilding {name} computes for {duration * share:.1f} s in a thread of a worker.",
+            "The worker's requests have to share the interpreter with the rebuild.",
             "Set WARMCACHE_RUNNER=auto." if settings.runner == "thread" else "See runner.no_child.",
         )
     _check_ttl(report, status, duration)
@@ -71,19 +71,19 @@ def check_list(
         report.add(
             "lists.build_timeout",
             WARNING,
-            f"{name} takes {duration:.0f} s of the {settings.build_timeout:.0f} that a rebuild may take.",
-            "When the list grows, its rebuilds are ended before they are done.",
+            f"{name} takes {duration:.0f} s of the {settings.build_timeout:.0f} s that a rebuild may take.",
+            "When the list grows, its rebuilds are ended before they finish.",
             "Raise WARMCACHE_BUILD_TIMEOUT.",
         )
-    most = server["max_requests"] if server is not None else 0
-    if in_thread and most and duration > LONG and most / duration < BUSY_WORKER:
+    max_requests = server["max_requests"] if server is not None else 0
+    if in_thread and max_requests and duration > LONG and max_requests / duration < BUSY_WORKER:
         report.add(
             "lists.max_requests",
             WARNING,
-            f"max_requests is {most}, and {name} takes {duration:.0f} s to build: a worker with more than "
-            f"{most / duration:.0f} requests a second ends before that.",
-            "The next worker goes on where it stopped, but the list is late, and a builder begins again.",
-            "Raise max_requests, or let rebuilds run in a child: see the runner.",
+            f"max_requests is {max_requests}, and {name} takes {duration:.0f} s to build: a worker with more than "
+            f"{max_requests / duration:.0f} requests per second ends before that.",
+            "The next worker resumes the rebuild, but the list is late, and a builder starts from scratch.",
+            "Raise max_requests, or let rebuilds run in a child: see runner.no_child.",
         )
 
 
@@ -94,7 +94,7 @@ def _check_ttl(report: Report, status: ListStatus, duration: float) -> None:
         "lists.ttl",
         FAULT if duration >= status.ttl else WARNING,
         f"{status.name} is stale after {status.ttl:.0f} s, and takes {duration:.0f} s to build.",
-        "It is being rebuilt nearly always, and hardly ever fresh.",
-        f"Set ttl= to at least {max(1, round(duration * 5))}, or make the builder quicker: key= and enrich reuse "
-        "what has not changed.",
+        "It is rebuilt nearly all the time, and hardly ever fresh.",
+        f"Set ttl= to at least {max(1, round(duration * 5))}, or make the builder faster: with key= and enrich "
+        "unchanged items are reused.",
     )

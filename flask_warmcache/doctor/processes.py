@@ -1,20 +1,21 @@
-"""The running gunicorn: its master, its workers, and how it was started, as /proc tells."""
+"""The running gunicorn: its master, its workers, and how it was started."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
-PROC = Path("/proc")
-# What a process's title looks like once setproctitle has written over its command line and environment.
+import psutil
+
+# The beginning of a process's title after setproctitle has overwritten its command line and environment.
 RENAMED = "gunicorn: "
 MODULES = ("gunicorn", "gunicorn.app.wsgiapp")
+ATTRIBUTES = ("cmdline", "cwd", "ppid")
 
 
 class NoServer(Exception):
-    """There is no gunicorn to look at, or more than one; the message says so."""
+    """No gunicorn was found, or more than one; the message says which."""
 
 
 @dataclass(frozen=True)
@@ -24,42 +25,43 @@ class Server:
     pid: int
     workers: list[int]
     folder: str  # its working folder
-    user: int  # of its workers
+    user: int  # the effective account of its workers
     started: float  # wall clock
-    arguments: list[str] | None  # of gunicorn; None when its title hides them
+    arguments: list[str] | None  # of gunicorn; None when a title hides them
     environ: dict[str, str] = field(repr=False)
 
 
 def find_server(pid: int | None) -> Server:
-    """The gunicorn of that process, a master or one of its workers; else the one that runs in our folder.
+    """Return the gunicorn that this process belongs to, or else the one that runs in our working folder.
 
-    :raises NoServer: when there is none, or which one is meant cannot be said.
+    :param pid: of a master or a worker.
+    :raises NoServer: when there is none, or when there are several in our folder.
     """
-    if not PROC.is_dir():
-        raise NoServer("This system has no /proc, which tells of running processes.")
-    masters = dict(_masters())
-    if pid is not None:
-        for one in (pid, _parent(pid)):
-            if one in masters:
-                return _server(one, masters[one])
-        raise NoServer(f"Process {pid} is no gunicorn, or one that this account may not look at.")
-    here = os.getcwd()
-    found = [one for one in masters if _link(one, "cwd") == here]
-    if len(found) == 1:
-        return _server(found[0], masters[found[0]])
-    if found:
-        raise NoServer(f"Several gunicorns run in this folder: {_listed(found)}.")
+    masters = _masters()
+    try:
+        if pid is not None:
+            for candidate in (pid, psutil.Process(pid).ppid()):
+                if candidate in masters:
+                    return _server(masters[candidate])
+            raise NoServer(f"Process {pid} is not a gunicorn, or this account may not examine it.")
+        here = [master for master in masters.values() if master.info["cwd"] == os.getcwd()]
+        if len(here) == 1:
+            return _server(here[0])
+    except psutil.NoSuchProcess as error:
+        raise NoServer(f"Process {error.pid} does not exist.") from None
+    if here:
+        raise NoServer(f"Several gunicorns run in this folder: {_listed(here)}.")
     if masters:
-        raise NoServer(f"No gunicorn runs in this folder; elsewhere: {_listed(masters)}.")
-    raise NoServer("No gunicorn runs on this machine, or none that this account may look at.")
+        raise NoServer(f"No gunicorn runs in this folder; others: {_listed(masters.values())}.")
+    raise NoServer("No gunicorn runs on this machine, or this account may not examine it.")
 
 
-def _listed(pids: Iterable[int]) -> str:
-    return ", ".join(f"{pid} in {_link(pid, 'cwd')}" for pid in pids)
+def _listed(masters: Iterable[psutil.Process]) -> str:
+    return ", ".join(f"{master.pid} in {master.info['cwd']}" for master in masters)
 
 
 def gunicorn_arguments(command: Sequence[str]) -> list[str] | None:
-    """What stands behind gunicorn's name in a command line, or None when it is not gunicorn's."""
+    """Return what follows gunicorn's name in a command line, or None when the command is not gunicorn's."""
     for at, word in enumerate(command[:8]):
         name = os.path.basename(word)
         if at and not os.path.basename(command[0]).startswith(("python", "pypy")):
@@ -73,67 +75,31 @@ def gunicorn_arguments(command: Sequence[str]) -> list[str] | None:
     return None
 
 
-def _masters() -> Iterator[tuple[int, list[str] | None]]:
-    """The masters that this account may look at, with their arguments."""
-    known = {}
-    for folder in PROC.iterdir():
-        if folder.name.isdigit():
-            words = _words(int(folder.name), "cmdline")
-            title = " ".join(words)
-            arguments = gunicorn_arguments(words)
-            if arguments is not None or title.startswith(RENAMED):
-                known[int(folder.name)] = arguments
-    for pid, arguments in known.items():
-        if _parent(pid) not in known and _link(pid, "cwd"):
-            yield pid, arguments
+def _masters() -> dict[int, psutil.Process]:
+    """Return the masters that this account may examine, by process id."""
+    found = {}
+    for process in psutil.process_iter(ATTRIBUTES):
+        words = process.info["cmdline"] or []  # None when access is refused
+        if gunicorn_arguments(words) is not None or " ".join(words).startswith(RENAMED):
+            found[process.pid] = process
+    return {
+        pid: process for pid, process in found.items() if process.info["ppid"] not in found and process.info["cwd"]
+    }
 
 
-def _server(pid: int, arguments: list[str] | None) -> Server:
-    pairs = (word.partition("=") for word in _words(pid, "environ"))
-    children = [
-        int(folder.name) for folder in PROC.iterdir() if folder.name.isdigit() and _parent(int(folder.name)) == pid
-    ]
+def _server(master: psutil.Process) -> Server:
+    workers = sorted(master.children(), key=lambda worker: worker.pid)
+    try:
+        environ = master.environ()
+    except psutil.AccessDenied:
+        environ = {}
     return Server(
-        pid,
-        sorted(children),
-        _link(pid, "cwd"),
-        # gunicorn's user= is the workers', while the master keeps its own.
-        os.stat(PROC / str(min(children, default=pid))).st_uid,
-        _started(pid),
-        arguments,
-        {name: value for name, _, value in pairs if name},
+        master.pid,
+        [worker.pid for worker in workers],
+        master.info["cwd"],
+        # The setting user= applies to the workers only.
+        (workers[0] if workers else master).uids().effective,
+        master.create_time(),
+        gunicorn_arguments(master.info["cmdline"]),
+        environ,
     )
-
-
-def _words(pid: int, name: str) -> list[str]:
-    try:
-        raw = (PROC / str(pid) / name).read_bytes()
-    except OSError:
-        return []
-    return [word.decode(errors="surrogateescape") for word in raw.rstrip(b"\0").split(b"\0")]
-
-
-def _link(pid: int, name: str) -> str:
-    try:
-        return os.readlink(PROC / str(pid) / name)
-    except OSError:
-        return ""
-
-
-def _stat(pid: int) -> list[str]:
-    """The fields of its stat behind the command, of which the first is its state."""
-    try:
-        return (PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []
-
-
-def _parent(pid: int) -> int:
-    fields = _stat(pid)
-    return int(fields[1]) if len(fields) > 1 else 0
-
-
-def _started(pid: int) -> float:
-    ticks = int(_stat(pid)[19])
-    boot = next(line for line in (PROC / "stat").read_text().splitlines() if line.startswith("btime"))
-    return int(boot.split()[1]) + ticks / os.sysconf("SC_CLK_TCK")

@@ -1,4 +1,4 @@
-"""Where rebuilds run, and whether a child process finds the app: by starting one."""
+"""Where rebuilds run, and whether a child process finds the app, which is tested by starting one."""
 
 from __future__ import annotations
 
@@ -19,43 +19,46 @@ POLL = 0.02
 NO_MEMORY = "no memory for a second copy of the app"
 
 
-def location_of(app: Flask, setting: str | None, told: dict[str, Any] | None) -> Location:
-    """How a child of the server would import the app.
+def location_of(app: Flask, setting: str | None, effective: dict[str, Any] | None) -> Location:
+    """Return how a child of the server would import the app.
 
-    :param told: what is known of the server.
-    :raises NoLocation: when that cannot be said.
+    :param effective: what is known of the server.
+    :raises NoLocation: when that is unknown.
     """
-    if setting is None and told is not None and told["app"]:
-        return Location(told["app"], told["folder"])
+    if setting is None and effective is not None and effective["app"]:
+        return Location(effective["app"], effective["folder"])
     return locate(app, setting)
 
 
-def check_child(report: Report, state: AppState, told: dict[str, Any] | None) -> str | None:
-    """Note where rebuilds run; returns why no child can do it, if so."""
+def check_child(report: Report, state: AppState, effective: dict[str, Any] | None) -> str | None:
+    """Report where rebuilds run; return why no child process can run one, if there is a reason."""
     mode = state.settings.runner
     facts = report.facts["runner"] = {"mode": mode, "child": None, "import_seconds": None}
-    if mode in ("thread", "external"):
+    if mode == "thread":
+        report.add("runner.mode", OK, "Rebuilds run in a thread of a worker.")
+        return None
+    if mode == "external":
         report.add(
             "runner.mode",
-            OK if mode == "thread" else INFO,
-            f"Rebuilds run {'in a thread of a worker' if mode == 'thread' else 'elsewhere: workers only read'}.",
-            "" if mode == "thread" else "Without it the lists grow old.",
-            "" if mode == "thread" else "See that flask warmcache watch runs, or cron.",
+            INFO,
+            "Rebuilds run outside of the server: workers only read.",
+            "Lists become old when nothing rebuilds them.",
+            "Make sure that flask warmcache watch is running, or a cron job.",
         )
         return None
     if not state.statuses:
         return None
     try:
-        location = location_of(state.app, state.settings.app, told)
+        location = location_of(state.app, state.settings.app, effective)
     except NoLocation as error:
-        _add_problem(report, str(error), WARNING if told is not None else INFO)
-        return None if told is None else str(error)
+        _add_problem(report, str(error), INFO if effective is None else WARNING)
+        return None if effective is None else str(error)
     began = time.monotonic()
-    problem = _try(state, location)
-    took = time.monotonic() - began
+    problem = _try_child(state, location)
+    seconds = time.monotonic() - began
     if problem is None:
-        facts |= {"child": "available", "import_seconds": round(took, 2)}
-        report.add("runner.child", OK, f"A child process finds the app, within {took:.1f} s (runner {mode}).")
+        facts |= {"child": "available", "import_seconds": round(seconds, 2)}
+        report.add("runner.child", OK, f"A child process imports the app in {seconds:.1f} s (runner {mode}).")
     else:
         _add_problem(report, problem, WARNING)
     return problem
@@ -72,19 +75,19 @@ def _add_problem(report: Report, problem: str, level: str) -> None:
         if problem == NO_MEMORY
         else "Set WARMCACHE_APP to how the app is imported, as 'module:app' or \"module:create_app('x')\"."
         if level == WARNING
-        else "Under gunicorn its app name tells: name the running server with --pid. Or set WARMCACHE_APP.",
+        else "Name the running gunicorn with --pid: this tells how to import the app. Or set WARMCACHE_APP.",
     )
 
 
-def _try(state: AppState, location: Location) -> str | None:
-    """Start a child, let it import the app, and end it; returns what went wrong."""
+def _try_child(state: AppState, location: Location) -> str | None:
+    """Start a child, wait until it has imported the app, and end it; return what went wrong."""
     free = resources.free()
     if free is not None and free < resources.resident():
         return NO_MEMORY
     children = Children(lambda: location, state.settings, state.store.folder, 0)
     status = next(iter(state.statuses.values()))
     try:
-        # Without a lock, and waiting for a "go" that never comes: it imports the app, answers, and is ended.
+        # The child gets no lock and waits for a "go" that never comes: it imports the app, answers, and is killed.
         child = children.start(status.declaration, {}, {}, wanted=False, wait=True)
     except (ChildError, OSError) as error:
         return str(error)

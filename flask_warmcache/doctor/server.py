@@ -1,4 +1,4 @@
-"""Which gunicorn settings are in force in the running server, where each came from, and which say nothing."""
+"""Which gunicorn settings are in force in the running server, where each came from, and which have no effect."""
 
 from __future__ import annotations
 
@@ -7,151 +7,137 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..host.gunicorn_settings import DROPS_CONNECTIONS, PREFIX, SHOWN, TMPFS
 from ..host.gunicorn_sources import CMD_ARGS, COMMAND_LINE, FILE
 from ..keeper.children import PACKAGE_FOLDER
-from . import control, mounts
+from . import mounts
 from .finding import FAULT, INFO, OK, WARNING, Report
-from .processes import Server
 
-READING = 30.0
-ROUNDING = 2.0  # seconds; when a process started is known to about one
+if TYPE_CHECKING:
+    from .processes import Server
+
+READING = 30.0  # seconds
+ROUNDING = 2.0  # seconds; the start of a process is known to about one second
 SHORTEST, LONGEST = 10, 120  # of timeout, in seconds
 OUR_CONF = "python:flask_warmcache.gunicorn_conf"
 
 
 def check_server(report: Report, server: Server) -> dict[str, Any] | None:
-    """Note what is in force; returns it as ``effective`` prints it, or None when it cannot be read."""
+    """Report what is in force; return what ``effective`` prints, or None when the settings cannot be read."""
     report.facts["server"] = {"pid": server.pid, "workers": server.workers, "folder": server.folder}
     if server.user != os.geteuid():
         report.add(
             "server.other_account",
             WARNING,
-            f"The workers run as account {server.user}, the doctor as {os.geteuid()}.",
-            "So it does not look at the cache folder, which it might make its own.",
+            f"The workers run as account {server.user}, and the doctor as {os.geteuid()}.",
+            "The doctor does not check the cache folder, because it would make the folder its own.",
             "Run the doctor as the workers' account.",
         )
-    told = _told_by_title(report, server) if server.arguments is None else _told(report, server, server.arguments)
-    if told is None:
+    effective = _read(report, server)
+    if effective is None:
         return None
-    settings = told["settings"]
+    settings = effective["settings"]
     report.facts["server"] |= {
-        "gunicorn": told["version"],
-        "app": told["app"],
-        "configuration": told["conf"],
+        "gunicorn": effective["version"],
+        "app": effective["app"],
+        "configuration": effective["conf"],
         "settings": {name: settings[name] for name in SHOWN if name in settings},
     }
     shown = ("timeout", "worker_class", "workers", "threads", "max_requests")
     force = ", ".join(f"{name} {settings[name]['value']} ({settings[name]['source']})" for name in shown)
-    report.add("gunicorn.in_force", OK, f"gunicorn {told['version']}, process {server.pid}: {force}.")
-    _check_ignored(report, told)
-    _check_conf(report, server, told)
+    report.add("gunicorn.in_force", OK, f"gunicorn {effective['version']}, process {server.pid}: {force}.")
+    _check_ignored(report, effective)
+    _check_conf(report, server, effective)
     _check_values(report, {name: setting["value"] for name, setting in settings.items()})
-    return told
+    return effective
 
 
-def _told(report: Report, server: Server, arguments: list[str]) -> dict[str, Any] | None:
-    told, problem = _read(server, arguments)
-    if told is None:
-        report.add(
-            "gunicorn.unreadable",
-            FAULT,
-            f"The configuration of process {server.pid} cannot be read again: {problem}",
-            "The server would not start with it.",
-            "Mend it, and try with gunicorn --check-config.",
-        )
-    return told
-
-
-def _told_by_title(report: Report, server: Server) -> dict[str, Any] | None:
-    """Of a server that setproctitle has renamed, which destroys its command line and its environment."""
-    what = f"Process {server.pid} shows a title in place of its command line and environment (setproctitle)."
-    told = control.ask(server)
-    if told is not None:
-        report.add(
-            "gunicorn.title",
-            INFO,
-            what,
-            "What is in force is known from its control socket, but not where each value came from.",
-            f"With -c {OUR_CONF} the first lines of its log say that, too.",
-        )
-    else:
+def _read(report: Report, server: Server) -> dict[str, Any] | None:
+    """Read the configuration again, as the server did."""
+    if server.arguments is None:
         report.add(
             "gunicorn.unreadable",
             WARNING,
-            what,
-            "Its settings cannot be told from outside, and no control socket of gunicorn's answers for it.",
-            f"Start gunicorn with -c {OUR_CONF}, whose first lines in the log say what is in force; or uninstall "
-            "setproctitle, or use gunicorn 25.1 or newer with its control socket, and run the doctor again.",
+            f"Process {server.pid} shows a title in place of its command line and environment (setproctitle).",
+            "Its settings cannot be read from outside.",
+            f"Start gunicorn with -c {OUR_CONF}, which logs the settings in force at the start. Or uninstall "
+            "setproctitle, restart the server, and run the doctor again.",
         )
-    return told
-
-
-def _read(server: Server, arguments: list[str]) -> tuple[dict[str, Any] | None, str]:
+        return None
     folder = server.folder
-    if any(word.startswith("--chdir") for word in arguments) and os.path.isdir(server.environ.get("PWD", "")):
-        folder = server.environ["PWD"]  # where it was started, before it went elsewhere
+    if any(word.startswith("--chdir") for word in server.arguments):
+        started_in = server.environ.get("PWD", "")
+        folder = started_in if os.path.isdir(started_in) else folder
     environ = {**server.environ}
     environ["PYTHONPATH"] = os.pathsep.join(filter(None, [environ.get("PYTHONPATH"), PACKAGE_FOLDER]))
     try:
         ran = subprocess.run(
-            [sys.executable, "-m", "flask_warmcache.doctor.effective", *arguments],
+            [sys.executable, "-m", "flask_warmcache.doctor.effective", *server.arguments],
             cwd=folder, env=environ, stdin=subprocess.DEVNULL, text=True, capture_output=True, timeout=READING,
         )  # fmt: skip
-        return json.loads(ran.stdout.splitlines()[-1]), ""
+        effective: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
+        return effective
     except (subprocess.TimeoutExpired, OSError) as error:
-        return None, str(error)
+        problem = str(error)
     except (IndexError, ValueError):
-        return None, (ran.stderr.strip().splitlines() or ["it says nothing"])[-1]
+        problem = (ran.stderr.strip().splitlines() or ["gunicorn prints nothing"])[-1]
+    report.add(
+        "gunicorn.unreadable",
+        FAULT,
+        f"The configuration of process {server.pid} cannot be read again: {problem}",
+        "The server would not start with it.",
+        "Correct it, and test it with gunicorn --check-config.",
+    )
+    return None
 
 
-def _check_ignored(report: Report, told: dict[str, Any]) -> None:
-    for vain in told["overruled"]:
-        variable, setting, source = vain["variable"], vain["setting"], vain["source"]
-        is_read = told["hooks"] not in ("none", "unknown") or not variable.startswith(PREFIX)
-        why = "Whoever set the variable believes that it counts."
+def _check_ignored(report: Report, effective: dict[str, Any]) -> None:
+    for overruled in effective["overruled"]:
+        variable, setting, source = overruled["variable"], overruled["setting"], overruled["source"]
+        is_read = effective["hooks"] != "none" or not variable.startswith(PREFIX)
+        why = "Somebody set the variable and expects it to have an effect."
         start = f"start gunicorn with -c {OUR_CONF}, or end your file with compose(globals()): both read it"
         if is_read:
-            do = f"Take {setting} out of the {source}, or the variable out of the environment."
+            do = f"Remove {setting} from the {source}, or the variable from the environment."
         elif source in (COMMAND_LINE, CMD_ARGS, FILE):
-            do = f"Take the variable out of the environment. Or take {setting} out of the {source}, and {start}."
+            do = f"Remove the variable from the environment. Or remove {setting} from the {source}, and {start}."
         else:
             do = f"{start[0].upper()}{start[1:]}. Or set {setting} where gunicorn looks: in GUNICORN_CMD_ARGS."
         if not is_read:
             why += " gunicorn itself reads no variable of that name."
-        report.add("gunicorn.variable_ignored", WARNING, f"{vain['said']}.", why, do)
-    for variable, meant in told["misspelt"]:
+        report.add("gunicorn.variable_ignored", WARNING, f"{overruled['message']}.", why, do)
+    for variable, intended in effective["misspelt"]:
         report.add(
             "gunicorn.variable_unknown",
             WARNING,
-            f"{variable} is no setting of gunicorn's; {meant} is.",
-            "Whoever set the variable believes that it counts.",
-            "Rename it, or take it out of the environment.",
+            f"{variable} is not a setting of gunicorn; {intended} is.",
+            "Somebody set the variable and expects it to have an effect.",
+            "Rename it, or remove it from the environment.",
         )
 
 
-def _check_conf(report: Report, server: Server, told: dict[str, Any]) -> None:
-    if told["hooks"] == "lost":
+def _check_conf(report: Report, server: Server, effective: dict[str, Any]) -> None:
+    if effective["hooks"] == "lost":
         report.add(
             "gunicorn.hook_lost",
             WARNING,
-            "Another post_worker_init has taken the place of ours.",
-            "Lists begin to warm up at a worker's first request, and not with the worker.",
+            "Another post_worker_init has replaced ours.",
+            "Lists begin to warm up at a worker's first request, and not when the worker starts.",
             "Put compose(globals()) on the last line of the configuration file.",
         )
-    elif told["hooks"] == "none":
+    elif effective["hooks"] == "none":
         report.add(
             "gunicorn.own_configuration",
             INFO,
             "gunicorn runs without our configuration.",
-            "Lists begin to warm up at a worker's first request, and not with the worker.",
+            "Lists begin to warm up at a worker's first request, and not when the worker starts.",
             f"Start it with -c {OUR_CONF}, or end your file with compose(globals()).",
         )
-    conf = told["conf"]
+    conf = effective["conf"]
     if conf and not conf.startswith("python:"):
-        path = Path(told["folder"], conf.removeprefix("file:"))
+        path = Path(effective["folder"], conf.removeprefix("file:"))
         try:
             is_newer = path.stat().st_mtime > server.started + ROUNDING
         except OSError:
@@ -161,7 +147,7 @@ def _check_conf(report: Report, server: Server, told: dict[str, Any]) -> None:
                 "gunicorn.file_changed",
                 WARNING,
                 f"{conf} was changed after the server started.",
-                "What is shown here is in force after the next start or reload; now it may be something else.",
+                "The settings shown here apply after the next start or reload; other settings may apply now.",
                 "Reload the server: send HUP to its master.",
             )
 
@@ -172,16 +158,16 @@ def _check_values(report: Report, values: dict[str, Any]) -> None:
         report.add(
             "gunicorn.timeout_long",
             WARNING,
-            f"timeout is {timeout}{'' if timeout else ', which switches it off'}.",
-            "A worker that hangs counts as alive for so long, and its requests wait.",
-            "Set 30 to 60, and take what is slow out of the request: a warm list, a one-time task.",
+            f"timeout is {timeout}{'' if timeout else ', which disables it'}.",
+            "A worker that hangs counts as alive for that long, and its requests wait.",
+            "Set 30 to 60, and move slow work out of requests: into a warm list or a one-time task.",
         )
     elif timeout < SHORTEST:
         report.add(
             "gunicorn.timeout_short",
             WARNING,
             f"timeout is {timeout}.",
-            "A busy machine or one long call into C is enough for a healthy worker to be killed.",
+            "On a busy machine, or during one long call into C, gunicorn kills a healthy worker.",
             "Set 30 to 60.",
         )
     if values["max_requests"] and values["workers"] > 1 and not values["max_requests_jitter"]:
@@ -189,26 +175,24 @@ def _check_values(report: Report, values: dict[str, Any]) -> None:
             "gunicorn.no_jitter",
             WARNING,
             f"max_requests is {values['max_requests']} without max_requests_jitter.",
-            "All workers end at nearly the same moment, and nobody answers.",
+            "All workers end at nearly the same time, and no worker is left to answer.",
             f"Set max_requests_jitter to about {values['max_requests'] // 4}.",
         )
     if values["max_requests"] and values["worker_class"] == "gthread" and DROPS_CONNECTIONS:
         report.add(
             "gunicorn.drops_connections",
             WARNING,
-            "gunicorn before 24 loses about one connection each time that a gthread worker ends (measured).",
-            f"With max_requests {values['max_requests']} clients meet that again and again.",
+            "gunicorn before 24 drops about one connection each time a gthread worker ends (measured).",
+            f"With max_requests {values['max_requests']} clients meet this regularly.",
             "Use gunicorn 24 or newer, or max_requests 0.",
         )
-    if "worker_tmp_dir" not in values:
-        return
     folder = values["worker_tmp_dir"] or "/tmp"
     kind = mounts.kind_of(folder)
     if kind not in TMPFS and kind is not None:
         report.add(
             "gunicorn.heartbeat_on_disk",
             INFO,
-            f"Heartbeat files lie on {kind} ({folder}).",
-            "On a slow or full disk a worker waits for each beat, and is killed as if it hung.",
+            f"Heartbeat files are on {kind} ({folder}).",
+            "On a slow or full disk a worker waits for each heartbeat, and is killed as if it hung.",
             "Set worker_tmp_dir to /dev/shm, if that is in memory.",
         )

@@ -1,4 +1,4 @@
-"""The doctor's findings for people, on a terminal or in a log, and for programs."""
+"""Print the doctor's findings for people, or write them as JSON for programs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COLOURS = {OK: "green", INFO: "cyan", WARNING: "yellow", FAULT: "red"}
 
 
 def as_json(report: Report) -> str:
-    """All findings and figures, as one JSON object."""
+    """Return all findings and figures as one JSON object."""
     answer: dict[str, Any] = {
         "exit_code": report.exit_code,
         "counts": {level: report.count(level) for level in LEVELS},
@@ -28,7 +28,7 @@ def as_json(report: Report) -> str:
 
 
 def show(report: Report) -> None:
-    """Print what is in order in one line each, the rest with why it matters and what to do, the worst last."""
+    """Print each finding, with why it matters and what to do unless it is in order; the worst come last."""
     for level in LEVELS:
         for finding in report.findings:
             if finding.level == level:
@@ -47,8 +47,8 @@ def _show_imports(imports: dict[str, Any] | None) -> None:
         return
     click.echo(f"\n{'SECONDS':>8}{'WITH ITS IMPORTS':>18}  MODULE OR PACKAGE")
     for unit in imports["worst"]:
-        whole = unit["with_imports_seconds"]
-        click.echo(f"{unit['seconds']:>8.2f}{'' if whole is None else f'{whole:.2f}':>18}  {unit['name']}")
+        total = unit["with_imports_seconds"]
+        click.echo(f"{unit['seconds']:>8.2f}{'' if total is None else f'{total:.2f}':>18}  {unit['name']}")
         if unit["advice"]:
             click.echo(f"{'':8}{_wrapped(unit['advice'])}")
 

@@ -1,4 +1,4 @@
-"""The start-up app with other versions of gunicorn than the one installed here, and beside setproctitle."""
+"""The start-up app with other versions of gunicorn than the installed one, and with setproctitle."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ import os
 import subprocess
 import sys
 import sysconfig
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-import gunicorn
 import pytest
 
 from tests.benchmarks import startup
 from tests.startup_app.parts import LATE, write
-from tests.support.ports import free_port
 
 from .test_doctor import examine, master
-from .world import Place, Server, running
+from .world import Place, gunicorn_server
 
 refuse: Callable[[str], NoReturn] = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
 
@@ -67,35 +64,13 @@ def test_nobody_is_killed_while_a_worker_starts_for_longer_than_the_timeout(
     assert "Traceback" not in log
 
 
-@pytest.mark.parametrize("has_socket", [True, False])
-def test_a_server_that_setproctitle_has_renamed_is_read_by_its_control_socket(
-    place: Place, has_socket: bool
-) -> None:
-    if has_socket and gunicorn.version_info < (25, 1):
-        pytest.skip("gunicorn has a control socket from 25.1 on")
+def test_settings_of_a_server_renamed_by_setproctitle_cannot_be_read(place: Place) -> None:
     install("install", "-q", "--no-deps", "--target", place.folder / "titles", "setproctitle")
     ours = place.env["PYTHONPATH"]
-    # Where gunicorn puts its socket; the name of one is at most about 100 characters long.
-    with tempfile.TemporaryDirectory() as runtime:
-        place.env |= {"XDG_RUNTIME_DIR": runtime, "GUNICORN_TIMEOUT": "300"}
-        place.env["PYTHONPATH"] += f"{os.pathsep}{place.folder / 'titles'}"
-        port = free_port()
-        command = [sys.executable, "-m", "gunicorn", "-b", f"127.0.0.1:{port}", "-w", "1", "--threads", "3"]
-        if not has_socket and gunicorn.version_info >= (25, 1):
-            command.append("--no-control-socket")
-        with running(Server(place, [*command, "app_files:app"], port, 1, preload=False)) as server:
-            place.env["PYTHONPATH"] = ours
-            assert Path(f"/proc/{server.process.pid}/cmdline").read_bytes().startswith(b"gunicorn: master")
-            told = examine(place, *master(server), code=1)
-        found = told["found"]
-        if not has_socket:
-            assert found["gunicorn.unreadable"]["level"] == "warning"
-            assert "setproctitle" in found["gunicorn.unreadable"]["do"]
-            return
-        assert found["gunicorn.title"]["level"] == "info"
-        settings = told["server"]["settings"]
-        assert settings["timeout"] == {"value": 30, "source": "gunicorn's default"}
-        assert settings["worker_class"] == {"value": "gthread", "source": "source unknown"}
-        assert settings["threads"] == {"value": 3, "source": "source unknown"}
-        ignored = found["gunicorn.variable_ignored"]
-        assert ignored["what"] == "GUNICORN_TIMEOUT=300 is not in force: timeout is 30 (gunicorn's default)."
+    place.env["PYTHONPATH"] += f"{os.pathsep}{place.folder / 'titles'}"
+    with gunicorn_server(place, workers=1) as server:
+        place.env["PYTHONPATH"] = ours
+        assert Path(f"/proc/{server.process.pid}/cmdline").read_bytes().startswith(b"gunicorn: master")
+        found = examine(place, *master(server), code=1)["found"]
+        assert found["gunicorn.unreadable"]["level"] == "warning"
+        assert "setproctitle" in found["gunicorn.unreadable"]["do"]

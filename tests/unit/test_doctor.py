@@ -1,9 +1,10 @@
-"""What the doctor finds, check by check; beside a running server it is tried in tests/server."""
+"""What each check of the doctor finds; tests/server runs the doctor beside a server."""
 
 from __future__ import annotations
 
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,17 @@ import pytest
 from flask import Blueprint, Flask
 
 from flask_warmcache import WarmCache
-from flask_warmcache.doctor import mounts, processes
+from flask_warmcache.doctor import mounts
 from flask_warmcache.doctor.examine import examine
 from flask_warmcache.doctor.finding import FAULT, INFO, OK, WARNING, Report
 from flask_warmcache.doctor.folder import check_folder
-from flask_warmcache.doctor.imports import blueprint_modules, worst_units
+from flask_warmcache.doctor.import_times import worst_units
+from flask_warmcache.doctor.imports import blueprint_modules
 from flask_warmcache.doctor.lists import check_list
 from flask_warmcache.doctor.memory import check_memory
-from flask_warmcache.doctor.pools import check_pools
 from flask_warmcache.doctor.processes import NoServer, Server, find_server, gunicorn_arguments
 from flask_warmcache.doctor.runner import check_child
-from flask_warmcache.host import resources as room
+from flask_warmcache.host import resources
 from flask_warmcache.store.files import FileStore
 
 from .shop import Shop
@@ -29,12 +30,12 @@ from .world import make_app
 
 
 def levels(report: Report) -> dict[str, str]:
-    """The level of each check; one that found several things counts by its last."""
+    """Return the level of each check, by its last finding."""
     return {finding.check: finding.level for finding in report.findings}
 
 
-def explained(report: Report) -> bool:
-    """Whether everything that is amiss says why it matters and what to do."""
+def is_explained(report: Report) -> bool:
+    """Return whether every warning and fault says why it matters and what to do."""
     return all(finding.why and finding.do for finding in report.findings if finding.level in (WARNING, FAULT))
 
 
@@ -56,25 +57,33 @@ def explained(report: Report) -> bool:
         ([""], None),
     ],
 )
-def test_gunicorn_is_known_by_its_command_line(command: list[str], arguments: list[str] | None) -> None:
+def test_gunicorn_is_recognised_by_its_command_line(command: list[str], arguments: list[str] | None) -> None:
     assert gunicorn_arguments(command) == arguments
 
 
-def test_a_process_that_is_no_gunicorn_is_refused() -> None:
-    with pytest.raises(NoServer, match=f"Process {os.getpid()} is no gunicorn"):
+def test_process_that_is_not_gunicorn_is_refused() -> None:
+    with pytest.raises(NoServer, match=f"Process {os.getpid()} is not a gunicorn"):
         find_server(os.getpid())
 
 
-def test_a_system_without_proc_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(processes, "PROC", tmp_path / "proc")
-    with pytest.raises(NoServer, match="has no /proc"):
-        find_server(None)
+def test_without_psutil_one_finding_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    app = make_app(tmp_path, runner="thread")
+    WarmCache(app)
+    for name in [name for name in sys.modules if name.partition(".")[0] == "psutil"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "psutil", None)
+    monkeypatch.delitem(sys.modules, "flask_warmcache.doctor.processes")
+    ran = app.test_cli_runner().invoke(args=["warmcache", "doctor", "--json"])
+    found = {finding["check"]: finding for finding in json.loads(ran.output)["findings"]}
+    assert found["server.no_psutil"]["level"] == INFO
+    assert "pip install 'flask-warmcache[doctor]'" in found["server.no_psutil"]["do"]
+    assert {"folder.usable", "runner.mode"} <= set(found), "the other checks run"
 
 
 # The cache folder
 
 
-def test_a_folder_in_order_is_said_to_be(tmp_path: Path) -> None:
+def test_usable_folder_is_reported_as_usable(tmp_path: Path) -> None:
     report = Report()
     check_folder(report, FileStore(tmp_path / "cache"))
     found = levels(report)
@@ -83,7 +92,7 @@ def test_a_folder_in_order_is_said_to_be(tmp_path: Path) -> None:
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_a_folder_open_to_others_is_a_fault(tmp_path: Path) -> None:
+def test_folder_open_to_others_is_a_fault(tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     folder.mkdir()
     folder.chmod(0o777)
@@ -92,7 +101,7 @@ def test_a_folder_open_to_others_is_a_fault(tmp_path: Path) -> None:
     assert levels(report) == {"folder.unusable": FAULT}
     assert report.findings[0].what.endswith("The cache folder is open to other accounts.")
     assert "chmod 700" in report.findings[0].do
-    assert explained(report)
+    assert is_explained(report)
 
 
 @pytest.mark.parametrize(
@@ -104,17 +113,17 @@ def test_a_folder_open_to_others_is_a_fault(tmp_path: Path) -> None:
         ("tmpfs", "folder.in_memory", INFO),
     ],
 )
-def test_the_kind_of_file_system_matters(
+def test_kind_of_file_system_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, check: str, level: str
 ) -> None:
     monkeypatch.setattr(mounts, "kind_of", lambda path: kind)
     report = Report()
     check_folder(report, FileStore(tmp_path / "cache"))
     assert levels(report)[check] == level
-    assert explained(report)
+    assert is_explained(report)
 
 
-def test_a_path_lies_on_the_innermost_and_last_mount(tmp_path: Path) -> None:
+def test_innermost_and_last_mount_decides_the_kind(tmp_path: Path) -> None:
     table = tmp_path / "mountinfo"
     deep = tmp_path / "a folder" / "deep"
     deep.mkdir(parents=True)
@@ -132,7 +141,7 @@ def test_a_path_lies_on_the_innermost_and_last_mount(tmp_path: Path) -> None:
         assert not mounts.NETWORK.fullmatch(kind)
 
 
-def test_a_full_disk_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
     report = Report()
@@ -144,7 +153,7 @@ def test_a_full_disk_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def built(tmp_path: Path, seconds: float, **config: Any) -> Shop:
-    """A list that was built, with figures as if that had taken so long, most of it computing."""
+    """Return a list that was built, with figures as if that had taken so long, mostly computing."""
     shop = Shop(tmp_path, **config)
     shop.keeper.rebuild_now("files")
     snapshot = shop.status.reader.current()
@@ -157,11 +166,11 @@ def built(tmp_path: Path, seconds: float, **config: Any) -> Shop:
 def look(shop: Shop, name: str, child_problem: str | None = None, **values: Any) -> Report:
     report = Report()
     check_list(report, shop.state.statuses[name], shop.state.settings, child_problem, values or None)
-    assert explained(report)
+    assert is_explained(report)
     return report
 
 
-def test_a_builder_that_computes_in_a_thread_is_a_warning_and_in_a_child_it_is_not(tmp_path: Path) -> None:
+def test_computing_in_a_thread_is_a_warning_and_in_a_child_is_not(tmp_path: Path) -> None:
     shop = built(tmp_path, 1.2, runner="auto")
     busy = {"max_requests": 20}
     assert levels(look(shop, "files", None, **busy)) == {"lists.built": OK}
@@ -172,7 +181,7 @@ def test_a_builder_that_computes_in_a_thread_is_a_warning_and_in_a_child_it_is_n
     assert "lists.max_requests" not in levels(look(shop, "files", "none", max_requests=0))
 
 
-def test_a_ttl_shorter_than_the_build_is_a_fault(tmp_path: Path) -> None:
+def test_ttl_shorter_than_the_build_is_a_fault(tmp_path: Path) -> None:
     shop = built(tmp_path, 8.0)
     assert "lists.ttl" not in levels(look(shop, "files"))
     shop.status.ttl = 12
@@ -181,7 +190,7 @@ def test_a_ttl_shorter_than_the_build_is_a_fault(tmp_path: Path) -> None:
     assert levels(look(shop, "files"))["lists.ttl"] == FAULT
 
 
-def test_a_list_that_fails_is_a_fault_and_a_cold_one_is_not(tmp_path: Path) -> None:
+def test_failed_list_is_a_fault_and_a_cold_one_is_not(tmp_path: Path) -> None:
     shop = Shop(tmp_path)
     assert levels(look(shop, "files")) == {"lists.cold": INFO}
     shop.error = OSError("gone")
@@ -195,18 +204,18 @@ def test_a_list_that_fails_is_a_fault_and_a_cold_one_is_not(tmp_path: Path) -> N
 # Runner
 
 
-def test_an_app_that_no_child_can_find_is_told_what_to_set(tmp_path: Path) -> None:
+def test_app_that_no_child_finds_is_a_warning_with_the_setting_to_use(tmp_path: Path) -> None:
     shop = Shop(tmp_path)
     report = Report()
-    told = {"app": "no_such_module:app", "folder": str(tmp_path)}
-    problem = check_child(report, shop.state, told)
+    effective = {"app": "no_such_module:app", "folder": str(tmp_path)}
+    problem = check_child(report, shop.state, effective)
     assert problem is not None and "ModuleNotFoundError" in problem
     assert levels(report) == {"runner.no_child": WARNING}
     assert "WARMCACHE_APP" in report.findings[0].do
     assert problem in report.facts["runner"]["child"]
 
 
-def test_without_a_server_it_is_not_known_whether_there_is_a_child(tmp_path: Path) -> None:
+def test_without_a_server_it_is_unknown_whether_a_child_finds_the_app(tmp_path: Path) -> None:
     shop = Shop(tmp_path)
     report = Report()
     assert check_child(report, shop.state, None) is None
@@ -216,7 +225,7 @@ def test_without_a_server_it_is_not_known_whether_there_is_a_child(tmp_path: Pat
 # Imports
 
 
-def test_time_is_told_by_own_module_and_foreign_package() -> None:
+def test_import_time_is_summed_by_own_module_and_foreign_package() -> None:
     lines = """
 import time: self [us] | cumulative | imported package
 import time:       900 |        900 | gunicorn.util
@@ -224,13 +233,12 @@ import time:    100000 |     100000 |     pandas.core
 import time:    200000 |     300000 |   pandas
 import time:      1000 |       1000 |   shop.models
 import time:     50000 |     351000 | shop.reports
-something that the app says
+something that the app prints
 import time:    400000 |     400000 |   json
 import time:      2000 |     402000 | shop
 """.splitlines()
     units = worst_units(lines, {"shop": True, "shop.reports": True, "shop.models": True})
-    told = [(unit.name, round(unit.seconds, 3), unit.imported_by) for unit in units]
-    assert told == [
+    assert [(unit.name, round(unit.seconds, 3), unit.imported_by) for unit in units] == [
         ("standard library", 0.4, "shop"),
         ("pandas", 0.3, "shop.reports"),
         ("shop.reports", 0.05, None),
@@ -240,7 +248,7 @@ import time:      2000 |     402000 | shop
     assert {unit.name: unit.with_imports for unit in units}["shop.reports"] == pytest.approx(0.351)
 
 
-def test_a_blueprint_that_guards_the_whole_app_is_not_to_be_deferred(tmp_path: Path) -> None:
+def test_blueprint_with_hooks_for_the_whole_app_cannot_be_deferred(tmp_path: Path) -> None:
     app = Flask("shop")
     WarmCache(app, dir=str(tmp_path / "cache"))
     free, guarding = Blueprint("free", "json"), Blueprint("guarding", __name__)
@@ -251,10 +259,10 @@ def test_a_blueprint_that_guards_the_whole_app_is_not_to_be_deferred(tmp_path: P
     assert (deferrable, not_deferrable) == ({"json"}, {__name__})
 
 
-# Memory and pools
+# Memory
 
 
-def test_memory_that_is_nearly_full_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nearly_full_memory_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     here = Server(os.getpid(), [os.getpid()], "/", os.geteuid(), 0.0, [], {})
     report = Report()
     check_memory(report, here, preload=False)
@@ -262,30 +270,15 @@ def test_memory_that_is_nearly_full_is_a_warning(monkeypatch: pytest.MonkeyPatch
     (process,) = report.facts["processes"]
     assert 1 << 20 < process["uss_bytes"] <= process["pss_bytes"]
     for limit, check in ((process["pss_bytes"], "nearly_full"), (process["pss_bytes"] * 1.3, "no_room_for_child")):
-        monkeypatch.setattr(room, "memory", lambda limit=limit: int(limit))
+        monkeypatch.setattr(resources, "memory", lambda limit=limit: int(limit))
         report = Report()
         check_memory(report, here, preload=False)
         assert levels(report)[f"memory.{check}"] == WARNING
         assert "preload_app" in report.findings[-1].do
-        assert explained(report)
+        assert is_explained(report)
 
 
-def test_connections_are_counted_over_all_pools_and_workers() -> None:
-    sqlalchemy = pytest.importorskip("sqlalchemy")
-    pytest.importorskip("psycopg")
-    url = "postgresql+psycopg://shop:secret@127.0.0.1:1/shop"
-    engines = [sqlalchemy.create_engine(url, pool_size=5, max_overflow=10) for _ in range(2)]
-    engines.append(sqlalchemy.create_engine("sqlite://"))
-    report = Report()
-    check_pools(report, workers=4, threads=4)
-    assert levels(report) == {"pools.several": WARNING, "pools.connections": WARNING}
-    assert "120 connections" in report.findings[1].what
-    assert "secret" not in json.dumps(report.facts) + report.findings[0].what
-    assert explained(report)
-    del engines
-
-
-def test_the_exit_code_is_that_of_the_worst() -> None:
+def test_worst_finding_decides_the_exit_code() -> None:
     report = Report()
     report.add("a", OK, "fine")
     report.add("b", INFO, "to know")
@@ -296,7 +289,7 @@ def test_the_exit_code_is_that_of_the_worst() -> None:
     assert report.exit_code == 2
 
 
-def test_a_check_that_fails_does_not_hide_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_check_does_not_hide_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     app = make_app(tmp_path, runner="thread")
     WarmCache(app)
 
@@ -305,20 +298,22 @@ def test_a_check_that_fails_does_not_hide_the_others(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr("flask_warmcache.doctor.folder.check_folder", fails)
     ran = app.test_cli_runner().invoke(args=["warmcache", "doctor", "--json"])
-    told = json.loads(ran.output)
-    found = {finding["check"]: finding for finding in told["findings"]}
+    report = json.loads(ran.output)
+    found = {finding["check"]: finding for finding in report["findings"]}
     assert found["folder.not_checked"]["level"] == WARNING
     assert "odd machine" in found["folder.not_checked"]["what"]
     assert "runner.mode" in found
-    assert (ran.exit_code, told["exit_code"]) == (1, 1)
+    assert (ran.exit_code, report["exit_code"]) == (1, 1)
 
 
-def test_a_folder_that_is_another_accounts_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_is_not_checked_by_another_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     app = make_app(tmp_path, runner="thread")
     WarmCache(app)
     other = Server(os.getpid(), [os.getpid()], str(tmp_path), os.geteuid() + 1, 0.0, None, {})
-    monkeypatch.setattr("flask_warmcache.doctor.examine.find_server", lambda pid: other)
-    report = examine(app.extensions["warmcache"], None)
+    monkeypatch.setattr("flask_warmcache.doctor.processes.find_server", lambda pid: other)
+    state = app.extensions["warmcache"]
+    state.open()
+    report = examine(state, None)
     assert levels(report)["server.other_account"] == WARNING
     assert not any(check.startswith("folder.") for check in levels(report))
-    assert not (tmp_path / "cache").exists(), "made by the wrong account, it could not be used by the right one"
+    assert not (tmp_path / "cache").exists(), "a folder that this account creates could not be used by the workers"
