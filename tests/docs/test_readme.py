@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,13 @@ def test_commands_of_the_checkout_can_be_run() -> None:
     assert commands
     for command in commands:
         assert os.access(CHECKOUT / command, os.X_OK), command
+
+
+def test_every_extra_that_is_named_can_be_installed() -> None:
+    setup = ConfigParser()
+    setup.read(CHECKOUT / "setup.cfg")
+    named = {extra for page in PAGES for extra in re.findall(r"flask-warmcache\[([\w-]+)\]", page.read_text())}
+    assert named and named <= set(setup["options.extras_require"])
 
 
 def test_pictures_in_both_colour_schemes_show_the_same() -> None:
