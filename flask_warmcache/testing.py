@@ -1,4 +1,4 @@
-"""For the tests of apps: lists that are rebuilt in the thread that reads them, at a known moment.
+"""For the tests of apps: lists that are rebuilt at a known moment, in the thread that reads them.
 
 ::
 
@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,25 +18,26 @@ from typing import Literal
 
 from flask import Flask
 
-from .errors import RebuildBusyError, RebuildError, UnknownListError
+from .errors import RebuildBusyError, UnknownListError
 from .rebuild.outcome import Outcome
+from .rebuild.tools import Failures
 from .settings import KEY
 from .state import AppState
 from .status.condition import Condition, ListStatus
 
-# How long a keeper that runs already may take for the rebuild it is at.
+# Seconds that a running keeper may take to finish its rebuild.
 LAST_REBUILD = 60.0
 
 
 @contextmanager
 def inline_rebuilds(app: Flask, *, raise_errors: bool = True) -> Iterator[None]:
-    """Until the block ends, a read that finds its list cold, stale, invalidated or failed rebuilds it at once.
+    """Inside the block, a read of a list that is cold, stale, invalidated or failed rebuilds it first.
 
-    Lists begin cold, in a temporary folder that belongs to the block, and no keeper runs.  This is what
-    ``WARMCACHE_ENABLED = False`` does, without the pause after a failure, and with its errors shown.
+    Lists begin cold, in a temporary folder of the block, and no keeper runs.  ``WARMCACHE_ENABLED = False`` does
+    the same, but pauses after a failure and hides its errors.
 
-    :param raise_errors: whether a read raises what ``source`` raised, or ``enrich`` for an item, instead of
-        giving the old list, or the one without that item, as it would in production.
+    :param raise_errors: whether a read raises an error of ``source``, or of ``enrich`` for an item. Otherwise it
+        returns the old list, or the list without that item, as in production.
     :raises RuntimeError: when the app has no WarmCache, or a rebuild in the background does not end.
     """
     before = _state_of(app)
@@ -53,9 +53,9 @@ def inline_rebuilds(app: Flask, *, raise_errors: bool = True) -> Iterator[None]:
 def rebuild_all(app: Flask) -> dict[str, Outcome]:
     """Rebuild every list in the calling thread, whether it is due or not; return what was done, by name.
 
-    A list that others are made of comes before them, and is rebuilt once.
+    A list is rebuilt before the lists that are made of it, and only once.
 
-    :raises Exception: whatever ``source`` raised; with ``inline_rebuilds`` raising errors, ``enrich`` too.
+    :raises Exception: what ``source`` raised, and what ``enrich`` raised if ``inline_rebuilds`` raises errors.
     """
     state = _state_of(app)
     state.open()
@@ -63,7 +63,7 @@ def rebuild_all(app: Flask) -> dict[str, Outcome]:
     outcomes: dict[str, Outcome] = {}
     for status in sorted(state.statuses.values(), key=lambda status: _depth(state, status)):
         state.keeper.note_stale(status)
-        # Its source list is new, so this one is due by itself; to want it would rebuild the other again.
+        # After a rebuild of its source list a list is due. Forcing it would rebuild the source list again.
         is_due = status.declaration.source_list is not None and status.condition().due
         outcomes[status.name] = build(status, not is_due)
     return outcomes
@@ -71,12 +71,12 @@ def rebuild_all(app: Flask) -> dict[str, Outcome]:
 
 @contextmanager
 def showing(app: Flask, state: Literal["cold", "stale"], *names: str) -> Iterator[None]:
-    """Inside ``inline_rebuilds``: show lists as cold or stale, and rebuild none until the block ends.
+    """Show lists as cold or stale, and rebuild none until the block ends; use this inside ``inline_rebuilds``.
 
-    Answers say ``cache_rebuilding: true`` meanwhile, as they do while a worker rebuilds.
+    Answers have ``cache_rebuilding: true``, as they do while a worker rebuilds.
 
-    :param names: the lists to be in that state; by default all.
-    :raises UnknownListError: for a name that is none.
+    :param names: of the lists to show in that state; by default all.
+    :raises UnknownListError: for the name of a list that is not declared.
     :raises RuntimeError: outside of ``inline_rebuilds``.
     """
     inline = _state_of(app)
@@ -102,13 +102,14 @@ def showing(app: Flask, state: Literal["cold", "stale"], *names: str) -> Iterato
 
 
 class _InlineState(AppState):
-    """An app's lists while its tests have them rebuilt inline."""
+    """An app's lists inside a block of ``inline_rebuilds``."""
 
     def __init__(self, before: AppState, folder: str, raise_errors: bool) -> None:
         settings = replace(before.settings, enabled=False, dir=folder)
         super().__init__(before.app, settings, before.registry)
+        self.blueprints = before.blueprints
         self._raise_errors = raise_errors
-        self.holds = 0  # how many blocks of showing() there are around
+        self.holds = 0  # the number of enclosing blocks of showing()
 
     def build_inline(self, status: ListStatus) -> Condition:
         self.keeper.note_stale(status)
@@ -118,45 +119,27 @@ class _InlineState(AppState):
         try:
             self.build(status, not condition.due)
         except RebuildBusyError:
-            pass  # read by its own source or enrich, or by another thread meanwhile
+            pass  # its own source or enrich reads it, or another thread is rebuilding it
         except Exception:
             if self._raise_errors:
                 raise
         return status.condition()
 
-    def build(self, status: ListStatus, wanted: bool) -> Outcome:
+    def build(self, status: ListStatus, forced: bool) -> Outcome:
         """Rebuild a list.
 
-        :raises Exception: what ended the rebuild; if errors are raised, what the first failed item met, too.
+        :param forced: even if it is not due.
+        :raises Exception: what ended the rebuild, or the error of the first failed item if errors are raised.
         """
-        with _noted_failures() as failures:
-            outcome = self.keeper.rebuild_now(status.name, wanted=wanted)
-        if self._raise_errors and (failures or outcome.failed):  # the former may be its source list's
-            raise failures[0] if failures else RebuildError(f"{outcome.failed} items of {status.name!r} failed")
+        errors: list[BaseException] = []  # of failed items, also of the source list's
+        Failures.callbacks.append(errors.append)
+        try:
+            outcome = self.keeper.rebuild_now(status.name, wanted=forced)
+        finally:
+            Failures.callbacks.remove(errors.append)
+        if self._raise_errors and errors:
+            raise errors[0]
         return outcome
-
-
-class _Failures(logging.Handler):
-    """Keeps what the log says of failed items, which end no rebuild and so are told nowhere else."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.errors: list[BaseException] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        if str(record.msg).startswith("warmcache.item_failed"):
-            error = record.exc_info[1] if record.exc_info else None
-            self.errors.append(error or RebuildError(record.getMessage()))
-
-
-@contextmanager
-def _noted_failures() -> Iterator[list[BaseException]]:
-    log, handler = logging.getLogger("flask_warmcache"), _Failures()
-    log.addHandler(handler)
-    try:
-        yield handler.errors
-    finally:
-        log.removeHandler(handler)
 
 
 def _state_of(app: Flask) -> AppState:
@@ -168,7 +151,7 @@ def _state_of(app: Flask) -> AppState:
 
 
 def _at_rest(state: AppState) -> AppState:
-    """The state for after the block: itself, or if its keeper ran and had to be ended, one like it."""
+    """Return the state to use after the block: the same, or a new one if its keeper had to be stopped."""
     if not (state.is_started and state.settings.enabled):
         return state
     state.keeper.stop()
@@ -177,15 +160,17 @@ def _at_rest(state: AppState) -> AppState:
             f"A list of {state.app.name!r} is still being rebuilt in the background. Use inline_rebuilds before "
             "the app's first request."
         )
-    return AppState(state.app, state.settings, state.registry)
+    renewed = AppState(state.app, state.settings, state.registry)
+    renewed.blueprints = state.blueprints
+    return renewed
 
 
 def _plain_build(state: AppState) -> Callable[[ListStatus, bool], Outcome]:
-    return lambda status, wanted: state.keeper.rebuild_now(status.name, wanted=wanted)
+    return lambda status, forced: state.keeper.rebuild_now(status.name, wanted=forced)
 
 
 def _depth(state: AppState, status: ListStatus) -> int:
-    """How many lists stand between this one and a source that is a function."""
+    """Return how many source lists this list is made of, directly and indirectly."""
     depth, source_list = 0, status.declaration.source_list
     while source_list is not None and source_list in state.statuses:
         depth, source_list = depth + 1, state.statuses[source_list].declaration.source_list

@@ -7,7 +7,9 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from traceback import format_exception_only
-from typing import Any
+from typing import Any, ClassVar
+
+from ..errors import RebuildError
 
 log = logging.getLogger("flask_warmcache")
 # Every failed item is counted, but only the first few are logged with their tracebacks.
@@ -29,6 +31,9 @@ class Tools:
 class Failures:
     """Counts the items that one rebuild could not take: each kept its old version, or was left out."""
 
+    # Called with the error of every failed item, in the thread of the rebuild; see testing.py.
+    callbacks: ClassVar[list[Callable[[BaseException], object]]] = []
+
     def __init__(self, list_name: str) -> None:
         self._list_name = list_name
         self.count = 0
@@ -40,6 +45,8 @@ class Failures:
         if not self.first:
             # str() would not do: an app's exception may fail in its own __str__.
             self.first = what if error is None else f"{what}: {''.join(format_exception_only(error)).strip()}"
+        for callback in self.callbacks:
+            callback(error or RebuildError(f"An item of {self._list_name!r} cannot be taken: {what}."))
         if self.count <= LOGGED_FAILURES:
             log.warning(
                 "warmcache.item_failed: an item of %r was left as it was or left out: %s",
