@@ -1,8 +1,8 @@
 """The rebuilding child process: ``python -m flask_warmcache.child``, started by a worker with orders on stdin.
 
-Its first act is to make the locks that it inherits its own, so that no process it starts holds them too.  Then
-it imports the app as gunicorn does, answers that it is ready, waits, if told to, until the worker has stopped
-between two items or is gone, and rebuilds.  It may outlive its worker, but not its deadline.
+First it makes the locks that it inherits its own, so that no process it starts holds them, too.  Then it imports
+the app as gunicorn does, and answers that it is ready.  If told to, it waits until the worker has stopped between
+two items, or is gone.  Then it rebuilds.  It may outlive its worker, but not its deadline.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from . import events
 from .errors import ChildError
-from .host.priority import LOOK_AFTER, Priority, lower
+from .host.priority import MEASURE_AFTER, Priority, lower
 from .keeper.time_limits import ItemTimeLimit, limit_build
 from .settings import KEY
 from .store.files import FileStore
@@ -26,17 +27,16 @@ from .store.locks import InheritedLock
 if TYPE_CHECKING:
     from .state import AppState
 
-log = logging.getLogger("flask_warmcache")
-DONE, FAILED = 0, 1  # never 3 or 4: as an orphan of a gunicorn that is process 1, these would end the server
+DONE, FAILED = 0, 1  # never 3 or 4: if gunicorn is process 1, these codes of an orphan would end the server
 LINE_MAX = 1 << 20
 LOG_FORMAT = "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"
 BEAT_EVERY = 0.5
-# Threads that the app has started, and that do not end with us, are left behind so many seconds after.
+# The process leaves this many seconds after its work, even if threads of the app have not ended by then.
 LINGER = 5.0
 
 
 def main() -> int:
-    """Do what the orders on stdin say; returns the exit code."""
+    """Do what the orders on stdin say; return the exit code."""
     began = time.time()
     pipe = os.dup(0)
     with open(os.devnull) as nothing:
@@ -54,9 +54,9 @@ def main() -> int:
     if not orders["wait"]:
         if not orders["nice"]:
             lower()
-        # Importing an app computes, too; and how long the interpreter had to wait so far mostly tells already.
+        # Importing an app computes, too. How long the interpreter has waited so far is mostly enough to decide.
         priority = Priority({} if orders["nice"] else None)
-        priority.look()
+        priority.decide()
     limit_build(orders["timeout"])
     deadline = began + orders["timeout"]
     try:
@@ -65,36 +65,39 @@ def main() -> int:
         state.open()
     except BaseException as error:
         return _refuse(orders, store, error, deadline)
-    _plain_logging()
+    _log_plainly()
     _answer(orders, "ready")
     if orders["wait"]:
         lower()
         _read_line(pipe, rest)  # "go", or the end of the worker, which means the same
         priority = Priority()
     os.close(pipe)
-    arguments = (state, priority, LOOK_AFTER if orders["wait"] else 0.0)
+    arguments = (state, priority, MEASURE_AFTER if orders["wait"] else 0.0)
     threading.Thread(target=_beat, args=arguments, name="warmcache-beat", daemon=True).start()
     try:
-        state.keeper.rebuild_inherited(
+        state.rebuilder.rebuild_inherited(
             orders["name"],
             locks,
             orders["findings"],
-            wanted=orders["wanted"],
+            only_if_due=orders["only_if_due"],
             deadline=deadline,
             time_limit=ItemTimeLimit().limit,
         )
     except BaseException:
         report = state.statuses[orders["name"]].report
         if report is None or report.running:
-            log.exception(
-                "warmcache.child_failed: the rebuild of %r ended where nobody reports it", orders["name"]
+            events.error(
+                "warmcache.child_failed",
+                "the rebuild of %(list)r ended where nothing reports it",
+                error=True,
+                list=orders["name"],
             )
-        return FAILED  # else logged, reported and counted, even a sys.exit()
+        return FAILED  # otherwise it is logged, reported and counted already, even a sys.exit()
     return DONE
 
 
 def _read_line(pipe: int, begun: bytes) -> tuple[bytes, bytes]:
-    """The next line, or what came before the end, and what came behind the line."""
+    """Return the next line, or what comes before the end of the pipe, and what has been read after the line."""
     while b"\n" not in begun:
         more = os.read(pipe, LINE_MAX)
         if not more:
@@ -105,7 +108,7 @@ def _read_line(pipe: int, begun: bytes) -> tuple[bytes, bytes]:
 
 
 def _import_app(orders: dict[str, Any]) -> Any:
-    """What gunicorn serves, imported as gunicorn does."""
+    """Import what gunicorn serves, as gunicorn does."""
     from .host import threads
 
     threads.in_child = True
@@ -119,22 +122,26 @@ def _import_app(orders: dict[str, Any]) -> Any:
 
 
 def _find_state(orders: dict[str, Any], served: Any) -> AppState:
-    """The one initialised extension with this folder and this declaration of the list.
+    """Return the one initialised extension that has this folder and this declaration of the list.
 
-    :raises ChildError: when there is none, or several that might be meant.
+    :raises ChildError: if there is none, or if there are several candidates.
     """
     from . import state
 
-    there = [one for one in list(state._states) if _is_there(one, orders)]
+    candidates = [candidate for candidate in list(state._states) if _has_list(candidate, orders)]
     if orders["served"]:
-        # The worker's own app is what its uri gives, so a second one beside it is not the one that is meant.
+        # Importing the worker's URI gives the worker's own app, so another one beside it is not meant.
         extensions = getattr(served, "extensions", {})
-        there = [one for one in there if one is extensions.get(KEY)] or there
-    wanted = (orders["name"], orders["code"])
-    found = [one for one in there if wanted in [(own.name, own.code) for own in one.registry.close()]]
+        candidates = [one for one in candidates if one is extensions.get(KEY)] or candidates
+    identity = (orders["name"], orders["code"])
+    found = [
+        candidate
+        for candidate in candidates
+        if identity in [(declared.name, declared.code) for declared in candidate.registry.close()]
+    ]
     if len(found) == 1:
         return found[0]
-    if there and not found:
+    if candidates and not found:
         raise ChildError(
             f"list {orders['name']!r} is another one here than in the worker. If the app's code has changed since "
             "the server started, reload the server; else set WARMCACHE_APP to how the app is imported."
@@ -145,44 +152,38 @@ def _find_state(orders: dict[str, Any], served: Any) -> AppState:
     )
 
 
-def _is_there(state: AppState, orders: dict[str, Any]) -> bool:
-    """Whether it keeps a list of that name in that folder."""
+def _has_list(state: AppState, orders: dict[str, Any]) -> bool:
+    """Whether the app keeps a list of that name in that folder."""
     if state.settings.dir is None and state.app.testing:
         return False  # its folder would be a new one
     if os.path.realpath(state._folder()) != orders["cache"]:
         return False
-    return orders["name"] in [one.name for one in state.registry.close()]
+    return orders["name"] in [declared.name for declared in state.registry.close()]
 
 
 def _refuse(orders: dict[str, Any], store: FileStore, error: BaseException, deadline: float) -> int:
     """Say that there is no app to rebuild for: to the worker, or in the report if the worker is gone."""
-    _plain_logging()
-    log.error(
-        "warmcache.child_refused: the app for %r was not found",
-        orders["name"],
-        exc_info=error,
-        extra={"warmcache_list": orders["name"]},
-    )
-    why = str(error) if isinstance(error, ChildError) else f"importing the app raised {type(error).__name__}"
-    if not _answer(orders, f"refused: {why}") and not orders["wait"]:
-        from .keeper.rebuilder import report_failure
+    name = orders["name"]
+    _log_plainly()
+    events.error("warmcache.child_refused", "the app for %(list)r was not found", error=error, list=name)
+    reason = str(error) if isinstance(error, ChildError) else f"importing the app raised {type(error).__name__}"
+    if not _answer(orders, f"refused: {reason}") and not orders["wait"]:
+        from .keeper.reporter import report_failure
         from .status.progress import Progress, Report
 
-        name = orders["name"]
-        before = Report.read(store.read_progress(name))
         progress = Progress(
             lambda report: store.write_progress(name, report),
-            before,
+            Report.read(store.read_progress(name)),
             runner="process",
             deadline=deadline,
             handed_over=True,
         )
-        report_failure(name, ChildError(why), progress, *orders["retry"])
+        report_failure(name, ChildError(reason), progress, *orders["retry"])
     return FAILED
 
 
 def _answer(orders: dict[str, Any], text: str) -> bool:
-    """Tell the worker; False when it is gone."""
+    """Answer the worker; return False if it is gone."""
     try:
         os.write(orders["answering"], f"{text}\n".encode())
     except OSError:
@@ -190,23 +191,23 @@ def _answer(orders: dict[str, Any], text: str) -> bool:
     return True
 
 
-def _plain_logging() -> None:
-    """Log to stderr, which the worker has left to us, unless the app has seen to its logging."""
+def _log_plainly() -> None:
+    """Log to stderr, which this process shares with the worker, unless the app has configured its logging."""
     if not logging.getLogger().handlers:
         logging.basicConfig(format=LOG_FORMAT, stream=sys.stderr)
 
 
 def _beat(state: AppState, priority: Priority, pause: float) -> None:
-    has_seen = False
+    is_decided = False
     while True:
         time.sleep(pause)
-        has_seen = has_seen or priority.look()
+        is_decided = is_decided or priority.decide()
         state.keeper.beat()
         pause = BEAT_EVERY
 
 
 def _end(code: int) -> None:
-    """Leave, even if the app has threads that do not end."""
+    """Leave, even if threads of the app do not end."""
 
     def leave() -> None:
         time.sleep(LINGER)

@@ -27,6 +27,7 @@ from .host.server import server_started
 from .keeper.children import Children
 from .keeper.keeper import Keeper
 from .keeper.location import Location, NoLocation, locate
+from .keeper.rebuilder import Rebuilder
 from .query.answers import Answers
 from .query.page_cache import PageCache
 from .query.pager import Pager
@@ -67,6 +68,7 @@ class AppState:
         self.is_started = False  # a keeper was started in this process
         self._serves = False
         self.store: FileStore
+        self.rebuilder: Rebuilder
         self.keeper: Keeper
         self.cache: PageCache
         self.answers: Answers
@@ -108,16 +110,16 @@ class AppState:
                 status = ListStatus(declaration, self.store, ttl, problem, started)
                 self.statuses[name] = status
                 self.pagers[name] = Pager(status, self.settings, self.cache)
-            self.keeper = Keeper(
+            self.rebuilder = Rebuilder(
                 self.statuses.values(),
                 self.store,
                 self.settings,
                 encoder(self.app),
                 self.app.app_context,
-                Children(self._locate, self.settings, self.store.folder, started),
                 announcer(self.app),
-                self._tick_tasks,
             )
+            children = Children(self._locate, self.settings, self.store.folder, started)
+            self.keeper = Keeper(self.rebuilder, children, self._tick_tasks)
             for status in self.statuses.values():
                 status.reread()
             self._opened = True
@@ -216,12 +218,12 @@ class AppState:
 
     def build_inline(self, status: ListStatus) -> Condition:
         """Return the list's condition, after rebuilding it in this thread if it is due; for ``enabled=False``."""
-        self.keeper.note_stale(status)
+        self.keeper.due.note_stale(status)
         condition = status.condition()
         if condition.due:
             try:
-                self.keeper.rebuild_now(status.name, wanted=False)
-            except Exception:  # logged and counted by the keeper; the read uses the old snapshot, if any
+                self.rebuilder.rebuild_now(status.name, only_if_due=True)
+            except Exception:  # logged and counted already; the read uses the old snapshot, if any
                 pass
             condition = status.condition()
         return condition

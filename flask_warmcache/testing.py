@@ -62,7 +62,7 @@ def rebuild_all(app: Flask) -> dict[str, Outcome]:
     build = state.build if isinstance(state, _InlineState) else _plain_build(state)
     outcomes: dict[str, Outcome] = {}
     for status in sorted(state.statuses.values(), key=lambda status: _depth(state, status)):
-        state.keeper.note_stale(status)
+        state.keeper.due.note_stale(status)
         # After a rebuild of its source list a list is due. Forcing it would rebuild the source list again.
         is_due = status.declaration.source_list is not None and status.condition().due
         outcomes[status.name] = build(status, not is_due)
@@ -112,7 +112,7 @@ class _InlineState(AppState):
         self.holds = 0  # the number of enclosing blocks of showing()
 
     def build_inline(self, status: ListStatus) -> Condition:
-        self.keeper.note_stale(status)
+        self.keeper.due.note_stale(status)
         condition = status.condition()
         if self.holds or not (condition.due or condition.state == "failed"):
             return condition
@@ -134,7 +134,7 @@ class _InlineState(AppState):
         errors: list[BaseException] = []  # of failed items, also of the source list's
         Failures.callbacks.append(errors.append)
         try:
-            outcome = self.keeper.rebuild_now(status.name, wanted=forced)
+            outcome = self.rebuilder.rebuild_now(status.name, only_if_due=not forced)
         finally:
             Failures.callbacks.remove(errors.append)
         if self._raise_errors and errors:
@@ -166,7 +166,7 @@ def _at_rest(state: AppState) -> AppState:
 
 
 def _plain_build(state: AppState) -> Callable[[ListStatus, bool], Outcome]:
-    return lambda status, forced: state.keeper.rebuild_now(status.name, wanted=forced)
+    return lambda status, forced: state.rebuilder.rebuild_now(status.name, only_if_due=not forced)
 
 
 def _depth(state: AppState, status: ListStatus) -> int:

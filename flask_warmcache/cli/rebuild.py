@@ -31,8 +31,8 @@ def rebuild_command(name: str, wait: bool, as_json: bool) -> None:
 
     The exit code is 1 when the rebuild fails, and 3 when another process is rebuilding the list (see --wait).
     """
-    status, keeper = opened_list(name), opened_state().keeper
-    rebuild = Background(lambda: keeper.rebuild_now(name))
+    status, rebuilder = opened_list(name), opened_state().rebuilder
+    rebuild = Background(lambda: rebuilder.rebuild_now(name))
     rebuild.start()
     _show_progress(status, rebuild.is_running)
     if isinstance(rebuild.error, RebuildBusyError):

@@ -21,7 +21,7 @@ def status_command(as_json: bool) -> None:
     """Show every list. The exit code is 1 when a list is cold or failed."""
     state = opened_state()
     for status in state.statuses.values():
-        state.keeper.note_stale(status)
+        state.keeper.due.note_stale(status)
     sections = {name: list_section(status) for name, status in state.statuses.items()}
     if as_json:
         click.echo(json.dumps(sections, indent=2))

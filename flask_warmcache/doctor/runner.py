@@ -88,18 +88,18 @@ def _try_child(state: AppState, location: Location) -> str | None:
     status = next(iter(state.statuses.values()))
     try:
         # The child gets no lock and waits for a "go" that never comes: it imports the app, answers, and is killed.
-        child = children.start(status.declaration, {}, {}, wanted=False, wait=True)
+        child = children.start(status.declaration, {}, {}, only_if_due=True, wait=True)
     except (ChildError, OSError) as error:
         return str(error)
     try:
         end = time.monotonic() + LONGEST_IMPORT
-        while (answer := child.heard()) is None:
+        while (answer := child.answer()) is None:
             if time.monotonic() > end:
                 return f"it has not imported the app within {LONGEST_IMPORT:.0f} s"
             time.sleep(POLL)
     finally:
         child.kill()
-        while not child.is_over():
+        while not child.has_ended():
             time.sleep(POLL)
-        children.forget()
+        children.abandon()
     return None if answer == "ready" else answer.removeprefix("refused: ")

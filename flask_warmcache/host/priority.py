@@ -1,4 +1,4 @@
-"""How a rebuilding child stands back for requests: niced first, and idle if it gets time enough even so."""
+"""How a rebuilding child yields to requests: at nice 10, and in the idle class if it gets enough time there."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 PROC = Path("/proc/self/task")
 NICE = 10
-# A child that has waited for its turn first looks so many seconds after its work began.
-LOOK_AFTER = 0.2
-# Nanoseconds on a processor, or waiting for one, that tell enough.
+# A child that has waited for "go" first measures this many seconds after its work began.
+MEASURE_AFTER = 0.2
+# Nanoseconds, running or waiting for a processor, that are enough to decide.
 ENOUGH = 20_000_000
 # The share of them that it may have waited.
 MOST_WAITED = 0.5
@@ -23,28 +23,29 @@ def lower() -> None:
 
 
 class Priority:
-    """What the kernel gives this process, from now on.
+    """Measures the processor time that the kernel gives this process, and chooses its scheduling class.
 
-    A kernel of our days lets a process that it has just put on a processor finish its slice of some milliseconds,
-    even a niced one, while a request wakes up; one of the idle class it stops at once.  Measured on one core at 20
-    requests/s: of a hundred, 2 to 4 took more than 5 ms beside a niced child, 0.8 beside an idle one, and 0.4 to 1
-    beside none.
+    A current kernel lets a process that it has just put on a processor finish its slice of some milliseconds, even
+    a nice one, while a request wakes up.  It stops a process of the idle class at once.  Measured on one core at
+    20 requests/s: of a hundred requests, 2 to 4 took more than 5 ms beside a nice child, 0.8 beside an idle one,
+    and 0.4 to 1 beside none.
 
-    But beside processes that never rest an idle one gets next to nothing, and without privileges nothing leads
-    back.  So it is decided by how long this process had to wait at its beginning, and never later.
+    But if all processors stay busy, an idle-class process may get almost no time, and without privileges it cannot
+    return to the normal class.  So its class depends on how long this process had to wait at its beginning, and is
+    chosen once.
     """
 
     def __init__(self, before: dict[str, tuple[int, int]] | None = None) -> None:
-        """:param before: how long each thread had run and waited when it began to count; by default until now."""
-        self._before = _spent() if before is None else before
+        """:param before: how long each thread had run and waited when counting began; by default until now."""
+        self._before = _measure() if before is None else before
 
-    def look(self) -> bool:
-        """Let all threads, and those that they start, become idle ones, if they had to wait little.
+    def decide(self) -> bool:
+        """Move all threads, and so those that they start, to the idle class if they had to wait little.
 
-        :returns: whether enough was seen to tell.
+        :returns: whether they have run and waited long enough to decide.
         """
         ran = waited = 0
-        for task, (has_run, has_waited) in _spent().items():
+        for task, (has_run, has_waited) in _measure().items():
             before = self._before.get(task, (0, 0))
             ran, waited = ran + has_run - before[0], waited + has_waited - before[1]
         if ran + waited < ENOUGH:
@@ -54,22 +55,22 @@ class Priority:
         return True
 
 
-def _spent() -> dict[str, tuple[int, int]]:
-    """How long each thread has run, and has waited for a processor; nothing where the system does not say."""
-    spent = {}
+def _measure() -> dict[str, tuple[int, int]]:
+    """Return how long each thread has run, and has waited for a processor; nothing if the system does not tell."""
+    measured = {}
     with suppress(OSError):
         for task in PROC.iterdir():
-            with suppress(OSError, ValueError, IndexError):  # it has ended meanwhile
+            with suppress(OSError, ValueError, IndexError):  # the thread has ended meanwhile
                 times = (task / "schedstat").read_text().split()
-                spent[task.name] = int(times[0]), int(times[1])
-    return spent
+                measured[task.name] = int(times[0]), int(times[1])
+    return measured
 
 
 def _go_idle() -> None:
-    """Put every thread into the idle class, if the system has one and allows it."""
+    """Move every thread to the idle class, if the system has one and allows it."""
     seen: set[int] = set()
     with suppress(OSError, AttributeError):
-        # Until there is no new one: a thread may have started others before it was its turn.
+        # Repeat until there is no new thread: one may have started others before it was moved.
         while new := {int(task.name) for task in PROC.iterdir()} - seen:
             for task in new:
                 with suppress(ProcessLookupError):

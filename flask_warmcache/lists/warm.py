@@ -102,4 +102,4 @@ class Warm:
         :raises RebuildBusyError: when it is being rebuilt already.
         """
         state, _ = self._status()
-        return state.keeper.rebuild_now(self.name)
+        return state.rebuilder.rebuild_now(self.name)

@@ -215,6 +215,8 @@ class ListStatus:
         No rebuild runs in this process afterwards.  The caller releases the lock later: a thread that finds the
         lock free never finds a report that says "running".
         """
+        if self.progress is not None and self.progress.report is not report:
+            return  # a rebuild has begun here meanwhile, which makes an earlier builder's end old news
         self.report = report
         self.progress = None
 

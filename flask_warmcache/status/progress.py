@@ -98,7 +98,7 @@ class Progress:
         self._written_at = 0.0
         self._began = time.monotonic()
         self._marks: deque[tuple[float, int]] = deque()  # when how many were done, the last seconds of it
-        self.announce: Callable[[Report], None] | None = None  # told by the builder's thread what it has written
+        self._announce: Callable[[dict[str, Any]], None] | None = None  # called by the builder's thread alone
         self.report = Report(pid=os.getpid(), started=time.time(), runner=runner, deadline=deadline)
         self._is_closed = False
         if before is not None and before.has_failed:
@@ -107,6 +107,10 @@ class Progress:
         if before is not None and before.running:
             self.report.interruptions = before.interruptions + (0 if handed_over else 1)
             self.report.worked = before.worked if handed_over else 0.0
+
+    def announce_to(self, announce: Callable[[dict[str, Any]], None]) -> None:
+        """Call this from now on with what the app may know, each time the builder has written its report."""
+        self._announce = announce
 
     def begin(self, phase: str, total: int | None = None) -> None:
         """Enter a phase and say so at once."""
@@ -148,15 +152,16 @@ class Progress:
         with self._guard:
             self._is_closed = True
 
-    def give_up(self) -> None:
-        """Say that this rebuild ended without a result and without a failure, to be tried again soon."""
+    def postpone(self) -> None:
+        """Report that this rebuild ended without a result and without a failure; it is tried again soon."""
         self.report.phase = "finished"
         self._save()
 
     def _say(self) -> None:
         self._save()
-        if self.announce is not None:
-            self.announce(self.report)
+        if self._announce is not None:
+            facts = ("done", "total", "phase", "rate", "eta")
+            self._announce({fact: getattr(self.report, fact) for fact in facts})
 
     def _save(self) -> None:
         with self._guard:

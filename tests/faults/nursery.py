@@ -35,7 +35,7 @@ def live() -> None:
     while not stopped:
         began = len(BEGUN)
         try:
-            generation = state.keeper.rebuild_now("files").generation
+            generation = state.rebuilder.rebuild_now("files").generation
         except RebuildBusyError:
             generation = 0
             time.sleep(PAUSE)

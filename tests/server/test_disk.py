@@ -30,7 +30,7 @@ limit = int(sys.argv[1])
 resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
 for _ in range(3):
     try:
-        state.keeper.rebuild_now("files")
+        state.rebuilder.rebuild_now("files")
     except OSError as error:
         print(type(error).__name__)
 """
@@ -53,7 +53,7 @@ def replace_and_die(source, target):
     if str(target).endswith("files.index"):
         os.kill(os.getpid(), signal.SIGKILL)
 os.replace = replace_and_die
-state.keeper.rebuild_now("files")
+state.rebuilder.rebuild_now("files")
 """
 
 

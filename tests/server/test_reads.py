@@ -24,7 +24,7 @@ import app_files
 state = app_files.app.extensions["warmcache"]
 state.open()
 while True:
-    print(state.keeper.rebuild_now("files").generation, flush=True)
+    print(state.rebuilder.rebuild_now("files").generation, flush=True)
 """
 
 

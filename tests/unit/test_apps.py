@@ -205,7 +205,7 @@ def test_what_was_published_before_the_server_started_is_stale_once(tmp_path: Pa
     second.test_client().get("/nowhere")
     status = state_of(second).statuses["files"]
     assert (status.condition().state, status.condition().due) == ("stale", True)
-    state_of(second).keeper.rebuild_now("files")
+    state_of(second).rebuilder.rebuild_now("files")
     second.test_client().get("/nowhere")
     assert status.condition().state == "fresh"
 

@@ -19,7 +19,7 @@ from flask_warmcache.host import resources, server
 from flask_warmcache.keeper import relay
 from flask_warmcache.keeper.children import DROPPED
 from flask_warmcache.keeper.location import Location, NoLocation, locate
-from flask_warmcache.keeper.relay import HandOver, Relay
+from flask_warmcache.keeper.relay import Relay
 from flask_warmcache.keeper.time_limits import ITEM_SIGNAL, ItemTimeLimit
 from flask_warmcache.settings import KEY
 
@@ -269,13 +269,13 @@ def test_a_computing_item_is_ended_too(limits: ItemTimeLimit) -> None:
 # From the thread to a child
 
 
-class Ready:
-    """A child that has an answer."""
+class Answering:
+    """A child that gives these answers, the last one for ever."""
 
     def __init__(self, *answers: str | None) -> None:
         self._answers = list(answers)
 
-    def heard(self) -> str | None:
+    def answer(self) -> str | None:
         return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
 
 
@@ -289,11 +289,14 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Any:
     return now
 
 
-def work(clock: Any, relay: Relay, seconds: float, share: float) -> None:
+def is_handed_over(clock: Any, relay: Relay, seconds: float, share: float) -> bool:
+    """Work for that long, with that share of a processor; return whether a child got ready meanwhile."""
     for _ in range(round(seconds * 100)):
         clock.wall += 0.01
         clock.processor += 0.01 * share
-        relay.look()
+        if relay.is_child_ready():
+            return True
+    return False
 
 
 def test_a_long_computing_rebuild_is_handed_over_when_the_child_is_ready(clock: Any) -> None:
@@ -301,21 +304,19 @@ def test_a_long_computing_rebuild_is_handed_over_when_the_child_is_ready(clock: 
 
     def start() -> Any:
         started.append(clock.wall)
-        return Ready(None, None, "ready")
+        return Answering(None, None, "ready")
 
     relay = Relay(start, lambda: True)
-    work(clock, relay, 0.9, share=1.0)
+    assert not is_handed_over(clock, relay, 0.9, share=1.0)
     assert started == []
-    with pytest.raises(HandOver):
-        work(clock, relay, 1.0, share=1.0)
+    assert is_handed_over(clock, relay, 1.0, share=1.0)
     assert len(started) == 1 and 1.0 <= started[0] < 1.1
 
 
 def test_a_waiting_rebuild_stays_until_it_computes(clock: Any) -> None:
-    relay = Relay(lambda: Ready("ready"), lambda: True)  # type: ignore[arg-type, return-value]
-    work(clock, relay, 5, share=0.3)
-    with pytest.raises(HandOver):
-        work(clock, relay, 2.5, share=0.9)
+    relay = Relay(lambda: Answering("ready"), lambda: True)  # type: ignore[arg-type, return-value]
+    assert not is_handed_over(clock, relay, 5, share=0.3)
+    assert is_handed_over(clock, relay, 2.5, share=0.9)
 
 
 @pytest.mark.parametrize("answer", ["gone", "refused: no app"])
@@ -324,16 +325,16 @@ def test_a_child_that_does_not_get_ready_leaves_the_thread_at_work(clock: Any, a
 
     def start() -> Any:
         started.append(1)
-        return Ready(None, answer)
+        return Answering(None, answer)
 
     relay = Relay(start, lambda: True)
-    work(clock, relay, 10, share=1.0)
+    assert not is_handed_over(clock, relay, 10, share=1.0)
     assert (started, relay.answer) == ([1], answer)
 
 
-def test_it_stops_only_where_another_can_go_on(clock: Any) -> None:
-    relay = Relay(lambda: Ready("ready"), lambda: False)  # type: ignore[arg-type, return-value]
-    work(clock, relay, 10, share=1.0)
+def test_a_rebuild_stops_only_where_a_child_can_go_on(clock: Any) -> None:
+    relay = Relay(lambda: Answering("ready"), lambda: False)  # type: ignore[arg-type, return-value]
+    assert not is_handed_over(clock, relay, 10, share=1.0)
 
 
 # uWSGI

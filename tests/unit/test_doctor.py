@@ -155,7 +155,7 @@ def test_full_disk_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def built(tmp_path: Path, seconds: float, **config: Any) -> Shop:
     """Return a list that was built, with figures as if that had taken so long, mostly computing."""
     shop = Shop(tmp_path, **config)
-    shop.keeper.rebuild_now("files")
+    shop.state.rebuilder.rebuild_now("files")
     snapshot = shop.status.reader.current()
     assert snapshot is not None
     assert {"duration", "cpu_share"} <= set(snapshot.header)
@@ -195,7 +195,7 @@ def test_failed_list_is_a_fault_and_a_cold_one_is_not(tmp_path: Path) -> None:
     assert levels(look(shop, "files")) == {"lists.cold": INFO}
     shop.error = OSError("gone")
     with pytest.raises(OSError, match="gone"):
-        shop.keeper.rebuild_now("files")
+        shop.state.rebuilder.rebuild_now("files")
     report = look(shop, "files")
     assert levels(report) == {"lists.failed": FAULT}
     assert "OSError" in report.findings[0].what

@@ -228,7 +228,8 @@ if sys.argv[3] == "alone":  # the parent's keeper can no longer do the child's w
     state.keeper.stop()
     keeper.join()
 # Locks as they are when the fork falls into another thread's critical section.
-state.keeper._guard.acquire(); state.cache._guard.acquire(); status.reader._exchange.acquire()
+guards = [state.keeper._guard, state.rebuilder.locks.guard, state.cache._guard, status.reader._exchange]
+for guard in guards: guard.acquire()
 child = os.fork()
 if child == 0:
     assert [thread.name for thread in threading.enumerate()] == ["MainThread"]
@@ -238,7 +239,7 @@ if child == 0:
     assert warm(["a", "b"])
     assert "warmcache-keeper" in [thread.name for thread in threading.enumerate()]
     os._exit(0)
-state.keeper._guard.release(); state.cache._guard.release(); status.reader._exchange.release()
+for guard in guards: guard.release()
 print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), status.reader.current().count)
 """
 
@@ -253,7 +254,7 @@ def test_what_a_fork_resets_is_usable_at_once(tmp_path: Path) -> None:
     app = make_app(tmp_path)
     listed = WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
     opened = state_of(app)
-    with opened.keeper._guard, opened.cache._guard, opened._opening:
+    with opened.keeper._guard, opened.rebuilder.locks.guard, opened.cache._guard, opened._opening:
         stop(opened.keeper)
         state._after_fork()
         with app.app_context():

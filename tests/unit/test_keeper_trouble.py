@@ -167,9 +167,9 @@ def test_who_has_lost_its_lock_leaves_the_report_of_the_next_one_alone(tmp_path:
 
     shop = Robbed(tmp_path)
     shop.app.test_client().get("/api/cache/stats")
-    shop.keeper.rebuild_now("files")
+    shop.state.rebuilder.rebuild_now("files")
     with pytest.raises(OSError):
-        shop.keeper.rebuild_now("files")
+        shop.state.rebuilder.rebuild_now("files")
     report = shop.state.store.read_progress("files")
     assert report is not None and report["phase"] == "finished"
     shop.status.reread()

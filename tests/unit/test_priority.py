@@ -27,7 +27,7 @@ def look():
     looking = priority.Priority()
     while True:
         time.sleep(0.1)
-        if looking.look():
+        if looking.decide():
             print("told", flush=True)
 
 threading.Thread(target=look, daemon=True).start()
@@ -115,17 +115,17 @@ def test_only_what_has_waited_for_half_of_its_time_at_most_becomes_idle(
 ) -> None:
     looking = Priority()
     kernel.say(SECOND, 100, waited)
-    assert looking.look()
+    assert looking.decide()
     assert len(kernel.asked) == asked
 
 
 def test_too_little_decides_nothing(kernel: Kernel) -> None:
     looking = Priority()
     kernel.say(FIRST, 15, 0)
-    assert not looking.look()
+    assert not looking.decide()
     assert kernel.asked == []
     kernel.say(SECOND, 0, 15)
-    assert looking.look()
+    assert looking.decide()
     assert sorted(kernel.asked) == [FIRST, SECOND]
 
 
@@ -134,14 +134,14 @@ def test_what_an_ended_thread_had_waited_is_not_taken_off(kernel: Kernel) -> Non
     looking = Priority()
     kernel.say(FIRST, 50, 450)
     kernel.end(SECOND)
-    looking.look()
+    looking.decide()
     assert kernel.asked == []
 
 
 def test_what_a_process_did_since_its_first_moment_tells_at_once(kernel: Kernel) -> None:
     kernel.say(FIRST, 40, 10)
-    assert not Priority().look()
-    assert Priority({}).look()
+    assert not Priority().decide()
+    assert Priority({}).decide()
     assert sorted(kernel.asked) == [FIRST, SECOND]
 
 
@@ -152,9 +152,9 @@ def test_where_the_kernel_does_not_say_how_long_was_waited_nothing_is_changed(
     looking = Priority()
     for task in (FIRST, SECOND):
         kernel.write(task, says)
-    looking.look()
+    looking.decide()
     monkeypatch.setattr(priority, "PROC", kernel.folder / "nowhere")
-    looking.look()
+    looking.decide()
     assert kernel.asked == []
 
 
@@ -165,7 +165,7 @@ def test_what_is_refused_is_left_and_a_thread_that_has_ended_is_passed_over(
     looking = Priority()
     kernel.say(FIRST, 100, 0)
     kernel.refusals = [refusal]
-    assert looking.look()
+    assert looking.decide()
     assert len(kernel.asked) == asked
 
 
@@ -173,7 +173,7 @@ def test_where_there_is_no_idle_class_nothing_is_changed(kernel: Kernel, monkeyp
     monkeypatch.delattr(os, "SCHED_IDLE")
     looking = Priority()
     kernel.say(FIRST, 100, 0)
-    looking.look()
+    looking.decide()
     assert kernel.asked == []
 
 

@@ -76,7 +76,7 @@ def test_strict_app_becomes_ready_when_its_lists_are_warm_and_stays_ready(tmp_pa
     assert answer.headers["Cache-Control"] == "no-store"
     assert answer.get_json()["status"] == "waiting"
     assert answer.get_json()["waiting_for"] == ["list files"]
-    shop.keeper.rebuild_now("files")
+    shop.state.rebuilder.rebuild_now("files")
     assert ask(shop.app, "readyz").get_json()["status"] == "ready"
     shop.state.store.publish_cold("files")
     again = ask(shop.app, "readyz")

@@ -128,9 +128,9 @@ def test_failures_are_counted_in_a_row(written: list[dict[str, Any]]) -> None:
     assert "secret" not in str(written)
 
 
-def test_a_rebuild_that_gives_up_has_not_failed(progress: Progress, written: list[dict[str, Any]]) -> None:
+def test_a_postponed_rebuild_has_not_failed(progress: Progress, written: list[dict[str, Any]]) -> None:
     progress.begin("source")
-    progress.give_up()
+    progress.postpone()
     assert (written[-1]["phase"], progress.report.has_failed, progress.report.running) == (
         "finished",
         False,

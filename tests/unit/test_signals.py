@@ -193,7 +193,7 @@ def test_progress_is_told_ten_times_a_second_at_most(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(progress_module, "time", Clock)
     told: list[int] = []
     progress = progress_module.Progress(lambda report: None, None)
-    progress.announce = lambda report: told.append(report.done)
+    progress.announce_to(lambda facts: told.append(facts["done"]))
     progress.begin("enrich", 10_000)
     for done in range(10_000):
         now[0] += 0.001

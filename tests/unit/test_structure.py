@@ -106,7 +106,7 @@ app.add_url_rule("/files", "files", files.response)
     rebuild = """
 state = app.extensions["warmcache"]
 state.open()
-state.keeper.rebuild_now("files")
+state.rebuilder.rebuild_now("files")
 """
     serve = """
 unwanted = "job enrich tasks opened status_page markup gzip subprocess filelock".split()

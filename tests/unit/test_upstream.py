@@ -140,13 +140,13 @@ def test_trouble_with_the_source_list_costs_no_processor(tmp_path: Path, trouble
     chain = Chain(tmp_path, with_source=trouble != "has no source")
     chain.error = ValueError("unmounted")
     state = state_of(chain.app)
-    rebuild, attempts = state.keeper._rebuild, [0]
+    rebuild, attempts = state.rebuilder.rebuild, [0]
 
     def counted(*given: Any, **named: Any) -> Any:
         attempts[0] += 1
         return rebuild(*given, **named)
 
-    state.keeper._rebuild = counted  # type: ignore[method-assign]
+    state.rebuilder.rebuild = counted  # type: ignore[method-assign]
     lock = FileStore(state.store.folder).try_lock("scan") if trouble == "is locked" else None
     began = time.monotonic()
     with chain.app.app_context():
@@ -204,7 +204,7 @@ def test_a_list_that_goes_by_another_key_follows_by_a_rebuild_and_is_not_written
         assert plain.refresh("a")
         with pytest.raises(DeclarationError, match="'rich' has no lookup"):
             rich.refresh(ord("a"))
-        state_of(app).keeper.note_stale(state_of(app).statuses["rich"])
+        state_of(app).keeper.due.note_stale(state_of(app).statuses["rich"])
         assert rich.page().state == "stale"
         rich.rebuild_now()
         assert [item["title"] for item in rich.get()] == ["new", "old"]

@@ -160,4 +160,4 @@ def stop(keeper: Keeper) -> None:
     if thread is not None:
         thread.join(20)
         assert not thread.is_alive(), "the keeper does not stop"
-    keeper._stopped = False
+    keeper._rebuilder.locks.is_stopped = False

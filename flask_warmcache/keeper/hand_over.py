@@ -1,0 +1,149 @@
+"""Where a rebuild runs: in the worker's thread, in a child process, or handed over from the one to the other."""
+
+from __future__ import annotations
+
+import time
+
+from .. import events
+from ..errors import ChildError
+from ..host import threads
+from .attempt import Attempt
+from .children import Children
+from .process import Child
+from .rebuilder import Rebuilder
+from .relay import COMPUTING, LONG, Relay
+
+ANSWER_POLL = 0.01
+
+
+class HandOver(BaseException):
+    """Ends a rebuild in this process between two items; a child, which holds the same locks, goes on."""
+
+
+class Runner:
+    """Runs a rebuild where its list and the settings want it to run."""
+
+    def __init__(self, rebuilder: Rebuilder, children: Children) -> None:
+        self._rebuilder = rebuilder
+        self._reporter = rebuilder.reporter
+        self._settings = rebuilder.settings
+        self._children = children
+
+    def describe(self) -> dict[str, str]:
+        """Return, for the stats, where this process's rebuilds run, and what stands in the way."""
+        facts = {"mode": self._settings.runner}
+        if self._settings.runner in ("process", "auto"):
+            problem = self._children.problem()
+            facts["child"] = "available" if problem is None else f"unavailable: {problem}"
+        problem = threads.uwsgi_problem()
+        if problem is not None:
+            facts["problem"] = problem
+        return facts
+
+    def run(self, attempt: Attempt) -> None:
+        """Rebuild the attempt's list, or have a child do it.
+
+        :raises RebuildBusyError: if its source list is being rebuilt elsewhere.
+        :raises Exception: whatever ended the rebuild; it is logged, reported and counted.
+        """
+        if not (self._belongs_in_child(attempt) and self._send_to_child(attempt)):
+            threads.apart(lambda: self._rebuild_here(attempt))
+
+    def _belongs_in_child(self, attempt: Attempt) -> bool:
+        """Whether a rebuild that begins now should run in a child from its beginning."""
+        if self._settings.runner not in ("process", "auto") or threads.in_child:
+            return False
+        if self._children.problem() is not None:
+            return False
+        if self._settings.runner == "process" or threads.is_green():
+            return True
+        progress, snapshot = attempt.target.progress, attempt.target.reader.current()
+        if progress is not None and progress.report.interruptions:
+            return True  # a worker did not live long enough for it
+        if snapshot is None or snapshot.is_cold:
+            return False
+        return snapshot.header["duration"] > LONG and (snapshot.header.get("cpu_share") or 0) > COMPUTING
+
+    def _send_to_child(self, attempt: Attempt) -> bool:
+        """Have a child rebuild from the beginning; return False if there is none, so this thread is to do it."""
+        status = attempt.target
+        attempt.leave_to_child(status, self._deadline())  # before the child may write its own report
+        answer: str | None = None
+        error: Exception
+        try:
+            child = self._start(attempt, wait=False)
+            while (answer := child.answer()) is None:
+                time.sleep(ANSWER_POLL)
+            if answer == "ready" or (answer == "gone" and self._settings.runner == "process"):
+                attempt.close()  # the next tick will see what became of a child that is gone
+                return True
+            error = ChildError(f"The child process for {status.name!r} is not ready: {answer}.")
+        except Exception as failure:
+            error = failure
+        if self._settings.runner == "process":
+            self._reporter.fail(status, error)
+            self._reporter.announce("rebuild_failed", status, error=error)
+            attempt.close()
+            return True
+        events.warning(
+            "warmcache.no_child", "%(list)r is rebuilt in a thread: %(reason)s", list=status.name, reason=error
+        )
+        self._note_refusal(attempt, answer)
+        attempt.resume(status)
+        return False
+
+    def _rebuild_here(self, attempt: Attempt) -> None:
+        """Rebuild in this thread; on the way it may turn out that a child should go on."""
+        if self._settings.runner != "auto" or threads.in_child or threads.is_green():
+            self._rebuilder.rebuild(attempt.target, attempt)
+            return
+        relay = Relay(lambda: self._start_waiting(attempt), attempt.can_be_handed_over)
+
+        def checkpoint() -> None:
+            if relay.is_child_ready():
+                attempt.child_deadline = self._deadline()
+                raise HandOver
+
+        attempt.checkpoint = checkpoint
+        try:
+            self._rebuilder.rebuild(attempt.target, attempt)
+        except HandOver:
+            pass
+        finally:
+            if relay.child is not None and attempt.child_deadline is not None:
+                relay.child.go()
+            elif relay.child is not None:
+                relay.child.kill()  # it holds the locks, too
+                self._note_refusal(attempt, relay.answer)
+
+    def _deadline(self) -> float:
+        return time.time() + self._settings.build_timeout
+
+    def _start(self, attempt: Attempt, *, wait: bool) -> Child:
+        findings = {status.name: status.findings() for status in self._rebuilder.lists}
+        return self._children.start(
+            attempt.target.declaration, attempt.held, findings, only_if_due=attempt.only_if_due, wait=wait
+        )
+
+    def _start_waiting(self, attempt: Attempt) -> Child | None:
+        """Start a child that gets ready to go on, or return None: the rebuild does not depend on it."""
+        if self._children.problem() is not None:
+            return None
+        try:
+            return self._start(attempt, wait=True)
+        except Exception:
+            events.warning(
+                "warmcache.no_child", "%(list)r goes on in its thread", error=True, list=attempt.target.name
+            )
+            return None
+
+    def _note_refusal(self, attempt: Attempt, answer: str | None) -> None:
+        """Start no other child if this one has not found the app: the next one would not find it either."""
+        if answer is not None and answer.startswith("refused"):
+            events.error(
+                "warmcache.child_refused",
+                "%(list)r stays in its thread: %(answer)s",
+                list=attempt.target.name,
+                answer=answer,
+            )
+            self._children.refuse("it does not find the app; the log says why")
