@@ -190,7 +190,7 @@ class AppState:
                 # With the runner external, the rebuilding process decides which snapshots are older than its code.
                 if self.settings.runner != "external":
                     for status in self.statuses.values():
-                        status.serve()
+                        status.staleness.serve()
             self.keeper.ensure()
         self.is_started = True
 

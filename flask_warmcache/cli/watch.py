@@ -20,7 +20,7 @@ def watch_command() -> None:
     state = opened_state()
     keeper, stopped = state.keeper, threading.Event()
     for status in state.statuses.values():
-        status.serve()  # a snapshot that older code built is rebuilt
+        status.staleness.serve()  # a snapshot that older code built is rebuilt
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stopped.set())
 

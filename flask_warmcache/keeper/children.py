@@ -23,7 +23,7 @@ from ..host import resources
 from ..host.priority import NICE
 from ..host.server import SERVER_STARTED
 from ..settings import Settings
-from ..status.condition import Findings
+from ..status.staleness import Findings
 from ..store.locks import HeldLock, no_fork
 from .location import Location, NoLocation
 from .process import Child

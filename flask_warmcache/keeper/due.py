@@ -37,7 +37,7 @@ class Due:
         if snapshot is None or snapshot.is_cold:
             return
         if self._store.invalidation(status.name) != snapshot.header["invalidation"]:
-            status.require_newer_than(snapshot.rebuilt)
+            status.staleness.require_newer_than(snapshot.rebuilt)
         source_list = status.declaration.source_list
         if source_list is None:
             return
@@ -48,7 +48,7 @@ class Due:
         # A write to the source list is passed on to a list with the same keys, which then needs no rebuild.
         is_written = upstream.generation != upstream.rebuilt and source.declaration.key == status.declaration.key
         if not is_written or time.time_ns() - upstream.generation > WRITE_FOLLOWS_WITHIN:
-            status.require_successor_of(snapshot.generation)
+            status.staleness.require_successor_of(snapshot.generation)
 
     def _is_upstream_busy(self, status: ListStatus) -> bool:
         """Whether the source list is being rebuilt, so that a rebuild of this one would not get its lock."""
@@ -59,7 +59,7 @@ class Due:
         """Verify the checksums of a new snapshot once; have a damaged one rebuilt from scratch."""
         snapshot = status.reader.current()
         if snapshot is not None and self._verifiers[status.name].is_damaged(snapshot):
-            status.note_damage(snapshot)
+            status.staleness.note_damage(snapshot)
             events.error(
                 "warmcache.snapshot_damaged",
                 "the files of %(list)r fail their checksums; they are rebuilt",

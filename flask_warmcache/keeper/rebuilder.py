@@ -11,8 +11,9 @@ from .. import events
 from ..errors import RebuildBusyError, RebuildError
 from ..host import threads
 from ..settings import Settings
-from ..status.condition import Findings, ListStatus
+from ..status.condition import ListStatus
 from ..status.progress import Progress
+from ..status.staleness import Findings
 from ..store.files import FileStore
 from ..store.locks import HeldLock, no_fork
 from ..store.snapshot import Snapshot
@@ -84,7 +85,7 @@ class Rebuilder:
         """
         for other, found in findings.items():
             if other in self.by_name:
-                self.by_name[other].adopt(found)
+                self.by_name[other].staleness.adopt(found)
         status = self.by_name[name]
         status.rebuild_here()
         attempt = Attempt(status, self.locks, self.reporter, only_if_due, dict(locks), deadline, time_limit)
@@ -151,7 +152,7 @@ class Rebuilder:
             progress.begin("source")
             old = status.reader.current()
             upstream = self._upstream(status, old, attempt)
-            if old is not None and not status.may_reuse(old):
+            if old is not None and not status.staleness.may_reuse(old):
                 old = None
             self.reporter.announce("rebuild_started", status)
             progress.announce_to(lambda facts: self.reporter.announce("rebuild_progressed", status, **facts))

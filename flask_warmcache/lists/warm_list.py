@@ -149,7 +149,7 @@ class WarmList(Warm):
     def get(self) -> Items:
         """Every item, in source order, decoded when touched; with the state it is in."""
         state, condition = self._look()
-        return Items(condition, state.statuses[self.name].note_damage)
+        return Items(condition, state.statuses[self.name].staleness.note_damage)
 
     def find(self, key: str | int) -> Item | None:
         """The item with this key, or None when the newest snapshot has none.
@@ -168,7 +168,7 @@ class WarmList(Warm):
         except DAMAGE as error:
             key_hash(key)  # a key of a wrong type is the caller's TypeError
             # "There is none" would be a guess.
-            state.statuses[self.name].note_damage(snapshot)
+            state.statuses[self.name].staleness.note_damage(snapshot)
             raise SnapshotError(f"an item of {self.name!r} is damaged; the list is rebuilt") from error
 
     def page(

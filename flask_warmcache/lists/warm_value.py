@@ -64,7 +64,7 @@ class WarmValue(Warm):
 
     def _note_damage(self, state: AppState, condition: Condition) -> None:
         if condition.snapshot is not None:
-            state.statuses[self.name].note_damage(condition.snapshot)
+            state.statuses[self.name].staleness.note_damage(condition.snapshot)
 
 
 def check_cold(name: str, cold: object) -> None:

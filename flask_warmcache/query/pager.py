@@ -185,7 +185,7 @@ class Pager:
             extra={"warmcache_list": self.status.name},
         )
         if condition.snapshot is not None:
-            self.status.note_damage(condition.snapshot)
+            self.status.staleness.note_damage(condition.snapshot)
         return condition._replace(snapshot=None, rebuilding=True)
 
     def _items_json(
@@ -196,7 +196,7 @@ class Pager:
             return snapshot.items_json(places, head, tail, backwards=plan.backwards), True
         except DAMAGE:
             # The data file was changed under us.  Serve the items whose lines are whole; the list is rebuilt.
-            self.status.note_damage(snapshot)
+            self.status.staleness.note_damage(snapshot)
             pairs = list(zip(places[::2], places[1::2], strict=True))
             if plan.backwards:
                 pairs.reverse()

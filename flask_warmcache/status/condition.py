@@ -9,19 +9,17 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ..declaration import Declaration
-from ..store.compaction import is_heavy
 from ..store.files import FileStore
 from ..store.mapping import Stamp, stamp_of
 from ..store.snapshot import Snapshot
 from .pauses import pause_left
 from .progress import Progress, Report
+from .staleness import Findings, Staleness
 
 UNREAD: Stamp = (0, 0, 0, 0)  # neither a file nor a missing file has this stamp
 # A snapshot published that far in the future comes from a clock that has been set back since. Without this rule
 # it would stay fresh until the clock has caught up.
 FROM_THE_FUTURE = -60.0
-# For a child process: the generation of the rebuild to take for stale, and of the one whose items are damaged.
-Findings = tuple[int | None, int | None]
 
 
 class Condition(NamedTuple):
@@ -55,26 +53,18 @@ class ListStatus:
         """
         self.declaration = declaration
         self.code_started = code_started
-        self._digest = declaration.digest
         self._is_value = declaration.kind == "value"
         self.name = declaration.name
         self.store = store
         self.ttl = ttl
         self.problem = problem
         self.reader = store.reader(self.name)
+        self.staleness = Staleness(declaration, code_started)
         self.report: Report | None = None
         self.progress: Progress | None = None  # of the rebuild that runs in this process
         self.is_rebuilt_elsewhere = False  # runner external: this process starts no rebuild of the list
         self.runner: Callable[[], dict[str, str]] = dict  # for the stats: where this process's rebuilds run
         self._is_locked_elsewhere = False  # another process was rebuilding when the lock was last probed
-        self._stale_rebuild: int | None = None
-        self._stale_generation: int | None = None
-        self._damaged_rebuild: int | None = None
-        self._examined: Snapshot | None = None
-        self._newest = 0  # the highest generation seen
-        self._is_examined_stale = False  # what _examine found about that snapshot
-        self._is_serving = False
-        self._is_from_newer_code = False
         self._progress_path = os.fspath(store.folder / f"{self.name}.progress")
         self._progress_stamp: Stamp | None = None
 
@@ -104,21 +94,19 @@ class ListStatus:
         snapshot = self.reader.current()
         if snapshot is None or snapshot.is_cold or snapshot.is_value != self._is_value:
             return self._condition_without_snapshot()
-        if snapshot is not self._examined:
-            self._examine(snapshot)
         age = time.time() - snapshot.published_at
         stale = (
-            age > self.ttl
+            self.staleness.applies_to(snapshot)  # first, since it examines a new snapshot
+            or age > self.ttl
             or age < FROM_THE_FUTURE
-            or self._is_examined_stale
-            or snapshot.rebuilt == self._stale_rebuild
-            or snapshot.generation == self._stale_generation
             or self.reader.is_unusable
         )
         failed = self._has_failed()
         if not (stale or failed or self._is_locked_elsewhere or self.progress is not None):
             return Condition(snapshot, "fresh", False, age if age > 0 else 0.0, False)
-        may_start = not (self.is_rebuilt_elsewhere or self._is_from_newer_code or (failed and self.pause > 0))
+        may_start = not (
+            self.is_rebuilt_elsewhere or self.staleness.is_from_newer_code or (failed and self.pause > 0)
+        )
         due = stale and may_start
         if failed:
             state = "failed"
@@ -141,22 +129,6 @@ class ListStatus:
         is_to_come = self.problem is None
         due = is_to_come and not self.is_rebuilt_elsewhere and self.pause <= 0
         return Condition(None, "failed" if failed else "cold", is_to_come, 0.0, due)
-
-    def _examine(self, snapshot: Snapshot) -> None:
-        """Find out, when this process first sees a snapshot, what will always be true of it."""
-        mismatch = snapshot.header["declaration"] != self._digest
-        # Somebody may have restored a backup of the folder.
-        is_older = snapshot.generation < self._newest
-        self._newest = max(self._newest, snapshot.generation)
-        is_passing = snapshot.is_invalidated or snapshot.is_unsettled or not snapshot.complete
-        # A child of the previous server may publish long after that server's end.  What this server's own code has
-        # made is never too old, even if the clock was set back since: the list would be rebuilt for ever.
-        header = snapshot.header
-        is_of_before = self._is_serving and max(header["started"], header["code_started"]) < self.code_started
-        self._is_examined_stale = mismatch or is_passing or is_older or is_of_before or is_heavy(snapshot)
-        # Without this, old and new workers of a rolling deploy would replace each other's snapshots for ever.
-        self._is_from_newer_code = mismatch and snapshot.header["code_started"] > self.code_started
-        self._examined = snapshot
 
     def _has_failed(self) -> bool:
         return self.problem is not None or (self.report is not None and self.report.has_failed)
@@ -186,11 +158,6 @@ class ListStatus:
         return report.started * 1e9 >= self.code_started
 
     # Who rebuilds
-
-    def serve(self) -> None:
-        """Call a snapshot stale from now on if its rebuild began before this server started."""
-        self._is_serving = True
-        self._examined = None
 
     def kept_by(self, describe_runner: Callable[[], dict[str, str]], *, is_external: bool) -> None:
         """Note how this process's keeper rebuilds the list; if it is ``is_external``, nothing is due here."""
@@ -233,39 +200,12 @@ class ListStatus:
         self.progress = None
         self.reader.after_fork()
 
-    # What makes a snapshot stale besides its age
-
-    def require_newer_than(self, rebuilt: int) -> None:
-        """Call what the rebuild of this generation has published stale, with all later writes to it.
-
-        Only a newer rebuild ends this; a write does not, since it changes single items.
-        """
-        self._stale_rebuild = rebuilt
-
-    def require_successor_of(self, generation: int) -> None:
-        """Call the snapshot of exactly this generation stale; a rebuild ends this, and so does a write."""
-        self._stale_generation = generation
-
-    def note_damage(self, snapshot: Snapshot) -> None:
-        """Call a snapshot stale whose files are not what was written; no rebuild may reuse its items."""
-        self._stale_rebuild = self._damaged_rebuild = snapshot.rebuilt
-
-    def may_reuse(self, snapshot: Snapshot) -> bool:
-        """Whether a rebuild may take unchanged items over from this snapshot."""
-        return not snapshot.is_cold and (
-            snapshot.is_value == self._is_value and snapshot.rebuilt != self._damaged_rebuild
-        )
+    # For its child processes
 
     def findings(self) -> Findings:
-        """Return what a child process must know: it has not seen why a snapshot is due, or that it is damaged."""
+        """Return what a child process must know about this list's snapshots."""
         condition = self.condition()
-        if condition.due and condition.snapshot is not None:
-            return condition.snapshot.rebuilt, self._damaged_rebuild
-        return self._stale_rebuild, self._damaged_rebuild
-
-    def adopt(self, findings: Findings) -> None:
-        """Take over, in a child process, the findings of its parent: the same snapshots are stale and damaged."""
-        self._stale_rebuild, self._damaged_rebuild = findings
+        return self.staleness.findings(condition.snapshot if condition.due else None)
 
     # The report and the lock
 

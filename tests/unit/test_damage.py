@@ -203,7 +203,7 @@ def test_a_line_cut_at_its_ends_is_left_out_of_the_page_and_asks_for_a_rebuild(s
     assert shelf.ask(pager, "sort=-name")["files"] == files("c", "a")
     condition = pager.status.condition()
     assert (condition.state, condition.due, condition.rebuilding) == ("stale", True, True)
-    assert not pager.status.may_reuse(shelf.snapshot())
+    assert not pager.status.staleness.may_reuse(shelf.snapshot())
     assert shelf.ask(pager, "page=1")["cache_rebuilding"] is True
 
 

@@ -155,7 +155,7 @@ def test_a_damaged_item_is_an_error_that_says_so_and_the_list_is_rebuilt(
         content[damaged] = bytes(len(content[damaged]))
         data.write_bytes(content)
         for read in (lambda: items[-1], lambda: list(items), lambda: items.index({}), lambda: five.find("e")):
-            state_of(app).statuses["files"].adopt((None, None))
+            state_of(app).statuses["files"].staleness.adopt((None, None))
             assert five.get().state == "fresh"
             with pytest.raises(SnapshotError, match="damaged; the list is rebuilt"):
                 read()

@@ -130,7 +130,7 @@ def test_what_older_code_began_before_this_server_is_stale_even_if_it_is_publish
     shelf.rebuild(source, code_started=1)
     status = status_of(shelf, code_started=server[0])
     assert told(status) == ("fresh", False, False), "a command shows it as it is"
-    status.serve()
+    status.staleness.serve()
     assert told(status) == ("stale", True, True)
     shelf.rebuild(files("a"), code_started=1)
     assert told(status) == ("fresh", False, False), "begun since, by another process that looks after the list"
@@ -140,7 +140,7 @@ def test_a_clock_that_is_set_back_makes_what_this_server_built_no_older(shelf: S
     future = time.time_ns() + 3600 * 10**9
     shelf.rebuild(files("a"), code_started=future)
     status = status_of(shelf, code_started=future)
-    status.serve()
+    status.staleness.serve()
     assert told(status) == ("fresh", False, False)
 
 
@@ -257,7 +257,7 @@ def test_a_cleared_list_is_cold(shelf: Shelf) -> None:
 def test_a_value_of_the_same_name_is_no_list(shelf: Shelf) -> None:
     shelf.rebuild(lambda: 5, kind="value", key=None)
     assert told(status_of(shelf)) == ("cold", True, True)
-    assert not status_of(shelf).may_reuse(shelf.snapshot())
+    assert not status_of(shelf).staleness.may_reuse(shelf.snapshot())
     assert told(status_of(shelf, kind="value", key=None)) == ("fresh", False, False)
 
 
@@ -273,9 +273,9 @@ def test_an_unfinished_list_is_partial_and_owed(shelf: Shelf) -> None:
 def test_damage_makes_it_stale_and_its_items_unfit(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     status = status_of(shelf)
-    assert status.may_reuse(shelf.snapshot())
-    status.note_damage(shelf.snapshot())
+    assert status.staleness.may_reuse(shelf.snapshot())
+    status.staleness.note_damage(shelf.snapshot())
     assert told(status) == ("stale", True, True)
-    assert not status.may_reuse(shelf.snapshot())
+    assert not status.staleness.may_reuse(shelf.snapshot())
     shelf.rebuild(files("a"), old=None)
     assert told(status) == ("fresh", False, False)
