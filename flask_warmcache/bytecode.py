@@ -1,6 +1,6 @@
-"""What a function does, told by its compiled code: the same in every process that has loaded the same text.
+"""A digest of what functions do, from their compiled code: it is the same in all processes that loaded one text.
 
-By the code that is loaded and not by the file: a deployment may have replaced the file under a process that runs.
+The file is not read, because a deployment may have replaced it while the process runs.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 
 
 def digest_of(functions: Iterable[Callable[..., Any]], *more: str) -> str:
-    """What is the same for functions of the same code, in every process of one interpreter.
+    """Return a digest that is equal for functions of equal code, in every process of one interpreter.
 
-    Their own code only: what they call in other modules may be another.
+    It covers only their own code, not the functions that they call.
 
-    :param more: what else is to be the same.
+    :param more: text that the digest depends on, too.
     """
     parts = [*more, *(part for function in functions for part in _parts(function))]
     return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
@@ -41,7 +41,7 @@ def _parts(function: Callable[..., Any]) -> Iterator[str]:
 
 
 def _is_plain(value: object) -> bool:
-    """Whether its text is the same in every process; that of an object may tell where it lies."""
+    """Return whether its repr is the same in every process; that of other objects may contain their address."""
     if type(value) is tuple:
         return all(map(_is_plain, value))
     return value is None or type(value) in (bool, int, float, str, bytes)
@@ -56,11 +56,11 @@ def _content(cell: CellType) -> object:
 
 def _code_parts(code: CodeType) -> Iterator[str]:
     yield code.co_code.hex()
-    yield repr((code.co_names, code.co_freevars, code.co_cellvars))  # what an argument is called changes nothing
+    yield repr((code.co_names, code.co_freevars, code.co_cellvars))  # the names of arguments change nothing
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _code_parts(constant)
         elif isinstance(constant, frozenset):
-            yield repr(sorted(map(repr, constant)))  # in a set's own order, each process would have another
+            yield repr(sorted(map(repr, constant)))  # the order of a set differs between processes
         else:
             yield repr(constant)

@@ -1,4 +1,4 @@
-"""What may be declared: one list's name, functions and views, checked in the call that gives them."""
+"""One list's declaration: its name, functions and views, checked in the call that declares them."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ SORT_ORDER = "order 2"
 Item = dict[str, Any]
 Kind = Literal["list", "builder", "value"]
 
-# Names become file names, URL parts and JSON keys; no dot, so that "NAME." never begins another's file.
+# Names become file names, URL parts and JSON keys.  They have no dot, so that "NAME." begins no other list's file.
 NAME = re.compile(r"[a-z0-9_-]{1,64}\Z")
 VIEW_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}\Z")
-# A build is background work: more threads than this take the database from the requests.
+# A rebuild is background work: more threads than this would use up the database's connections.
 WORKERS_MAX = 64
 UNIT = re.compile(r"[a-z][a-z0-9_]{0,31}\Z")
 
 
 @dataclass(frozen=True)
 class Declaration:
-    """One list as its app declared it; immutable, so that a rebuild works with what it started with."""
+    """One list as its app declared it; immutable, so that a rebuild sees no later change."""
 
     name: str
     kind: Kind
@@ -37,7 +37,7 @@ class Declaration:
     ttl: float | None
     source: Callable[[], Any] | None = None
     source_list: str | None = None
-    enrich: Callable[..., Any] | None = None  # takes one item, or with ``batch`` a list of them
+    enrich: Callable[..., Any] | None = None  # takes one item, or with ``batch`` a list of items
     lookup: Callable[[Any], Item | None] | None = None
     workers: int = 1
     batch: int | None = None
@@ -112,7 +112,7 @@ class Declaration:
 
     @cached_property
     def digest(self) -> str:
-        """A text that differs when two declarations would give the same items other views."""
+        """A digest that differs when two declarations would give the same items other views."""
         views = sorted(self.filters), list(self.sorts), self.search
         functions = [self.filters[name] for name in views[0]] + [self.sorts[name] for name in views[1]]
         order = SORT_ORDER if self.sorts else ""
@@ -120,12 +120,12 @@ class Declaration:
 
     @property
     def code(self) -> str:
-        """What is the same in each process that would give the list the same items."""
+        """A digest that is equal in all processes that would make the same items."""
         functions = (self.source, self.enrich, self.lookup, self.fingerprint)
-        return digest_of([one for one in functions if callable(one)], self.digest)
+        return digest_of(filter(callable, functions), self.digest)
 
     def problem(self, declared: Iterable[str]) -> str | None:
-        """What is still missing when declarations close, or None."""
+        """Return what is still missing when declarations close, or None."""
         if self.source_list is not None and self.source_list not in declared:
             return f"its source list {self.source_list!r} is not declared on the same WarmCache"
         if self.source is None and self.source_list is None:
@@ -133,7 +133,7 @@ class Declaration:
         return None
 
     def with_functions(self, **functions: Any) -> Declaration:
-        """The same declaration, completed by a decorator."""
+        """Return this declaration with the functions and options of a decorator."""
         return replace(self, **functions)
 
 
@@ -151,7 +151,10 @@ def declare(name: str, kind: Kind, **given: Any) -> Declaration:
 
 
 def check_function(name: str, role: str, function: object) -> None:
-    """Refuse what is not callable, in the decorator that was given it."""
+    """Check a decorated object.
+
+    :raises DeclarationError: when it is not callable.
+    """
     if not callable(function):
         raise DeclarationError(f"The {role} of warm list {name!r} must be a function, not {function!r}.")
 

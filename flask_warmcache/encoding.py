@@ -1,4 +1,4 @@
-"""How items are written: as the app's own JSON provider would, on one line, and fast."""
+"""How items are encoded: as the app's own JSON provider would, on one line, and fast."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from flask.json.provider import DefaultJSONProvider
 
 
 def encoder(app: Flask) -> Callable[[Any], bytes]:
-    """What writes items: the app's own JSON provider, kept to one line and to numbers that JSON knows."""
+    """Return a function that encodes as the app's JSON provider does, on one line and without NaN and Infinity."""
     provider = app.json
     options: dict[str, Any] = {}
     if isinstance(provider, DefaultJSONProvider):
@@ -21,7 +21,7 @@ def encoder(app: Flask) -> Callable[[Any], bytes]:
 
     def encode(value: Any) -> bytes:
         encoded = provider.dumps(value, **options).encode()
-        if b"\n" in encoded or b"\t" in encoded:  # a provider that indents
+        if b"\n" in encoded or b"\t" in encoded:  # the provider indents
             encoded = json.dumps(json.loads(encoded), separators=(",", ":")).encode()
         return encoded
 
@@ -29,14 +29,14 @@ def encoder(app: Flask) -> Callable[[Any], bytes]:
 
 
 def _default_encoder(provider: DefaultJSONProvider) -> Callable[[Any], bytes]:
-    """What Flask's own provider does, with an encoder that is made once and not for each item.
+    """Return a function that does what Flask's own provider does, with one encoder for all items.
 
-    Measured, a million small items: 1.3 s where ``provider.dumps`` takes 3.3 s.
+    Measured with a million small items: 1.3 s, where ``provider.dumps`` takes 3.3 s.
     """
-    made = json.JSONEncoder(
+    json_encoder = json.JSONEncoder(
         separators=(",", ":"),
         allow_nan=False,
-        # Kept in the encoder from one item, and one thread, to the next; without it a circle is a RecursionError.
+        # The check's memory would be shared by all items and threads; without it a circle is a RecursionError.
         check_circular=False,
         default=provider.default,
         ensure_ascii=provider.ensure_ascii,
@@ -44,7 +44,7 @@ def _default_encoder(provider: DefaultJSONProvider) -> Callable[[Any], bytes]:
     )
     make = getattr(json.encoder, "c_make_encoder", None)
     if make is None:
-        return lambda value: made.encode(value).encode()
+        return lambda value: json_encoder.encode(value).encode()
     quote = json.encoder.encode_basestring_ascii if provider.ensure_ascii else json.encoder.encode_basestring
     encode = make(None, provider.default, quote, None, ":", ",", provider.sort_keys, False, False)
     return lambda value: "".join(encode(value, 0)).encode()

@@ -1,7 +1,7 @@
 """Settings for ``gunicorn -c python:flask_warmcache.gunicorn_conf``, and the hooks that start keepers.
 
-They fit the machine or container.  The command line, GUNICORN_CMD_ARGS and every GUNICORN_<SETTING> win over what
-stands here.  With a configuration file of your own, end it with ``compose(globals())``.  Imports no Flask, so the
+They fit the machine or container.  The command line, GUNICORN_CMD_ARGS and every GUNICORN_<SETTING> win over them.
+If you have a configuration file, end it with ``compose(globals())``.  This module imports no Flask, so that the
 server's own process stays small.
 """
 
@@ -15,15 +15,16 @@ from typing import Any
 
 from .host import gunicorn_settings, gunicorn_sources
 from .host.gunicorn_settings import SHOWN, Choice
+from .host.server import SERVER_STARTED, note_worker
 
-_chosen: dict[str, Choice] = {}  # what we set in the configuration that was read last
+_chosen: dict[str, Choice] = {}  # what we set in the last configuration that was read
 
 
 def compose(namespace: MutableMapping[str, Any]) -> None:
-    """Complete a configuration file of your own; its last line is ``compose(globals())``.
+    """Complete your configuration file, whose last line is ``compose(globals())``.
 
-    What the file sets stays, unless a GUNICORN_<SETTING> says otherwise; what it leaves open is set to fit the
-    machine; its hooks are kept and run together with ours.
+    Its settings stay, unless a GUNICORN_<SETTING> overrules them; the others are set to fit the machine.  Its
+    hooks are kept and run together with ours.
 
     :raises ValueError: for a variable of the environment with a wrong value, by name.
     """
@@ -34,7 +35,7 @@ def _compose(namespace: MutableMapping[str, Any], defaults: dict[str, Choice]) -
     chosen = gunicorn_settings.fill(namespace, defaults)
     _chosen.clear()
     _chosen.update(chosen)
-    # Ours first where others rely on the note of the start; theirs first where ours closes, and starts threads.
+    # Ours run first where theirs may rely on the noted start, and last where ours freeze memory or start threads.
     for ours, is_first in ((on_starting, True), (on_reload, True), (when_ready, False), (post_worker_init, False)):
         theirs = namespace.get(ours.__name__)
         if theirs is None or theirs in _hooks:
@@ -56,35 +57,34 @@ def _both(first: Callable[[Any], None], second: Callable[[Any], None]) -> Callab
 
 
 def on_starting(server: Any) -> None:
-    """The server starts."""
+    """Note that the server starts."""
     _note_start()
     _settle(server)
 
 
 def on_reload(server: Any) -> None:
-    """HUP: the workers that follow may run other code."""
+    """Note a start when the server reloads (HUP), because its new workers may run other code."""
     _note_start()
     _settle(server)
 
 
 def when_ready(server: Any) -> None:
-    """The workers are about to be forked."""
+    """Freeze what a preloaded app has allocated, before the workers are forked."""
     if server.cfg.preload_app:
-        # What is loaded stays shared: else each worker's first collection writes to, and so copies, all of it.
+        # Otherwise each worker's first collection writes to all of it, and thereby copies it.
         gc.collect()
         gc.freeze()
 
 
 def post_worker_init(worker: Any) -> None:
-    """A worker has loaded the app: its keepers start now and not at its first request."""
-    from flask_warmcache.host.server import note_worker
+    """Start the keepers of a worker that has loaded the app, and do not wait for its first request."""
     from flask_warmcache.state import start_keepers
 
     note_worker(worker)
     try:
         start_keepers()
     except Exception:
-        # Whatever is wrong shows again, logged, at the first request; a worker that fails here ends the server.
+        # The first request logs the error again.  An exception here would end the server.
         worker.log.exception("flask-warmcache: the keeper does not start with the worker")
 
 
@@ -92,25 +92,25 @@ _hooks: list[Callable[[Any], None]] = [on_starting, on_reload, when_ready, post_
 
 
 def _note_start() -> None:
-    # Workers inherit it: what was published before this moment is served as stale and rebuilt.
-    os.environ["WARMCACHE_SERVER_STARTED"] = str(time.time_ns())
+    # Workers inherit it: snapshots from before this moment are served as stale and rebuilt.
+    os.environ[SERVER_STARTED] = str(time.time_ns())
 
 
 def _settle(server: Any) -> None:
-    """Let our companions follow what the command line has changed, and say in one line what is in force."""
+    """Fit our companions to what the command line has changed, and log in one line what is in force."""
     if server is None:
         return
     cfg = server.cfg
-    outside = gunicorn_sources.given_outside(server.app)
+    outside = gunicorn_sources.outside_settings(server.app)
     gunicorn_sources.follow(cfg, outside, _chosen)
-    server.worker_class = cfg.worker_class  # the server has looked at the threads already
+    server.worker_class = cfg.worker_class  # the server has chosen it already, by the threads before
     found = gunicorn_sources.sources(cfg, outside, _chosen)
     shown = [f"{name}={_text(cfg, name)} ({found[name]})" for name in SHOWN if name in found]
     server.log.info("Settings in force: %s", ", ".join(shown))
-    for vain in gunicorn_sources.overruled(cfg, found):
-        server.log.warning("%s", vain)
-    for variable, meant in gunicorn_sources.misspelt(cfg.env_orig):
-        server.log.warning("%s is no setting of gunicorn's; %s is", variable, meant)
+    for overruled in gunicorn_sources.overruled(cfg, found):
+        server.log.warning("%s", overruled)
+    for variable, similar in gunicorn_sources.misspelt(cfg.env_orig):
+        server.log.warning("%s is no setting of gunicorn's; %s is", variable, similar)
 
 
 def _text(cfg: Any, name: str) -> str:

@@ -1,7 +1,7 @@
 """Settings for ``gunicorn -c python:flask_warmcache.gunicorn_small``: for hosts with about 512 MB of memory.
 
-As ``gunicorn_conf``, with at most two workers, forked from one that has loaded the app, so that they share it
-and a worker that is replaced is there at once.
+Like ``gunicorn_conf``, with at most two workers.  They are forked after the app was loaded: so they share its
+memory, and a replaced worker is ready at once.
 """
 
 from . import gunicorn_conf

@@ -1,4 +1,4 @@
-"""The ``WARMCACHE_*`` settings: what there is, what is allowed, what is the default."""
+"""The ``WARMCACHE_*`` settings: their names, types, defaults and limits."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ RUNNERS = ("thread", "process", "external", "auto")
 class Settings:
     """One app's settings, read once in ``init_app``; times are seconds, sizes are bytes."""
 
-    dir: str | os.PathLike[str] | None = None  # the cache folder; None: see store/folder.py
-    enabled: bool = True  # False: every list is built inline, in the request that needs it
+    dir: str | os.PathLike[str] | None = None  # the cache folder; for None see store/folder.py
+    enabled: bool = True  # False: a list that is due is rebuilt in the request that reads it
     default_ttl: float = 300.0  # age at which a snapshot becomes stale, unless the list says otherwise
-    per_page: int = 100  # items on a page when the request does not say
+    per_page: int = 100  # items on a page, unless the request says
     max_per_page: int = 500  # the most a request may ask for
     max_all_bytes: int = 8_000_000  # the largest body of per_page=0 or -1, where a list allows it
-    page_cache_bytes: int = 128_000  # finished pages and search results kept by each worker
-    search_budget: float = 0.05  # how long one search may run before it answers what it has found
+    page_cache_bytes: int = 128_000  # how much each worker keeps of finished pages and search results
+    search_budget: float = 0.05  # how long a search may run before it answers with what it has found
     allow_refresh: bool = True  # whether ?refresh=true asks for a rebuild
     refresh_interval: float = 10.0  # the least time between a snapshot and a ?refresh=true that replaces it
-    runner: str = "auto"  # where rebuilds run: thread, process, external, or auto, which chooses
-    app: str | None = None  # how a child process imports the app: "module:app" or "module:factory('x')"
+    runner: str = "auto"  # where rebuilds run: thread, process, external, or auto, which chooses one
+    app: str | None = None  # what a child process imports: "module:app" or "module:factory('x')"
     build_timeout: float = 3600.0  # how long a rebuild in a child process may take
-    max_shrink: float = 0.5  # the share of its items that a list may lose in one rebuild, unless it says otherwise
-    spread: float = 0.0  # over how long pages spread their refreshes after a rebuild; 0: the poller's own second
+    max_shrink: float = 0.5  # the share of its items that a list may lose in a rebuild, unless it says otherwise
+    spread: float = 0.0  # over how long pages spread their refreshes after a rebuild; 0: over one second
     retry_min: float = 2.0  # the first pause after a failed rebuild or task; it doubles with each failure
     retry_max: float = 300.0  # the longest pause after a failed rebuild or task
-    # Names the deployment, by a commit or an image: one-time tasks run once in each; None: once for their code.
-    # A number, too: that is what from_prefixed_env() makes of a commit's id like 1234567 or 1234e56.
+    # Names the deployment, by a commit for example: one-time tasks run once in each; if None, once for their code.
+    # It may be a number, because from_prefixed_env() makes one of a commit id like 1234567 or 1234e56.
     release: str | float | None = None
     defer_wait: float = 2.0  # how long a request may wait for a deferred blueprint
     api_prefix: str = "/api/cache"  # where the blueprint is mounted
-    ready_strict: bool = False  # whether readyz waits for every list, once
-    ready_deadline: float = 120.0  # how long readyz and startupz may wait after the start for what is missing
+    ready_strict: bool = False  # whether readyz waits once until every list is there
+    ready_deadline: float = 120.0  # how long after the start readyz and startupz may wait
     cache_control: str = "private, no-cache"  # Cache-Control of list answers
 
     def __post_init__(self) -> None:
@@ -67,7 +67,7 @@ class Settings:
         self._require(
             self.api_prefix.startswith("/") and not self.api_prefix.endswith("/"),
             "api_prefix",
-            "a path like '/api/cache', with a slash before it and none behind it",
+            "a path like '/api/cache', with a slash at its start and none at its end",
         )
         self._require(
             self.cache_control.isprintable() and self.cache_control.isascii(),
@@ -75,8 +75,8 @@ class Settings:
             "one line of ASCII text, as an HTTP header needs it",
         )
 
-    def _check_type(self, name: str, wanted: str, value: object) -> None:
-        """Refuse a wrong type by name; ``True`` is no number, and a whole number will do as a float."""
+    def _check_type(self, name: str, annotation: str, value: object) -> None:
+        """Refuse a wrong type by name; ``True`` is not a number, and a whole number is accepted as a float."""
         kinds: dict[str, tuple[tuple[type, ...], str]] = {
             "bool": ((bool,), "True or False"),
             "int": ((int,), "a whole number"),
@@ -86,9 +86,9 @@ class Settings:
             "str | None": ((str, type(None)), "text like 'module:app'"),
             "str | os.PathLike[str] | None": ((str, os.PathLike, type(None)), "a folder's path"),
         }
-        types, meaning = kinds[wanted]
+        types, meaning = kinds[annotation]
         fits = isinstance(value, types) and (bool in types or not isinstance(value, bool))
-        if isinstance(value, float) and wanted == "float":
+        if isinstance(value, float) and annotation == "float":
             fits = fits and math.isfinite(value)
         self._require(fits, name, meaning)
 
@@ -99,20 +99,20 @@ class Settings:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any], **defaults: Any) -> Settings:
-        """Read the settings of an app; what the config says wins over ``defaults``.
+        """Return the settings of an app; its config wins over ``defaults``.
 
         :param config: a Flask config, of which only the keys with our prefix are read.
-        :param defaults: setting names in lower case without the prefix, as given to ``WarmCache``.
+        :param defaults: the keyword arguments of ``WarmCache``: names in lower case, without the prefix.
         :raises SettingError: for an unknown name or a wrong value, by name.
         """
-        given = {
+        configured = {
             key.removeprefix(PREFIX).lower(): value for key, value in config.items() if key.startswith(PREFIX)
         }
         known = {field.name for field in fields(cls)}
-        unknown = sorted((given.keys() | defaults.keys()) - known)
+        unknown = sorted((configured.keys() | defaults.keys()) - known)
         if unknown:
             raise SettingError(
                 f"Unknown setting {PREFIX}{unknown[0].upper()}. "
                 f"Known: {', '.join(PREFIX + name.upper() for name in sorted(known))}."
             )
-        return cls(**{**defaults, **given})
+        return cls(**{**defaults, **configured})

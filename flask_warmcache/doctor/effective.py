@@ -37,7 +37,7 @@ def main() -> None:
     cfg = app.cfg
     conf = sys.modules.get(OUR_CONF)
     chosen = {} if conf is None else conf._chosen
-    outside = gunicorn_sources.given_outside(app)
+    outside = gunicorn_sources.outside_settings(app)
     gunicorn_sources.follow(cfg, outside, chosen)
     sources = gunicorn_sources.sources(cfg, outside, chosen, app.in_file)
     hooks = "none" if conf is None else "ours" if cfg.post_worker_init in conf._hooks else "lost"

@@ -1,8 +1,8 @@
-"""Which values gunicorn's settings get: from the environment, a configuration file of the app's own, the machine.
+"""Which values gunicorn's settings get: from the environment, the app's own configuration file, or the machine.
 
-gunicorn itself reads hardly any variable of the environment: GUNICORN_TIMEOUT=300 means nothing to it.  Here
-every GUNICORN_<SETTING> counts.  What wins, first to last: command line, GUNICORN_CMD_ARGS, GUNICORN_<SETTING>,
-the app's own configuration file, WEB_CONCURRENCY and PORT, our defaults.
+gunicorn itself reads hardly any environment variable: it ignores GUNICORN_TIMEOUT=300.  We read every
+GUNICORN_<SETTING>.  The order of precedence is: command line, GUNICORN_CMD_ARGS, GUNICORN_<SETTING>, the app's own
+configuration file, WEB_CONCURRENCY and PORT, our defaults.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from gunicorn.config import make_settings
 from . import resources
 
 PREFIX = "GUNICORN_"
-# In the order in which the line at the start shows them, and the doctor.
+# In the order in which the log's first line and the doctor show them.
 SHOWN = (
     "timeout", "worker_class", "workers", "threads", "graceful_timeout", "keepalive", "max_requests",
     "max_requests_jitter", "preload_app", "worker_tmp_dir", "bind",
 )  # fmt: skip
-# gunicorn's own, one that others use for the name of an environment, and one that has been read by then.
+# gunicorn's own variables, the name of an environment by other tools' convention, and one that was read before.
 NO_SETTINGS = {"GUNICORN_CMD_ARGS", "GUNICORN_FD", "GUNICORN_PID", "GUNICORN_ENV", "GUNICORN_CONFIG"}
 BOOLEANS = {
     "true": True,
@@ -36,40 +36,40 @@ BOOLEANS = {
     "off": False,
 }
 MIB = 1 << 20
-# gunicorn's own advice: 4 to 12 processes are enough for thousands of requests a second.
+# gunicorn's documentation: 4 to 12 processes are enough for thousands of requests a second.
 MOST_WORKERS = 12
 # Measured (USS of a worker with 4 threads after 2000 requests): 25 MiB for plain Flask, 63 with SQLAlchemy and
-# Pillow, 96 with pandas as well. The rest is for what requests take at their peak, which is when hosts kill.
+# Pillow, 96 with pandas as well.  The rest is for the peaks of requests, at which hosts kill processes.
 WORKER_MEMORY = 160 * MIB
-# What is left for a rebuilding child: the same app and, measured, 20 MiB for a list of 10,300 items.
+# Kept free for a rebuilding child: the same app and, measured, 20 MiB for a list of 10,300 items.
 CHILD_MEMORY = 160 * MIB
 THREADS = 4
 MAX_REQUESTS = 20_000
-# Measured: until gunicorn 23 a gthread worker that ends loses about one connection each time.
+# Measured: up to gunicorn 23, a gthread worker that ends loses about one connection each time.
 DROPS_CONNECTIONS = version_info < (24,)
 TMPFS = ("tmpfs", "ramfs")
 LOG_LEVELS = ("debug", "info", "warning", "error", "critical")
 MEND = "Correct it, or take it out of the environment."
-# What gunicorn notices in its workers only, or in an error that does not name the variable.
+# Checks that gunicorn makes only in its workers, or whose errors do not name the variable.
 MEANINGS: dict[str, tuple[str, Callable[[Any], object]]] = {
     "workers": ("must be at least 1", lambda number: number >= 1),
     "threads": ("must be at least 1", lambda number: number >= 1),
     "worker_class": ("must be one of gunicorn's worker classes, installed with what it needs", util.load_class),
     "worker_tmp_dir": ("must be a folder", os.path.isdir),
     "loglevel": (f"must be one of {', '.join(LOG_LEVELS)}", lambda level: level.lower() in LOG_LEVELS),
-    "bind": ("must be addresses like 0.0.0.0:8000", lambda all_: [util.parse_address(one) for one in all_]),
+    "bind": ("must be addresses like 0.0.0.0:8000", lambda addresses: [*map(util.parse_address, addresses)]),
 }
 
 
 class Choice(NamedTuple):
-    """A value that we chose for a setting, and why."""
+    """A value that we chose for a setting, and where it comes from."""
 
     value: Any
     source: str
 
 
 def defaults(*, small: bool = False) -> dict[str, Choice]:
-    """What we choose for this machine, or for the container that we are in.
+    """Return what we choose for this machine, or for the container that we run in.
 
     :param small: for hosts of 512 MB: the app is loaded once and forked, and there are at most two workers.
     """
@@ -83,16 +83,16 @@ def defaults(*, small: bool = False) -> dict[str, Choice]:
     chosen = {
         "workers": Choice(workers, why),
         "worker_class": Choice("gthread", "default"),
-        # Long enough for one hard call into C, short enough that a worker that hangs is soon replaced.
+        # Long enough for one long call into C, short enough to replace a hanging worker soon.
         "timeout": Choice(60, "default"),
-        # Below the 30 s after which Kubernetes, and many other hosts, kill.
+        # Below the 30 s after which Kubernetes and many other hosts kill a process.
         "graceful_timeout": Choice(25, "default"),
         "keepalive": Choice(5, "default"),
-        # Memory that leaks is given back; so high that a rebuild is hardly ever cut off by it.
+        # Frees leaked memory; high enough that it hardly ever interrupts a rebuild.
         "max_requests": Choice(0 if DROPS_CONNECTIONS else MAX_REQUESTS, "default"),
     }
     if os.environ.get("PORT", "8000").strip() == "":
-        # gunicorn would try to bind "0.0.0.0:", and say that '' is no port.
+        # gunicorn would try to bind "0.0.0.0:", and fail because '' is not a port.
         chosen["bind"] = Choice(["127.0.0.1:8000"], "default, PORT is empty")
     folder = shared_memory()
     if folder is not None:
@@ -103,7 +103,7 @@ def defaults(*, small: bool = False) -> dict[str, Choice]:
 
 
 def shared_memory(folder: str = "/dev/shm", mounts: str = "/proc/self/mounts") -> str | None:
-    """The folder for heartbeat files, if it is in memory and writable, since a slow disk holds workers up."""
+    """Return the folder for heartbeat files if it is in memory and writable; a slow disk would block workers."""
     try:
         with open(mounts) as lines:
             kinds = {fields[1]: fields[2] for fields in map(str.split, lines) if len(fields) > 2}
@@ -113,7 +113,7 @@ def shared_memory(folder: str = "/dev/shm", mounts: str = "/proc/self/mounts") -
 
 
 def fill(namespace: MutableMapping[str, Any], chosen: dict[str, Choice]) -> dict[str, Choice]:
-    """Set in a configuration file's namespace what it leaves open, and what the environment says; returns that.
+    """Set in a configuration file's namespace what it leaves open and what the environment sets, and return that.
 
     :param chosen: our defaults.
     :raises ValueError: for a variable with a wrong value, by name.
@@ -126,7 +126,7 @@ def fill(namespace: MutableMapping[str, Any], chosen: dict[str, Choice]) -> dict
         if name not in theirs or choice.source.startswith(PREFIX):
             namespace[name] = choice.value
             made[name] = choice
-    # What hangs on another setting, unless somebody has set it.
+    # Settings that depend on others, unless they are set already.
     for name, choice in companions(namespace["worker_class"], namespace["max_requests"]).items():
         if name not in namespace:
             namespace[name] = choice.value
@@ -135,10 +135,10 @@ def fill(namespace: MutableMapping[str, Any], chosen: dict[str, Choice]) -> dict
 
 
 def companions(worker_class: object, max_requests: int) -> dict[str, Choice]:
-    """The settings that follow from others.
+    """Return the settings that depend on others.
 
-    Threads turn "sync" into "gthread", so whoever asks for sync gets none.  Without jitter all workers would end
-    at the same moment.
+    gunicorn turns "sync" with threads into "gthread", so "sync" gets one thread.  Without jitter all workers would
+    end at the same moment.
     """
     return {
         "threads": Choice(THREADS if worker_class == "gthread" else 1, "default"),
@@ -147,7 +147,7 @@ def companions(worker_class: object, max_requests: int) -> dict[str, Choice]:
 
 
 def chosen_by_environment(environ: Mapping[str, str]) -> dict[str, Choice]:
-    """What GUNICORN_<SETTING> variables say, named like the setting or its option; an empty one says nothing.
+    """Return what GUNICORN_<SETTING> variables set; an empty one sets nothing.
 
     :raises ValueError: for a wrong value, by the variable's name.
     """
@@ -161,14 +161,14 @@ def chosen_by_environment(environ: Mapping[str, str]) -> dict[str, Choice]:
 
 
 def variables(setting: Any) -> list[str]:
-    """GUNICORN_KEEPALIVE after the setting, then GUNICORN_KEEP_ALIVE after its option."""
+    """Return a setting's variables: GUNICORN_KEEPALIVE by its name, then GUNICORN_KEEP_ALIVE by its option."""
     options = [option[2:].replace("-", "_") for option in setting.cli or () if option.startswith("--")]
     names = [PREFIX + name.upper() for name in [setting.name, *options]] if setting.cli else []
     return [name for name in dict.fromkeys(names) if name not in NO_SETTINGS]
 
 
 def platform_choices(environ: Mapping[str, str]) -> dict[str, Choice]:
-    """What WEB_CONCURRENCY and PORT say, which hosts set by themselves: a configuration file wins over them.
+    """Return what WEB_CONCURRENCY and PORT set.  Hosts set these on their own, so a configuration file wins.
 
     :raises ValueError: for a wrong value, by the variable's name.
     """
@@ -186,7 +186,7 @@ def platform_choices(environ: Mapping[str, str]) -> dict[str, Choice]:
 
 
 def wrong_variables(environ: Mapping[str, str]) -> Iterator[str]:
-    """What keeps a server with this environment from starting with our configuration."""
+    """Yield the errors with which a server in this environment would refuse our configuration."""
     for read in (platform_choices, chosen_by_environment):
         try:
             read(environ)
@@ -195,7 +195,7 @@ def wrong_variables(environ: Mapping[str, str]) -> Iterator[str]:
 
 
 def _value(variable: str, setting: Any, text: str) -> Any:
-    """The variable's text as the setting's value, checked as gunicorn checks it, and a little more."""
+    """Return a variable's text as the setting's value, checked as gunicorn does, and by ``MEANINGS``."""
     is_switch = setting.action in ("store_true", "store_false")
     number = "must be a whole number, 0 or more"
     problem = "must be true or false" if is_switch else number if setting.type else "is refused"

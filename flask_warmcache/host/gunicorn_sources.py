@@ -1,4 +1,4 @@
-"""Where the values of gunicorn's settings that are in force came from, and which variables say nothing."""
+"""Where the values of gunicorn's settings in force come from, and which variables have no effect."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from .gunicorn_settings import (
 )
 
 COMMAND_LINE, CMD_ARGS, FILE = "command line", "GUNICORN_CMD_ARGS", "configuration file"
-NEARLY = 0.9  # alike
+CLOSE = 0.9  # the similarity of two names, up to 1
 
 
 def follow(cfg: Any, outside: Collection[str], chosen: dict[str, Choice]) -> None:
-    """Let our companions follow what the command line has changed.
+    """Set our companions again, to fit what the command line has changed.
 
-    :param outside: the settings that the command line has, or GUNICORN_CMD_ARGS.
-    :param chosen: what we have set.
+    :param outside: the settings on the command line or in GUNICORN_CMD_ARGS.
+    :param chosen: the settings that we have set.
     """
     for name, choice in companions(cfg.settings["worker_class"].get(), cfg.max_requests).items():
         if name in chosen and chosen[name].source == "default" and name not in outside:
@@ -35,8 +35,8 @@ def follow(cfg: Any, outside: Collection[str], chosen: dict[str, Choice]) -> Non
             chosen[name] = choice
 
 
-def given_outside(app: Any) -> dict[str, str]:
-    """The settings that stand on the command line or in GUNICORN_CMD_ARGS, and in which of both.
+def outside_settings(app: Any) -> dict[str, str]:
+    """Return the settings on the command line or in GUNICORN_CMD_ARGS, and in which of the two each is.
 
     :param app: gunicorn's application; one that is embedded elsewhere has no command line.
     """
@@ -44,15 +44,15 @@ def given_outside(app: Any) -> dict[str, str]:
 
     if not isinstance(app, WSGIApplication):
         return {}
-    # The process's own: a variable that the server has set since is none that it was started with.
+    # From the environment that the process was started with; the server may have changed variables since.
     parser = app.cfg.parser()
-    told: list[tuple[str, argparse.Namespace]] = [
+    parsed: list[tuple[str, argparse.Namespace]] = [
         (CMD_ARGS, parser.parse_known_args(app.cfg.get_cmd_args_from_env())[0]),
         (COMMAND_LINE, parser.parse_known_args()[0]),
     ]
     return {
         name: source
-        for source, arguments in told
+        for source, arguments in parsed
         for name, value in vars(arguments).items()
         if value is not None and name in app.cfg.settings
     }
@@ -61,11 +61,11 @@ def given_outside(app: Any) -> dict[str, str]:
 def sources(
     cfg: Any, outside: Mapping[str, str], chosen: Mapping[str, Choice], in_file: Collection[str] = ()
 ) -> dict[str, str]:
-    """Where every setting in force came from, but for those that are gunicorn's own defaults.
+    """Return where each setting in force comes from, without those that are gunicorn's own defaults.
 
-    :param outside: what ``given_outside`` found.
-    :param chosen: what we have set.
-    :param in_file: what the configuration file has set, if that is known; else it is told by its difference.
+    :param outside: the result of ``outside_settings``.
+    :param chosen: the settings that we have set.
+    :param in_file: the settings in the configuration file, if known; otherwise those that differ from the default.
     """
     defaults, platform = make_settings(), platform_choices(cfg.env_orig)
     found = {}
@@ -85,7 +85,7 @@ def sources(
 
 
 class Overruled(NamedTuple):
-    """A variable that says one thing while another is in force."""
+    """A variable whose value is not in force."""
 
     variable: str
     text: str
@@ -98,17 +98,17 @@ class Overruled(NamedTuple):
 
 
 def overruled(cfg: Any, found: Mapping[str, str]) -> list[Overruled]:
-    """The variables of the server's environment that somebody has set in vain.
+    """Return the variables of the server's environment that have no effect.
 
-    :param found: what ``sources`` found.
+    :param found: the result of ``sources``.
     """
-    environ, vain = cfg.env_orig, []
+    environ, without_effect = cfg.env_orig, []
     for name, choice in (*platform_choices(environ).items(), *chosen_by_environment(environ).items()):
         value = cfg.settings[name].get()
         if value != choice.value:
             source = found.get(name, "gunicorn's default")
-            vain.append(Overruled(choice.source, environ[choice.source], name, value, source))
-    return vain
+            without_effect.append(Overruled(choice.source, environ[choice.source], name, value, source))
+    return without_effect
 
 
 def _as_set(setting: Any, value: Any) -> Any:
@@ -118,10 +118,10 @@ def _as_set(setting: Any, value: Any) -> Any:
 
 
 def misspelt(environ: Mapping[str, str]) -> list[tuple[str, str]]:
-    """Variables that nearly have a setting's name, and that name."""
+    """Return the variables that are almost named like a setting's variable, and that variable."""
     known = {variable for setting in make_settings().values() for variable in variables(setting)}
     others = [
         name for name in environ if name.startswith(PREFIX) and name not in known and name not in NO_SETTINGS
     ]
-    near = [(name, difflib.get_close_matches(name, known, 1, NEARLY)) for name in sorted(others)]
+    near = [(name, difflib.get_close_matches(name, known, 1, CLOSE)) for name in sorted(others)]
     return [(name, matches[0]) for name, matches in near if matches]

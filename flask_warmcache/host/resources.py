@@ -1,4 +1,4 @@
-"""What the machine, and the control groups of a container, give this process: cores, memory, and room for more."""
+"""What the machine, and the control groups of a container, allow this process: cores and memory."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 PROC = Path("/proc/self")
 CGROUPS = Path("/sys/fs/cgroup")
-# Files of a group: its limit, its use, and the line of memory.stat with what the kernel can drop.
+# Files of a group: its limit, its use, and the line of memory.stat with what the kernel can reclaim.
 FIRST_VERSION = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 SECOND_VERSION = ("memory.max", "memory.current", "inactive_file")
-UNLIMITED = 1 << 60  # the first version says "no limit" by a number of this size
+UNLIMITED = 1 << 60  # in the first version, a number of this size means no limit
 
 
 def resident() -> int:
-    """This process's memory, in bytes; 0 where that cannot be said."""
+    """Return this process's resident memory in bytes, or 0 if it is unknown."""
     try:
         return int((PROC / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
@@ -24,12 +24,12 @@ def resident() -> int:
 
 
 def free() -> int | None:
-    """What the strictest limit on this process leaves, in bytes, or None without a limit."""
+    """Return how many bytes the strictest memory limit leaves this process, or None without a limit."""
     return min((limit - used for limit, used in _memory_groups()), default=None)
 
 
 def memory() -> int | None:
-    """The memory that this process and its siblings may use, in bytes, by machine and group; None if unknown."""
+    """Return how many bytes of memory this process and its siblings may use together; None if unknown."""
     limits = [limit for limit, _ in _memory_groups()]
     try:
         limits.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
@@ -39,11 +39,11 @@ def memory() -> int | None:
 
 
 def cores() -> int:
-    """The processors that this process may use at a time, at least 1; a group's share is rounded up."""
+    """Return how many processors this process may use at a time; a group's share is rounded up."""
     try:
-        given = float(len(os.sched_getaffinity(0)))
+        usable = float(len(os.sched_getaffinity(0)))
     except AttributeError:  # not on macOS
-        given = float(os.cpu_count() or 1)
+        usable = float(os.cpu_count() or 1)
     for group, is_second in _groups("cpu"):
         try:
             if is_second:
@@ -54,13 +54,13 @@ def cores() -> int:
             share = int(quota) / int(period)
         except (OSError, ValueError, ZeroDivisionError):  # "max"
             continue
-        if share > 0:  # the first version says "no limit" by -1
-            given = min(given, share)
-    return max(1, math.ceil(given))
+        if share > 0:  # in the first version, -1 means no limit
+            usable = min(usable, share)
+    return max(1, math.ceil(usable))
 
 
 def _memory_groups() -> Iterator[tuple[int, int]]:
-    """Limit and use, in bytes, of every group that limits this process; droppable pages are not used."""
+    """Yield limit and use, in bytes, of every group that limits this process, without reclaimable pages."""
     for group, is_second in _groups("memory"):
         names = SECOND_VERSION if is_second else FIRST_VERSION
         try:
@@ -69,11 +69,11 @@ def _memory_groups() -> Iterator[tuple[int, int]]:
         except (OSError, ValueError):  # "max"
             continue
         if limit < UNLIMITED:
-            yield limit, used - _droppable(group, names[2])
+            yield limit, used - _reclaimable(group, names[2])
 
 
 def _groups(controller: str) -> Iterator[tuple[Path, bool]]:
-    """The control groups with a say in this, from its own to the outermost, and whether of the second version."""
+    """Yield the groups that limit this process, its own first, and whether each is of the second version."""
     try:
         lines = (PROC / "cgroup").read_text().splitlines()
     except OSError:
@@ -88,14 +88,14 @@ def _groups(controller: str) -> Iterator[tuple[Path, bool]]:
         else:
             continue
         inner = root / path.lstrip("/")
-        # In a container the path may be the host's, which is not there; its own group is then the root.
+        # In a container the path may be the host's and missing here; the container's own group is then the root.
         for group in [inner, *inner.parents]:
             if group == root or root in group.parents:
                 yield group, is_second
 
 
-def _droppable(group: Path, name: str) -> int:
-    """Pages of files that are counted as used and that the kernel gives back when they are needed."""
+def _reclaimable(group: Path, name: str) -> int:
+    """Return the bytes of file pages that count as used, but that the kernel frees when memory is needed."""
     try:
         lines = (group / "memory.stat").read_text().splitlines()
         return next((int(value) for key, _, value in (line.partition(" ") for line in lines) if key == name), 0)

@@ -1,4 +1,4 @@
-"""A list's items, as a view reads them: a sequence that decodes what is touched."""
+"""A list's items, as a view reads them: a sequence that decodes an item when it is accessed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ..store.snapshot import DAMAGE, Snapshot
 
 
 class Items(Sequence[Item]):
-    """A list's items as one snapshot has them: read-only, decoded one by one when touched."""
+    """The items of one snapshot of a list: a read-only sequence that decodes each item when it is accessed."""
 
     def __init__(self, condition: Condition, note_damage: Callable[[Snapshot], None]) -> None:
         self._note_damage = note_damage
@@ -33,18 +33,18 @@ class Items(Sequence[Item]):
     def __getitem__(self, index: slice) -> list[Item]: ...
 
     def __getitem__(self, index: int | slice) -> Item | list[Item]:
-        places = range(len(self))[index]  # raises IndexError as a list would
-        if isinstance(places, range):
-            return [self._item(position) for position in places]
-        return self._item(places)
+        positions = range(len(self))[index]  # raises IndexError as a list does
+        if isinstance(positions, range):
+            return [self._item(position) for position in positions]
+        return self._item(positions)
 
     def _item(self, position: int) -> Item:
-        assert self._snapshot is not None  # an empty sequence has no position
+        assert self._snapshot is not None  # an empty sequence has no positions
         try:
             item: Item = self._snapshot.item(self._snapshot.slot_at(position))
             return item
         except DAMAGE as error:
-            # Never IndexError, which a loop would take for the end of the list.
+            # Not IndexError, which would end a loop as if the list were complete.
             self._note_damage(self._snapshot)
             raise SnapshotError("an item's line is damaged; the list is rebuilt") from error
 

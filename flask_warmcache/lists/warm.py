@@ -1,4 +1,4 @@
-"""What lists and values have in common: their declaration, and how they stand in the app that asks."""
+"""What lists and values have in common: a declaration, and a condition in the current app."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def current_state() -> AppState:
-    """The state of the app that handles this request or whose context is pushed, with its keeper running.
+    """Return the state of the current app, with its keeper running.
 
     :raises RuntimeError: outside an app context, or for an app without the extension.
     """
@@ -28,19 +28,19 @@ def current_state() -> AppState:
         raise RuntimeError(
             "This app has no WarmCache. Create one with WarmCache(app), or call init_app(app)."
         ) from None
-    if not state.is_started:  # else the gate has looked after it, at the beginning of this request
+    if not state.is_started:  # otherwise the gate has done so at the beginning of this request
         state.start(serves=has_request_context())
     return state
 
 
 def current_request() -> Request:
-    """The request itself: through its proxy every attribute costs a microsecond."""
-    asked: Request = request._get_current_object()  # type: ignore[attr-defined]
-    return asked
+    """Return the request itself, because every attribute costs a microsecond through its proxy."""
+    current: Request = request._get_current_object()  # type: ignore[attr-defined]
+    return current
 
 
 class Warm:
-    """One declared list or value: what both have in common."""
+    """One declared list or value."""
 
     def __init__(self, declaration: Declaration, is_closed: Callable[[], bool]) -> None:
         self._declaration = declaration
@@ -53,7 +53,7 @@ class Warm:
 
     @property
     def declaration(self) -> Declaration:
-        """What was declared so far."""
+        """What has been declared so far."""
         return self._declaration
 
     def __repr__(self) -> str:
@@ -68,8 +68,8 @@ class Warm:
             )
         self._declaration = self._declaration.with_functions(**changes)
 
-    def _look(self) -> tuple[AppState, Condition]:
-        """The list as it is now; wakes the keeper when it is due."""
+    def _condition(self) -> tuple[AppState, Condition]:
+        """Return the app's state and the list's condition, and wake the keeper if the list is due."""
         state, status = self._status()
         if not state.settings.enabled:
             return state, state.build_inline(status)
@@ -86,9 +86,9 @@ class Warm:
             raise UnknownListError(self.name, sorted(state.statuses)) from None
 
     def invalidate(self) -> None:
-        """Say that the list is out of date: every worker shows it as stale at once, one rebuilds it.
+        """Mark the list as out of date: every worker serves it as stale at once, and one rebuilds it.
 
-        A rebuild that runs at this moment is followed by another.
+        A rebuild that is running now is followed by another.
 
         :raises StoreError: when the cache folder cannot be written.
         """
@@ -97,9 +97,9 @@ class Warm:
         state.keeper.wake()
 
     def rebuild_now(self) -> Outcome:
-        """Rebuild in the calling thread and return what was done; for scripts and tests, not for views.
+        """Rebuild in the calling thread and return the outcome; for scripts and tests, not for views.
 
-        :raises RebuildBusyError: when it is being rebuilt already.
+        :raises RebuildBusyError: when the list is being rebuilt already.
         """
         state, _ = self._status()
         return state.rebuilder.rebuild_now(self.name)

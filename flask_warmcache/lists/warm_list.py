@@ -31,7 +31,7 @@ class WarmList(Warm):
     # Declaring
 
     def source(self, function: Function) -> Function:
-        """Declare the cheap function that says which items exist now: it yields or returns dicts."""
+        """Declare the cheap function that yields or returns, as dicts, the items that exist now."""
         if self._declaration.source_list is not None:
             raise DeclarationError(
                 f"Warm list {self.name!r} has a source already: the list {self._declaration.source_list!r}."
@@ -64,15 +64,15 @@ class WarmList(Warm):
         batch: int | None = None,
         item_timeout: float | None = None,
     ) -> Function | Callable[[Function], Function]:
-        """Declare the expensive function that completes one item; it is called for new and changed ones only.
+        """Declare the expensive function that completes one item; it is called only for new and changed items.
 
-        :param fingerprint: what, unchanged, means that an enriched item is still good: field names of the
-            source item, or a function of it. By default the whole source item.
-        :param version: of the function itself; another version enriches every item anew.
-        :param workers: threads that call it at the same time, for a function that waits for disks or networks.
-        :param batch: the function takes a list of at most so many items, and returns the completed ones in order.
-        :param item_timeout: seconds after which a call is ended and its items count as failed; only where
-            the rebuild runs in a child process, where that can be done, and with one worker.
+        :param fingerprint: what an enriched item depends on: names of fields of the source item, or a function of
+            it. While that is unchanged the item is reused. By default it is the whole source item.
+        :param version: the version of the function itself; every item is enriched again when it changes.
+        :param workers: how many threads call it at the same time, if it waits for disks or networks.
+        :param batch: the function takes a list of at most this many items and returns the completed ones in order.
+        :param item_timeout: seconds after which a call is interrupted and its items count as failed. It needs a
+            rebuild in a child process, since a call in a thread cannot be interrupted, and one worker.
         """
         if not (
             fingerprint is None
@@ -101,7 +101,7 @@ class WarmList(Warm):
         return declare if function is None else declare(function)
 
     def lookup(self, function: Function) -> Function:
-        """Declare the function that gives one source item by key, or None when there is none; for ``refresh``."""
+        """Declare the function that ``refresh`` calls with a key for its source item; None means there is none."""
         if self._declaration.key is None:
             raise DeclarationError(f"Warm list {self.name!r} has no key=, so nothing can be looked up by it.")
         self._declare("lookup", function, lookup=function)
@@ -112,21 +112,21 @@ class WarmList(Warm):
     def refresh(self, *keys: str | int | Item) -> bool:
         """Look these keys up and enrich them now; the next request in every worker sees them.
 
-        It costs one rewrite of the index and never waits for a rebuild. Call it behind the commit of what
-        changed. A key that ``lookup`` no longer finds is discarded. Lists that are made of this one follow, and
-        where they cannot, being cold say, their next rebuild does.
+        It rewrites the index once and never waits for a rebuild. Call it after the commit of the change. A key
+        that ``lookup`` no longer finds is discarded. Lists derived from this one are updated too; one that cannot
+        be (it is cold, for example) catches up at its next rebuild.
 
-        :param keys: keys, or source items, which are then not looked up.
-        :returns: True when they are published in this list. False when that could not be done within a second, or
-            there is no list yet to publish in; then the list is invalidated, and the next rebuild brings them.
+        :param keys: keys, or source items, which are not looked up.
+        :returns: True when they are published in this list. False when that failed within a second, or there is
+            nothing published yet; then the list is invalidated, and the next rebuild brings the changes.
         :raises DeclarationError: for a key of a list that has neither ``lookup`` nor a source list.
-        :raises Exception: what ``lookup`` or ``enrich`` raised; nothing is changed then.
+        :raises Exception: what ``lookup`` or ``enrich`` raised; then nothing is changed.
         """
         published: bool = self._writes().refresh(keys)
         return self._woken(published)
 
     def discard(self, *keys: str | int) -> bool:
-        """Take these keys out of the list; the next request in every worker no longer sees them.
+        """Remove these keys from the list; the next request in every worker no longer sees them.
 
         :returns: as ``refresh``.
         """
@@ -147,16 +147,16 @@ class WarmList(Warm):
     # Reading
 
     def get(self) -> Items:
-        """Every item, in source order, decoded when touched; with the state it is in."""
-        state, condition = self._look()
+        """Return every item in source order, each decoded when it is accessed, with the list's state."""
+        state, condition = self._condition()
         return Items(condition, state.statuses[self.name].staleness.note_damage)
 
     def find(self, key: str | int) -> Item | None:
-        """The item with this key, or None when the newest snapshot has none.
+        """Return the item with this key, or None when the newest snapshot has none.
 
-        :raises SnapshotError: when the files were changed under us; the list is rebuilt then.
+        :raises SnapshotError: when the files were changed under us; then the list is rebuilt.
         """
-        state, condition = self._look()
+        state, condition = self._condition()
         field, snapshot = self._declaration.key, condition.snapshot
         if field is None:
             raise DeclarationError(f"Warm list {self.name!r} has no key=, so no item can be found by it.")
@@ -167,7 +167,7 @@ class WarmList(Warm):
             return None if slot is None else snapshot.item(slot)
         except DAMAGE as error:
             key_hash(key)  # a key of a wrong type is the caller's TypeError
-            # "There is none" would be a guess.
+            # None would claim that there is no such item, which is unknown.
             state.statuses[self.name].staleness.note_damage(snapshot)
             raise SnapshotError(f"an item of {self.name!r} is damaged; the list is rebuilt") from error
 
@@ -179,15 +179,16 @@ class WarmList(Warm):
         sort: str | None = None,
         search: str = "",
     ) -> Page:
-        """One page with decoded items, for a view that has its own shape.
+        """Return one page with decoded items, for a view that answers in its own format.
 
         :raises BadQueryError: for a value that ``response`` would answer with 400.
         """
-        state, condition = self._look()
+        state, condition = self._condition()
         pager = state.pagers[self.name]
-        given = {"page": str(page), "search": search}
-        given |= {"per_page": str(per_page)} if per_page is not None else {}
-        query = pager.check({**given, "filter": filter or "", "sort": sort or ""})
+        parameters = {"page": str(page), "search": search, "filter": filter or "", "sort": sort or ""}
+        if per_page is not None:
+            parameters["per_page"] = str(per_page)
+        query = pager.check(parameters)
         return pager.page(condition, query)
 
     def response(
@@ -195,16 +196,17 @@ class WarmList(Warm):
     ) -> Response:
         """Answer the request's ``page``, ``per_page``, ``filter``, ``sort``, ``search`` and ``refresh``.
 
-        It never waits, and it parses and encodes no item.  Bad parameters get a 400 that names the allowed.
+        It never waits, and it parses and encodes no item.  A wrong parameter is answered with 400 and the allowed
+        values.
 
-        :param per_page: items on a page when the request does not say.
-        :param filter: the filter when the request names none.
-        :param sort: the sort when the request names none; without it, source order.
+        :param per_page: how many items are on a page, unless the request says.
+        :param filter: the filter, unless the request names one.
+        :param sort: the order, unless the request names one; by default source order.
         """
-        asked = current_request()
-        state, condition = self._look()
+        request = current_request()
+        state, condition = self._condition()
         pager = state.pagers[self.name]
-        raw = asked.query_string
+        raw = request.query_string
         defaults = (per_page, filter, sort)
         try:
             if b"refresh" in raw and pager.parse(raw, defaults).refresh:
@@ -212,17 +214,17 @@ class WarmList(Warm):
             data, etag = pager.body(condition, raw, defaults)
         except BadQueryError as error:
             return state.answers.refusal(error)
-        return state.answers.ok(asked, pager.status, condition, data, etag)
+        return state.answers.ok(request, pager.status, condition, data, etag)
 
     def _refresh(self, state: AppState, condition: Condition) -> Condition:
-        """``?refresh=true``: ask for a rebuild, unless one is under way or the list is newer than the interval."""
+        """Ask for a rebuild unless one is under way or the list is newer than the refresh interval."""
         settings = state.settings
         if not settings.allow_refresh or condition.rebuilding or condition.due:
             return condition
         if condition.snapshot is None or condition.age < settings.refresh_interval:
             return condition
         try:
-            state.store.outdate(self.name, condition.snapshot)
+            state.store.mark_stale(self.name, condition.snapshot)
         except StoreError:
-            return condition  # the folder cannot be written: the keeper will say so, the read goes on
-        return self._look()[1]
+            return condition  # the folder cannot be written: the keeper reports it, and the read continues
+        return self._condition()[1]

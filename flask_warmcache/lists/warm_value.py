@@ -21,11 +21,11 @@ log = logging.getLogger("flask_warmcache")
 class WarmValue(Warm):
     """One cached JSON value."""
 
-    _is_cold_refused = False  # and that was logged
+    _is_cold_refused = False  # app.json could not write cold=, which was logged
 
     def get(self) -> Any:
-        """The newest value, or what was declared as ``cold`` while there is none."""
-        state, condition = self._look()
+        """Return the newest value, or while there is none what was declared as ``cold``."""
+        state, condition = self._condition()
         try:
             return json.loads(self._encoded(state, condition))["value"]
         except DAMAGE:
@@ -34,16 +34,16 @@ class WarmValue(Warm):
 
     def response(self) -> Response:
         """Answer ``{"value": ..., "cache_rebuilding": ...}`` at once."""
-        state, condition = self._look()
+        state, condition = self._condition()
         flag = b"true" if condition.rebuilding else b"false"
-        # What is kept is an object already; the flag goes in before its last brace.
+        # The published JSON is an object already; the flag is inserted before its closing brace.
         data = b'%b, "cache_rebuilding": %b}\n' % (self._encoded(state, condition)[:-1], flag)
         generation = "0" if condition.snapshot is None else condition.snapshot.shown_generation
         etag = f'"{generation}-{condition.state}-{condition.rebuilding:d}"'
         return state.answers.ok(current_request(), state.statuses[self.name], condition, data, etag)
 
     def _encoded(self, state: AppState, condition: Condition) -> bytes:
-        """``{"value": ...}`` as JSON."""
+        """Return ``{"value": ...}`` as JSON."""
         if condition.snapshot is not None:
             try:
                 return condition.snapshot.encoded(0)
@@ -52,7 +52,7 @@ class WarmValue(Warm):
         try:
             return state.app.json.dumps({"value": self._declaration.cold}).strip().encode()
         except Exception:
-            # Flask's own provider can write it, or the declaration had been refused; this app's cannot.
+            # Flask's own provider can write it, or the declaration would have been refused.
             if not self._is_cold_refused:
                 self._is_cold_refused = True
                 log.exception(
@@ -68,7 +68,7 @@ class WarmValue(Warm):
 
 
 def check_cold(name: str, cold: object) -> None:
-    """Refuse a cold value that is not JSON.  Which app's JSON provider will write it is not known yet.
+    """Refuse a cold value that is not JSON, before it is known which app's JSON provider will write it.
 
     :raises DeclarationError: when Flask's own provider cannot write it.
     """

@@ -129,7 +129,7 @@ class FileStore:
         """Return the text of the last ``invalidate``, or an empty text."""
         return marks.invalidation(self.folder, name)
 
-    def outdate(self, name: str, snapshot: Snapshot) -> None:
+    def mark_stale(self, name: str, snapshot: Snapshot) -> None:
         """Mark this snapshot as out of date, and what writes made of it, but no newer one.
 
         A rebuild that runs already is as good as a new one.

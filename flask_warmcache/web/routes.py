@@ -148,7 +148,7 @@ def _ask_for_rebuild(state: AppState, status: ListStatus) -> Refusal | None:
             return Refusal(429, f"{status.name!r} can be rebuilt again in {wait} s.", wait)
         if condition.snapshot is not None:
             try:
-                state.store.outdate(status.name, condition.snapshot)
+                state.store.mark_stale(status.name, condition.snapshot)
             except StoreError:
                 log.exception("warmcache.not_outdated: %r", status.name, extra={"warmcache_list": status.name})
                 return Refusal(503, "The cache folder cannot be written; the log says why.")

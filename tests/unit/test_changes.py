@@ -74,7 +74,7 @@ def test_a_read_looks_at_no_file_while_nothing_is_told(
     assert looked == ["files.changes", "files.index"]
 
 
-@pytest.mark.parametrize("change", ["publish", "invalidate", "outdate", "clear"])
+@pytest.mark.parametrize("change", ["publish", "invalidate", "mark_stale", "clear"])
 def test_every_change_is_seen_by_the_next_read(shelf: Shelf, change: str) -> None:
     for _ in range(20):
         shelf.rebuild(files("a"))
@@ -85,15 +85,15 @@ def test_every_change_is_seen_by_the_next_read(shelf: Shelf, change: str) -> Non
             shelf.rebuild(files("b"))
         elif change == "invalidate":
             shelf.store.invalidate(shelf.name)
-        elif change == "outdate":
-            shelf.store.outdate(shelf.name, before)
+        elif change == "mark_stale":
+            shelf.store.mark_stale(shelf.name, before)
         else:
             shelf.store.publish_cold(shelf.name)
         after = reader.current()
         assert after is not None
         assert (after.generation > before.generation, after.is_invalidated, after.is_cold) == (
             change in ("publish", "clear"),
-            change in ("invalidate", "outdate"),
+            change in ("invalidate", "mark_stale"),
             change == "clear",
         )
 

@@ -93,10 +93,10 @@ def test_an_outdated_snapshot_is_stale_and_a_newer_one_is_not(shelf: Shelf) -> N
     shelf.rebuild(files("a"))
     first = shelf.snapshot()
     status = status_of(shelf)
-    shelf.store.outdate(shelf.name, first)
+    shelf.store.mark_stale(shelf.name, first)
     assert told(status) == ("stale", True, True)
     shelf.rebuild(files("b"))
-    shelf.store.outdate(shelf.name, first)  # came too late: what it meant is gone
+    shelf.store.mark_stale(shelf.name, first)  # came too late: what it meant is gone
     assert told(status) == ("fresh", False, False)
 
 
@@ -104,7 +104,7 @@ def test_outdating_nothing_is_nothing(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     snapshot = shelf.snapshot()
     shelf.index.unlink()
-    shelf.store.outdate(shelf.name, snapshot)
+    shelf.store.mark_stale(shelf.name, snapshot)
     assert not shelf.index.exists()
 
 

@@ -295,7 +295,7 @@ def test_a_mark_outlives_a_write(desk: Desk, monkeypatch: pytest.MonkeyPatch, ma
             if mark == "invalidate":
                 desk.store.invalidate(desk.name)
             else:
-                desk.store.outdate(desk.name, opened)
+                desk.store.mark_stale(desk.name, opened)
 
     publish, sync = Draft.publish, os.fsync
 
@@ -325,7 +325,7 @@ def test_a_mark_outlives_a_write(desk: Desk, monkeypatch: pytest.MonkeyPatch, ma
 def test_a_wish_for_a_rebuild_marks_no_newer_rebuild(desk: Desk) -> None:
     before = desk.snapshot()
     desk.build()
-    desk.store.outdate(desk.name, before)
+    desk.store.mark_stale(desk.name, before)
     assert not desk.snapshot().is_invalidated
 
 
