@@ -61,7 +61,7 @@ class WarmCache:
         app.extensions[KEY] = state
         self._states.add(state)
         Gate(state, settings.api_prefix)
-        routes = blueprint(self._registry.sections, self._permissions, settings.spread)
+        routes = blueprint(self._registry, self._permissions, settings.spread)
         app.register_blueprint(routes, url_prefix=settings.api_prefix)
         app.cli.add_command(group)
 
@@ -197,8 +197,9 @@ class WarmCache:
         """Declare who may do more than read: a function of an action and a list's name that returns True or False.
 
         The actions are "rebuild" (``POST /api/cache/rebuild/NAME``) and "details" (error messages, folder and
-        process on the status page; the name is None for what concerns all lists). The function runs in the request
-        that asks, so it can use the app's own login. Without it, both are refused to everybody.
+        process on the status page, and all facts in the app's own sections; the name is None for what concerns all
+        lists). The function runs in the request that asks, so it can use the app's own login. Without it, both are
+        refused to everybody.
 
         :raises DeclarationError: when there is such a function already, or declarations are closed.
         """

@@ -40,6 +40,7 @@ class Registry:
     def __init__(self) -> None:
         self.lists: dict[str, Declared] = {}
         self.sections: dict[str, Section] = {}
+        self.own_sections: set[str] = set()  # those that this package adds itself
         self.tasks: dict[str, Task] = {}
         self.deferred: list[Deferred] = []
         self._closed = False
@@ -82,8 +83,9 @@ class Registry:
         self.lists[declared.name] = declared
 
     def add_section(self, name: str, section: Section) -> None:
-        """Add a section of the stats."""
+        """Add a section of this package's own to the stats."""
         self.check_name(name)
+        self.own_sections.add(name)
         self.sections[name] = section
 
     def add_task(self, task: Task, section: Section) -> None:

@@ -1,7 +1,7 @@
-"""The files that a browser fetches from us: the poller, and the status page's style and script.
+"""The files that a browser fetches: the poller, and the style and script of the status page.
 
-A page names them with ``?v=`` and a hash of their content, so that a browser may keep them for ever and still has
-every new version at once.
+A page names them with ``?v=`` and a hash of their content.  Browsers may therefore keep a file for ever, and still
+get every new version at once.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from pathlib import Path
 from flask import Response, current_app, request, url_for
 
 POLLER = "warmcache.js"
-# What may be fetched, and what it is; nothing else in these folders is anybody's business.
+# Only these files of the two folders are served.
 KINDS = {POLLER: "text/javascript", "status.css": "text/css", "status.js": "text/javascript"}
 FOR_EVER = "public, max-age=31536000, immutable"
 
 
 def static_folder() -> Path:
-    """Where the poller lies: inside the package when installed, beside it in a checkout.
+    """Return the folder of the poller: inside the package when installed, beside it in a checkout.
 
-    An editable install does not map the top-level folder into the package, hence the second place.
+    An editable install does not map the top-level folder into the package.
 
-    :raises RuntimeError: when neither has it.
+    :raises RuntimeError: when neither folder has the poller.
     """
     package = Path(__file__).parents[1]
     for folder in (package / "static", package.parent / "static"):
@@ -45,15 +45,15 @@ class Asset:
 
 @cache
 def asset(name: str) -> Asset:
-    """One of ``KINDS``."""
+    """Return one of ``KINDS``."""
     folder = static_folder() if name == POLLER else Path(__file__).parent / "templates" / "warmcache"
     data = (folder / name).read_bytes()
-    # Without a time in it: the same bytes from every worker and host, as the tag promises.
+    # Without a time in the gzip header every worker and host sends the same bytes, as the ETag promises.
     return Asset(data, gzip.compress(data, 9, mtime=0), hashlib.sha256(data).hexdigest()[:16])
 
 
 def asset_url(name: str) -> str:
-    """Where a page fetches it from."""
+    """Return the versioned address of one of ``KINDS``."""
     return url_for("warmcache.asset", name=name, v=asset(name).version)
 
 
@@ -68,7 +68,7 @@ def serve(name: str) -> Response:
         response.headers["Content-Encoding"] = "gzip"
     response.headers["Vary"] = "Accept-Encoding"
     response.headers["X-Content-Type-Options"] = "nosniff"
-    # A URL of another version, of a page rendered before a deploy say, must not keep this one under its name.
+    # Under the address of another version, from a page rendered before a deployment, browsers must not keep it.
     is_versioned = request.args.get("v") == found.version
     response.headers["Cache-Control"] = FOR_EVER if is_versioned else "no-cache"
     response.set_etag(f"{found.version}-gzip" if is_packed else found.version)

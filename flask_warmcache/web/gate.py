@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
+from .. import events
 from ..state import AppState
-from .probes import Probes
-
-log = logging.getLogger("flask_warmcache")
+from .probes import NOT_STARTED, Probes
 
 
 class Gate:
@@ -37,5 +35,5 @@ class Gate:
             self._state.start_serving()
         except Exception:
             # A view that reads a list meets the same error inside Flask. The other views work without the lists.
-            log.exception("warmcache.not_started: the lists of %r cannot be used", self._state.app.name)
+            events.error("warmcache.not_started", NOT_STARTED, error=True, app=self._state.app.name)
         return self._serve(environ, start_response)

@@ -1,26 +1,26 @@
-"""Who may do more than read: the app's own word, and whether a request comes from a page of the app."""
+"""Who may do more than read: the app's function decides, and whether a request comes from a page of the app."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
 from flask import Request, current_app
 
+from .. import events
 from ..errors import DeclarationError
 
-log = logging.getLogger("flask_warmcache")
 Authorize = Callable[[str, "str | None"], bool]
-# "rebuild": ask for a list's rebuild.  "details": see error messages, folder and process on the status page.
+# "rebuild": ask for the rebuild of a list.
+# "details": see error messages, folder and process on the status page, and all facts in sections of the stats.
 ACTIONS = ("rebuild", "details")
 
 
 class Permissions:
-    """What ``@warmcache.authorize`` allows; nothing, until there is such a function."""
+    """What the function of ``@warmcache.authorize`` allows; without such a function, nothing."""
 
     function: Authorize | None = None
-    _is_missed = False  # and that was logged
+    _is_logged = False  # that there is no function
 
     def declare(self, function: Authorize) -> None:
         """Set the app's function.
@@ -34,11 +34,11 @@ class Permissions:
         self.function = function
 
     def allow(self, action: str, list_name: str | None) -> bool:
-        """Whether the caller of this request may do this.
+        """Return whether the caller of this request may do this.
 
         :param action: one of ``ACTIONS``.
-        :param list_name: the list, or None for what concerns all.
-        :raises TypeError: when the app's function returns neither True nor False; a redirect would pass for True.
+        :param list_name: the list, or None for what concerns all lists.
+        :raises TypeError: when the app's function returns neither True nor False; a redirect would count as True.
         """
         if self.function is None:
             return False
@@ -50,35 +50,34 @@ class Permissions:
         return answer
 
     def note_refusal(self, list_name: str) -> None:
-        """Say in the log, once, why nobody may ask for a rebuild, if that is so."""
-        if self.function is None and not self._is_missed:
-            self._is_missed = True
-            log.warning(
-                "warmcache.no_authorize: a rebuild of %r was asked for, which nobody may do while the app has no "
-                "function with @warmcache.authorize",
-                list_name,
-                extra={"warmcache_list": list_name},
+        """Log once that the app has no function, if that is why a rebuild was refused."""
+        if self.function is None and not self._is_logged:
+            self._is_logged = True
+            events.warning(
+                "warmcache.no_authorize",
+                "a rebuild of %(list)r was refused, because the app has no function with @warmcache.authorize",
+                list=list_name,
             )
 
 
 def is_from_elsewhere(request: Request) -> bool:
-    """Whether a page of another site may have made a browser send this request.
+    """Return whether a page of another site may have made a browser send this request.
 
-    Browsers tell where a POST comes from, with ``Sec-Fetch-Site`` or at least ``Origin``. What tells nothing is
-    taken for a program, unless it brings cookies, which only browsers send without being asked to.
+    A browser says where a POST comes from, with ``Sec-Fetch-Site`` or at least with ``Origin``. A request without
+    these headers counts as a program's, unless it has cookies, which browsers add by themselves.
     """
     site = request.headers.get("Sec-Fetch-Site")
     if site is not None:
         return site not in ("same-origin", "none")
     for header in ("Origin", "Referer"):
-        sent = request.headers.get(header)
-        if sent is not None:
-            return _host(sent) != request.host
+        origin = request.headers.get(header)
+        if origin is not None:
+            return _host(origin) != request.host
     return "Cookie" in request.headers
 
 
 def _host(url: str) -> str | None:
-    """Host and port, without the scheme, which a proxy in front of the app may have changed."""
+    """Return host and port, but not the scheme, which a proxy in front of the app may have changed."""
     try:
         return urlsplit(url).netloc.lower() or None
     except ValueError:

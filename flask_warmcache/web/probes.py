@@ -10,7 +10,6 @@ is down must not take the app down with it.
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Callable, Iterable
 from http import HTTPStatus
@@ -18,10 +17,11 @@ from typing import Any
 
 from flask import Response
 
+from .. import events
 from ..settings import KEY
 from ..state import AppState
 
-log = logging.getLogger("flask_warmcache")
+NOT_STARTED = "the lists of %(app)r cannot be used"
 RETRY_AFTER = "2"
 ALIVE = b'{"status": "ok"}\n'
 
@@ -91,7 +91,7 @@ class Probes:
         try:
             self._declared.start_serving()
         except Exception:
-            log.exception("warmcache.not_started: the lists of %r cannot be used", self._state.app.name)
+            events.error("warmcache.not_started", NOT_STARTED, error=True, app=self._state.app.name)
             return False
         return True
 

@@ -1,17 +1,18 @@
-"""The blueprint: how the lists are, for programs; a rebuild for who may ask for one; what pages fetch."""
+"""The blueprint: stats for programs, rebuilds for those who may ask for them, and what pages fetch."""
 
 from __future__ import annotations
 
-import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from flask import Blueprint, Response, current_app, redirect, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
+from .. import events
 from ..errors import StoreError
 from ..lists.warm import current_state
+from ..registry import Registry
 from ..state import AppState
 from ..status.condition import ListStatus
 from ..status.stats import EncodedSections, list_section
@@ -19,56 +20,53 @@ from .permissions import Permissions, is_from_elsewhere
 from .sections import Sections
 from .sessions import leave_session_alone
 
-log = logging.getLogger("flask_warmcache")
-NAME_SHOWN = 64  # characters of an unknown name, the most that a name can have
+NAME_SHOWN = 64  # characters of an unknown name; no name is longer
 
 
-def blueprint(
-    functions: Mapping[str, Callable[[], Mapping[str, Any]]], permissions: Permissions, spread: float
-) -> Blueprint:
-    """The routes under ``/api/cache``, for one app.
+def blueprint(registry: Registry, permissions: Permissions, spread: float) -> Blueprint:
+    """Return the routes under ``/api/cache``, for one app.
 
-    :param functions: the sections declared with ``stats_section``, which may still grow.
-    :param permissions: what the app allows to whom.
-    :param spread: seconds over which pages shall spread their refreshes; 0 leaves it to the poller.
+    :param registry: the declarations, which may still grow.
+    :param permissions: what the app allows.
+    :param spread: seconds over which pages spread their refreshes; 0 leaves this to the poller.
     """
     routes = Blueprint("warmcache", __name__, template_folder="templates")
-    sections = Sections(functions)
+    sections = Sections(registry, permissions)
     encoded = EncodedSections(spread)
 
     @routes.app_context_processor
     def helpers() -> dict[str, Any]:
-        """What every template of the app may call."""
-        from . import markup  # only now, like what else pages need: an app that serves JSON only never does
+        """Return the functions for every template of the app."""
+        from . import markup  # imported here, like all that pages need: an app that serves only JSON never does
 
         return {"warmcache_script": markup.warmcache_script, "warmcache_attrs": markup.warmcache_attrs}
 
     @routes.get("/stats")
     def stats() -> Response:
-        """Every list and section, and whether any list is being rebuilt."""
+        """Return every list and section, and whether any list is being rebuilt."""
         state = current_state()
         answer: dict[str, Any] = {
             name: list_section(status) | encoded.pacing for name, status in state.statuses.items()
         }
         rebuilding = any(section["cache_rebuilding"] for section in answer.values())
         answer |= {**sections.all(), "cache_rebuilding": rebuilding}
-        if state.registry.tasks:
+        if registry.tasks:
             answer["degraded"] = state.tasks.is_degraded
         return _json(answer)
 
     @routes.get("/stats/<name>")
     def stats_of(name: str) -> Response:
-        """One section; what the poller asks."""
+        """Return one section; the poller asks for this."""
         state = current_state()
         status = state.statuses.get(name)
         if status is not None:
             leave_session_alone()
             return state.answers.status(encoded.encoded(status))
-        if name in functions:
+        if name in registry.sections:
             return _json(sections.one(name))
-        return _unknown("list or section", name, [*state.statuses, *functions])
+        return _unknown("list or section", name, [*state.statuses, *registry.sections])
 
-    # GET, too: an address that somebody tries in a browser answers like the rest of the API.
+    # GET, too: somebody who tries the address in a browser gets JSON, as from the rest of the API.
     @routes.route("/rebuild/<name>", methods=["GET", "POST"])
     def rebuild(name: str) -> AnyResponse:
         """Ask for a rebuild of one list."""
@@ -77,7 +75,7 @@ def blueprint(
             answer.headers["Allow"] = "POST"
             return answer
         if is_from_elsewhere(request):
-            return _json({"error": "A rebuild can be asked for from the app's own pages only."}, 403)
+            return _json({"error": "Only pages of this app can ask for a rebuild."}, 403)
         state = current_state()
         status = state.statuses.get(name)
         if status is None:
@@ -86,7 +84,7 @@ def blueprint(
             permissions.note_refusal(name)
             return _json({"error": f"You may not ask for a rebuild of {name!r}."}, 403)
         refusal = _ask_for_rebuild(state, status)
-        # A form of the status page wants a page to show next; a program says that it takes anything.
+        # After a form of the status page the browser shows that page again. A program accepts anything.
         accepted = request.accept_mimetypes
         if accepted["text/html"] > accepted["application/json"]:
             early = name if refusal is not None and refusal.wait else None
@@ -100,23 +98,20 @@ def blueprint(
 
     @routes.get("/")
     def status_page() -> Response:
-        """How the lists are, for people."""
+        """Show the lists to people."""
         from . import status_page as page
 
-        state = current_state()
-        told = sections.all()
-        # Tasks and deferred blueprints have a table of their own there.
-        if state.registry.tasks:
-            del told["tasks"]
-        if state.blueprints is not None:
-            del told["blueprints"]
-        response = page.status_page(state, permissions, told)
+        # One-time tasks and deferred blueprints have a table of their own on the page.
+        of_the_app = {
+            name: section for name, section in sections.all().items() if name not in registry.own_sections
+        }
+        response = page.status_page(current_state(), permissions, of_the_app)
         leave_session_alone()
         return response
 
     @routes.get("/static/<name>")
     def asset(name: str) -> Response:
-        """The poller, and the files of the status page."""
+        """Return the poller, or a file of the status page."""
         from . import assets
 
         leave_session_alone()
@@ -128,19 +123,19 @@ def blueprint(
 
 
 class Refusal(NamedTuple):
-    """Why nobody is going to rebuild a list now."""
+    """Why a list is not rebuilt now."""
 
     code: int
     reason: str
-    wait: int = 0  # seconds until it is worth asking again, if it ever is
+    wait: int = 0  # seconds after which another request can succeed; 0 if none can
 
 
 def _ask_for_rebuild(state: AppState, status: ListStatus) -> Refusal | None:
-    """Let whoever is due rebuild the list; joins the rebuild that runs."""
+    """Make the list due, so that a keeper rebuilds it; join a rebuild that is running."""
     if status.problem is not None:
         return Refusal(409, f"{status.name!r} cannot be rebuilt as it is declared; the log says why.")
     condition = status.condition()
-    # The rebuild that runs, by what this process knows, may be the one that has just published what we see.
+    # What this process knows of a running rebuild may be old: that rebuild may have published what we see.
     if not (condition.due or (status.is_rebuilding and condition.rebuilding)):
         age = math.inf if condition.snapshot is None else condition.age
         wait = math.ceil(max(status.pause, state.settings.refresh_interval - age))
@@ -150,14 +145,14 @@ def _ask_for_rebuild(state: AppState, status: ListStatus) -> Refusal | None:
             try:
                 state.store.mark_stale(status.name, condition.snapshot)
             except StoreError:
-                log.exception("warmcache.not_outdated: %r", status.name, extra={"warmcache_list": status.name})
+                events.error("warmcache.not_outdated", "%(list)r", error=True, list=status.name)
                 return Refusal(503, "The cache folder cannot be written; the log says why.")
     state.keeper.wake()
     return None
 
 
 def _json(answer: Mapping[str, Any], code: int = 200) -> Response:
-    """How something is, at this moment: without a validator, as Answers.status explains."""
+    """Answer with how things are at this moment, without a validator, as Answers.status explains."""
     leave_session_alone()
     response = current_app.make_response((dict(answer), code))
     response.headers["Cache-Control"] = "no-cache, private"

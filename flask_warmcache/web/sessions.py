@@ -1,4 +1,4 @@
-"""Answers that a page asks for by itself must not keep its user's login alive."""
+"""Answers that a page polls must not keep its user's login alive."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from flask.sessions import NullSession
 
 
 class _Unsaved(NullSession):
-    """A copy of the session that Flask does not save; unlike its parent it may be written to."""
+    """A copy of the session that Flask does not save; unlike a NullSession it may be written to."""
 
     __setitem__: Any = dict.__setitem__
     __delitem__: Any = dict.__delitem__
@@ -21,13 +21,13 @@ class _Unsaved(NullSession):
 
 
 def leave_session_alone() -> None:
-    """Keep Flask from sending the session's cookie with this answer, unless something in it has changed.
+    """Keep Flask from sending the session's cookie with this answer, unless the session was changed.
 
-    A permanent session is sent again with every answer, which moves its end; a page that polls would never be
-    logged out. What a before_request function has written is saved, since the app wanted that.
+    Flask sends a permanent session with every answer, which postpones its end. A user whose page polls would never
+    be logged out. A change by a before_request function is saved, because the app intended it.
     """
     context: Any = request_ctx._get_current_object()  # type: ignore[attr-defined]
-    # Since Flask 3.1.3 reading the public attribute counts as access, and adds "Vary: Cookie".
+    # Since Flask 3.1.3 reading the public attribute counts as access, which adds "Vary: Cookie".
     name = "_session" if hasattr(context, "_session") else "session"
     session = getattr(context, name)
     interface = context.app.session_interface

@@ -1,4 +1,4 @@
-"""The status page in every state of a list: for every eye, with and without JavaScript."""
+"""The status page with lists in every state, with and without JavaScript."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.browser
 
 RUNNING = {"phase": "enrich", "total": 10_300, "rate": 100.0, "runner": "thread"}
-ITEMS = 1000  # of the list that is built before our eyes
+ITEMS = 1000  # of the list whose build the page follows
 
 
 class Gallery:
-    """An app with a list in each state, which change only when the test says so."""
+    """An app with a list in each state; the test decides when they change."""
 
     def __init__(self, folder: Path) -> None:
         self.app = make_app(folder, runner="external", refresh_interval=0.0)
@@ -64,19 +64,19 @@ class Gallery:
         return files(*(f"{number:04}" for number in range(self.items)))
 
     def enrich(self, item: dict[str, Any]) -> dict[str, Any]:
-        """Wait where the build is to stand still."""
+        """Wait until the test allows this item."""
         with self.allowance:
             assert self.allowance.wait_for(lambda: int(item["path"]) < self.allowed, 60)
         return item
 
     def allow(self, number: int) -> None:
-        """Let the build come so far."""
+        """Let the build enrich this many items."""
         with self.allowance:
             self.allowed = number
             self.allowance.notify_all()
 
     def begin(self, name: str, number: int) -> None:
-        """Begin a real build, let it come so far, and wait until a part of it is shown."""
+        """Start a build, let it enrich this many items, and wait until a part of the list is shown."""
         self.allow(number)
         self.build = threading.Thread(target=self.rebuild, args=(name,))
         self.build.start()
@@ -98,14 +98,14 @@ class Gallery:
             self.warmcache[name].invalidate()
 
     def report(self, name: str, **facts: Any) -> None:
-        """Let a rebuild be under way, which has come so far."""
+        """Write the report of a running rebuild."""
         lock = self.state.store.try_lock(name)
         if lock is not None:
             self.locks[name] = lock
         self.state.store.write_progress(name, RUNNING | {"pid": 4711, "started": time.time()} | facts)
 
     def finish(self, name: str) -> None:
-        """End what ``report`` began."""
+        """End the rebuild that ``report`` began."""
         self.locks.pop(name).close()
         self.rebuild(name)
 
@@ -145,7 +145,7 @@ def serving(app: Any) -> Iterator[str]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """A tab that must not complain about anything, its policy's refusals included."""
+    """Return a tab in which no script or content policy may report a problem."""
     trouble: list[str] = []
     with browser.new_context() as context:
         tab = context.new_page()
@@ -161,36 +161,36 @@ def states(page: Page) -> list[str]:
 
 
 def ask_until(page: Page, name: str, condition: str, meanwhile: Callable[[], object] = bool) -> None:
-    """Let the poller, which would wait for long, ask until something is true of a list's article."""
+    """Let the poller ask until something is true of a list's article; on its own it would wait longer."""
     article = page.locator(f"#warmcache-{name}")
     for _ in range(200):
         meanwhile()
-        article.evaluate("(one) => one.warmcache.poll()")
-        page.wait_for_timeout(50)  # between two questions; the answer decides
+        article.evaluate("(article) => article.warmcache.poll()")
+        page.wait_for_timeout(50)  # the pause between two questions
         if article.evaluate(condition):
             return
     raise AssertionError(f"{name} never becomes {condition}")
 
 
 def open_details(page: Page) -> None:
-    page.locator("summary").evaluate_all("(all) => all.forEach((one) => (one.parentElement.open = true))")
+    page.locator("summary").evaluate_all("(all) => all.forEach((summary) => (summary.parentElement.open = true))")
 
 
-def test_the_page_is_accessible_in_every_state(url: str, page: Page) -> None:
+def test_page_is_accessible_in_every_state(url: str, page: Page) -> None:
     page.goto(url + "?early=fresh")
     assert states(page) == ["cold", "partial", "fresh", "stale", "failed"]
     open_details(page)
     assert violations_in_every_look(page) == []
 
 
-def test_the_page_is_accessible_without_javascript(url: str, page: Page) -> None:
+def test_page_is_accessible_without_javascript(url: str, page: Page) -> None:
     without_javascript(page, url)
     assert states(page) == ["cold", "partial", "fresh", "stale", "failed"]
     open_details(page)
     assert violations_in_every_look(page) == []
 
 
-def test_what_is_open_stays_open_and_has_the_focus_when_a_list_is_published(
+def test_open_details_stay_open_and_focused_when_a_list_is_published(
     gallery: Gallery, url: str, page: Page
 ) -> None:
     page.goto(url)
@@ -200,31 +200,31 @@ def test_what_is_open_stays_open_and_has_the_focus_when_a_list_is_published(
     article.locator("details[open]").wait_for()
     page.evaluate("window.sameDocument = true")
     old = article.get_attribute("data-warmcache-generation")
-    # One by one: the build shows parts seldom, and does not look again while it stands still.
+    # One item at a time, because the build publishes parts seldom, and none while it waits.
     numbers = iter(range(151, ITEMS))
-    changed = f"(one) => one.dataset.warmcacheGeneration !== '{old}'"
+    changed = f"(article) => article.dataset.warmcacheGeneration !== '{old}'"
     ask_until(page, "partial", changed, lambda: gallery.allow(next(numbers)))
     assert states(page)[1] == "partial" and page.evaluate("sameDocument")
     assert article.locator("details").get_attribute("open") is not None
-    assert summary.evaluate("(one) => one === document.activeElement")
+    assert summary.evaluate("(summary) => summary === document.activeElement")
     assert page.locator("#warmcache-failed details").get_attribute("open") is None
 
 
-def test_the_page_says_why_it_is_not_kept_up_to_date(url: str, page: Page) -> None:
+def test_page_says_why_it_is_not_updated(url: str, page: Page) -> None:
     page.goto(url)
     trouble = page.locator("header [role=status]")
     height = page.locator("main").bounding_box()
     page.context.set_offline(True)
     trouble.get_by_text("You are offline").wait_for()
-    assert page.locator("main").bounding_box() == height  # nothing has moved
+    assert page.locator("main").bounding_box() == height  # the message does not move the page
     page.context.set_offline(False)
     page.locator("header [role=status]:empty").wait_for(state="attached")
 
 
-def test_a_list_that_cannot_be_exchanged_now_is_told_of(gallery: Gallery, url: str, page: Page) -> None:
+def test_page_says_that_a_list_with_a_selection_is_not_replaced(gallery: Gallery, url: str, page: Page) -> None:
     page.goto(url)
     page.evaluate("getSelection().selectAllChildren(document.querySelector('#warmcache-stale h2'))")
     gallery.finish("stale")
-    ask_until(page, "stale", "(one) => one.warmcache.state === 'ready'")
-    page.locator("header [role=status]", has_text="There is something newer.").wait_for()
+    ask_until(page, "stale", "(article) => article.warmcache.state === 'ready'")
+    page.locator("header [role=status]", has_text="There is a newer version.").wait_for()
     assert states(page)[3] == "stale"

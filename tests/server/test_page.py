@@ -1,4 +1,4 @@
-"""The status page and its button: gunicorn with several workers, and a browser that is as strict as they come."""
+"""The status page and its button, with several workers of gunicorn and a browser."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ ARTICLE = "#warmcache-files"
 
 @pytest.fixture
 def asking(make_place: Callable[..., Place]) -> Place:
-    """Everybody may ask for a rebuild, at any time; builds stop in their middle while there is no gate file."""
+    """Return an app in which everybody may always ask for a rebuild; builds pause while there is no gate file."""
     return make_place(rebuild=1, refresh_interval=0).with_gate()
 
 
-def test_asking_one_worker_rebuilds_the_list_of_all_once(asking: Place) -> None:
+def test_asking_one_worker_rebuilds_the_list_once_for_all(asking: Place) -> None:
     asking.gate.touch()
     with gunicorn_server(asking) as server:
         before = server.warm_up().generation
@@ -36,7 +36,7 @@ def test_asking_one_worker_rebuilds_the_list_of_all_once(asking: Place) -> None:
         assert (first.status, first.json["state"], first.json["cache_rebuilding"]) == (202, "stale", True)
         asking.builder_at_gate(2)
         assert {server.get("/api/cache/rebuild/files", "POST").status for _ in range(20)} == {202}
-        assert all(said["rebuild_in_progress"] for said in server.stats().values())
+        assert all(section["rebuild_in_progress"] for section in server.stats().values())
         asking.gate.touch()
         server.until_newer(before)
         assert len(asking.calls("source")) == 2
@@ -51,7 +51,7 @@ def context(browser: Browser) -> Iterator[BrowserContext]:
 
 @pytest.fixture
 def page(context: BrowserContext) -> Iterator[Page]:
-    """A tab that must not complain about anything, its policy's refusals included."""
+    """Return a tab in which no script or content policy may report a problem."""
     trouble: list[str] = []
     tab = context.new_page()
     tab.on("pageerror", lambda error: trouble.append(f"uncaught: {error}"))
@@ -64,29 +64,29 @@ def url(server: Server) -> str:
     return f"http://127.0.0.1:{server.port}{PATH}"
 
 
-def state(page: Page, word: str) -> None:
-    """Wait until the list's state is this."""
+def until_state(page: Page, word: str) -> None:
+    """Wait until the page shows this state of the list."""
     page.locator(f"{ARTICLE} .state strong", has_text=re.compile(f"^{word}$")).wait_for()
 
 
 @pytest.mark.browser
-def test_the_page_follows_a_first_build_without_a_reload(gated: Place, page: Page) -> None:
+def test_page_follows_a_first_build_without_a_reload(gated: Place, page: Page) -> None:
     with gunicorn_server(gated, *THREADS, workers=2) as server:
         gated.builder_at_gate()
         page.goto(url(server))
         page.evaluate("window.sameDocument = true")
-        page.locator(".doing p", has_text=re.compile(r"^Reading: [1-9]\d* of \d+")).wait_for()
+        page.locator(".doing p", has_text=re.compile(r"^Enriching: [1-9]\d* of \d+")).wait_for()
         bar = page.locator(f"{ARTICLE} progress")
         assert 0 < bar.evaluate("(bar) => bar.position") < 1
         gated.gate.touch()
-        state(page, "fresh")
+        until_state(page, "fresh")
         assert page.evaluate("window.sameDocument")
         assert not bar.is_visible()
         assert page.locator(f"{ARTICLE} form").count() == 0
 
 
 @pytest.mark.browser
-def test_the_button_asks_for_a_rebuild_and_comes_back(asking: Place, page: Page) -> None:
+def test_button_asks_for_a_rebuild_and_shows_the_page_again(asking: Place, page: Page) -> None:
     asking.gate.touch()
     with gunicorn_server(asking, *THREADS, workers=2) as server:
         before = server.warm_up().generation
@@ -96,33 +96,33 @@ def test_the_button_asks_for_a_rebuild_and_comes_back(asking: Place, page: Page)
             page.get_by_role("button", name="Rebuild").press("Enter")
         assert page.url == url(server)
         asking.builder_at_gate(2)
-        state(page, "stale")
+        until_state(page, "stale")
         asking.gate.touch()
-        state(page, "fresh")
+        until_state(page, "fresh")
         assert server.get().generation > before
-        page.reload()  # the page is no answer to a POST: nothing is sent again
+        page.reload()  # the page is not the answer to the POST, so the browser does not send it again
         assert len(asking.calls("source")) == 2
 
 
 @pytest.mark.browser
-def test_a_page_on_which_all_is_fresh_hears_of_a_later_rebuild(asking: Place, page: Page) -> None:
+def test_page_with_fresh_lists_follows_a_later_rebuild(asking: Place, page: Page) -> None:
     asking.gate.touch()
     with gunicorn_server(asking, *THREADS, workers=2) as server:
         server.warm_up()
         page.goto(url(server))
-        state(page, "fresh")
+        until_state(page, "fresh")
         shown = page.locator(ARTICLE).get_attribute("data-warmcache-generation")
         asking.gate.unlink()
         server.get("/api/cache/rebuild/files", "POST")
-        state(page, "stale")
-        page.locator(".doing p", has_text="Reading").wait_for()
+        until_state(page, "stale")
+        page.locator(".doing p", has_text="Enriching").wait_for()
         asking.gate.touch()
-        state(page, "fresh")
+        until_state(page, "fresh")
         assert page.locator(ARTICLE).get_attribute("data-warmcache-generation") != shown
 
 
 @pytest.mark.browser
-def test_everything_works_without_javascript(asking: Place, browser: Browser) -> None:
+def test_page_works_without_javascript(asking: Place, browser: Browser) -> None:
     asking.gate.touch()
     with (
         gunicorn_server(asking, *THREADS, workers=2) as server,
@@ -133,14 +133,14 @@ def test_everything_works_without_javascript(asking: Place, browser: Browser) ->
         page.goto(url(server))
         page.get_by_role("button", name="Rebuild").click()
         server.until_newer(before)
-        page.get_by_role("link", name="Look again").click()
-        state(page, "fresh")
+        page.get_by_role("link", name="Reload").click()
+        until_state(page, "fresh")
         page.get_by_role("link", name="As JSON").click()
         assert "files" in page.inner_text("body")
 
 
 @pytest.mark.browser
-def test_a_page_of_another_site_cannot_press_the_button(asking: Place, context: BrowserContext) -> None:
+def test_page_of_another_site_cannot_ask_for_a_rebuild(asking: Place, context: BrowserContext) -> None:
     asking.gate.touch()
     with gunicorn_server(asking, *THREADS, workers=2) as server:
         before = server.warm_up().generation
@@ -152,12 +152,12 @@ def test_a_page_of_another_site_cannot_press_the_button(asking: Place, context: 
         with page.expect_response(target) as answer:
             page.get_by_role("button").click()
         assert answer.value.status == 403
-        page.goto(url(server))  # a request later nothing has begun
+        page.goto(url(server))  # no rebuild has begun by the next request
         assert server.get().generation == before and len(asking.calls("source")) == 1
 
 
 @pytest.mark.browser
-def test_the_page_suits_every_window_and_eye(asking: Place, page: Page, tmp_path: Path) -> None:
+def test_page_fits_narrow_windows_and_colour_preferences(asking: Place, page: Page, tmp_path: Path) -> None:
     asking.gate.touch()
     with gunicorn_server(asking, *THREADS, workers=2) as server:
         server.warm_up()
@@ -171,13 +171,11 @@ def test_the_page_suits_every_window_and_eye(asking: Place, page: Page, tmp_path
         page.emulate_media(color_scheme="dark")
         assert page.evaluate(ground) != light
         page.emulate_media(forced_colors="active")
-        assert (
-            page.get_by_role("button", name="Rebuild").evaluate("(one) => getComputedStyle(one).borderTopWidth")
-            == "1px"
-        )
+        border = "(button) => getComputedStyle(button).borderTopWidth"
+        assert page.get_by_role("button", name="Rebuild").evaluate(border) == "1px"
         page.emulate_media(forced_colors="none", reduced_motion="reduce")
         assert page.evaluate("document.getAnimations().length") == 0
         page.keyboard.press("Tab")
-        assert page.evaluate("document.activeElement.textContent") == "Look again"
+        assert page.evaluate("document.activeElement.textContent") == "Reload"
         assert page.locator("h1").count() == 1 and page.locator("main").count() == 1
         until(lambda: page.locator(f"{ARTICLE} h2").inner_text() == "files", "the list's name")

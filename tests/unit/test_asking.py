@@ -1,4 +1,4 @@
-"""POST /api/cache/rebuild/NAME: who may ask, what comes of it, and that nobody can make it work harder."""
+"""POST /api/cache/rebuild/NAME: who may ask, what it does, and that many requests cause no more work."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ FORM = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8", **OWN}
 
 
 class Counter(Shop):
-    """A shop where whoever says "please" may ask for a rebuild, and where every rebuild may follow at once."""
+    """A shop without an interval between rebuilds; requests with "X-Say: please" may ask for one."""
 
     def __init__(self, folder: Path, **config: Any) -> None:
         super().__init__(folder, **{"refresh_interval": 0.0, **config})
-        self.asked: list[tuple[str, str | None]] = []
+        self.questions: list[tuple[str, str | None]] = []
         self.warmcache.authorize(self.allow)
         self.client: FlaskClient = self.app.test_client()
 
     def allow(self, action: str, list_name: str | None) -> bool:
-        self.asked.append((action, list_name))
+        self.questions.append((action, list_name))
         return request.headers.get("X-Say") == "please"
 
     def ask(self, path: str = PATH, **headers: str) -> TestResponse:
@@ -55,10 +55,10 @@ def shop(tmp_path: Path) -> Counter:
     return shop
 
 
-# What comes of it
+# What it does
 
 
-def test_a_rebuild_is_asked_for_and_not_done_in_the_request(shop: Counter) -> None:
+def test_request_makes_the_list_due_and_does_not_rebuild(shop: Counter) -> None:
     before = shop.generation()
     answer = shop.ask()
     assert (answer.status_code, answer.content_type) == (202, "application/json")
@@ -71,13 +71,13 @@ def test_a_rebuild_is_asked_for_and_not_done_in_the_request(shop: Counter) -> No
     assert shop.generation() != before
 
 
-def test_the_keeper_is_woken(shop: Counter) -> None:
+def test_request_wakes_the_keeper(shop: Counter) -> None:
     shop.keeper._wake.clear()
     shop.ask()
     assert shop.keeper._wake.is_set()
 
 
-def test_another_process_hears_of_it(shop: Counter, tmp_path: Path) -> None:
+def test_another_process_sees_that_the_list_is_due(shop: Counter, tmp_path: Path) -> None:
     other = Counter(tmp_path)
     assert other.status.condition().state == "fresh"
     shop.ask()
@@ -87,22 +87,22 @@ def test_another_process_hears_of_it(shop: Counter, tmp_path: Path) -> None:
     assert shop.status.condition().state == "fresh"
 
 
-def test_a_thousand_calls_start_one_rebuild(shop: Counter) -> None:
+def test_a_thousand_requests_start_one_rebuild(shop: Counter) -> None:
     shop.gate.clear()
     answers = [shop.ask().status_code for _ in range(300)]
     ticking = threading.Thread(target=shop.tick)
     ticking.start()
     until(lambda: shop.builds == 2)
-    answers += [shop.ask().status_code for _ in range(700)]  # these join the rebuild that runs
+    answers += [shop.ask().status_code for _ in range(700)]  # these join the running rebuild
     shop.gate.set()
     ticking.join(20)
     shop.tick()
     assert (set(answers), shop.builds) == ({202}, 2)
 
 
-def test_between_two_rebuilds_there_is_the_least_interval(tmp_path: Path) -> None:
+def test_refresh_interval_limits_rebuilds(tmp_path: Path) -> None:
     shop = Counter(tmp_path, refresh_interval=30.0)
-    assert shop.ask().status_code == 202  # a list that was never built is owed anyway
+    assert shop.ask().status_code == 202  # a list that was never built is due anyway
     shop.tick()
     answer = shop.ask()
     assert (answer.status_code, answer.content_type) == (429, "application/json")
@@ -112,7 +112,7 @@ def test_between_two_rebuilds_there_is_the_least_interval(tmp_path: Path) -> Non
     assert shop.builds == 1
 
 
-def test_the_pause_after_a_failure_is_kept(tmp_path: Path) -> None:
+def test_request_keeps_the_pause_after_a_failure(tmp_path: Path) -> None:
     shop = Counter(tmp_path, retry_min=100.0, retry_max=100.0)
     shop.error = ValueError("no disk")
     shop.tick()
@@ -121,7 +121,7 @@ def test_the_pause_after_a_failure_is_kept(tmp_path: Path) -> None:
     assert 70 <= int(answer.headers["Retry-After"]) <= 126
 
 
-def test_a_list_that_cannot_be_rebuilt_says_so(tmp_path: Path) -> None:
+def test_unusable_list_is_a_409(tmp_path: Path) -> None:
     app = make_app(tmp_path)
     warmcache = WarmCache(app)
     warmcache.warm_list("files", key="path")  # no source
@@ -130,7 +130,7 @@ def test_a_list_that_cannot_be_rebuilt_says_so(tmp_path: Path) -> None:
     assert (answer.status_code, "cannot be rebuilt" in answer.get_json()["error"]) == (409, True)
 
 
-def test_a_folder_that_cannot_be_written_is_no_crash(
+def test_unwritable_folder_is_a_503(
     shop: Counter, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def refuse(*_: object, **__: object) -> None:
@@ -143,48 +143,48 @@ def test_a_folder_that_cannot_be_written_is_no_crash(
     assert "warmcache.not_outdated" in caplog.text
 
 
-def test_a_form_is_answered_with_the_page(shop: Counter, tmp_path: Path) -> None:
+def test_form_is_answered_with_the_status_page(shop: Counter, tmp_path: Path) -> None:
     answer = shop.ask(**FORM)
     assert (answer.status_code, answer.headers["Location"]) == (303, "/api/cache/")
     other = Counter(tmp_path / "other", refresh_interval=30.0)
     other.tick()
     answer = other.ask(**FORM)
     assert (answer.status_code, answer.headers["Location"]) == (303, "/api/cache/?early=files")
-    assert "files was rebuilt, or tried, a moment ago" in other.client.get(answer.headers["Location"]).text
+    assert "files cannot be rebuilt yet" in other.client.get(answer.headers["Location"]).text
 
 
 @pytest.mark.parametrize("accept", ["*/*", "application/json", "application/json, text/html;q=0.5", ""])
-def test_a_program_is_answered_with_json(shop: Counter, accept: str) -> None:
+def test_program_is_answered_with_json(shop: Counter, accept: str) -> None:
     assert shop.ask(Accept=accept).content_type == "application/json"
 
 
-# Who may
+# Who may ask
 
 
-def test_nobody_may_until_the_app_says_who(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_authorize_nobody_may_ask(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     shop = Shop(tmp_path)
     for _ in range(3):
         answer = shop.app.test_client().post(PATH)
         assert (answer.status_code, answer.content_type) == (403, "application/json")
         assert answer.get_json() == {"error": "You may not ask for a rebuild of 'files'."}
     assert not shop.keeper._wake.is_set()
-    assert caplog.text.count("warmcache.no_authorize") == 1  # once for all, since anybody may ask
+    assert caplog.text.count("warmcache.no_authorize") == 1  # once, since anybody can send requests
 
 
-def test_the_app_decides_by_action_and_list(shop: Counter) -> None:
+def test_app_decides_by_action_and_list(shop: Counter) -> None:
     assert shop.ask(X_Say="now!").status_code == 403
     assert shop.ask().status_code == 202
-    assert shop.asked == [("rebuild", "files")] * 2
+    assert shop.questions == [("rebuild", "files")] * 2
 
 
-def test_an_unknown_list_is_a_404_and_no_question_to_the_app(shop: Counter) -> None:
+def test_unknown_list_is_a_404_without_calling_authorize(shop: Counter) -> None:
     answer = shop.ask("/api/cache/rebuild/" + "x" * 500)
     assert (answer.status_code, answer.get_json()["allowed"]) == (404, ["files"])
     assert len(answer.get_json()["error"]) < 150
-    assert shop.asked == []
+    assert shop.questions == []
 
 
-def test_asking_with_get_changes_nothing(shop: Counter) -> None:
+def test_get_changes_nothing(shop: Counter) -> None:
     for method in (shop.client.get, shop.client.head):
         answer = method(PATH, headers={"X-Say": "please"})
         assert (answer.status_code, answer.headers["Allow"]) == (405, "POST")
@@ -194,29 +194,29 @@ def test_asking_with_get_changes_nothing(shop: Counter) -> None:
 
 
 @pytest.mark.parametrize(
-    "said", [None, 1, "yes", redirect("/login"), object()], ids=["None", "1", "text", "a redirect", "an object"]
+    "answer", [None, 1, "yes", redirect("/login"), object()], ids=["None", "1", "text", "a redirect", "an object"]
 )
-def test_only_true_means_yes(tmp_path: Path, said: Any) -> None:
+def test_answer_of_authorize_must_be_a_boolean(tmp_path: Path, answer: Any) -> None:
     shop = Shop(tmp_path)
-    shop.warmcache.authorize(lambda action, name: said)
-    shop.app.testing = True  # errors come through
+    shop.warmcache.authorize(lambda action, name: answer)
+    shop.app.testing = True  # the client raises errors
     with pytest.raises(TypeError, match="must return True or False for 'rebuild', not"):
         shop.app.test_client().post(PATH)
 
 
-def test_what_the_apps_function_raises_lets_nobody_in(tmp_path: Path) -> None:
+def test_exception_of_authorize_refuses_access(tmp_path: Path) -> None:
     shop = Shop(tmp_path)
     shop.warmcache.authorize(lambda action, name: abort(401))
     assert shop.app.test_client().post(PATH).status_code == 401
 
 
 @pytest.mark.parametrize("function", [None, "name", 5], ids=repr)
-def test_only_a_function_can_decide(function: Any) -> None:
+def test_authorize_takes_only_functions(function: Any) -> None:
     with pytest.raises(DeclarationError, match="authorize takes a function"):
         WarmCache().authorize(function)
 
 
-def test_one_function_decides(shop: Counter) -> None:
+def test_authorize_is_declared_once(shop: Counter) -> None:
     with pytest.raises(DeclarationError, match="declarations closed"):
         shop.warmcache.authorize(shop.allow)
     fresh = WarmCache()
@@ -237,7 +237,7 @@ def test_one_function_decides(shop: Counter) -> None:
     "headers",
     [
         {"Sec-Fetch-Site": "cross-site"},
-        {"Sec-Fetch-Site": "same-site"},  # another subdomain may be somebody else's
+        {"Sec-Fetch-Site": "same-site"},  # another subdomain may belong to somebody else
         {"Sec-Fetch-Site": "cross-site", "Origin": "http://localhost"},
         {"Origin": "http://evil.example"},
         {"Origin": "http://localhost.evil.example"},
@@ -247,15 +247,15 @@ def test_one_function_decides(shop: Counter) -> None:
         {"Origin": "http://[broken"},
         {"Referer": "http://evil.example/localhost"},
         {"Referer": "http://localhost@evil.example/"},
-        {"Cookie": "session=abc"},  # a browser that tells nothing
+        {"Cookie": "session=abc"},  # a browser without these headers
     ],
     ids=repr,
 )
-def test_pages_of_other_sites_are_refused(shop: Counter, headers: dict[str, str]) -> None:
-    client = shop.app.test_client(use_cookies=False)  # its own would take the place of ours
+def test_requests_from_other_sites_are_refused(shop: Counter, headers: dict[str, str]) -> None:
+    client = shop.app.test_client(use_cookies=False)  # its cookies would replace ours
     answer = client.post(PATH, headers={"X-Say": "please", **headers})
     assert (answer.status_code, answer.content_type) == (403, "application/json")
-    assert shop.asked == []
+    assert shop.questions == []
     shop.tick()
     assert shop.builds == 1
 
@@ -268,17 +268,17 @@ def test_pages_of_other_sites_are_refused(shop: Counter, headers: dict[str, str]
         {"Sec-Fetch-Site": "same-origin", "Cookie": "session=abc"},
         {"Sec-Fetch-Site": "none"},
         {"Origin": "http://localhost", "Cookie": "session=abc"},
-        {"Origin": "https://localhost", "Cookie": "session=abc"},  # behind a proxy that speaks TLS for us
+        {"Origin": "https://localhost", "Cookie": "session=abc"},  # behind a proxy that terminates TLS
         {"Referer": "http://LOCALHOST/api/cache/", "Cookie": "session=abc"},
     ],
     ids=repr,
 )
-def test_the_apps_own_pages_and_programs_are_heard(shop: Counter, headers: dict[str, str]) -> None:
+def test_requests_from_own_pages_and_programs_are_accepted(shop: Counter, headers: dict[str, str]) -> None:
     client = shop.app.test_client(use_cookies=False)
     assert client.post(PATH, headers={"X-Say": "please", **headers}).status_code == 202
 
 
-def test_a_body_is_not_looked_at(shop: Counter) -> None:
+def test_request_body_is_ignored(shop: Counter) -> None:
     for body in (b"", b"{broken", b"x" * 3_000_000):
         for content_type in ("application/json", "application/x-www-form-urlencoded", "nonsense"):
             answer = shop.client.post(PATH, data=body, content_type=content_type, headers={"X-Say": "please"})
@@ -302,7 +302,7 @@ def hidden_token(page: str) -> str:
     return page.partition('name="csrf_token" value="')[2].partition('"')[0]
 
 
-def test_the_pages_form_passes_csrf_protection(protected: Counter) -> None:
+def test_form_of_the_page_passes_csrf_protection(protected: Counter) -> None:
     page = protected.client.get("/api/cache/", headers={"X-Say": "please"}).text
     token = hidden_token(page)
     assert token
@@ -314,7 +314,7 @@ def test_the_pages_form_passes_csrf_protection(protected: Counter) -> None:
     assert protected.builds == 2
 
 
-def test_who_may_not_ask_gets_no_token_and_no_cookie(protected: Counter) -> None:
+def test_page_without_form_has_no_token_and_no_cookie(protected: Counter) -> None:
     answer = protected.client.get("/api/cache/")
     assert "<form" not in answer.text and "csrf_token" not in answer.text
     assert "Set-Cookie" not in answer.headers
@@ -329,11 +329,11 @@ def exempt_blueprint(app: Flask) -> None:
 
 
 @pytest.mark.parametrize("exempt", [exempt_view, exempt_blueprint])
-def test_programs_need_no_token_once_the_route_is_exempt(
+def test_programs_need_no_token_when_the_route_is_exempt(
     protected: Counter, exempt: Callable[[Flask], None]
 ) -> None:
-    """As docs/web.md says it."""
+    """docs/web.md describes this."""
     assert protected.ask().status_code == 400
     exempt(protected.app)
     assert protected.ask().status_code == 202
-    assert protected.ask(Origin="http://evil.example").status_code == 403  # we still look ourselves
+    assert protected.ask(Origin="http://evil.example").status_code == 403  # our own check remains

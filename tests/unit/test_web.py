@@ -1,4 +1,4 @@
-"""The stats: facts for programs, and nothing that is nobody's business."""
+"""The stats: facts for programs, without anything private."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask
+from flask import Flask, abort
 from flask.testing import FlaskClient
 
 from flask_warmcache import WarmCache
@@ -51,7 +51,7 @@ class Site:
         self.warmcache = WarmCache(self.app)
         self.error: Exception | None = None
         self.markers: Any = {"marked": 5}
-        self.asked = 0
+        self.calls = 0
         self.warmcache.warm_list("files", key="path", unit="file", source=self.source)
         self.warmcache.value("dashboard")(dict)
         self.warmcache.stats_section("markers")(self.section)
@@ -63,7 +63,7 @@ class Site:
         return files("a", "b")
 
     def section(self) -> Any:
-        self.asked += 1
+        self.calls += 1
         if isinstance(self.markers, Exception):
             raise self.markers
         return self.markers
@@ -81,7 +81,7 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
 
 
-def test_a_cold_lists_section(site: Site) -> None:
+def test_section_of_a_cold_list(site: Site) -> None:
     section = site.stats("files")
     assert set(section) == LIST_KEYS
     assert (section["file_count"], section["state"], section["cache_rebuilding"]) == (0, "cold", True)
@@ -99,7 +99,7 @@ def test_a_cold_lists_section(site: Site) -> None:
     assert {section[key] for key in others} == {None}
 
 
-def test_a_warm_lists_section(site: Site) -> None:
+def test_section_of_a_warm_list(site: Site) -> None:
     site.rebuild()
     section = site.stats("files")
     assert set(section) == LIST_KEYS
@@ -115,14 +115,14 @@ def test_a_warm_lists_section(site: Site) -> None:
     assert re.fullmatch("[0-9a-f]+", section["generation"])
 
 
-def test_a_values_section_counts_nothing(site: Site) -> None:
+def test_section_of_a_value_has_no_count(site: Site) -> None:
     site.rebuild("dashboard")
     section = site.stats("dashboard")
     assert set(section) == LIST_KEYS - {"file_count"}
     assert section["state"] == "fresh"
 
 
-def test_all_sections_at_once(site: Site) -> None:
+def test_stats_have_every_section(site: Site) -> None:
     answer = site.stats()
     assert list(sorted(answer)) == ["cache_rebuilding", "dashboard", "files", "markers"]
     assert answer["cache_rebuilding"] is True
@@ -133,7 +133,7 @@ def test_all_sections_at_once(site: Site) -> None:
     assert site.stats()["cache_rebuilding"] is False
 
 
-def test_a_failed_list_says_the_class_and_when_it_tries_again(site: Site) -> None:
+def test_failed_list_has_the_error_class_and_the_next_attempt(site: Site) -> None:
     site.rebuild()
     site.error = ValueError("/srv/secret/path is gone")
     with site.app.app_context(), pytest.raises(ValueError, match="secret"):
@@ -147,7 +147,7 @@ def test_a_failed_list_says_the_class_and_when_it_tries_again(site: Site) -> Non
     assert (section["state"], section["last_error"], section["next_attempt_at"]) == ("fresh", None, None)
 
 
-def test_a_running_rebuild_shows_its_progress(site: Site) -> None:
+def test_running_rebuild_has_progress(site: Site) -> None:
     state = state_of(site.app)
     lock = state.store.try_lock("files")
     assert lock is not None
@@ -161,7 +161,7 @@ def test_a_running_rebuild_shows_its_progress(site: Site) -> None:
     assert site.stats("files")["progress"] is None
 
 
-def test_no_stats_tell_paths_pids_or_tracebacks(site: Site, tmp_path: Path) -> None:
+def test_stats_have_no_paths_pids_or_tracebacks(site: Site, tmp_path: Path) -> None:
     site.error = ValueError(f"{tmp_path}: traceback")
     site.markers = OSError(str(tmp_path))
     with site.app.app_context(), pytest.raises(ValueError, match="traceback"):
@@ -172,7 +172,7 @@ def test_no_stats_tell_paths_pids_or_tracebacks(site: Site, tmp_path: Path) -> N
         assert "raceback" not in text and "pid" not in text and ".py" not in text
 
 
-def test_an_unknown_section_is_a_404_that_names_the_known(site: Site) -> None:
+def test_unknown_section_is_a_404_with_the_known_names(site: Site) -> None:
     answer = site.client.get("/api/cache/stats/none" + "x" * 500)
     assert (answer.status_code, answer.content_type) == (404, "application/json")
     assert answer.get_json()["allowed"] == ["files", "dashboard", "markers"]
@@ -180,26 +180,26 @@ def test_an_unknown_section_is_a_404_that_names_the_known(site: Site) -> None:
 
 
 @pytest.mark.parametrize("path", ["/api/cache/stats", "/api/cache/stats/files", "/api/cache/stats/none"])
-def test_a_status_answer_is_never_kept(site: Site, path: str) -> None:
+def test_stats_are_never_cached(site: Site, path: str) -> None:
     headers = site.client.get(path).headers
     assert headers["Cache-Control"] == "no-cache, private"
     assert "ETag" not in headers and "Last-Modified" not in headers and "Set-Cookie" not in headers
 
 
-def test_a_section_is_computed_once_a_second_at_most(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_section_is_computed_at_most_once_a_second(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
     for _ in range(5):
         assert site.stats("markers") == {"marked": 5}
         site.stats()
-    assert site.asked == 1
+    assert site.calls == 1
     now[0] += 0.99
     site.stats("markers")
-    assert site.asked == 1
+    assert site.calls == 1
     now[0] += 0.02
     site.markers = {"marked": 6}
     assert site.stats("markers") == {"marked": 6}
-    assert site.asked == 2
+    assert site.calls == 2
 
 
 @pytest.mark.parametrize(
@@ -213,7 +213,7 @@ def test_a_section_is_computed_once_a_second_at_most(site: Site, monkeypatch: py
     ],
     ids=repr,
 )
-def test_a_section_that_fails_says_so_and_leaves_the_others(
+def test_failing_section_shows_its_error_and_leaves_the_others(
     site: Site, caplog: pytest.LogCaptureFixture, markers: Any, error: str
 ) -> None:
     site.markers = markers
@@ -223,37 +223,78 @@ def test_a_section_that_fails_says_so_and_leaves_the_others(
     assert "warmcache.section_failed: the stats section 'markers'" in caplog.text
     assert "secret" not in answer.text
     site.stats("markers")
-    assert site.asked == 1  # a failure, too, is asked for once a second
+    assert site.calls == 1  # a failing function is not called more often either
 
 
-def test_sections_of_two_apps_are_their_own(tmp_path: Path) -> None:
+@pytest.mark.parametrize("path", ["/srv/app/x.db", r"C:\x", "~/x", "x" * 41, {"a": ["/srv"]}], ids=str)
+def test_section_shows_paths_and_long_text_only_with_details(site: Site, path: Any) -> None:
+    allowed: list[str] = []
+    site.warmcache.authorize(lambda action, name: action in allowed)
+    site.markers = {"path": path, str(path): 1, "marked": 5}
+    assert site.stats("markers") == site.stats()["markers"] == {"marked": 5}
+    allowed.append("details")
+    assert site.stats("markers") == site.stats()["markers"] == site.markers
+
+
+def test_abort_in_authorize_hides_details_and_no_more(site: Site) -> None:
+    site.markers = {"path": "/srv", "marked": 5}
+    site.warmcache.authorize(lambda action, name: abort(401))
+    assert site.stats()["markers"] == {"marked": 5}
+
+
+def test_section_keeps_numbers_and_short_words(site: Site) -> None:
+    site.markers = {
+        "share": 0.5,
+        "open": True,
+        "none": None,
+        "at": "2026-01-01 10:00:00",
+        "by": {"day": [1, "two"]},
+    }
+    assert site.stats("markers") == site.markers
+
+
+def test_authorize_is_not_called_for_public_sections(site: Site) -> None:
+    site.warmcache.authorize(lambda action, name: 1 // 0 == 1)
+    assert site.stats()["markers"] == {"marked": 5}
+
+
+def test_own_sections_are_complete(site: Site) -> None:
+    site.warmcache.defer_blueprint("no_such_module_anywhere:bp", url_prefix="/reports")
+    (blueprint,) = site.stats("blueprints")["blueprints"]
+    assert blueprint["url_prefix"] == "/reports"
+    loader = state_of(site.app).blueprints
+    assert loader is not None
+    loader.stop()
+
+
+def test_two_apps_have_separate_sections(tmp_path: Path) -> None:
     sites = [Site(tmp_path / which) for which in "ab"]
     for site in sites:
         site.stats("markers")
-    assert [site.asked for site in sites] == [1, 1]
+    assert [site.calls for site in sites] == [1, 1]
 
 
-def test_the_prefix_is_the_apps_choice(tmp_path: Path) -> None:
+def test_prefix_is_a_setting(tmp_path: Path) -> None:
     site = Site(tmp_path, api_prefix="/warm")
     assert site.client.get("/warm/stats/files").status_code == 200
     assert site.client.get("/api/cache/stats").status_code == 404
 
 
-def test_nothing_can_be_changed_over_http(site: Site) -> None:
+def test_nothing_can_be_changed_over_http_by_default(site: Site) -> None:
     for path in ("/api/cache/stats", "/api/cache/stats/files", "/api/cache/rebuild/files", "/api/cache/"):
         for method in (site.client.post, site.client.put, site.client.delete):
             assert method(path).status_code in (403, 404, 405)
 
 
-def test_one_section_and_all_of_them_tell_the_same(site: Site) -> None:
+def test_single_section_equals_the_one_in_all_stats(site: Site) -> None:
     for rebuild in (False, True):
         if rebuild:
             site.rebuild()
-        one, every = site.stats("files"), site.stats()["files"]
-        assert {**one, "age_seconds": 0} == {**every, "age_seconds": 0}
+        alone, in_all = site.stats("files"), site.stats()["files"]
+        assert {**alone, "age_seconds": 0} == {**in_all, "age_seconds": 0}
 
 
-def test_a_section_is_up_to_date_although_it_is_encoded_once(site: Site) -> None:
+def test_encoded_section_is_up_to_date(site: Site) -> None:
     assert site.stats("files")["state"] == "cold"
     site.rebuild()
     first = site.stats("files")
@@ -266,11 +307,11 @@ def test_a_section_is_up_to_date_although_it_is_encoded_once(site: Site) -> None
     second = site.stats("files")
     assert second["generation"] > first["generation"] and second["state"] == "fresh"
     state = state_of(site.app)
-    state.statuses["files"].ttl = 1e-9  # time alone has passed
+    state.statuses["files"].ttl = 1e-9  # only time has passed
     assert site.stats("files")["state"] == "stale"
 
 
-def test_a_poll_reads_no_item(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_poll_reads_no_item(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("files", "dashboard"):
         site.rebuild(name)
 
@@ -284,7 +325,7 @@ def test_a_poll_reads_no_item(site: Site, monkeypatch: pytest.MonkeyPatch) -> No
     assert site.client.get("/api/cache/").status_code == 200
 
 
-def test_polls_of_a_failed_list_wait_for_the_next_attempt(tmp_path: Path) -> None:
+def test_poll_after_is_the_next_attempt_of_a_failed_list(tmp_path: Path) -> None:
     site = Site(tmp_path, retry_min=8.0)
     assert site.stats("files")["poll_after_ms"] is None
     site.error = ValueError()
@@ -295,32 +336,32 @@ def test_polls_of_a_failed_list_wait_for_the_next_attempt(tmp_path: Path) -> Non
     report = state.statuses["files"].report
     assert report is not None and report.next_attempt_at is not None
     report.next_attempt_at = time.time() + 500
-    assert site.stats("files")["poll_after_ms"] == 30_000  # somebody may ask for a rebuild meanwhile
+    assert site.stats("files")["poll_after_ms"] == 30_000  # somebody may ask for a rebuild earlier
     report.next_attempt_at = time.time() - 1
     assert site.stats("files")["poll_after_ms"] is None
 
 
-def test_polls_of_a_list_that_cannot_be_rebuilt_are_rare(tmp_path: Path) -> None:
+def test_polls_of_an_unusable_list_are_rare(tmp_path: Path) -> None:
     app = make_app(tmp_path)
     WarmCache(app).warm_list("files", key="path")  # no source
     section = app.test_client().get("/api/cache/stats/files").get_json()
     assert (section["last_error"], section["poll_after_ms"]) == ("DeclarationError", 30_000)
 
 
-def test_the_spread_of_refreshes_is_the_apps_choice(tmp_path: Path) -> None:
+def test_spread_is_a_setting(tmp_path: Path) -> None:
     assert "spread_ms" not in Site(tmp_path / "a").stats("files")
     site = Site(tmp_path / "b", spread=2.5)
     assert site.stats("files")["spread_ms"] == 2500
     assert site.stats()["files"]["spread_ms"] == 2500
 
 
-def test_a_time_out_of_any_calendar_is_no_error() -> None:
+def test_time_outside_of_the_calendar_is_no_error() -> None:
     assert stats.iso(0) == "1970-01-01T00:00:00Z"
     assert stats.iso(1e30) == stats.iso(float("nan")) == ""
 
 
 class SlowSection:
-    """A site whose section waits in its function until it is told to go on."""
+    """A site with a section whose function waits until the test lets it go on."""
 
     def __init__(self, site: Site) -> None:
         self.site = site
@@ -338,8 +379,8 @@ class SlowSection:
             raise self.error
         return {"calls": self.calls}
 
-    def ask_beside(self) -> threading.Thread:
-        """A request in the function, in a thread of its own."""
+    def ask_in_thread(self) -> threading.Thread:
+        """Start a request in a thread, and wait until it is inside the function."""
         self.entered.clear()
         self.go_on.clear()
         thread = threading.Thread(target=self._ask)
@@ -354,27 +395,27 @@ class SlowSection:
             self.answers.append(error)
 
 
-def test_a_section_runs_once_for_all_who_ask_meanwhile(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_section_runs_once_for_simultaneous_requests(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sections, "SECTION_EVERY", 0.0)
     slow = SlowSection(site)
-    first = slow.ask_beside()
-    assert site.stats("slow") == {"cache_rebuilding": True}  # nobody knows it yet, and nobody waits
+    first = slow.ask_in_thread()
+    assert site.stats("slow") == {"cache_rebuilding": True}  # the request does not wait
     assert site.stats()["slow"] == {"cache_rebuilding": True}
-    assert site.stats("markers") == {"marked": 5}  # another section does not wait either
+    assert site.stats("markers") == {"marked": 5}  # requests for another section do not wait either
     slow.go_on.set()
     first.join(20)
     assert slow.answers == [{"calls": 1}]
-    second = slow.ask_beside()
-    assert site.stats("slow") == {"calls": 1}  # the last one known
+    second = slow.ask_in_thread()
+    assert site.stats("slow") == {"calls": 1}  # the earlier section
     slow.go_on.set()
     second.join(20)
     assert slow.answers == [{"calls": 1}, {"calls": 2}]
 
 
-def test_a_section_whose_request_was_ended_is_computed_by_the_next(site: Site) -> None:
+def test_section_of_an_ended_request_is_computed_by_the_next(site: Site) -> None:
     slow = SlowSection(site)
-    slow.error = SystemExit(1)  # a worker's time limit, say
-    thread = slow.ask_beside()
+    slow.error = SystemExit(1)  # as at a worker's time limit
+    thread = slow.ask_in_thread()
     slow.go_on.set()
     thread.join(20)
     assert isinstance(slow.answers[0], SystemExit)
@@ -382,7 +423,7 @@ def test_a_section_whose_request_was_ended_is_computed_by_the_next(site: Site) -
     assert site.stats("slow") == {"calls": 2}
 
 
-def test_a_section_that_takes_longer_than_a_second_rests_for_one(
+def test_section_that_takes_longer_than_a_second_pauses_for_one(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now = [1000.0]
@@ -390,11 +431,11 @@ def test_a_section_that_takes_longer_than_a_second_rests_for_one(
 
     def take_five_seconds() -> dict[str, int]:
         now[0] += 5
-        site.asked += 1
+        site.calls += 1
         return {}
 
     site.warmcache.stats_section("long")(take_five_seconds)
     site.stats("long")
     now[0] += 0.9
     site.stats("long")
-    assert site.asked == 1
+    assert site.calls == 1

@@ -1,5 +1,5 @@
-/* The status page's own script: shows what the poller hears of a list's state and of a rebuild. The poller itself
- * replaces a list's article when there is a newer snapshot; without either the page is as it was asked for. */
+/* The script of the status page. It shows each list's state and the progress of rebuilds, as the poller reports them.
+ * The poller itself replaces a list's article when there is a newer snapshot. Without scripts the page does not change. */
 "use strict";
 
 const { states, phases, troubles } = JSON.parse(document.querySelector("main").dataset.words);
@@ -8,16 +8,16 @@ function left(seconds) {
   return seconds < 90 ? `${Math.round(seconds)} s` : `${Math.round(seconds / 60)} min`;
 }
 
-const troubled = new Map(); // which lists there is no news of, and why
+const troubled = new Map(); // the lists that are not updated, and why
 
-function tell(name, trouble) {
+function showTrouble(name, trouble) {
   troubled.delete(name);
   if (troubles[trouble]) troubled.set(name, trouble);
   const [first] = troubled.values();
   document.getElementById("trouble").textContent = troubles[first] || "";
 }
 
-/** A part of the article of the list that an event is about. */
+/** Return a part of the article of an event's list. */
 function part(event, selector) {
   return document.getElementById(`warmcache-${event.detail.name}`)?.querySelector(selector);
 }
@@ -25,14 +25,14 @@ function part(event, selector) {
 document.addEventListener("warmcache:state", (event) => {
   const line = part(event, ".state");
   const { name, to } = event.detail;
-  tell(name, to);
-  if (!line || !states[to]) return; // what is only the poller's, such as offline
+  showTrouble(name, to);
+  if (!line || !states[to]) return; // a state of the poller only, such as offline
   line.dataset.state = to;
   line.querySelector("strong").textContent = to;
   line.querySelector("span").textContent = states[to];
 });
 
-document.addEventListener("warmcache:blocked", (event) => tell(event.detail.name, "blocked"));
+document.addEventListener("warmcache:blocked", (event) => showTrouble(event.detail.name, "blocked"));
 
 document.addEventListener("warmcache:progress", (event) => {
   const doing = part(event, ".doing");
