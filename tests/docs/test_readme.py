@@ -25,7 +25,11 @@ while (answer := client.get("/api/files?sort=-name&filter=large&search=a").json)
     time.sleep(0.05)
 print(*sorted(answer))
 """
-PAGES = [README, *(CHECKOUT / name for name in ("CHANGELOG.md", "demo/README.md")), *sorted(DOCS.rglob("*.md"))]
+PAGES = [
+    README,
+    *(CHECKOUT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "demo/README.md")),
+    *sorted(DOCS.rglob("*.md")),
+]
 
 
 def test_readme_has_at_most_200_lines() -> None:
