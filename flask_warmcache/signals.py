@@ -1,28 +1,27 @@
-"""What happens to the lists, as signals that an app may connect to.
+"""Signals about rebuilds, to which an app may connect.
 
-Each is sent with the app as its sender, and with ``name``, the list's; where the rebuild runs, be it another
-process than the one that serves; inside an app context. What a receiver raises is logged and goes no further.
+The sender is the app, and each signal has the list's ``name``.  It is sent in the process in which the rebuild
+runs, which need not be one that serves, and inside an app context.  If a receiver raises, that is only logged.
 """
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
 from blinker import NamedSignal, Namespace
 from flask import Flask, current_app, has_app_context
 
-log = logging.getLogger("flask_warmcache")
+from . import events
 
 _signals = Namespace()
-#: A rebuild begins; the list that it is made of is up to date.
+#: A rebuild begins; its source list, if it has one, is up to date.
 rebuild_started = _signals.signal("rebuild_started")
-#: At each phase's beginning, and at most ten times a second: ``done``, ``total``, ``phase``, ``rate``, ``eta``.
+#: Sent when a phase begins, and at most ten times a second: ``done``, ``total``, ``phase``, ``rate``, ``eta``.
 rebuild_progressed = _signals.signal("rebuild_progressed")
-#: The new snapshot is published: ``outcome``, an ``Outcome``.
+#: The new snapshot is published. ``outcome`` is an ``Outcome``.
 rebuild_finished = _signals.signal("rebuild_finished")
-#: The old snapshot stays: ``error``, the exception. Comes without ``rebuild_started`` when it could not begin.
+#: The old snapshot stays. ``error`` is the exception. If the rebuild could not begin, only this signal is sent.
 rebuild_failed = _signals.signal("rebuild_failed")
 
 _BY_EVENT: dict[str, NamedSignal] = {
@@ -31,22 +30,23 @@ _BY_EVENT: dict[str, NamedSignal] = {
 
 
 def announcer(app: Flask) -> Callable[[str, dict[str, Any]], None]:
-    """What sends an app's signals, for code that knows neither Flask nor blinker."""
+    """Return a function that sends an app's signals, for code that knows neither Flask nor blinker."""
 
     def announce(event: str, facts: dict[str, Any]) -> None:
         signal = _BY_EVENT[event]
         if not signal.receivers or signal.is_muted:
             return
         for receiver in signal.receivers_for(app):
-            # Each on its own: signal.send() would leave out those behind the one that raises.
+            # signal.send() would skip the receivers after one that raises.
             try:
                 _call(app, receiver, facts)
             except Exception:
-                log.exception(
-                    "warmcache.receiver_failed: a receiver of %s; the rebuild of %r goes on",
-                    event,
-                    facts["name"],
-                    extra={"warmcache_list": facts["name"]},
+                events.error(
+                    "warmcache.receiver_failed",
+                    "a receiver of %(signal)s; the rebuild of %(list)r goes on",
+                    error=True,
+                    signal=event,
+                    list=facts["name"],
                 )
 
     return announce
@@ -54,7 +54,7 @@ def announcer(app: Flask) -> Callable[[str, dict[str, Any]], None]:
 
 def _call(app: Flask, receiver: Callable[..., Any], facts: dict[str, Any]) -> None:
     if has_app_context() and current_app._get_current_object() is app:  # type: ignore[attr-defined]
-        # Between two items. A context of its own would, at its end, close the session that the next one uses.
+        # This is between two items. A second context would, at its end, close the session of the next item.
         app.ensure_sync(receiver)(app, **facts)
     else:
         with app.app_context():

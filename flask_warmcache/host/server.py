@@ -20,7 +20,11 @@ def note_worker(worker: Any) -> None:
 
 
 def gunicorn_worker() -> Any:
-    """Return the gunicorn worker object of this process, or None if it is unknown."""
+    """Return the gunicorn worker object of this process, or None if it is unknown.
+
+    Without our configuration it is found on the stack of the main thread, except under gevent: there it waits in a
+    greenlet.
+    """
     if _noted_worker is not None:
         return _noted_worker
     base = sys.modules.get("gunicorn.workers.base")

@@ -1,4 +1,4 @@
-"""This process's threads: sharing the interpreter with requests, greenlets, uWSGI, and what a fork resets."""
+"""This process's threads: how they share the interpreter with requests, and whether they are greenlets."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-# Measured: with the interpreter's own interval of 5 ms a request waits 77 ms (p50) beside a computing thread; with
-# 0.5 ms and a yield each 0.5 ms 5.7 ms under gthread, with 0.2 ms 4.5 ms, and with 0.1 ms no less but a longer
-# tail. A yield after each item would make the rebuild seven times longer.
+# Measured: with the interpreter's default interval of 5 ms, a request waits 77 ms (p50) beside a computing thread.
+# With 0.5 ms and a yield each 0.5 ms it waits 5.7 ms under gthread, and with 0.2 ms 4.5 ms. With 0.1 ms it waits
+# no less, but the tail is longer. A yield after each item would make the rebuild take seven times as long.
 SWITCH_INTERVAL = 0.0002
 POLITE_INTERVAL = 0.0005
 
 in_child = False  # this process is a rebuilding child: it starts no keeper, no task and no child of its own
-_where = threading.local()  # apart: this thread is one of the system's, though gevent is about
+_local = threading.local()  # is_apart: under gevent, this is a real thread of the system
 _guard = threading.Lock()  # guards _polite_threads and _impolite_interval
 _polite_threads = 0
 _impolite_interval = 0.005
 
 
 def after_fork() -> None:
-    """The child of a fork has none of its parent's threads."""
+    """Undo, in a forked child, what the parent's threads have set: they do not exist here."""
     global _guard, _polite_threads
     _guard = threading.Lock()
     if _polite_threads:
@@ -33,10 +33,10 @@ def after_fork() -> None:
 
 
 @contextmanager
-def polite(look: Callable[[], None] = lambda: None) -> Iterator[Callable[[], None]]:
-    """Give other threads the interpreter more often while a rebuild runs; yields what to call in its loops.
+def polite(checkpoint: Callable[[], None] = lambda: None) -> Iterator[Callable[[], None]]:
+    """Give other threads the interpreter more often while a rebuild runs; yield a function to call in its loops.
 
-    :param look: called now and then, and may raise HandOver.
+    :param checkpoint: called about every half millisecond; it may end the rebuild by an exception.
     """
     global _polite_threads, _impolite_interval
     with _guard:
@@ -45,14 +45,14 @@ def polite(look: Callable[[], None] = lambda: None) -> Iterator[Callable[[], Non
             sys.setswitchinterval(SWITCH_INTERVAL)
         _polite_threads += 1
     last = time.perf_counter()
-    sleep = _native_sleep() or time.sleep
+    sleep = _real_sleep()
 
     def breathe() -> None:
         nonlocal last
         if time.perf_counter() - last > POLITE_INTERVAL:
             sleep(0)
             last = time.perf_counter()
-            look()
+            checkpoint()
 
     try:
         yield breathe
@@ -66,8 +66,8 @@ def polite(look: Callable[[], None] = lambda: None) -> Iterator[Callable[[], Non
 def run_in_thread(work: Callable[[], None], name: str) -> None:
     """Run a rebuild beside the requests.
 
-    A daemon thread: measured, any other keeps a stopping worker alive for its whole graceful period.  Being
-    cut off at any instruction is harmless, since only a finished rename changes what readers see.
+    The thread is a daemon: any other keeps a stopping worker alive for its whole graceful period (measured).  It
+    may be ended at any instruction, since only a finished rename changes what readers see.
     """
     threading.Thread(target=work, name=f"warmcache-rebuild-{name}", daemon=True).start()
 
@@ -79,32 +79,32 @@ def is_green() -> bool:
 
 
 def apart(work: Callable[[], T]) -> T:
-    """Run what may take long, and wait; under gevent in a thread of the system, so that others can go on."""
+    """Run something that may take long, and wait for it; under gevent in a real thread, so that requests go on."""
     if not is_green():
         return work()
     gevent: Any = sys.modules["gevent"]
 
     def work_here() -> T:
-        _where.apart = True
+        _local.is_apart = True
         try:
             return work()
         finally:
-            _where.apart = False
+            _local.is_apart = False
 
     outcome: T = gevent.get_hub().threadpool.apply(work_here)
     return outcome
 
 
-def _native_sleep() -> Callable[[float], None] | None:
-    """What lets other threads run in a thread of the system, where gevent's own sleep would make another loop."""
-    if not getattr(_where, "apart", False):
-        return None
+def _real_sleep() -> Callable[[float], None]:
+    """Return ``time.sleep``, in a real thread under gevent the original: gevent's would start a loop there."""
+    if not getattr(_local, "is_apart", False):
+        return time.sleep
     sleep: Callable[[float], None] = sys.modules["gevent.monkey"].get_original("time", "sleep")
     return sleep
 
 
 def uwsgi_problem() -> str | None:
-    """Why threads do not run on in this process, or None: uWSGI stops them unless it is told not to."""
+    """Return why threads do not run on in this process, or None: uWSGI stops them by default."""
     uwsgi = sys.modules.get("uwsgi")
     if uwsgi is None:
         return None

@@ -1,4 +1,4 @@
-"""Where an app is: in words by which another process imports the same one."""
+"""Where an app is: how another process imports the same one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ..host.server import gunicorn_worker
 
 
 class NoLocation(Exception):
-    """Another process could not import this app; the message says why, in a few words and without a path."""
+    """Another process could not import this app; the message says why, briefly and without a path."""
 
 
 @dataclass(frozen=True)
@@ -20,13 +20,13 @@ class Location:
 
     uri: str  # as gunicorn takes it: module:attribute or module:factory(arguments)
     folder: str  # the working folder to import it in
-    served: bool = False  # importing the uri gives this very app, and not one that wraps or hides it
+    served: bool = False  # whether importing the URI gives this very app, and not one that wraps it
 
 
 def locate(app: Any, setting: str | None) -> Location:
-    """Where an app is: as its setting says, else as gunicorn was told, else the module attribute that holds it.
+    """Return where an app is: by its setting, else by gunicorn, else by the module attribute that holds it.
 
-    :raises NoLocation: when none of these is known.
+    :raises NoLocation: if none of these is known.
     """
     try:
         here = os.getcwd()
@@ -45,7 +45,7 @@ def locate(app: Any, setting: str | None) -> Location:
 
 
 def _attribute_of(app: Any) -> str | None:
-    """``module:attribute`` of this very object, its own module first."""
+    """Find this very object in a module, its own one first; return ``module:attribute``."""
     own = getattr(app, "import_name", "")
     for name, module in sorted(list(sys.modules.items()), key=lambda item: item[0] != own):
         if name == "__main__":

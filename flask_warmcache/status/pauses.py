@@ -1,4 +1,4 @@
-"""How long to leave alone what has failed."""
+"""How long to wait after a failure before the next attempt."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ LONGEST_PAUSE = 3600.0
 
 
 def pause_after(failures: int, least: float, most: float) -> float:
-    """Seconds until the next attempt.
+    """Return the seconds until the next attempt.
 
-    :param failures: in a row, at least 1; each doubles the pause.
-    :param least: the first pause, in seconds, but for the jitter.
-    :param most: the longest, likewise.
+    :param failures: how many in a row, at least 1; each doubles the pause.
+    :param least: the first pause, in seconds, before jitter.
+    :param most: the longest pause, in seconds, before jitter.
     """
     pause = min(most, least * 2.0 ** min(failures - 1, 30))
-    # Jitter, so that what failed together is not tried again together.
+    # With jitter, attempts that failed at the same moment are not repeated at the same moment.
     return pause * random.uniform(0.75, 1.25)
 
 
 def pause_left(next_attempt_at: float | None) -> float:
-    """Seconds that a pause still lasts, else 0.
+    """Return how many seconds a pause still lasts, or 0.
 
-    :param next_attempt_at: its end, on the wall clock; None without one.
+    :param next_attempt_at: its end on the wall clock, or None without a pause.
     """
     left = 0.0 if next_attempt_at is None else next_attempt_at - time.time()
-    # An end far ahead is from before the clock was set back; it would never come.
+    # If the clock has been set back since, the end is far ahead and would not come.
     return left if 0 < left < LONGEST_PAUSE else 0.0

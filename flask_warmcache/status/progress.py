@@ -1,4 +1,4 @@
-"""How far a rebuild is: done, total, rate, eta; and how the last one ended."""
+"""How far a rebuild is (done, total, rate, eta), and how the last one ended."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from dataclasses import asdict, dataclass
 from traceback import format_exception_only
 from typing import Any
 
-# The report is rewritten at most ten times a second, and at least once: its heartbeat.
+# The report is rewritten at most ten times a second, and at least once, which is its heartbeat.
 WRITE_EVERY = 0.1
 HEARTBEAT = 1.0
-# Rate and eta speak of so many seconds.
+# The rate is that of the last seconds.
 RATE_WINDOW = 10.0
 MESSAGE_MAX = 1000  # characters of an error's message
 RUNNING = ("import", "source", "enrich", "views", "publish")
@@ -22,44 +22,44 @@ RUNNING = ("import", "source", "enrich", "views", "publish")
 
 @dataclass
 class Report:
-    """What a builder writes beside the list for every process to read."""
+    """What a builder writes into the cache folder, for every process to read."""
 
     phase: str = "source"  # one of RUNNING, else "finished" or "failed"
     done: int = 0
     total: int | None = None
-    rate: float | None = None  # items a second, lately
+    rate: float | None = None  # items a second, during the last seconds
     pid: int = 0
     started: float = 0.0  # wall clock
     ended: float | None = None
-    error: str | None = None  # the class name of what ended it
-    message: str | None = None  # and its beginning, which is not for everybody; the traceback is in the log
-    failures: int = 0  # rebuilds failed in a row
-    next_attempt_at: float | None = None  # wall clock; nobody starts before
+    error: str | None = None  # the class name of the exception that ended it
+    message: str | None = None  # the beginning of its text, which is not public; the log has the traceback
+    failures: int = 0  # how many rebuilds have failed in a row
+    next_attempt_at: float | None = None  # wall clock; no rebuild begins before
     runner: str = "thread"  # where it runs or ran: thread or process
-    deadline: float | None = None  # wall clock; a child process is ended then
-    interruptions: int = 0  # builders that died over this rebuild, or over the last one
-    worked: float = 0.0  # seconds that a process worked at it before it handed it over to this one
+    deadline: float | None = None  # wall clock; a child process is killed then
+    interruptions: int = 0  # how many builders died during this rebuild, or the last one
+    worked: float = 0.0  # seconds that another process had worked before it handed the rebuild over
 
     @property
     def running(self) -> bool:
-        """Whether the builder wrote this while at work; the lock tells whether it still is."""
+        """Whether the builder was at work when it wrote this; the lock tells whether it still is."""
         return self.phase in RUNNING
 
     @property
     def has_failed(self) -> bool:
-        """Whether the last rebuild that came to an end failed."""
+        """Whether the last rebuild that ended has failed."""
         return self.failures > 0
 
     @property
     def eta(self) -> float | None:
-        """Seconds until the items are done, or None while that cannot be said."""
+        """Seconds until the items are done, or None while that is unknown."""
         if not self.rate or self.total is None:
             return None
         return max(0.0, (self.total - self.done) / self.rate)
 
     @classmethod
     def read(cls, raw: dict[str, Any] | None) -> Report | None:
-        """A report from the file's JSON, or None when it is not one (a file of another version, say)."""
+        """Return the report in a file's JSON, or None if it is none, such as one of another version."""
         if raw is None:
             return None
         try:
@@ -76,7 +76,7 @@ class Report:
 
 
 class Progress:
-    """Keeps the report of a running rebuild up to date; the builder's thread counts, the keeper beats."""
+    """Keeps the report of a running rebuild up to date: its thread counts, and the keeper adds heartbeats."""
 
     def __init__(
         self,
@@ -88,16 +88,16 @@ class Progress:
         handed_over: bool = False,
     ) -> None:
         """
-        :param before: the last report, whose failure is not forgotten until this rebuild is done.  Is it still
+        :param before: the last report; its failure stays in the new one until this rebuild has ended.  If it says
             "running", its builder is dead, since the caller holds the lock.
-        :param deadline: on the wall clock, of the process.
-        :param handed_over: the builder before is not dead: it has left the rebuild to this process.
+        :param deadline: of the process, on the wall clock.
+        :param handed_over: the builder before is not dead, but has left the rebuild to this process.
         """
         self._write = write
-        self._guard = threading.Lock()  # guards the order of writes: the keeper's beat and the builder's
+        self._guard = threading.Lock()  # guards the order of writes, since the keeper writes, too
         self._written_at = 0.0
         self._began = time.monotonic()
-        self._marks: deque[tuple[float, int]] = deque()  # when how many were done, the last seconds of it
+        self._marks: deque[tuple[float, int]] = deque()  # how many items were done at which moment
         self._announce: Callable[[dict[str, Any]], None] | None = None  # called by the builder's thread alone
         self.report = Report(pid=os.getpid(), started=time.time(), runner=runner, deadline=deadline)
         self._is_closed = False
@@ -113,36 +113,36 @@ class Progress:
         self._announce = announce
 
     def begin(self, phase: str, total: int | None = None) -> None:
-        """Enter a phase and say so at once."""
+        """Enter a phase, and report it at once."""
         self._marks = deque([(time.monotonic(), 0)])
         self.report.phase, self.report.done, self.report.total, self.report.rate = phase, 0, total, None
-        self._say()
+        self._tell()
 
     def advance(self, done: int) -> None:
-        """So many items are done; costs a clock reading unless a tenth of a second has passed."""
+        """Note how many items are done, at the cost of reading a clock; report it ten times a second."""
         self.report.done = done
         if time.monotonic() - self._written_at >= WRITE_EVERY:
-            self._say()
+            self._tell()
 
     def beat(self) -> None:
-        """Called by the keeper while the builder may be deep inside one item."""
+        """Write a heartbeat, if none was written lately: the builder may be busy with one item for long."""
         if time.monotonic() - self._written_at >= HEARTBEAT / 2:
             self._save()
 
     def end(self, error: BaseException | None, next_attempt_at: float | None = None) -> None:
-        """Say how it ended."""
+        """Report how the rebuild ended."""
         report = self.report
         report.phase = "failed" if error else "finished"
         report.ended = time.time()
         report.error = type(error).__name__ if error else None
-        # Not str(): what an app raises may fail in its own __str__.
+        # str() would not do: an app's exception may fail in its own __str__.
         report.message = "".join(format_exception_only(error)).strip()[:MESSAGE_MAX] if error else None
         report.failures = report.failures + 1 if error else 0
         report.next_attempt_at = next_attempt_at
         self._save()
 
     def leave_to_child(self, deadline: float) -> None:
-        """Say that a child process goes on from here, which writes its own report; this one is not written again.
+        """Report that a child process goes on, which writes its own reports; this one is not written again.
 
         :param deadline: on the wall clock.
         """
@@ -157,7 +157,7 @@ class Progress:
         self.report.phase = "finished"
         self._save()
 
-    def _say(self) -> None:
+    def _tell(self) -> None:
         self._save()
         if self._announce is not None:
             facts = ("done", "total", "phase", "rate", "eta")
@@ -172,11 +172,10 @@ class Progress:
             try:
                 self._write(asdict(self.report))
             except OSError:
-                # A full disk must not end a rebuild because of its report; publishing will say so.
-                pass
+                pass  # a report must not end a rebuild; on a full disk, publishing will
 
     def _measure_rate(self, now: float) -> None:
-        """Over the last seconds and not since the start: reused items pass in no time, enriched ones do not."""
+        """Measure over the last seconds, not since the start: reused items take no time, enriched ones do."""
         report, marks = self.report, self._marks
         if report.phase != "enrich":
             return

@@ -10,12 +10,12 @@ from typing import Any
 from .condition import Condition, ListStatus
 from .progress import Report
 
-# A pause after a failure may last minutes, and somebody may end it meanwhile.
+# A pause after a failure may last minutes, but a person may end it sooner.
 LONGEST_POLL = 30.0
 
 
 def list_section(status: ListStatus) -> dict[str, Any]:
-    """One list's section: facts shared by all workers, without paths, pids or tracebacks."""
+    """Return one list's section: facts that all workers share, without paths, pids or tracebacks."""
     status.reread_if_changed()
     condition = status.condition()
     age = None if condition.snapshot is None else round(condition.age, 1)
@@ -23,43 +23,43 @@ def list_section(status: ListStatus) -> dict[str, Any]:
 
 
 class EncodedSections:
-    """The lists' sections as JSON; what has not changed since the last poll is not encoded again."""
+    """Encodes the lists' sections as JSON, and keeps what has not changed since the last poll."""
 
     def __init__(self, spread: float) -> None:
-        """:param spread: seconds over which pages shall spread their refreshes; 0 leaves it to the poller."""
+        """:param spread: seconds over which pages spread their refreshes; 0 leaves that to the poller."""
         self.pacing = {"spread_ms": round(1000 * spread)} if spread else {}
-        self._known: dict[str, tuple[Hashable, bytes]] = {}  # by list: all that the bytes are made of, and they
+        self._known: dict[str, tuple[Hashable, bytes]] = {}  # by list: the facts, and their JSON
 
     def encoded(self, status: ListStatus) -> bytes:
-        """What ``list_section`` tells, ready to be sent."""
+        """Return the same as ``list_section``, as JSON."""
         status.reread_if_changed()
         condition = status.condition()
         report = status.report
-        made_of = (
+        facts = (
             None if condition.snapshot is None else condition.snapshot.stamp,
             condition.state,
             condition.rebuilding,
             status.is_rebuilding,
-            # The report of a rebuild in this process changes where it stands.
+            # A rebuild in this process changes its report in place.
             report
             and (report.phase, report.done, report.total, report.rate, report.error, report.next_attempt_at),
         )
         known = self._known.get(status.name)
-        if known is None or known[0] != made_of:
+        if known is None or known[0] != facts:
             known = self._known[status.name] = (
-                made_of,
+                facts,
                 json.dumps(_lasting(status, condition) | self.pacing).encode(),
             )
-        # What time alone changes, as JSON has it: an encoder would take as long as all the rest.
+        # These two change with time alone. An encoder would take as long for them as all the rest takes.
         age = b"null" if condition.snapshot is None else b"%.1f" % condition.age
         poll_after = b"%d" % wait if (wait := _poll_after(status)) is not None else b"null"
         return b'{"age_seconds": %b, "poll_after_ms": %b, %b\n' % (age, poll_after, known[1][1:])
 
 
 def _poll_after(status: ListStatus) -> int | None:
-    """How long nothing will happen, where the poller cannot know it, in milliseconds.
+    """Return for how many milliseconds nothing will happen, if the poller cannot know that.
 
-    A rebuild that runs tells its progress, from which the poller makes its own rhythm.
+    While a rebuild runs, the poller chooses its own rhythm by the progress.
     """
     if status.is_rebuilding or status.pause <= 0:
         return None
@@ -67,7 +67,7 @@ def _poll_after(status: ListStatus) -> int | None:
 
 
 def _lasting(status: ListStatus, condition: Condition) -> dict[str, Any]:
-    """What a rebuild, a write or a failure changes."""
+    """Return the facts that change with a rebuild, a write or a failure, but not with time."""
     snapshot, report = condition.snapshot, status.report
     section: dict[str, Any] = {}
     if status.declaration.kind != "value":
@@ -110,9 +110,9 @@ def _last_error(status: ListStatus, condition: Condition) -> str | None:
 
 
 def iso(seconds: float) -> str:
-    """A moment for programs, in UTC."""
+    """Format a moment for programs, in UTC."""
     try:
         moment = datetime.fromtimestamp(seconds, timezone.utc)
     except (OverflowError, OSError, ValueError):
-        return ""  # a file's own figure, out of any calendar
+        return ""  # a file may hold any number
     return moment.isoformat(timespec="seconds").replace("+00:00", "Z")
