@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 from flask import Flask
 
 from . import events
-from .declaration import Declaration
 from .encoding import encoder
 from .host import threads
 from .host.server import server_started
@@ -151,30 +150,11 @@ class AppState:
 
     def _all_writes(self) -> dict[str, Writes]:
         with no_fork:  # see rebuilder.py
+            from .rebuild.followers import all_writes
             from .rebuild.tools import Tools
-            from .rebuild.writes import Writes, item_finder
 
         tools = Tools(encoder(self.app), self.app.app_context, breathe=lambda: None)
-        every: dict[str, Writes] = {}
-        for name, status in self.statuses.items():
-            declaration = status.declaration
-            if declaration.key is None:
-                continue
-            upstream = self._upstream_by_key(declaration)
-            lookup = declaration.lookup
-            if lookup is None and upstream is not None:
-                lookup = item_finder(upstream.reader.current, declaration.key)
-            every[name] = Writes(declaration, self.store, tools, lookup)
-        for name, writes in every.items():
-            upstream = self._upstream_by_key(self.statuses[name].declaration)
-            if upstream is not None:
-                every[upstream.name].followers.append(writes)
-        return every
-
-    def _upstream_by_key(self, declaration: Declaration) -> ListStatus | None:
-        """The source list, if its items go by the same keys; else a key says nothing there."""
-        upstream = self.statuses.get(declaration.source_list or "")
-        return upstream if upstream is not None and upstream.declaration.key == declaration.key else None
+        return all_writes(self.statuses, self.store, tools)
 
     def start(self, serves: bool = True) -> None:
         """Start the keeper unless it runs; cheap, since every request calls it.

@@ -6,6 +6,7 @@ import errno
 import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 from ..declaration import Declaration
 from ..errors import RebuildError
@@ -13,6 +14,7 @@ from ..store.compaction import is_mostly_dead
 from ..store.data import DataWriter
 from ..store.files import FileStore
 from ..store.locks import HeldLock
+from ..store.publish_lock import PublishLock
 from ..store.snapshot import Snapshot
 from .enrich import Enriched
 from .leftovers import Leftovers, unfinished
@@ -29,21 +31,29 @@ class DataFile:
         declaration: Declaration,
         store: FileStore,
         lock: HeldLock,
+        publish_lock: PublishLock,
         started: int,
         breathe: Callable[[], None],
     ) -> None:
         """
         :param lock: the rebuild lock, which the caller holds.
+        :param publish_lock: under which a published file is appended to.
         :param started: the generation that names a new file.
         :param breathe: called for each item, so that requests get the interpreter.
         """
         self._declaration = declaration
         self._store = store
         self._lock = lock
+        self._publish_lock = publish_lock
         self._started = started
         self._breathe = breathe
         self.leftovers = Leftovers(None)
         self._writer: DataWriter | None = None
+
+    @property
+    def folder(self) -> Path:
+        """The cache folder."""
+        return self._store.folder
 
     def resume(self, published: Snapshot | None) -> None:
         """Open the file that an interrupted rebuild left, if there is one."""
@@ -52,7 +62,7 @@ class DataFile:
         self.leftovers = Leftovers(left if self._declaration.key is not None else None)
         if left is not None and published is not None and not published.is_cold:
             if published.header["data"]["file"] == left.name and self.leftovers.writer is not None:
-                self.leftovers.writer.share(lambda: self._store.publishing(name))
+                self.leftovers.writer.share(self._publish_lock)
         self._writer = self.leftovers.writer
 
     def choose(self, pending: Sequence[Pending]) -> None:

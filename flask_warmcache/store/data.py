@@ -8,13 +8,14 @@ import secrets
 import time
 import zlib
 from array import array
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from ..errors import RebuildError, SnapshotError
 from . import format as fmt
+from .publish_lock import PublishLock
 from .verify import crc_of
 from .writer import CREATE_FLAGS, write_all
 
@@ -42,8 +43,7 @@ class DataWriter:
         self._pending = bytearray()
         self._pending_lines = 0
         self._flushed_at = time.monotonic()
-        self._sharing: Callable[[], AbstractContextManager[None]] | None = None
-        self._lock_is_held = False  # the publish lock, by the thread that publishes this file
+        self._publish_lock: PublishLock | None = None
 
     @classmethod
     @contextmanager
@@ -102,7 +102,7 @@ class DataWriter:
     @property
     def is_shared(self) -> bool:
         """Whether the file was published, so that other processes may map it and append to it."""
-        return self._sharing is not None
+        return self._publish_lock is not None
 
     def described(self) -> dict[str, Any]:
         """Return what an index says about the flushed file, including what writes have appended."""
@@ -140,7 +140,7 @@ class DataWriter:
     def flush(self) -> None:
         """Write all pending lines."""
         if self._pending:
-            with nullcontext() if self._sharing is None or self._lock_is_held else self._sharing():
+            with self._publish_lock or nullcontext():
                 if self._move_behind_appended() and not _ends_whole(self.descriptor, self._end):
                     self._move_pending(1)  # a killed write left half a line; no index refers to it
                     self._pending[:0] = b"\n"
@@ -165,18 +165,9 @@ class DataWriter:
         for at in range(len(self.places) - 2 * self._pending_lines, len(self.places)):
             self.places[at] += by
 
-    def share(self, publishing: Callable[[], AbstractContextManager[None]]) -> None:
+    def share(self, lock: PublishLock) -> None:
         """Append under the publish lock from now on, because the file is published."""
-        self._sharing = publishing
-
-    @contextmanager
-    def lock_held(self, held: bool) -> Iterator[None]:
-        """Note, for the block, whether the calling thread holds the publish lock already."""
-        self._lock_is_held = held
-        try:
-            yield
-        finally:
-            self._lock_is_held = False
+        self._publish_lock = lock
 
     def sync(self) -> None:
         """Write everything to disk; after that an index may refer to it."""

@@ -7,26 +7,23 @@ import json
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
-from ..errors import RebuildBusyError, StoreError
+from ..errors import StoreError
 from . import marks
 from .folder import prepare
-from .locks import HeldLock, no_fork, try_lock
+from .locks import HeldLock, no_fork, open_lock, try_lock
 from .mapping import OPEN_FLAGS
+from .publication import Publication
+from .publish_lock import PublishLock
 from .reader import TRIES, Reader
 from .small import read_small, write_small
 from .snapshot import DAMAGE, Snapshot
 from .sweeping import sweep
-from .writer import Draft, next_generation, publish_index
+from .writer import next_generation, publish_index
 
 log = logging.getLogger("flask_warmcache")
-# Seconds. A publication takes milliseconds; half a minute means a stopped process or a dead disk.
-PUBLISH_LOCK_DEADLINE = 30.0
-PUBLISH_LOCK_POLL = 0.002
 
 
 class FileStore:
@@ -56,7 +53,7 @@ class FileStore:
         """
         self.prepare()
         path = self.folder / f"{name}.lock"
-        lock = self._open_lock(path)
+        lock = open_lock(path)
         try:
             # If the folder was removed between open and flock, we have locked a file that no other process sees.
             if try_lock(lock.descriptor) and lock.still_ours():
@@ -85,32 +82,12 @@ class FileStore:
                 os.close(descriptor)
         return False
 
-    @contextmanager
-    def publishing(self, name: str, wait: float | None = None) -> Iterator[None]:
-        """Hold the publish lock for the milliseconds that a publication takes.
+    def publishing(self, name: str, wait: float | None = None) -> PublishLock:
+        """Return the publish lock, which a ``with`` block acquires.
 
         :param wait: seconds to wait for it; by default half a minute.
-        :raises RebuildBusyError: when another process holds it for longer.
         """
-        lock = self._open_lock(self.folder / f"{name}.publish.lock")
-        try:
-            deadline = time.monotonic() + (PUBLISH_LOCK_DEADLINE if wait is None else wait)
-            while not try_lock(lock.descriptor):
-                if time.monotonic() > deadline:
-                    raise RebuildBusyError("another process has held the publish lock for too long")
-                time.sleep(PUBLISH_LOCK_POLL)
-            yield
-        finally:
-            lock.close()
-
-    def _open_lock(self, path: Path) -> HeldLock:
-        try:
-            return HeldLock(path)
-        except OSError as error:
-            raise StoreError(
-                f"The lock file {path.name} cannot be opened ({error.strerror}). Check the permissions of the "
-                "cache folder, or set WARMCACHE_DIR to another one."
-            ) from error
+        return PublishLock(self.folder / f"{name}.publish.lock", wait)
 
     # Small files
 
@@ -160,55 +137,36 @@ class FileStore:
             return None
         return report if isinstance(report, dict) else None
 
-    def commit(
-        self,
-        name: str,
-        draft: Draft,
-        base: tuple[int, ...],
-        append: Callable[[], bool],
-        *,
-        token: str,
-        keep_mark: bool,
-        then: Callable[[], None] = lambda: None,
-        wait: float | None = None,
-        held: bool = False,
-    ) -> bool:
-        """Publish a draft, unless something else was published since it was made; then it is removed.
+    def commit(self, name: str, publication: Publication, lock: PublishLock) -> bool:
+        """Publish a draft unless something else was published since it was begun; then remove the draft.
 
-        :param base: what ``published_generation`` was when the draft was begun.
-        :param append: called under the publish lock; brings the data in place and says whether it could.
-        :param token: of the last ``invalidate`` that the draft knows of; after another it is marked.
-        :param keep_mark: whether a mark on what is published goes over to the draft.
-        :param then: called under the lock once it is published.
-        :param wait: seconds that the publish lock is waited for.
-        :param held: the caller holds the publish lock already.
-        :raises RebuildBusyError: when the publish lock is not to be had for so long.
+        :param lock: the list's publish lock, which the calling thread may hold already.
+        :returns: whether the draft was published.
+        :raises RebuildBusyError: when another process holds the publish lock for too long.
         """
+        draft = publication.draft
         try:
-            with (
-                nullcontext() if held else self.publishing(name, wait),
-                marks.published_mark(self.folder, name) as is_marked,
-            ):
-                if self.published_generation(name) != base or not append():
+            with lock, marks.published_mark(self.folder, name) as is_marked:
+                if self.published_generation(name) != publication.base or not publication.append():
                     return False
                 draft.publish()
                 try:
-                    # Behind the rename: a mark set at the last moment went to the index that was replaced.
-                    if keep_mark and is_marked():
+                    # After the rename, because a mark set just before it is on the index that was replaced.
+                    if publication.keeps_mark and is_marked():
                         marks.mark(self.folder, name)
-                    marks.mark_if_invalidated(self.folder, name, token)
-                    then()
+                    marks.mark_if_invalidated(self.folder, name, publication.invalidation)
+                    publication.tidy()
                 except OSError:
-                    # It is published. The keeper compares the token, and the next rebuild sweeps again.
-                    log.warning("warmcache.not_tidied: behind a publication of %r", name, exc_info=True)
+                    # The draft is published. The keeper compares the invalidations, and the next rebuild sweeps.
+                    log.warning("warmcache.not_tidied: after a publication of %r", name, exc_info=True)
                 return True
         finally:
             draft.remove()
 
-    def published_generation(self, name: str) -> tuple[int, ...]:
-        """Return the generation that is published now, if there is one that can be read."""
+    def published_generation(self, name: str) -> int:
+        """Return the generation that is published now, or 0 when there is none that can be read."""
         published = self.published(name)
-        return () if published is None else (published.generation,)
+        return 0 if published is None else published.generation
 
     def published(self, name: str) -> Snapshot | None:
         """Return the snapshot that is published now, if it can be read."""
@@ -228,7 +186,7 @@ class FileStore:
         """
         with self.publishing(name):
             header = {
-                "generation": next_generation(*self.published_generation(name)),
+                "generation": next_generation(self.published_generation(name)),
                 "published_at": time.time(),
                 "cold": True,
                 "is_value": False,

@@ -12,6 +12,8 @@ import threading
 import weakref
 from pathlib import Path
 
+from ..errors import StoreError
+
 log = logging.getLogger("flask_warmcache")
 LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
@@ -50,6 +52,20 @@ class HeldLock:
             except OSError:
                 # The descriptor is closed all the same, and the lock released; nothing was written to the file.
                 log.warning("warmcache.not_closed: the lock file %s", self.path.name, exc_info=True)
+
+
+def open_lock(path: Path) -> HeldLock:
+    """Open a lock file; it is not locked yet.
+
+    :raises StoreError: when that fails.
+    """
+    try:
+        return HeldLock(path)
+    except OSError as error:
+        raise StoreError(
+            f"The lock file {path.name} cannot be opened ({error.strerror}). Check the permissions of the "
+            "cache folder, or set WARMCACHE_DIR to another one."
+        ) from error
 
 
 class InheritedLock(HeldLock):

@@ -62,6 +62,7 @@ class Draft:
         :param header: all of the header but the section table; ``generation`` becomes the file's mtime.
         :param sync: whether it is to be published, and must be on disk before that.
         """
+        self.generation: int = header["generation"]
         self._folder = folder
         self._name = name
         table: dict[str, tuple[int, int, int]] = {}
@@ -84,7 +85,7 @@ class Draft:
             write_pieces(descriptor, views)
             if sync:
                 os.fsync(descriptor)
-            os.utime(descriptor, ns=(header["generation"], header["generation"]))
+            os.utime(descriptor, ns=(self.generation, self.generation))
         except BaseException:
             self.remove()
             raise

@@ -58,7 +58,7 @@ def test_making_a_store_touches_nothing(folder: Path) -> None:
     assert store.read_progress("files") is None
     assert store.invalidation("files") == ""
     assert store.is_locked("files") is False
-    assert store.published_generation("files") == ()
+    assert store.published_generation("files") == 0
     assert not folder.exists()
 
 

@@ -15,8 +15,7 @@ from flask_warmcache import RebuildError
 from flask_warmcache.declaration import Item
 from flask_warmcache.rebuild import enrich as enrich_module
 from flask_warmcache.rebuild import publish
-from flask_warmcache.store import changes
-from flask_warmcache.store.files import FileStore
+from flask_warmcache.store import changes, marks
 
 from .world import Shelf, encode, files
 
@@ -238,7 +237,7 @@ def test_a_full_disk_fails_the_rebuild_and_leaves_the_old_list(
     assert shelf.items() == files("old", "new")
 
 
-@pytest.mark.parametrize("step", ["fsync of the folder", "mark_if_invalidated", "sweep", "_write"])
+@pytest.mark.parametrize("step", ["fsync of the folder", "mark_if_invalidated", "sweep", "_overwrite"])
 @pytest.mark.parametrize("published", [False, True], ids=["cold", "warm"])
 def test_trouble_after_the_rename_does_not_take_the_published_list_back(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch, step: str, published: bool
@@ -264,7 +263,7 @@ def test_trouble_after_the_rename_does_not_take_the_published_list_back(
     if step == "fsync of the folder":
         monkeypatch.setattr(os, "fsync", fails_for_the_folder)
     elif step == "mark_if_invalidated":
-        monkeypatch.setattr(FileStore, step, trouble)
+        monkeypatch.setattr(marks, step, trouble)
     else:
         monkeypatch.setattr(publish if step == "sweep" else changes, step, trouble)
     try:

@@ -13,7 +13,6 @@ import filelock
 import pytest
 
 from flask_warmcache import RebuildError, StoreError
-from flask_warmcache.store import files as files_module
 from flask_warmcache.store import locks as locks_module
 from flask_warmcache.store.files import FileStore
 from tests.support.processes import line_of, python, run, started
@@ -222,7 +221,7 @@ def test_a_publication_waits_for_another(folder: Path) -> None:
 
 def test_a_publish_lock_held_for_too_long_fails_the_rebuild(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.rebuild(files("old"))
-    monkeypatch.setattr(files_module, "PUBLISH_LOCK_DEADLINE", 0.05)
+    monkeypatch.setattr("flask_warmcache.store.publish_lock.DEADLINE", 0.05)
     with shelf.store.publishing("files"), pytest.raises(RebuildError, match="publish lock for too long"):
         shelf.rebuild(files("new"))
     assert shelf.items() == files("old")

@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from flask_warmcache import ViewError
 from flask_warmcache.declaration import Item
 from flask_warmcache.index.item_views import text_of
-from flask_warmcache.rebuild import job as job_module
+from flask_warmcache.rebuild import make as make_module
 from flask_warmcache.rebuild.publish import Publisher
 from flask_warmcache.rebuild.tools import Tools
 from flask_warmcache.rebuild.writes import Writes
@@ -90,8 +90,8 @@ def mending(**patches: Any) -> Iterator[Mends]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Publisher, "mended", noted)
-        patch.setattr(job_module, "MEND_SHARE", 0)
-        patch.setattr(job_module, "DEAD_SHARE", 0)
+        patch.setattr(make_module, "MEND_SHARE", 0)
+        patch.setattr(make_module, "DEAD_SHARE", 0)
         # Hundreds of lists of items that fail on purpose: neither the disk nor the log is asked for here.
         patch.setattr(os, "fsync", lambda descriptor: None)
         patch.setattr(logging.getLogger("flask_warmcache"), "disabled", True)
@@ -422,7 +422,7 @@ def test_unchanged_items_that_moved_have_the_list_computed_anew(world: World, me
 
 def test_so_many_dead_slots_have_the_list_computed_anew(world: World) -> None:
     with mending() as mends, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job_module, "DEAD_SHARE", 4)
+        patch.setattr(make_module, "DEAD_SHARE", 4)
         del world.source[:8]
         world.rebuild()
         assert (mends.done, world.shelf.snapshot().slots) == (1, 30)  # counted at the next rebuild
@@ -433,7 +433,7 @@ def test_so_many_dead_slots_have_the_list_computed_anew(world: World) -> None:
 
 def test_so_many_changes_have_the_list_computed_anew(world: World) -> None:
     with mending() as mends, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job_module, "MEND_SHARE", 10)
+        patch.setattr(make_module, "MEND_SHARE", 10)
         for at in range(4):
             world.source[at] = new(at, size=9)
             world.rebuild()

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from flask_warmcache import WarmCache
-from flask_warmcache.rebuild.job import DURATIONS_KEPT
+from flask_warmcache.rebuild.tally import DURATIONS_KEPT
 from flask_warmcache.status.progress import RUNNING
 from flask_warmcache.web import status_page as page
 from tests.support.waiting import until

@@ -9,7 +9,6 @@ import time
 import zlib
 from array import array
 from collections.abc import Callable
-from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,6 +18,7 @@ from flask_warmcache import RebuildError
 from flask_warmcache.store import data as data_module
 from flask_warmcache.store import format as fmt
 from flask_warmcache.store.data import DataWriter
+from flask_warmcache.store.publish_lock import PublishLock
 from flask_warmcache.store.small import write_small
 from flask_warmcache.store.snapshot import Snapshot
 from flask_warmcache.store.writer import (
@@ -221,7 +221,7 @@ def test_what_is_added_slowly_is_handed_over_at_once(tmp_path: Path, clock: list
 @pytest.mark.usefixtures("clock")
 def test_lines_that_another_appended_meanwhile_move_the_pending_ones(tmp_path: Path) -> None:
     writer = begin(tmp_path)
-    writer.share(nullcontext)
+    writer.share(PublishLock(tmp_path / "files.publish.lock"))
     writer.add(b"a" * 16, b'"first"')
     writer.flush()
     writer.add(b"b" * 16, b'"second"')

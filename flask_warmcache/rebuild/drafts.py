@@ -1,0 +1,245 @@
+"""The drafts of a rebuild's index: one of all its items, or one of what is published with a few changes.
+
+A write wins over a rebuild that began before it, since the rebuild may have read its source before the change that
+the write reports.  The write stays in the index's ``writes`` until a rebuild that began after it has published.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from ..declaration import Declaration
+from ..errors import RebuildError
+from ..index.mend import Mender
+from ..index.patch import MendImpossible
+from ..index.splice import IndexContent
+from ..store.data import DataWriter
+from ..store.files import FileStore
+from ..store.locks import HeldLock
+from ..store.snapshot import Snapshot, Write
+from ..store.writer import Draft, next_generation
+from .apply import merge, row_of, with_writes
+from .change import Change
+from .enrich import Enriched
+from .source import Matched
+from .tail import Tail
+
+
+class BaseGone(Exception):
+    """The snapshot that was to be patched is no longer the published one."""
+
+
+class DraftMaker:
+    """Makes the drafts of one rebuild."""
+
+    def __init__(
+        self,
+        declaration: Declaration,
+        store: FileStore,
+        lock: HeldLock,
+        *,
+        invalidation: str,
+        started: int,
+        seen: int,
+        header: Callable[[], dict[str, Any]],
+        begin_phase: Callable[[str, int], None],
+    ) -> None:
+        """
+        :param lock: the list's rebuild lock, which the caller holds.
+        :param invalidation: the last one before the source was called.
+        :param started: the time at which the rebuild began, as a generation.
+        :param seen: the generation that was published before the source was called; later writes win. This is
+            not the start, because a clock may be set back.
+        :param header: gives what the index says about the rebuild.
+        :param begin_phase: called with the name of each phase and its number of items.
+        """
+        self.declaration = declaration
+        self.store = store
+        self.lock = lock
+        self.invalidation = invalidation
+        self.begin_phase = begin_phase
+        self.overwritten_keys: list[str | int] = []  # of this rebuild's items, by writes that won
+        self._started = started
+        self._seen = seen
+        self._header = header
+
+    def open_writes(self, published: Snapshot | None, *, complete: bool) -> list[Write]:
+        """Return the writes that stay in the index, and note which keys they overwrite.
+
+        :param complete: whether the index has all items; a partial one keeps all writes, since this rebuild
+            has not reached their items yet.
+        """
+        if published is None or published.is_cold:
+            return []
+        writes = published.writes()
+        winning = [write for write in writes if write.sequence > self._seen]
+        self.overwritten_keys = [write.key for write in winning]
+        return winning if complete else writes
+
+    def draft(
+        self,
+        content: IndexContent,
+        published: Snapshot | None,
+        writes: Sequence[Write],
+        data: dict[str, Any],
+        *,
+        complete: bool,
+        sync: bool = True,
+    ) -> Draft:
+        """Write a draft.
+
+        :param published: what is published; the draft gets a higher generation.
+        :param data: what the index says about its data file.
+        """
+        generation = next_generation(self._started, *([published.generation] if published else []))
+        header = {
+            **content.header,
+            **self._header(),
+            "complete": complete,
+            "data": data,
+            "generation": generation,
+            "started": self._started,
+            "rebuilt": generation,
+            "unsettled": bool(writes),  # until they are looked up again; the rebuild may die before that
+            "declaration": self.declaration.digest,
+            "key": self.declaration.key,
+            "invalidation": self.invalidation,
+            "published_at": time.time(),
+        }
+        return Draft(self.store.folder, self.declaration.name, header, with_writes(content, writes), sync=sync)
+
+    def check_lock(self) -> None:
+        """Refuse to publish once another process may have the rebuild lock.
+
+        :raises RebuildError: when the lock file was removed.
+        """
+        if not self.lock.still_ours():
+            raise RebuildError("the lock file was removed during the rebuild, so another may be running")
+
+
+class WholeIndex:
+    """An index computed from all items; the rebuild's own data file becomes the published one."""
+
+    def __init__(self, maker: DraftMaker, content: IndexContent, writer: DataWriter, *, complete: bool) -> None:
+        self._maker = maker
+        self._content = content
+        self._writer = writer
+        self._complete = complete
+        self._data: dict[str, Any] = {}
+
+    def draft(self, published: Snapshot | None) -> Draft:
+        """Write a draft, in which writes since the rebuild began win."""
+        maker = self._maker
+        writes = maker.open_writes(published, complete=self._complete)
+        items = {} if published is None else {write.key: self._copied(published, write) for write in writes}
+        self._writer.sync()
+        self._data = self._writer.described()
+        draft = maker.draft(self._content, published, writes, self._data, complete=self._complete, sync=not writes)
+        if not writes:
+            return draft
+        try:
+            return self._merged(draft, published, writes, items)
+        finally:
+            draft.remove()
+
+    def _copied(self, published: Snapshot, write: Write) -> Enriched | None:
+        """Copy a written item into the rebuild's own data file."""
+        slot = None if write.discarded else published.find(write.key, self._maker.declaration.key or "")
+        if slot is None:
+            return None
+        item = Enriched(published.fingerprint(slot), published.encoded(slot), None)
+        if published.header["data"]["id"] == self._writer.data_id:
+            item.place = published.place(slot)
+        else:
+            item.line_number = self._writer.add(item.fingerprint, item.encoded)
+        return item
+
+    def _merged(
+        self,
+        draft: Draft,
+        published: Snapshot | None,
+        writes: Sequence[Write],
+        items: dict[str | int, Enriched | None],
+    ) -> Draft:
+        maker = self._maker
+        name = maker.declaration.name
+        base = Snapshot(maker.store.folder, name, draft.path.name)
+        try:
+            content = merge(base, maker.declaration, items, self._place_of)
+        except (MendImpossible, OverflowError) as error:
+            # Without the writes, readers would see the list as it was before them.  The next rebuild's source
+            # knows what they changed.
+            raise RebuildError(f"writes of {name!r} do not fit into the new list: {error}") from error
+        return maker.draft(content, published, writes, self._data, complete=self._complete)
+
+    def _place_of(self, item: Enriched) -> tuple[int, int]:
+        return item.place or self._writer.place(item.line_number)
+
+    def append(self) -> bool:
+        """Return whether the data file is still as the draft says; the caller holds the publish lock."""
+        self._maker.check_lock()
+        self._writer.check_in_place()
+        return self._writer.described() == self._data
+
+
+class PatchedIndex:
+    """The published index with the changes that the rebuild found; its data file is appended to."""
+
+    def __init__(
+        self, maker: DraftMaker, old: Snapshot, matched: Matched, results: Sequence[Enriched | None]
+    ) -> None:
+        """
+        :param old: the snapshot that the rebuild compared its source with.
+        :param results: the new version of each pending item, or None if it failed.
+        """
+        self._maker = maker
+        self._old = old
+        self._matched = matched
+        self._results = results
+        self._tail: Tail
+        self.content: IndexContent
+
+    def draft(self, published: Snapshot | None) -> Draft:
+        """Write a draft.
+
+        :raises BaseGone: when something else than the old snapshot, or what writes made of it, is published.
+        :raises MendImpossible: when the arrays must be computed from all items.
+        """
+        if published is None or not self._is_base(published):
+            raise BaseGone("something else is published")
+        maker = self._maker
+        writes = maker.open_writes(published, complete=True)
+        change = Change(
+            self._old, published, self._matched, self._results, set(maker.overwritten_keys), maker.declaration
+        )
+        self._tail = tail = Tail(maker.store, published)
+        rows = [
+            row_of(key, item, tail.add(item.fingerprint, item.encoded), slot)
+            for key, item, slot in change.new_items
+        ]
+        maker.begin_phase("views", len(rows))
+        mender = Mender(published, maker.declaration, rows, change.dead, change.sequence(rows))
+        self.content = mender.mend()
+        maker.begin_phase("publish", self.content.header["count"])
+        return maker.draft(self.content, published, writes, tail.described(), complete=True)
+
+    def _is_base(self, published: Snapshot) -> bool:
+        """Return whether this is the old snapshot, or what writes have made of it.
+
+        Another rebuild may have published, or somebody may have restored a backup.
+        """
+        old = self._old
+        return (
+            not published.is_cold
+            and published.header["data"]["id"] == old.header["data"]["id"]
+            and published.header["started"] == old.header["started"]
+            and published.header["declaration"] == self._maker.declaration.digest
+            and published.generation >= old.generation
+        )
+
+    def append(self) -> bool:
+        """Append the changed items to the data file; the caller holds the publish lock."""
+        self._maker.check_lock()
+        return self._tail.append()
