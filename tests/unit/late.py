@@ -87,6 +87,13 @@ class Shop:
         """What a server's hook does when its worker has loaded the app."""
         self.loader.start()
 
+    def retry_now(self) -> None:
+        """End the pauses after failures."""
+        with self.loader.pending.changed:
+            for entry in self.loader.entries:
+                entry.next_attempt = 0
+            self.loader.pending.changed.notify_all()
+
     def until_loaded(self) -> None:
         until(lambda: not self.loader.pending.unfinished, self.loader.section)
 

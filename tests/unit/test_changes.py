@@ -256,7 +256,7 @@ def test_threads_of_one_reader_never_miss_a_change(shelf: Shelf) -> None:
     for thread in threads:
         thread.start()
     try:
-        for number in range(100):
+        for number in range(40):
             shelf.rebuild(files(str(number)))
             published = shelf.snapshot().generation
     finally:

@@ -130,7 +130,7 @@ header_values = st.recursive(
 )
 
 
-@settings(max_examples=600)
+@settings(max_examples=300)
 @given(
     st.sampled_from(
         [

@@ -1,4 +1,4 @@
-"""Tens of thousands of requests while blueprints are put into the app: no wrong answer, none lost."""
+"""Thousands of requests while blueprints are put into the app: no wrong answer, none lost."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from .late import Shop
 from .world import make_app
 
 BLUEPRINTS = 40
-REQUESTS = 20_000
+REQUESTS = 8_000
 CLIENTS = 8
 MODULE = """
 from flask import Blueprint, abort, g, render_template, url_for
