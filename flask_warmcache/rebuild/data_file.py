@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import errno
-import logging
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from .. import events
 from ..declaration import Declaration
 from ..errors import RebuildError
 from ..store.compaction import is_mostly_dead
@@ -16,11 +16,9 @@ from ..store.files import FileStore
 from ..store.locks import HeldLock
 from ..store.publish_lock import PublishLock
 from ..store.snapshot import Snapshot
-from .enrich import Enriched
+from .enriched import Enriched
 from .leftovers import Leftovers, unfinished
 from .source import Pending
-
-log = logging.getLogger("flask_warmcache")
 
 
 class DataFile:
@@ -138,7 +136,9 @@ class DataFile:
             elif not writer.is_shared and self._lock.still_ours() and not self._is_published(writer):
                 writer.remove()
         except (OSError, RebuildError):
-            log.warning("warmcache.not_kept: finished items of %r are lost", self._declaration.name, exc_info=True)
+            events.warning(
+                "warmcache.not_kept", "finished items of %(list)r are lost", True, list=self._declaration.name
+            )
 
     def _is_published(self, writer: DataWriter) -> bool:
         """Whether an index refers to the file; the error may have come after the rename."""

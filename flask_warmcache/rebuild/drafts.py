@@ -22,7 +22,7 @@ from ..store.snapshot import Snapshot, Write
 from ..store.writer import Draft, next_generation
 from .apply import merge, row_of, with_writes
 from .change import Change
-from .enrich import Enriched
+from .enriched import Enriched
 from .source import Matched
 from .tail import Tail
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import logging
 import mmap
 import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from .. import events
 from ..declaration import Item
 from ..errors import SnapshotError
 from ..store import format as fmt
@@ -17,8 +17,6 @@ from ..store.data import DataWriter
 from ..store.files import FileStore
 from ..store.snapshot import DAMAGE, Snapshot
 from ..store.sweeping import sweep
-
-log = logging.getLogger("flask_warmcache")
 
 
 class Leftovers:
@@ -35,8 +33,11 @@ class Leftovers:
             self.writer = DataWriter.resume(path)
             self._data = mmap.mmap(self.writer.descriptor, 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError, SnapshotError) as error:
-            log.warning(
-                "warmcache.leftovers_unusable: the data file of an interrupted rebuild cannot be used: %s", error
+            events.warning(
+                "warmcache.leftovers_unusable",
+                "the data file of an interrupted rebuild cannot be used: %(why)s",
+                why=error,
+                file=path.name,
             )
             return
         self._scan(self._data)

@@ -17,7 +17,8 @@ from ..store.compaction import is_mostly_dead
 from ..store.snapshot import DAMAGE, Snapshot
 from .data_file import DataFile
 from .drafts import BaseGone
-from .enrich import Enriched, Enricher
+from .enrich import Enricher
+from .enriched import Enriched
 from .partial import Schedule
 from .publish import Publisher
 from .source import Matched

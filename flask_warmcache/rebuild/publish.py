@@ -26,7 +26,7 @@ from ..store.publish_lock import PublishLock
 from ..store.snapshot import Snapshot
 from ..store.sweeping import sweep
 from .drafts import DraftMaker, PatchedIndex, WholeIndex
-from .enrich import Enriched
+from .enriched import Enriched
 from .source import Matched
 
 # Writes may publish between our reading the index and our lock; a writer in a loop may do so again and again.

@@ -1,4 +1,4 @@
-"""Which items exist now: what a list's source gives, checked."""
+"""Which items exist now: what a list's source gives, checked and compared with the old snapshot."""
 
 from __future__ import annotations
 
@@ -16,30 +16,31 @@ from ..store.format import ALL, FINGERPRINT_BYTES, NO_FINGERPRINT, SOURCE_ORDER,
 from ..store.snapshot import DAMAGE, Snapshot
 from .tools import Failures, Tools, named
 
-# The bits of an item's number at which progress is reported: one item of 64. The keeper reports for slow sources.
+# The progress is reported when all these bits of an item's number are zero: for one item of 64.  The keeper
+# reports it for slow sources.
 REPORT_BITS = 63
 
 
 @dataclass(slots=True)
 class Pending:
-    """A source item that is to be enriched; a first build has one for each."""
+    """A source item to be enriched; in a first build these are all items."""
 
     item: Item
     key: str | int | None
     slot: int | None  # of its old version, if the snapshot has one
-    fingerprint: bytes | None  # None: it could not be made, so the old version stays
+    fingerprint: bytes | None  # None if it could not be made; then the old version stays
 
 
 @dataclass
 class Matched:
-    """What the source gave, beside what the old snapshot has."""
+    """What the source gave, compared with the old snapshot."""
 
     sequence: array[int] = field(default_factory=lambda: array("q"))
     """Source order: the old snapshot's slot of an unchanged item, or ``-1 - number`` of a pending one."""
     pending: list[Pending] = field(default_factory=list)
-    known: bytearray = field(default_factory=bytearray)  # one byte per old slot: the source gave its key
+    known: bytearray = field(default_factory=bytearray)  # one byte per old slot: whether the source gave its key
     reused: int = 0
-    in_order: bool = True  # items the snapshot had come in its order, and new ones behind them
+    in_order: bool = True  # whether old items come in their old order, and new ones after them
 
 
 def match(
@@ -50,13 +51,13 @@ def match(
     progress: Progress,
     failures: Failures,
 ) -> Matched:
-    """Run the source, and see which items the old snapshot has unchanged.
+    """Call the source, and find the items that the old snapshot has unchanged.
 
-    Sources give their items in the same order again, so each is compared first with the one behind the last
-    match: an equal fingerprint is an equal key, and no look-up is needed.
+    A source usually gives its items in the same order again.  So each item is first compared with the item after
+    the last match: equal fingerprints mean equal keys, and no look-up is needed.
 
-    :param upstream: for a list whose source is another list, that list's snapshot.
-    :raises Exception: whatever the app's function raised, or a RebuildError when it gave no list of dicts.
+    :param upstream: the source list's snapshot, if the list is made of another.
+    :raises Exception: what the app's function raised, or a RebuildError when it did not give dicts.
     """
     with tools.context():
         produced = _call(declaration, upstream)
@@ -91,18 +92,18 @@ class _Matcher:
         self._failures = failures
         self._key = declaration.key or ""
         self._new_keys: set[object] = set()
-        self._first_new: int | None = None  # where in the sequence
+        self._first_new: int | None = None  # position of the first new item in the sequence
 
     def match(self, produced: Iterable[Any], progress: Progress) -> Matched:
         old, breathe, report = self._old, self._tools.breathe, progress.report
         matched = Matched(known=bytearray(0 if old is None else old.slots))
         known, take = matched.known, matched.sequence.append
-        prints = b"" if old is None else bytes(old.fingerprints())
+        old_fingerprints = b"" if old is None else bytes(old.fingerprints())
         order = () if old is None else old.order(ALL, SOURCE_ORDER)
         count, length = len(order), FINGERPRINT_BYTES
         expected = 0  # position in the old source order
-        mark = marker(self._declaration, self._tools.encode)
-        # Each name and call in this loop is a tenth of a second at a million items.
+        fingerprint_item = fingerprinter(self._declaration, self._tools.encode)
+        # Each name and call in this loop costs a tenth of a second at a million items.
         for number, item in enumerate(produced, 1):
             breathe()
             report.done = number
@@ -111,27 +112,27 @@ class _Matcher:
             if not isinstance(item, dict):
                 _check(self._declaration, item)
             try:
-                fingerprint: bytes | None = mark(item)
+                fingerprint: bytes | None = fingerprint_item(item)
             except Exception as error:
                 self._failures.note(f"the fingerprint of the item {named(item.get(self._key))}", error)
                 fingerprint = None
             if expected < count:
                 slot = order[expected]
                 at = slot * length
-                if prints[at : at + length] == fingerprint and not known[slot]:
+                if old_fingerprints[at : at + length] == fingerprint and not known[slot]:
                     known[slot] = 1
                     expected += 1
                     take(slot)
                     continue
             expected = self._match_by_key(item, fingerprint, matched, expected)
-        matched.reused = sum(known) - sum(one.slot is not None for one in matched.pending)
+        matched.reused = sum(known) - sum(pending.slot is not None for pending in matched.pending)
         if self._first_new is not None and matched.in_order:
-            behind = matched.sequence[self._first_new :]
-            matched.in_order = all(one < 0 and matched.pending[-1 - one].slot is None for one in behind)
+            rest = matched.sequence[self._first_new :]
+            matched.in_order = all(entry < 0 and matched.pending[-1 - entry].slot is None for entry in rest)
         return matched
 
     def _match_by_key(self, item: Item, fingerprint: bytes | None, matched: Matched, expected: int) -> int:
-        """Take an item that is not the expected one; returns which position of the old order is expected next."""
+        """Take an item that is not the expected one, and return the position in the old order expected next."""
         old = self._old
         try:
             key = item[self._key]
@@ -151,9 +152,9 @@ class _Matcher:
                 self._first_new = len(matched.sequence)
         else:
             matched.known[slot] = 1
-            behind = _behind(old, slot)
-            matched.in_order = matched.in_order and behind > expected
-            expected = behind
+            following = _position_after(old, slot)
+            matched.in_order = matched.in_order and following > expected
+            expected = following
             if old.fingerprint(slot) == fingerprint:
                 matched.sequence.append(slot)
                 return expected
@@ -168,17 +169,18 @@ class _Matcher:
             return None
 
 
-def marker(declaration: Declaration, encode: Callable[[Any], bytes]) -> Callable[[Item], bytes]:
-    """What makes an item's fingerprint: what, unchanged, means that the enriched item is still good.
+def fingerprinter(declaration: Declaration, encode: Callable[[Any], bytes]) -> Callable[[Item], bytes]:
+    """Return the function that makes a source item's fingerprint.
 
-    The key is always in it.  The function raises whatever the app's function or encoder raised.
+    As long as an item has the same fingerprint, its enriched version is still good.  The key is always part of it.
+    The function raises what the app's function or encoder raises.
     """
     chosen, key = declaration.fingerprint, declaration.key or ""
     version = declaration.version.encode("utf-8", "surrogatepass")
     if declaration.enrich is not None:
-        version += b"\0enriched"  # an item that was published before there was an enrich is no finished one
+        version += b"\0enriched"  # so that an item published before there was an enrich does not count as finished
     if chosen is None:
-        # As fingerprint_of, without the call, which is felt at a million items.
+        # This is fingerprint_of without its call, which shows at a million items.
         prefix, digest, size = version + b"\0", hashlib.blake2b, FINGERPRINT_BYTES
         return lambda item: digest(prefix + encode(item), digest_size=size).digest()
     if callable(chosen):
@@ -188,8 +190,8 @@ def marker(declaration: Declaration, encode: Callable[[Any], bytes]) -> Callable
     return lambda item: fingerprint_of(version, encode([item[field] for field in fields]))
 
 
-def _behind(old: Snapshot, slot: int) -> int:
-    """The position behind that of a slot in the old source order."""
+def _position_after(old: Snapshot, slot: int) -> int:
+    """Return the position after that of a slot in the old source order."""
     order, ranks = old.order(ALL, SOURCE_ORDER), old.ranks(SOURCE_ORDER)
     return bisect_left(order, ranks[slot], key=ranks.__getitem__) + 1
 

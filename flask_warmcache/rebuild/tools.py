@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from traceback import format_exception_only
 from typing import Any, ClassVar
 
+from .. import events
 from ..errors import RebuildError
 
-log = logging.getLogger("flask_warmcache")
 # Every failed item is counted, but only the first few are logged with their tracebacks.
 LOGGED_FAILURES = 5
 
@@ -48,12 +47,12 @@ class Failures:
         for callback in self.callbacks:
             callback(error or RebuildError(f"An item of {self._list_name!r} cannot be taken: {what}."))
         if self.count <= LOGGED_FAILURES:
-            log.warning(
-                "warmcache.item_failed: an item of %r was left as it was or left out: %s",
-                self._list_name,
-                what,
-                exc_info=error,
-                extra={"warmcache_list": self._list_name},
+            events.warning(
+                "warmcache.item_failed",
+                "an item of %(list)r was left as it was or left out: %(what)s",
+                error,
+                list=self._list_name,
+                what=what,
             )
 
 

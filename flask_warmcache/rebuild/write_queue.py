@@ -34,7 +34,7 @@ from ..store.publish_lock import PublishLock
 from ..store.snapshot import DAMAGE, Snapshot, Write
 from ..store.writer import Draft, next_generation
 from .apply import merge, with_writes
-from .enrich import Enriched
+from .enriched import Enriched
 from .tail import Tail
 
 # Seconds that a write waits for others that publish.  A publication takes milliseconds.

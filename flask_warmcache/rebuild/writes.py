@@ -15,8 +15,9 @@ from ..declaration import Declaration, Item
 from ..errors import DeclarationError, RebuildError, StoreError
 from ..store import format as fmt
 from ..store.files import FileStore
-from .enrich import Enriched, Enricher
-from .source import Pending, marker
+from .enrich import Enricher
+from .enriched import Enriched
+from .source import Pending, fingerprinter
 from .tools import Failures, Tools
 from .write_queue import Key, KeyChange, WriteQueue
 
@@ -116,7 +117,7 @@ class Writes:
         return KeyChange(self._enriched(item, key), seen, number, looked_up=True)
 
     def _enriched(self, item: Item, key: Key) -> Enriched:
-        fingerprint = marker(self._declaration, self._tools.encode)(item)
+        fingerprint = fingerprinter(self._declaration, self._tools.encode)(item)
         enricher = Enricher(self._declaration, self._tools, Failures(self._name))
         result = enricher.one(Pending(item, key, None, fingerprint))
         if isinstance(result, Exception):

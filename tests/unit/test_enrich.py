@@ -170,7 +170,7 @@ def test_one_slow_item_does_not_hold_up_the_others(shelf: Shelf) -> None:
 
 
 def test_only_so_many_are_held_behind_a_slow_one(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(enrich_module, "HELD", 10)
+    monkeypatch.setattr("flask_warmcache.rebuild.enrich_threads.HELD", 10)
     enrich, go_on = Enrich(), threading.Event()
 
     def first_waits(names: list[str]) -> None:

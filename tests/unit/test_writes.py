@@ -626,10 +626,10 @@ WRITER = """
 import os, sys, threading
 from contextlib import nullcontext
 from pathlib import Path
-from flask_warmcache.rebuild import writes
+from flask_warmcache.rebuild import write_queue, writes
 from tests.unit.world import declare, encode, breathe, FileStore, Tools, Shelf
 
-writes.DEADLINE = 60
+write_queue.DEADLINE = 60
 folder, base = Path(sys.argv[1]), Path(sys.argv[2])
 KEYS = [f"k{n}" for n in range(6)]
 parent = os.getpid()
