@@ -23,12 +23,11 @@ import psutil
 import pytest
 
 from flask_warmcache.store.changes import announce
-from flask_warmcache.store.verify import Verifier
 from tests.server.world import CHECKOUT, HERE, Place, check_items, gunicorn_server
 from tests.support.needs import need_root
 from tests.support.waiting import until
 
-from .world import Mother, litter, published
+from .world import Mother, is_damaged, litter, published
 
 NOBODY = 65534
 
@@ -457,7 +456,7 @@ def test_no_mutated_snapshot_escapes_a_reader_or_gives_a_wrong_row_that_no_keepe
                 ends["right or nothing"] += 1
             else:
                 ends["wrong until the keeper looks"] += 1
-                assert keeper_sees(folder), wrong[0][:500]
+                assert is_damaged(folder), wrong[0][:500]
             if nth % 100 == 0:
                 memory.append(psutil.Process(reader.pid).memory_info().rss)
     finally:
@@ -526,9 +525,3 @@ def is_right(body: str, rows: dict[str, dict[str, Any]]) -> bool:
         return all(rows.get(item["path"]) == item for item in json.loads(body)["files"])
     except (ValueError, TypeError, KeyError):
         return False
-
-
-def keeper_sees(folder: Path) -> bool:
-    from flask_warmcache.store.snapshot import Snapshot
-
-    return Verifier(folder, "files").is_damaged(Snapshot(folder, "files"))

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from flask_warmcache.store.snapshot import Snapshot
+from flask_warmcache.store.verify import Verifier
 from tests.server.world import Place, check_items
 
 HERE = Path(__file__).parent
@@ -124,6 +125,11 @@ def published(folder: Path) -> int | None:
         return None
     check_items(json.loads(b"[%b]" % snapshot.items_json(snapshot.view("all", ""))))
     return snapshot.generation
+
+
+def is_damaged(folder: Path) -> bool:
+    """Return whether a keeper would find that what is published is not what was written."""
+    return Verifier(folder, "files").is_damaged(Snapshot(folder, "files"))
 
 
 DATA = re.compile(r"files\.\d+\.data")
