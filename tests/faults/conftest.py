@@ -15,7 +15,7 @@ from tests.server.world import Place
 
 from .world import Mother, mother_of
 
-DEADLINE, LONG_DEADLINE = 120, 600  # seconds; a test that needs more says so with its own alarm
+DEADLINE, LONG_DEADLINE = 300, 1800  # seconds; a test that needs more says so with its own alarm
 
 
 @pytest.fixture(autouse=True)
