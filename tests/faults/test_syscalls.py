@@ -1,8 +1,8 @@
 """A rebuild killed before each of its system calls, and failed at each of them.
 
-A first run under strace tells which calls on the cache folder a rebuild makes; then every fifth of them, or with
-``--long`` each, is hit in a run of its own, in a folder that is as it was.  After each fault, what is published is the
-old or the new list, whole; and the next build leaves nothing behind that nobody needs.
+A first run under strace tells which calls on the cache folder a rebuild makes. Then every fifth of them, or with
+``--long`` each, is hit in a run of its own, in a folder that is as it was. After each fault, the old or the new
+list is published, whole, and the next build leaves nothing that nobody needs.
 """
 
 from __future__ import annotations
