@@ -139,10 +139,13 @@ class Shelf:
 
 
 def make_app(folder: Path, **config: Any) -> Flask:
-    """An app whose cache lies in the test's folder; settings in lower case, without prefix."""
+    """An app whose cache lies in the test's folder; settings in lower case, without prefix.
+
+    After a failure it pauses for so long that no test on a slow machine sees the pause end.
+    """
     app = Flask("shop", instance_path=str(folder / "instance"))
-    app.config["WARMCACHE_DIR"] = str(folder / "cache")
-    app.config.update({f"WARMCACHE_{key.upper()}": value for key, value in config.items()})
+    settings = {"dir": str(folder / "cache"), "retry_min": 200.0, **config}
+    app.config.update({f"WARMCACHE_{key.upper()}": value for key, value in settings.items()})
     return app
 
 
