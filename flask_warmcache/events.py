@@ -19,6 +19,11 @@ def _log(level: int, event: str, message: str, error: Error, facts: dict[str, An
     _logger.log(level, f"{event}: {message}", *arguments, exc_info=error, extra=fields, stacklevel=3)
 
 
+def debug(event: str, message: str, **facts: Any) -> None:
+    """Log an event that helps to understand the others."""
+    _log(logging.DEBUG, event, message, None, facts)
+
+
 def info(event: str, message: str, **facts: Any) -> None:
     """Log an event of normal operation.
 

@@ -8,7 +8,6 @@ If either pipe ends, the other process is gone.
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import shutil
@@ -28,7 +27,6 @@ from ..store.locks import HeldLock, no_fork
 from .location import Location, NoLocation
 from .process import Child
 
-log = logging.getLogger("flask_warmcache")
 PACKAGE_FOLDER = os.fspath(Path(__file__).parents[2])
 # With these a child would take itself for a server, or for a process that systemd or a reloader has started.
 DROPPED = re.compile(r"SERVER_SOFTWARE|WERKZEUG_.*|LISTEN_.*|NOTIFY_SOCKET|GUNICORN_(FD|PID)")
@@ -169,7 +167,9 @@ class Children:
             if child.has_ended():
                 self._alive.remove(entry)
                 child.abandon()
-                log.debug("warmcache.child_ended: the child for %r, %s", name, child.how_it_ended)
+                events.debug(
+                    "warmcache.child_ended", "the child for %(list)r, %(end)s", list=name, end=child.how_it_ended
+                )
 
     def abandon(self) -> None:
         """Let those that live outlive this process."""

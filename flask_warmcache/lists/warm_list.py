@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -18,7 +17,6 @@ from ..store.snapshot import DAMAGE
 from .items import Items
 from .warm import Warm, current_request
 
-log = logging.getLogger("flask_warmcache")
 if TYPE_CHECKING:
     from ..rebuild.writes import Writes
 

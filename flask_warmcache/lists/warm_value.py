@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import json
-import logging
 from typing import Any
 
 from flask import Response
 from flask.json.provider import DefaultJSONProvider
 
+from .. import events
 from ..errors import DeclarationError
 from ..state import AppState
 from ..status.condition import Condition
 from ..store.snapshot import DAMAGE
 from .warm import Warm, current_request
-
-log = logging.getLogger("flask_warmcache")
 
 
 class WarmValue(Warm):
@@ -55,10 +53,11 @@ class WarmValue(Warm):
             # Flask's own provider can write it, or the declaration would have been refused.
             if not self._is_cold_refused:
                 self._is_cold_refused = True
-                log.exception(
-                    "warmcache.cold_unusable: app.json cannot write the cold= of %r; it is read as null",
-                    self.name,
-                    extra={"warmcache_list": self.name},
+                events.error(
+                    "warmcache.cold_unusable",
+                    "app.json cannot write the cold= of %(list)r; it is read as null",
+                    error=True,
+                    list=self.name,
                 )
             return b'{"value": null}'
 

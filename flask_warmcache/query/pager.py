@@ -7,12 +7,12 @@ mapped data; no item is parsed or encoded.
 from __future__ import annotations
 
 import json
-import logging
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from .. import events
 from ..errors import BadQueryError
 from ..settings import Settings
 from ..status.condition import Condition, ListStatus
@@ -21,7 +21,6 @@ from .page_cache import PageCache
 from .parse import Defaults, Query, check, parse
 from .plan import Plan, Planner
 
-log = logging.getLogger("flask_warmcache")
 SHAPES_MAX = 256
 
 
@@ -177,12 +176,11 @@ class Pager:
         return shape
 
     def _note_damage(self, condition: Condition, error: Exception) -> Condition:
-        log.error(
-            "warmcache.snapshot_damaged: a page of %r cannot be read (%s: %s); the list is rebuilt",
-            self.status.name,
-            type(error).__name__,
-            error,
-            extra={"warmcache_list": self.status.name},
+        events.error(
+            "warmcache.snapshot_damaged",
+            "a page of %(list)r cannot be read (%(reason)s); the list is rebuilt",
+            list=self.status.name,
+            reason=f"{type(error).__name__}: {error}",
         )
         if condition.snapshot is not None:
             self.status.staleness.note_damage(condition.snapshot)

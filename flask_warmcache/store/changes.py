@@ -16,7 +16,6 @@ hundredth of a second, because it makes a ``stat`` at least that often.
 
 from __future__ import annotations
 
-import logging
 import mmap
 import os
 import secrets
@@ -25,10 +24,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from .. import events
 from ..errors import SnapshotError
 from .mapping import map_file
 
-log = logging.getLogger("flask_warmcache")
 WORD = 8  # bytes
 CHANGING = bytes(WORD)  # as the first word
 STAT_EVERY = 0.01  # seconds
@@ -97,7 +96,7 @@ def _overwrite_or_wait(folder: Path, name: str, words: bytes, at: int) -> None:
         if _overwrite(_path(folder, name), words, at):
             return
     except OSError:
-        log.warning("warmcache.not_told: a change of %r is seen a moment late", name, exc_info=True)
+        events.warning("warmcache.not_told", "a change of %(list)r is seen a moment late", error=True, list=name)
     _wait_for_all_readers()
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import fcntl
 import json
-import logging
 import os
 import time
 from pathlib import Path
 from typing import Any
 
+from .. import events
 from ..errors import StoreError
 from . import marks
 from .folder import prepare
@@ -22,8 +22,6 @@ from .small import read_small, write_small
 from .snapshot import DAMAGE, Snapshot
 from .sweeping import sweep
 from .writer import next_generation, publish_index
-
-log = logging.getLogger("flask_warmcache")
 
 
 class FileStore:
@@ -158,7 +156,9 @@ class FileStore:
                     publication.tidy()
                 except OSError:
                     # The draft is published. The keeper compares the invalidations, and the next rebuild sweeps.
-                    log.warning("warmcache.not_tidied: after a publication of %r", name, exc_info=True)
+                    events.warning(
+                        "warmcache.not_tidied", "after a publication of %(list)r", error=True, list=name
+                    )
                 return True
         finally:
             draft.remove()

@@ -6,15 +6,14 @@ a new file under the same name, two processes could each hold "the" lock.
 
 from __future__ import annotations
 
-import logging
 import os
 import threading
 import weakref
 from pathlib import Path
 
+from .. import events
 from ..errors import StoreError
 
-log = logging.getLogger("flask_warmcache")
 LOCK_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
@@ -51,7 +50,7 @@ class HeldLock:
                 os.close(descriptor)
             except OSError:
                 # The descriptor is closed all the same, and the lock released; nothing was written to the file.
-                log.warning("warmcache.not_closed: the lock file %s", self.path.name, exc_info=True)
+                events.warning("warmcache.not_closed", "the lock file %(file)s", error=True, file=self.path.name)
 
 
 def open_lock(path: Path) -> HeldLock:

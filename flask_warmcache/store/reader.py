@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import threading
 import time
 from pathlib import Path
 
+from .. import events
 from .changes import Watch
 from .mapping import Stamp, stamp_of
 from .snapshot import DAMAGE, Snapshot
 
-log = logging.getLogger("flask_warmcache")
 TRIES = 3
 RETRY_AFTER = 1.0  # seconds until an open that the system refused, for lack of descriptors say, is retried
 
@@ -97,10 +96,10 @@ class Reader:
             self.is_unusable = True
             if is_known:
                 return self._snapshot
-            log.warning(
-                "warmcache.snapshot_refused: the snapshot of %r cannot be served: %s",
-                self._name,
-                why,
-                extra={"warmcache_list": self._name},
+            events.warning(
+                "warmcache.snapshot_refused",
+                "the snapshot of %(list)r cannot be served: %(why)s",
+                list=self._name,
+                why=why,
             )
         return self._snapshot

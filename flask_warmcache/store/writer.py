@@ -8,7 +8,6 @@ which nothing refers, and the next holder of the rebuild lock removes it.
 from __future__ import annotations
 
 import fcntl
-import logging
 import os
 import secrets
 import time
@@ -18,11 +17,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import events
 from . import format as fmt
 from .changes import changing
 from .locks import try_lock
 
-log = logging.getLogger("flask_warmcache")
 CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
 PIECES_MAX = 500  # in one call; Linux accepts 1,024
 Piece = array | bytes | bytearray | memoryview  # type: ignore[type-arg]
@@ -122,7 +121,7 @@ class Draft:
                 os.close(descriptor)
             except OSError:
                 # Some file systems report failed writes here.  The draft was synced before the rename.
-                log.warning("warmcache.not_closed: the draft of an index", exc_info=True)
+                events.warning("warmcache.not_closed", "the draft of an index", error=True)
             self.path.unlink(missing_ok=True)
 
 
@@ -163,6 +162,6 @@ def _sync_folder(folder: Path) -> None:
         finally:
             os.close(descriptor)
     except OSError:
-        log.warning(
-            "warmcache.not_durable: a snapshot is published, but may not survive a power cut", exc_info=True
+        events.warning(
+            "warmcache.not_durable", "a snapshot is published, but may not survive a power cut", error=True
         )

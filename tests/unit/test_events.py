@@ -9,11 +9,11 @@ import pytest
 from flask_warmcache import events
 
 
-@pytest.mark.parametrize("level", ["info", "warning", "error"])
+@pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
 def test_an_event_has_its_name_its_message_and_its_facts_as_fields(
     level: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    caplog.set_level(logging.INFO, "flask_warmcache")
+    caplog.set_level(logging.DEBUG, "flask_warmcache")
     getattr(events, level)(
         "warmcache.example", "%(list)r is 100 %% full after %(seconds).1f s", list="a", seconds=2.34
     )
