@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from .. import events
 from ..declaration import Declaration
 from ..errors import ChildError
 from ..host import resources
