@@ -52,7 +52,7 @@ def enrich_threads() -> list[threading.Thread]:
 
 
 @pytest.mark.parametrize("how", BOTH, ids=str)
-def test_items_keep_their_order_and_none_is_enriched_twice(shelf: Shelf, how: dict[str, Any]) -> None:
+def test_items_keep_their_order_and_are_enriched_once(shelf: Shelf, how: dict[str, Any]) -> None:
     enrich = Enrich()
     outcome = shelf.rebuild(ITEMS, enrich=enrich, **how)
     assert shelf.items() == made(ITEMS)
@@ -63,7 +63,7 @@ def test_items_keep_their_order_and_none_is_enriched_twice(shelf: Shelf, how: di
 
 
 @pytest.mark.parametrize("how", BOTH, ids=str)
-def test_what_fails_is_one_item_and_not_its_neighbours(shelf: Shelf, how: dict[str, Any]) -> None:
+def test_failing_item_does_not_fail_its_neighbours(shelf: Shelf, how: dict[str, Any]) -> None:
     bad = (NAMES[0], NAMES[8], NAMES[9], NAMES[29])
     outcome = shelf.rebuild(ITEMS, enrich=Enrich(bad), **how)
     assert (outcome.enriched, outcome.failed) == (26, 4)
@@ -71,7 +71,7 @@ def test_what_fails_is_one_item_and_not_its_neighbours(shelf: Shelf, how: dict[s
 
 
 @pytest.mark.parametrize("how", BOTH, ids=str)
-def test_what_fails_keeps_its_old_version(shelf: Shelf, how: dict[str, Any]) -> None:
+def test_failing_item_keeps_its_old_version(shelf: Shelf, how: dict[str, Any]) -> None:
     shelf.rebuild(ITEMS, enrich=Enrich(), **how)
     changed = [{**item, "size": 99} for item in ITEMS]
     shelf.rebuild(changed, enrich=Enrich((NAMES[3],)), **how)
@@ -81,14 +81,14 @@ def test_what_fails_keeps_its_old_version(shelf: Shelf, how: dict[str, Any]) -> 
 # Batches
 
 
-def test_batches_are_as_large_as_was_said(shelf: Shelf) -> None:
+def test_batches_have_the_declared_size(shelf: Shelf) -> None:
     enrich = Enrich()
     shelf.rebuild(ITEMS, enrich=enrich, batch=7)
     assert [len(call) for call in enrich.calls] == [7, 7, 7, 7, 2]
     assert enrich.seen == NAMES
 
 
-def test_a_batch_that_fails_is_tried_one_by_one(shelf: Shelf) -> None:
+def test_failing_batch_is_retried_item_by_item(shelf: Shelf) -> None:
     enrich = Enrich((NAMES[1],))
     shelf.rebuild(ITEMS[:5], enrich=enrich, batch=3)
     assert enrich.calls == [NAMES[:3], NAMES[:1], NAMES[1:2], NAMES[2:3], NAMES[3:5]]
@@ -105,7 +105,9 @@ def test_a_batch_that_fails_is_tried_one_by_one(shelf: Shelf) -> None:
     ],
     ids=["too few", "too many", "none", "None", "no list"],
 )
-def test_a_batch_of_a_wrong_length_is_tried_one_by_one(shelf: Shelf, answer: Callable[[list[Item]], Any]) -> None:
+def test_batch_of_a_wrong_length_is_retried_item_by_item(
+    shelf: Shelf, answer: Callable[[list[Item]], Any]
+) -> None:
     def enrich(items: list[Item]) -> Any:
         return made(items) if len(items) == 1 else answer(items)
 
@@ -113,19 +115,19 @@ def test_a_batch_of_a_wrong_length_is_tried_one_by_one(shelf: Shelf, answer: Cal
     assert shelf.items() == made(ITEMS)
 
 
-def test_the_log_says_what_a_batch_must_return(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
+def test_log_says_what_a_batch_must_return(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(RebuildError, match="every item of 'files' failed"):
         shelf.rebuild(ITEMS, enrich=lambda items: [], batch=10)
     assert "enrich returned 0 items for 1; return one for each, in order" in caplog.text
 
 
-def test_a_batch_in_another_order_fails(shelf: Shelf) -> None:
+def test_batch_returned_in_another_order_fails(shelf: Shelf) -> None:
     """Each item is tried alone only when the call fails; here the keys tell."""
     outcome = shelf.rebuild(ITEMS[:3], enrich=lambda items: made(items)[::-1], batch=3)
     assert (outcome.failed, shelf.items()) == (2, made(ITEMS[1:2]))
 
 
-def test_a_batch_may_be_any_iterable(shelf: Shelf) -> None:
+def test_batch_may_be_returned_as_any_iterable(shelf: Shelf) -> None:
     def enrich(items: list[Item]) -> Iterator[Item]:
         yield from made(items)
 
@@ -133,7 +135,7 @@ def test_a_batch_may_be_any_iterable(shelf: Shelf) -> None:
     assert shelf.items() == made(ITEMS)
 
 
-def test_what_is_there_already_is_in_no_batch(shelf: Shelf) -> None:
+def test_reused_items_are_in_no_batch(shelf: Shelf) -> None:
     shelf.rebuild(ITEMS[::2], enrich=Enrich(), batch=4)
     enrich = Enrich()
     shelf.rebuild(ITEMS, enrich=enrich, batch=4)
@@ -144,7 +146,7 @@ def test_what_is_there_already_is_in_no_batch(shelf: Shelf) -> None:
 # Threads
 
 
-def test_workers_really_work_at_the_same_time(shelf: Shelf) -> None:
+def test_workers_run_at_the_same_time(shelf: Shelf) -> None:
     together = threading.Barrier(4, timeout=20)
     enrich = Enrich()
 
@@ -156,7 +158,7 @@ def test_workers_really_work_at_the_same_time(shelf: Shelf) -> None:
     assert shelf.items() == made(ITEMS[:28])
 
 
-def test_one_slow_item_does_not_hold_up_the_others(shelf: Shelf) -> None:
+def test_slow_item_does_not_delay_the_others(shelf: Shelf) -> None:
     """The first one is done when all the others are."""
     enrich = Enrich()
 
@@ -169,7 +171,7 @@ def test_one_slow_item_does_not_hold_up_the_others(shelf: Shelf) -> None:
     assert shelf.items() == made(ITEMS)
 
 
-def test_only_so_many_are_held_behind_a_slow_one(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_items_held_after_a_slow_one_is_limited(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flask_warmcache.rebuild.enrich_threads.HELD", 10)
     enrich, go_on = Enrich(), threading.Event()
 
@@ -191,7 +193,7 @@ class Abandoned(BaseException):
     """The rebuild is to end."""
 
 
-def test_what_was_done_behind_a_slow_item_is_not_lost(shelf: Shelf) -> None:
+def test_items_finished_after_a_slow_one_are_kept(shelf: Shelf) -> None:
     enrich, ended = Enrich(), threading.Event()
 
     def first_waits(names: list[str]) -> None:
@@ -215,7 +217,7 @@ def test_what_was_done_behind_a_slow_item_is_not_lost(shelf: Shelf) -> None:
 
 
 @pytest.mark.parametrize("how", [{"workers": 3}, {"workers": 3, "batch": 2}], ids=str)
-def test_an_abandoned_rebuild_leaves_no_thread_and_begins_no_other_item(shelf: Shelf, how: dict[str, Any]) -> None:
+def test_abandoned_rebuild_leaves_no_thread_and_begins_no_item(shelf: Shelf, how: dict[str, Any]) -> None:
     enrich, ended = Enrich(), threading.Event()
 
     def wait(names: list[str]) -> None:
@@ -235,7 +237,7 @@ def test_an_abandoned_rebuild_leaves_no_thread_and_begins_no_other_item(shelf: S
 
 
 @pytest.mark.parametrize("by", [SystemExit, KeyboardInterrupt, Abandoned])
-def test_what_ends_a_thread_ends_the_rebuild(shelf: Shelf, by: type[BaseException]) -> None:
+def test_exception_that_ends_a_thread_ends_the_rebuild(shelf: Shelf, by: type[BaseException]) -> None:
     enrich = Enrich()
 
     def ends(names: list[str]) -> None:
@@ -253,7 +255,7 @@ def test_what_ends_a_thread_ends_the_rebuild(shelf: Shelf, by: type[BaseExceptio
     until(lambda: not enrich_threads())
 
 
-def test_a_full_disk_ends_the_rebuild_and_its_threads(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_ends_the_rebuild_and_its_threads(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     from flask_warmcache.store.data import DataWriter
 
     def full(self: DataWriter, fingerprint: bytes, encoded: bytes) -> int:
@@ -270,7 +272,7 @@ def test_a_full_disk_ends_the_rebuild_and_its_threads(shelf: Shelf, monkeypatch:
 
 
 @pytest.mark.parametrize(("how", "contexts"), [({"batch": 10}, 1), ({"batch": 10, "workers": 2}, 3), ({}, 1)])
-def test_enrich_runs_in_a_context_of_its_own_thread(shelf: Shelf, how: dict[str, Any], contexts: int) -> None:
+def test_each_thread_has_its_own_app_context(shelf: Shelf, how: dict[str, Any], contexts: int) -> None:
     inside = threading.local()
     entered: list[int] = []
 
@@ -291,9 +293,7 @@ def test_enrich_runs_in_a_context_of_its_own_thread(shelf: Shelf, how: dict[str,
     assert len(entered) == contexts + 1  # and that of the source
 
 
-def test_a_context_is_left_after_a_second_even_between_batches(
-    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_app_context_is_popped_between_batches(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(enrich_module, "CONTEXT_SECONDS", 0)
     entered: list[int] = []
 
@@ -310,7 +310,7 @@ def test_a_context_is_left_after_a_second_even_between_batches(
 
 
 @pytest.mark.parametrize("how", BOTH, ids=str)
-def test_another_version_enriches_every_item_anew(shelf: Shelf, how: dict[str, Any]) -> None:
+def test_new_version_enriches_every_item_again_in_batches_and_threads(shelf: Shelf, how: dict[str, Any]) -> None:
     counts = []
     for version in ("1", "1", "2", "1"):
         enrich = Enrich()

@@ -48,7 +48,7 @@ def test_only_new_and_changed_items_are_enriched(shelf: Shelf) -> None:
     assert (header["reused"], header["enriched"], header["count"]) == (1, 2, 3)
 
 
-def test_a_reused_item_keeps_its_place_in_the_file(shelf: Shelf) -> None:
+def test_reused_item_keeps_its_place_in_the_file(shelf: Shelf) -> None:
     shelf.rebuild(files("a", "b"))
     places = [shelf.snapshot().place(position) for position in range(2)]
     size = shelf.data.stat().st_size
@@ -57,7 +57,7 @@ def test_a_reused_item_keeps_its_place_in_the_file(shelf: Shelf) -> None:
     assert shelf.data.stat().st_size == size
 
 
-def test_the_whole_source_item_is_the_fingerprint_by_default(shelf: Shelf) -> None:
+def test_fingerprint_is_the_whole_source_item_by_default(shelf: Shelf) -> None:
     enrich = Enrich()
     shelf.rebuild([{"path": "a", "deep": {"x": [1]}}], enrich=enrich)
     shelf.rebuild([{"path": "a", "deep": {"x": [1]}}], enrich=enrich)
@@ -65,28 +65,28 @@ def test_the_whole_source_item_is_the_fingerprint_by_default(shelf: Shelf) -> No
     assert enrich.seen == ["a", "a"]
 
 
-def test_named_fields_are_the_fingerprint(shelf: Shelf) -> None:
+def test_fingerprint_may_be_named_fields(shelf: Shelf) -> None:
     enrich = Enrich()
     for size, seen_at in ((1, 1), (1, 2), (2, 2)):
         shelf.rebuild([{"path": "a", "size": size, "seen": seen_at}], enrich=enrich, fingerprint=("size",))
     assert enrich.seen == ["a", "a"]
 
 
-def test_a_function_gives_the_fingerprint(shelf: Shelf) -> None:
+def test_fingerprint_may_be_a_function(shelf: Shelf) -> None:
     enrich = Enrich()
     for size in (10, 12, 20):
         shelf.rebuild([{"path": "a", "size": size}], enrich=enrich, fingerprint=lambda item: item["size"] // 10)
     assert enrich.seen == ["a", "a"]
 
 
-def test_another_version_enriches_everything_anew(shelf: Shelf) -> None:
+def test_new_version_enriches_every_item_again(shelf: Shelf) -> None:
     enrich = Enrich()
     for version in ("1", "1", "2"):
         shelf.rebuild(files("a"), enrich=enrich, version=version)
     assert enrich.seen == ["a", "a"]
 
 
-def test_an_item_changed_in_place_by_enrich_is_reused_as_any_other(shelf: Shelf) -> None:
+def test_item_that_enrich_changes_in_place_is_reused(shelf: Shelf) -> None:
     def in_place(item: Item) -> Item:
         item["title"] = "x"
         return item
@@ -95,7 +95,7 @@ def test_an_item_changed_in_place_by_enrich_is_reused_as_any_other(shelf: Shelf)
     assert shelf.rebuild(files("a"), enrich=in_place).reused == 1
 
 
-def test_a_failing_item_keeps_its_old_version_and_is_tried_again(shelf: Shelf) -> None:
+def test_failing_item_keeps_its_old_version_and_is_retried(shelf: Shelf) -> None:
     shelf.rebuild([{"path": "a", "size": 1}, {"path": "b", "size": 1}])
 
     def fails_for_a(item: Item) -> Item:
@@ -112,14 +112,14 @@ def test_a_failing_item_keeps_its_old_version_and_is_tried_again(shelf: Shelf) -
     assert enrich.seen == ["a"]
 
 
-def test_a_new_item_that_fails_is_left_out(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
+def test_new_item_that_fails_is_left_out(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
     outcome = shelf.rebuild(files("a", "b"), enrich=Enrich(lambda item: {**item, "x": 1 // (item["path"] != "a")}))
     assert [item["path"] for item in shelf.items()] == ["b"]
     assert outcome.failed == 1
     assert "warmcache.item_failed: an item of 'files' was left as it was or left out: the item 'a'" in caplog.text
 
 
-def test_when_all_items_fail_the_old_list_stays(shelf: Shelf) -> None:
+def test_old_list_stays_when_all_items_fail(shelf: Shelf) -> None:
     shelf.rebuild(files("old"))
 
     def fails(item: Item) -> Item:
@@ -142,7 +142,7 @@ def test_when_all_items_fail_the_old_list_stays(shelf: Shelf) -> None:
         (lambda item: {**item, ("a", 1): 1}, "keys must be str"),
     ],
 )
-def test_what_enrich_must_not_give_fails_that_item_only(
+def test_wrong_result_of_enrich_fails_only_that_item(
     shelf: Shelf, caplog: pytest.LogCaptureFixture, change: Callable[[Item], Any], why: str
 ) -> None:
     outcome = shelf.rebuild(files("a", "b"), enrich=Enrich(lambda i: change(i) if i["path"] == "a" else i))
@@ -152,7 +152,7 @@ def test_what_enrich_must_not_give_fails_that_item_only(
 
 
 @pytest.mark.parametrize("fingerprint", [("none",), lambda item: {1}, lambda item: 1 // 0])
-def test_a_fingerprint_that_fails_fails_the_item(shelf: Shelf, fingerprint: Any) -> None:
+def test_failing_fingerprint_fails_the_item(shelf: Shelf, fingerprint: Any) -> None:
     shelf.rebuild(files("a"))
     with pytest.raises(RebuildError, match="every item"):
         shelf.rebuild(files("b"), fingerprint=fingerprint)
@@ -160,12 +160,12 @@ def test_a_fingerprint_that_fails_fails_the_item(shelf: Shelf, fingerprint: Any)
     assert shelf.items() == files("a")
 
 
-def test_nan_in_a_source_item_fails_that_item(shelf: Shelf) -> None:
+def test_infinity_in_a_source_item_fails_that_item(shelf: Shelf) -> None:
     outcome = shelf.rebuild([*files("a"), {"path": "b", "size": float("inf")}])
     assert (outcome.failed, shelf.items()) == (1, files("a"))
 
 
-def test_a_damaged_line_is_enriched_anew(shelf: Shelf) -> None:
+def test_item_with_a_damaged_line_is_enriched_again(shelf: Shelf) -> None:
     shelf.rebuild(files("a", "b"))
     begin, _ = shelf.snapshot().place(0)
     data = bytearray(shelf.data.read_bytes())
@@ -191,7 +191,7 @@ class Context:
         self.events.append("out")
 
 
-def test_the_context_is_left_after_each_batch(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_app_context_is_popped_after_each_period(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(enrich_module, "CONTEXT_SECONDS", 0.001)
 
     def takes_longer_than_a_batch(item: Item) -> Item:
@@ -203,7 +203,7 @@ def test_the_context_is_left_after_each_batch(shelf: Shelf, monkeypatch: pytest.
     assert context.events == ["in", "out"] * 4  # source, and three batches
 
 
-def test_the_context_is_left_even_when_the_rebuild_is_interrupted(shelf: Shelf) -> None:
+def test_app_context_is_popped_when_the_rebuild_is_interrupted(shelf: Shelf) -> None:
     def interrupted(item: Item) -> Item:
         raise KeyboardInterrupt
 
@@ -213,9 +213,7 @@ def test_the_context_is_left_even_when_the_rebuild_is_interrupted(shelf: Shelf) 
     assert context.events == ["in", "out"] * 2
 
 
-def test_a_full_disk_fails_the_rebuild_and_leaves_the_old_list(
-    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_disk_fails_the_rebuild_and_keeps_the_old_list(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.rebuild(files("old"))
     before = sorted(path.name for path in shelf.folder.iterdir())
     write = os.write
@@ -239,7 +237,7 @@ def test_a_full_disk_fails_the_rebuild_and_leaves_the_old_list(
 
 @pytest.mark.parametrize("step", ["fsync of the folder", "mark_if_invalidated", "sweep", "_overwrite"])
 @pytest.mark.parametrize("published", [False, True], ids=["cold", "warm"])
-def test_trouble_after_the_rename_does_not_take_the_published_list_back(
+def test_error_after_the_rename_keeps_the_published_list(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch, step: str, published: bool
 ) -> None:
     if published:
@@ -274,13 +272,13 @@ def test_trouble_after_the_rename_does_not_take_the_published_list_back(
     assert shelf.items() == files("old", "new")
 
 
-def test_an_interpreter_that_is_wanted_gets_its_turns(shelf: Shelf) -> None:
+def test_rebuild_breathes_at_every_item(shelf: Shelf) -> None:
     breaths: list[int] = []
     shelf.rebuild(files(*map(str, range(50))), breathe=lambda: breaths.append(threading.get_ident()))
     assert len(breaths) >= 100  # at least once for each item of source and enrich
 
 
-def test_a_folder_removed_during_the_rebuild_fails_it(shelf: Shelf) -> None:
+def test_folder_removed_during_the_rebuild_fails_it(shelf: Shelf) -> None:
     shelf.rebuild(files("old"))
 
     def source() -> list[Item]:
@@ -300,7 +298,7 @@ def test_a_folder_removed_during_the_rebuild_fails_it(shelf: Shelf) -> None:
         shelf.rebuild(files("new2", "new3"), enrich=enrich)
 
 
-def test_the_report_tells_the_phases(shelf: Shelf) -> None:
+def test_report_shows_each_phase(shelf: Shelf) -> None:
     shelf.rebuild(files("a", "b", "c"))
     phases = list(dict.fromkeys(report["phase"] for report in shelf.reports))
     assert phases == ["source", "enrich", "views", "publish"]

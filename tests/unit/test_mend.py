@@ -305,14 +305,14 @@ def play(
 
 @settings(max_examples=40)
 @given(first_lists, rounds)
-def test_a_mended_list_is_the_list_built_from_nothing(first: list[Item], changed: list[Any]) -> None:
+def test_patched_list_equals_list_built_from_scratch(first: list[Item], changed: list[Any]) -> None:
     mends = play(TAME, first, changed)
     assert {str(error) for error in mends.refused} <= {"unchanged items have another order"}
 
 
 @settings(max_examples=20)
 @given(first_lists, rounds)
-def test_mended_list_with_mixed_sort_keys_is_the_list_built_from_nothing(
+def test_patched_list_with_mixed_sort_keys_equals_list_built_from_scratch(
     first: list[Item], changed: list[Any]
 ) -> None:
     mends = play(WILD, first, changed)
@@ -321,7 +321,7 @@ def test_mended_list_with_mixed_sort_keys_is_the_list_built_from_nothing(
 
 @settings(max_examples=15)
 @given(first_lists, rounds, st.sampled_from([1, 2, 5]))
-def test_orders_without_room_between_two_items_are_numbered_anew(
+def test_ranks_without_room_between_two_items_are_renumbered(
     first: list[Item], changed: list[Any], gap: int
 ) -> None:
     play(TAME, first, changed, RANK_GAP=gap)
@@ -329,7 +329,7 @@ def test_orders_without_room_between_two_items_are_numbered_anew(
 
 @settings(max_examples=10)
 @given(first_lists, rounds)
-def test_places_beyond_four_gigabytes_are_mended_as_others(first: list[Item], changed: list[Any]) -> None:
+def test_places_beyond_four_gigabytes_are_patched(first: list[Item], changed: list[Any]) -> None:
     play(TAME, first, changed, place_type=lambda length: "Q")
 
 
@@ -354,7 +354,7 @@ def new(key: Key, **given: Any) -> Item:
     return {**many(1)[0], "path": key, **given}
 
 
-def test_nothing_changed_is_mended(world: World, mends: Mends) -> None:
+def test_rebuild_without_changes_patches(world: World, mends: Mends) -> None:
     for _ in range(3):
         world.rebuild()
         world.check()
@@ -377,7 +377,7 @@ def test_nothing_changed_is_mended(world: World, mends: Mends) -> None:
         pytest.param(lambda source: source.__setitem__(4, new("z")), id="one is exchanged for another"),
     ],
 )
-def test_each_kind_of_change_is_mended(world: World, mends: Mends, change: Any) -> None:
+def test_each_kind_of_change_is_patched(world: World, mends: Mends, change: Any) -> None:
     change(world.source)
     world.rebuild()
     assert (mends.done, mends.refused) == (1, [])
@@ -389,7 +389,7 @@ def test_each_kind_of_change_is_mended(world: World, mends: Mends, change: Any) 
     assert mends.done == 2 or not world.source[3:]
 
 
-def test_items_that_enter_a_filter_together_stand_in_it_as_in_the_source(tmp_path: Path) -> None:
+def test_items_that_enter_a_filter_together_keep_source_order(tmp_path: Path) -> None:
     """Though the one in front has the higher slot."""
     world = World(tmp_path, TAME, [new(number, size=1) for number in range(4)])
     with mending() as mends:
@@ -402,7 +402,7 @@ def test_items_that_enter_a_filter_together_stand_in_it_as_in_the_source(tmp_pat
         assert (mends.done, mends.refused) == (2, [])
 
 
-def test_a_list_that_lost_everything_is_filled_again(world: World, mends: Mends) -> None:
+def test_emptied_list_is_filled_again(world: World, mends: Mends) -> None:
     items, world.source = world.source, []
     world.rebuild()
     world.check()
@@ -413,14 +413,14 @@ def test_a_list_that_lost_everything_is_filled_again(world: World, mends: Mends)
     assert (mends.done, mends.refused) == (2, [])
 
 
-def test_unchanged_items_that_moved_have_the_list_computed_anew(world: World, mends: Mends) -> None:
+def test_moved_items_cause_a_full_computation(world: World, mends: Mends) -> None:
     world.source.append(world.source.pop(3))
     world.rebuild()
     assert [str(error) for error in mends.refused] == ["unchanged items have another order"]
     world.check()
 
 
-def test_so_many_dead_slots_have_the_list_computed_anew(world: World) -> None:
+def test_many_dead_slots_cause_a_full_computation(world: World) -> None:
     with mending() as mends, pytest.MonkeyPatch.context() as patch:
         patch.setattr(make_module, "DEAD_SHARE", 4)
         del world.source[:8]
@@ -431,7 +431,7 @@ def test_so_many_dead_slots_have_the_list_computed_anew(world: World) -> None:
         assert (mends.done, world.shelf.snapshot().slots) == (1, 22)
 
 
-def test_so_many_changes_have_the_list_computed_anew(world: World) -> None:
+def test_many_changes_cause_a_full_computation(world: World) -> None:
     with mending() as mends, pytest.MonkeyPatch.context() as patch:
         patch.setattr(make_module, "MEND_SHARE", 10)
         for at in range(4):
@@ -445,7 +445,7 @@ def test_so_many_changes_have_the_list_computed_anew(world: World) -> None:
     assert (mends.done, mends.refused) == (4, [])
 
 
-def test_a_mend_appends_to_the_data_file_and_leaves_no_other(world: World, mends: Mends) -> None:
+def test_patch_appends_to_the_data_file_and_leaves_no_other(world: World, mends: Mends) -> None:
     data, before = world.shelf.data, world.shelf.data.read_bytes()
     world.source[3] = new(3, title="changed")
     world.rebuild()
@@ -455,7 +455,7 @@ def test_a_mend_appends_to_the_data_file_and_leaves_no_other(world: World, mends
     assert mends.done == 1
 
 
-def test_a_thousand_items_between_two_others_find_their_place(tmp_path: Path) -> None:
+def test_forty_items_inserted_between_two_others_are_in_order(tmp_path: Path) -> None:
     """Each between the last two: after thirty times there is no number between their ranks."""
     world = World(tmp_path, TAME, [new("a", title="a"), new("b", title="b")])
     with mending() as mends:
@@ -469,7 +469,7 @@ def test_a_thousand_items_between_two_others_find_their_place(tmp_path: Path) ->
         world.check()
 
 
-def test_what_a_filter_fails_on_is_counted_and_forgotten(
+def test_filter_errors_are_counted_until_their_items_change(
     world: World, mends: Mends, caplog: pytest.LogCaptureFixture
 ) -> None:
     logging.getLogger("flask_warmcache").disabled = False  # the fixture puts it back
@@ -501,7 +501,7 @@ def test_what_a_filter_fails_on_is_counted_and_forgotten(
         (lambda item: Fraction(item["size"], 3) if item["size"] else 0, 0),
     ],
 )
-def test_odd_sort_keys_are_mended_and_move_no_other_item(tmp_path: Path, sort: Any, errors: int) -> None:
+def test_odd_sort_keys_are_patched_and_move_no_other_item(tmp_path: Path, sort: Any, errors: int) -> None:
     items = [new(number, size=number) for number in range(1, 6)]
     world = World(tmp_path, {**TAME, "sorts": {"by": sort}}, items)
     with mending() as mends:
@@ -519,7 +519,7 @@ def test_odd_sort_keys_are_mended_and_move_no_other_item(tmp_path: Path, sort: A
         assert (mends.done, mends.refused) == (6, [])
 
 
-def test_keys_that_cannot_be_compared_have_the_list_computed_from_all_items(world: World, mends: Mends) -> None:
+def test_incomparable_sort_keys_are_not_patched(world: World, mends: Mends) -> None:
     """All times had a zone; the next item's has none, and Python cannot compare the two."""
     times = [datetime(2000, 1, 1, tzinfo=timezone.utc), datetime(2000, 1, 1)]
     world.declared = {**TAME, "sorts": {"by": lambda item: times[item["size"] == 9]}}
@@ -569,9 +569,7 @@ sort_keys = st.recursive(
 
 @settings(max_examples=80)
 @given(st.lists(sort_keys, min_size=4, max_size=4), first_lists, rounds)
-def test_any_sort_keys_are_in_the_order_that_is_described(
-    keys: list[Any], first: list[Item], changed: list[Any]
-) -> None:
+def test_any_sort_keys_are_in_the_documented_order(keys: list[Any], first: list[Item], changed: list[Any]) -> None:
     """However often the list is patched, and even if keys of several kinds, NaN and None are among them."""
 
     class Checked(World):
@@ -591,7 +589,7 @@ def test_any_sort_keys_are_in_the_order_that_is_described(
     assert {str(error) for error in mends.refused} <= {"unchanged items have another order"}
 
 
-def test_a_snapshot_sorted_in_another_order_is_sorted_again(tmp_path: Path, mends: Mends) -> None:
+def test_snapshot_in_an_older_order_is_sorted_again(tmp_path: Path, mends: Mends) -> None:
     """Its items are reused."""
     world = World(tmp_path, {**TAME, "sorts": {"by": lambda item: item["size"] or "text"}}, many(30))
     with pytest.MonkeyPatch.context() as patch:
@@ -606,7 +604,7 @@ def test_a_snapshot_sorted_in_another_order_is_sorted_again(tmp_path: Path, mend
     world.check()
 
 
-def test_whole_and_broken_numbers_are_mended_together(tmp_path: Path) -> None:
+def test_integers_and_floats_are_patched_together(tmp_path: Path) -> None:
     sorts = {"by": lambda item: item["weight"]}
     items = [new(number, weight=weight) for number, weight in enumerate([3, 1.5, 0, 2.5])]
     world = World(tmp_path, {**TAME, "sorts": sorts}, items)
@@ -619,7 +617,7 @@ def test_whole_and_broken_numbers_are_mended_together(tmp_path: Path) -> None:
         assert (mends.done, mends.refused) == (5, [])
 
 
-def test_keys_that_are_equal_elsewhere_are_two_items(tmp_path: Path) -> None:
+def test_number_and_its_text_are_different_keys_when_patched(tmp_path: Path) -> None:
     world = World(tmp_path, TAME, [new(1), new("1")])
     with mending() as mends:
         world.rebuild()
@@ -633,7 +631,7 @@ def test_keys_that_are_equal_elsewhere_are_two_items(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("key", [1.0, True])
-def test_enrich_must_not_make_another_key_of_an_equal_one(shelf: Shelf, key: object) -> None:
+def test_enrich_must_not_replace_a_key_by_an_equal_one(shelf: Shelf, key: object) -> None:
     outcome = shelf.rebuild(
         [{"path": 1}, {"path": 2}], enrich=lambda item: {"path": key} if item["path"] == 1 else item
     )
@@ -644,7 +642,7 @@ def test_enrich_must_not_make_another_key_of_an_equal_one(shelf: Shelf, key: obj
 
 
 @pytest.mark.parametrize("trouble", ["gone", "damaged", "cold", "data gone", "rebuilt", "an older one"])
-def test_a_snapshot_that_is_not_what_it_was_is_not_mended(world: World, mends: Mends, trouble: str) -> None:
+def test_replaced_snapshot_is_not_patched(world: World, mends: Mends, trouble: str) -> None:
     shelf = world.shelf
     backup = shelf.index.read_bytes(), shelf.index.stat().st_mtime_ns
     world.source[4] = new(4, title="second")
@@ -689,7 +687,7 @@ def replace(path: Path, content: bytes) -> None:
     aside.rename(path)
 
 
-def test_a_damaged_line_has_everything_enriched_anew(world: World, mends: Mends) -> None:
+def test_damaged_line_causes_a_build_from_scratch(world: World, mends: Mends) -> None:
     snapshot = world.shelf.snapshot()
     with open(world.shelf.data, "r+b") as data:
         for slot in range(30):
@@ -701,7 +699,7 @@ def test_a_damaged_line_has_everything_enriched_anew(world: World, mends: Mends)
     assert len(mends.refused) == 1
 
 
-def test_a_data_file_that_grows_past_four_gigabytes_is_written_anew(world: World, mends: Mends) -> None:
+def test_data_file_that_grows_past_four_gigabytes_is_rewritten(world: World, mends: Mends) -> None:
     with open(world.shelf.data, "r+b") as data:
         data.truncate((1 << 32) + 10)  # sparse: as if a write had been killed very late
     world.source[4] = new(4, title="T2")
@@ -716,7 +714,7 @@ def test_a_data_file_that_grows_past_four_gigabytes_is_written_anew(world: World
 
 
 @pytest.mark.parametrize("what", ["discards", "refreshes", "adds", "a new one is added"])
-def test_a_write_between_the_look_and_the_start_wins(world: World, mends: Mends, what: str) -> None:
+def test_write_before_the_start_of_a_rebuild_wins(world: World, mends: Mends, what: str) -> None:
     """The source is compared with a list that lacks it, so it counts as a write during the rebuild."""
     shelf, old = world.shelf, world.shelf.snapshot()
     writes = Writes(declare(**TAME), shelf.store, Tools(encode, nullcontext, breathe), None)
@@ -740,7 +738,7 @@ def test_a_write_between_the_look_and_the_start_wins(world: World, mends: Mends,
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["in the same order", "in another order"])
-def test_writes_during_a_rebuild_win_and_the_rest_is_mended(world: World, mends: Mends, order: int) -> None:
+def test_writes_during_a_rebuild_win_and_the_rest_is_patched(world: World, mends: Mends, order: int) -> None:
     shelf, source = world.shelf, world.source
     writes = Writes(declare(**TAME), shelf.store, Tools(encode, nullcontext, breathe), None)
     source[5], source[8] = new(5, title="source"), new(8, title="source")

@@ -27,7 +27,7 @@ def site(tmp_path: Path) -> Site:
         ("refresh=perhaps", "refresh", ["true", "false"]),
     ],
 )
-def test_a_wrong_parameter_is_a_400_that_names_what_is_allowed(
+def test_wrong_parameter_is_a_400_that_names_the_allowed_values(
     site: Site, query: str, parameter: str, allowed: list[str] | None
 ) -> None:
     site.build()
@@ -38,7 +38,7 @@ def test_a_wrong_parameter_is_a_400_that_names_what_is_allowed(
     assert parameter in body["error"] or parameter == "search"
 
 
-def test_a_refused_request_changes_nothing(site: Site) -> None:
+def test_refused_request_changes_nothing(site: Site) -> None:
     site.build()
     state_of(site.app).settings.__dict__["refresh_interval"] = 0.0
     before = {path.name: path.stat() for path in state_of(site.app).store.folder.iterdir()}
@@ -51,7 +51,7 @@ def test_a_refused_request_changes_nothing(site: Site) -> None:
     assert site.client.get("/files").get_json()["cache_rebuilding"] is False
 
 
-def test_what_was_asked_is_not_repeated_in_a_refusal(site: Site) -> None:
+def test_refusal_does_not_repeat_the_query(site: Site) -> None:
     assert "<script>" not in site.client.get("/files?filter=<script>").text
 
 
@@ -68,32 +68,32 @@ def test_refresh_asks_for_a_rebuild_once(tmp_path: Path) -> None:
     state_of(site.app).keeper.tick()
 
 
-def test_a_new_list_is_not_refreshed_again_at_once(tmp_path: Path) -> None:
+def test_young_list_is_not_refreshed(tmp_path: Path) -> None:
     site = Site(tmp_path, refresh_interval=1000)
     site.build()
     assert site.client.get("/files?refresh=true").get_json()["cache_rebuilding"] is False
 
 
-def test_refresh_can_be_switched_off(tmp_path: Path) -> None:
+def test_refresh_can_be_disabled(tmp_path: Path) -> None:
     site = Site(tmp_path, refresh_interval=0, allow_refresh=False)
     site.build()
     answer = site.client.get("/files?refresh=true")
     assert (answer.status_code, answer.get_json()["cache_rebuilding"]) == (200, False)
 
 
-def test_refresh_of_a_cold_list_is_what_happens_anyway(site: Site) -> None:
+def test_refresh_of_a_cold_list_changes_nothing(site: Site) -> None:
     assert site.client.get("/files?refresh=true").get_json()["cache_rebuilding"] is True
     assert not state_of(site.app).store.folder.exists()
 
 
-def test_refresh_false_asks_for_nothing(tmp_path: Path) -> None:
+def test_refresh_false_does_not_ask_for_a_rebuild(tmp_path: Path) -> None:
     site = Site(tmp_path, refresh_interval=0)
     site.build()
     for no in ("false", "0", "no", ""):
         assert site.client.get(f"/files?refresh={no}").get_json()["cache_rebuilding"] is False
 
 
-def test_a_refresh_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_refresh_in_a_read_only_folder_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     site = Site(tmp_path, refresh_interval=0)
     site.build()
 

@@ -76,7 +76,7 @@ def intact(shelf: Shelf) -> bool:
 
 @pytest.mark.parametrize("by", [KeyboardInterrupt, SystemExit, GeneratorExit, Stop])
 @pytest.mark.parametrize("at", [0, 1, 5, 11])
-def test_the_next_rebuild_enriches_only_the_rest(shelf: Shelf, at: int, by: type[BaseException]) -> None:
+def test_next_rebuild_enriches_only_the_rest(shelf: Shelf, at: int, by: type[BaseException]) -> None:
     interrupt(shelf, at, by=by)
     assert not shelf.index.exists()
     enrich = Enrich()
@@ -89,7 +89,7 @@ def test_the_next_rebuild_enriches_only_the_rest(shelf: Shelf, at: int, by: type
 
 
 @pytest.mark.parametrize("at", [0, 3, 7])
-def test_a_later_rebuild_too_goes_on_and_the_old_list_stays_until_then(shelf: Shelf, at: int) -> None:
+def test_interrupted_rebuild_of_a_published_list_is_resumed(shelf: Shelf, at: int) -> None:
     shelf.rebuild(ITEMS[:4], enrich=Enrich(mark=" old"))
     interrupt(shelf, at, [*ITEMS[:4], *ITEMS[4:]], version="2", mark=" new")
     assert shelf.items() == made(ITEMS[:4], " old")
@@ -100,7 +100,7 @@ def test_a_later_rebuild_too_goes_on_and_the_old_list_stays_until_then(shelf: Sh
     assert len(data_files(shelf)) == 1
 
 
-def test_nothing_is_lost_when_it_is_interrupted_five_times(shelf: Shelf) -> None:
+def test_rebuild_interrupted_five_times_loses_nothing(shelf: Shelf) -> None:
     seen: list[str] = []
     for number in range(5):
         seen += interrupt(shelf, 2, mark=f" {number}").seen
@@ -112,7 +112,7 @@ def test_nothing_is_lost_when_it_is_interrupted_five_times(shelf: Shelf) -> None
     assert intact(shelf)
 
 
-def test_what_was_finished_is_found_again_after_the_source_has_changed(shelf: Shelf) -> None:
+def test_finished_items_are_found_after_the_source_has_changed(shelf: Shelf) -> None:
     interrupt(shelf, 6)
     changed = [*files("first"), ITEMS[5], {**ITEMS[1], "size": 99}, ITEMS[0], ITEMS[9]]
     enrich = Enrich()
@@ -121,7 +121,7 @@ def test_what_was_finished_is_found_again_after_the_source_has_changed(shelf: Sh
     assert shelf.items() == made(changed)
 
 
-def test_finished_items_of_another_version_are_not_taken(shelf: Shelf) -> None:
+def test_finished_items_of_another_version_are_not_reused(shelf: Shelf) -> None:
     interrupt(shelf, 6, version="1", mark=" one")
     enrich = Enrich(mark=" two")
     shelf.rebuild(ITEMS, enrich=enrich, version="2")
@@ -145,7 +145,7 @@ def test_finished_items_of_a_batch_are_kept(shelf: Shelf) -> None:
     assert shelf.items() == made(ITEMS)
 
 
-def test_a_rebuild_that_stops_between_two_items_of_a_batch_keeps_all_of_it(shelf: Shelf) -> None:
+def test_rebuild_that_stops_within_a_batch_keeps_the_whole_batch(shelf: Shelf) -> None:
     done: list[str] = []
 
     def enrich(items: list[Item]) -> list[Item]:
@@ -163,7 +163,7 @@ def test_a_rebuild_that_stops_between_two_items_of_a_batch_keeps_all_of_it(shelf
 
 
 @pytest.mark.parametrize("how", [{}, {"batch": 4}, {"workers": 2}, {"batch": 2, "workers": 2}], ids=str)
-def test_what_is_finished_is_in_the_file_before_a_long_item_is_begun(shelf: Shelf, how: dict[str, Any]) -> None:
+def test_finished_items_are_in_the_file_before_a_long_item_begins(shelf: Shelf, how: dict[str, Any]) -> None:
     """Else it would be lost with a killed process, though that takes no more than the last milliseconds."""
     found: list[bool] = []
 
@@ -198,7 +198,7 @@ ENDS = [
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_what_is_behind_the_finished_items_does_no_harm(shelf: Shelf, end: bytes) -> None:
+def test_bytes_after_the_finished_items_do_no_harm(shelf: Shelf, end: bytes) -> None:
     interrupt(shelf, 6)
     with open(shelf.data, "ab") as data:
         data.write(end)
@@ -211,7 +211,7 @@ def test_what_is_behind_the_finished_items_does_no_harm(shelf: Shelf, end: bytes
 
 @settings(max_examples=60)
 @given(st.data())
-def test_a_data_file_cut_off_or_damaged_anywhere_is_gone_on_with(data: st.DataObject) -> None:
+def test_data_file_truncated_or_damaged_anywhere_is_resumed(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
         shelf = Shelf(Path(folder) / "cache")
         interrupt(shelf, 6)
@@ -229,7 +229,7 @@ def test_a_data_file_cut_off_or_damaged_anywhere_is_gone_on_with(data: st.DataOb
         assert len(data_files(shelf)) == 1
 
 
-def test_of_two_lines_with_one_fingerprint_the_later_counts(shelf: Shelf) -> None:
+def test_later_of_two_lines_with_one_fingerprint_counts(shelf: Shelf) -> None:
     interrupt(shelf, 6)
     lines = shelf.data.read_bytes().splitlines(keepends=True)
     with open(shelf.data, "ab") as data:
@@ -238,7 +238,7 @@ def test_of_two_lines_with_one_fingerprint_the_later_counts(shelf: Shelf) -> Non
     assert [item["made"] for item in shelf.items()][:3] == ["ITEM 0", "LATER!", "ITEM 2"]
 
 
-def test_a_line_without_its_tab_is_none(shelf: Shelf) -> None:
+def test_line_without_its_tab_is_ignored(shelf: Shelf) -> None:
     interrupt(shelf, 6)
     lines = shelf.data.read_bytes().splitlines(keepends=True)
     with open(shelf.data, "ab") as data:
@@ -248,7 +248,7 @@ def test_a_line_without_its_tab_is_none(shelf: Shelf) -> None:
     assert snapshot.items_json(snapshot.view("all", "").tolist()).count(b'"made"') == 12  # as pages are read
 
 
-def test_a_line_whose_key_is_not_that_of_its_fingerprint_is_not_taken(shelf: Shelf) -> None:
+def test_line_with_the_wrong_key_for_its_fingerprint_is_ignored(shelf: Shelf) -> None:
     interrupt(shelf, 2)
     shelf.data.write_bytes(shelf.data.read_bytes().replace(b'"item 1"', b'"item 7"'))
     enrich = Enrich()
@@ -256,7 +256,7 @@ def test_a_line_whose_key_is_not_that_of_its_fingerprint_is_not_taken(shelf: She
     assert enrich.seen == NAMES[1:]
 
 
-def test_of_two_leftovers_the_newer_is_gone_on_with_and_the_other_removed(shelf: Shelf) -> None:
+def test_newer_of_two_leftover_files_is_resumed_and_the_other_removed(shelf: Shelf) -> None:
     interrupt(shelf, 3, mark=" one")
     first = shelf.data
     content = first.read_bytes()
@@ -271,7 +271,7 @@ def test_of_two_leftovers_the_newer_is_gone_on_with_and_the_other_removed(shelf:
 
 
 @pytest.mark.parametrize("foreign", [b"", b"something else\n", b'{"format": "warmcache-data 9", "id": "ab"}\n'])
-def test_a_data_file_of_no_known_format_is_left_and_removed(shelf: Shelf, foreign: bytes) -> None:
+def test_data_file_of_an_unknown_format_is_removed(shelf: Shelf, foreign: bytes) -> None:
     shelf.folder.mkdir(mode=0o700)
     (shelf.folder / "files.5.data").write_bytes(foreign)
     shelf.rebuild(ITEMS, enrich=Enrich())
@@ -286,7 +286,7 @@ def no_dead_weight(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("no_dead_weight")
-def test_a_leftover_that_is_mostly_useless_is_not_gone_on_in(shelf: Shelf) -> None:
+def test_mostly_useless_leftover_file_is_replaced(shelf: Shelf) -> None:
     interrupt(shelf, 10)
     left = shelf.data
     enrich = Enrich()
@@ -298,7 +298,7 @@ def test_a_leftover_that_is_mostly_useless_is_not_gone_on_in(shelf: Shelf) -> No
 
 
 @pytest.mark.usefixtures("no_dead_weight")
-def test_what_is_of_use_in_it_is_not_lost_when_the_next_is_interrupted_too(shelf: Shelf) -> None:
+def test_useful_items_survive_a_second_interruption(shelf: Shelf) -> None:
     interrupt(shelf, 10)
     # In the source's new order what is finished comes last.
     items = [*ITEMS[10:], *files("new", "newer"), *ITEMS[7:10]]
@@ -314,7 +314,7 @@ def test_what_is_of_use_in_it_is_not_lost_when_the_next_is_interrupted_too(shelf
 
 @pytest.mark.usefixtures("no_dead_weight")
 @pytest.mark.parametrize("at", range(6))
-def test_nothing_is_lost_when_it_is_interrupted_while_it_is_taken_over(shelf: Shelf, at: int) -> None:
+def test_interruption_while_useful_items_are_copied_loses_nothing(shelf: Shelf, at: int) -> None:
     interrupt(shelf, 10)
     left = data_files(shelf)
     breaths = 0
@@ -333,7 +333,7 @@ def test_nothing_is_lost_when_it_is_interrupted_while_it_is_taken_over(shelf: Sh
     assert enrich.seen == NAMES[10:]
 
 
-def test_a_data_file_whose_writer_was_killed_as_it_began_is_removed(shelf: Shelf) -> None:
+def test_data_file_of_a_writer_killed_at_its_start_is_removed(shelf: Shelf) -> None:
     interrupt(shelf, 6)
     begun = shelf.folder / f"files.{time.time_ns()}.data.tmp"
     begun.write_bytes(b"")
@@ -344,7 +344,7 @@ def test_a_data_file_whose_writer_was_killed_as_it_began_is_removed(shelf: Shelf
 
 
 @pytest.mark.usefixtures("no_dead_weight")
-def test_files_do_not_accumulate_whatever_the_source_gives(shelf: Shelf) -> None:
+def test_leftover_files_do_not_accumulate(shelf: Shelf) -> None:
     for number in range(6):
         items = [{**item, "size": number} for item in ITEMS]
         interrupt(shelf, 10, items)
@@ -357,7 +357,7 @@ def gone() -> list[Item]:
     raise OSError("the share is gone")
 
 
-def test_a_rebuild_whose_source_fails_keeps_what_was_left(shelf: Shelf) -> None:
+def test_rebuild_whose_source_fails_keeps_finished_items(shelf: Shelf) -> None:
     interrupt(shelf, 6)
     with pytest.raises(OSError, match="gone"):
         shelf.rebuild(gone, enrich=Enrich())
@@ -366,7 +366,7 @@ def test_a_rebuild_whose_source_fails_keeps_what_was_left(shelf: Shelf) -> None:
     assert enrich.seen == NAMES[6:]
 
 
-def test_a_list_without_keys_goes_on_with_nothing(shelf: Shelf) -> None:
+def test_list_without_keys_is_not_resumed(shelf: Shelf) -> None:
     interrupt(shelf, 6, kind="builder", key=None)
     enrich = Enrich()
     shelf.rebuild(ITEMS, enrich=enrich, kind="builder", key=None)
@@ -438,7 +438,7 @@ def often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("often")
-def test_a_first_build_shows_its_first_page_and_then_more(shelf: Shelf) -> None:
+def test_first_build_publishes_its_first_page_and_then_more(shelf: Shelf) -> None:
     build = Partly(shelf, 4)
     outcome = build.run()
     assert build.counts == [0, 0, 0, 0, 4, 5, 6, 7, 8, 9, 10, 11]
@@ -449,7 +449,7 @@ def test_a_first_build_shows_its_first_page_and_then_more(shelf: Shelf) -> None:
 
 
 @pytest.mark.usefixtures("often")
-def test_a_build_that_was_interrupted_goes_on_in_the_file_that_is_shown(shelf: Shelf) -> None:
+def test_interrupted_first_build_resumes_the_published_file(shelf: Shelf) -> None:
     with pytest.raises(KeyboardInterrupt):
         Partly(shelf, 2, until_item=7).run()
     assert (shelf.snapshot().count, shelf.snapshot().complete) == (7, False)
@@ -464,7 +464,7 @@ def test_a_build_that_was_interrupted_goes_on_in_the_file_that_is_shown(shelf: S
 
 
 @pytest.mark.usefixtures("often")
-def test_never_are_fewer_items_shown_than_before(shelf: Shelf) -> None:
+def test_resumed_build_never_publishes_fewer_items(shelf: Shelf) -> None:
     counts: list[int] = []
     for stop in (5, 1, 0, 2, 1):
         build = Partly(shelf, 2, until_item=stop)
@@ -481,7 +481,7 @@ def test_never_are_fewer_items_shown_than_before(shelf: Shelf) -> None:
 
 
 @pytest.mark.usefixtures("often", "no_dead_weight")
-def test_another_version_begins_anew_behind_what_is_shown(shelf: Shelf) -> None:
+def test_new_version_starts_over_and_keeps_the_partial_list(shelf: Shelf) -> None:
     with pytest.raises(KeyboardInterrupt):
         Partly(shelf, 2, until_item=7).run()
     seen: list[str] = []
@@ -503,7 +503,7 @@ def test_another_version_begins_anew_behind_what_is_shown(shelf: Shelf) -> None:
 
 @pytest.mark.usefixtures("often")
 @pytest.mark.parametrize("line", [1, 5, 12])
-def test_a_whole_list_is_not_replaced_by_a_part_even_if_it_is_damaged(shelf: Shelf, line: int) -> None:
+def test_damaged_complete_list_is_not_replaced_by_a_partial_one(shelf: Shelf, line: int) -> None:
     first = Partly(shelf, 2)
     first.run()
     place = shelf.snapshot().place(line - 1)[1]
@@ -528,7 +528,7 @@ def test_a_whole_list_is_not_replaced_by_a_part_even_if_it_is_damaged(shelf: She
 
 
 @pytest.mark.usefixtures("often")
-def test_what_was_odd_in_a_part_is_counted_once(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
+def test_sort_error_in_a_partial_list_is_counted_once(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
     sorts = {"mixed": lambda item: {} if item["path"] == "item 1" else item["path"]}
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(VIEWS, "sorts", sorts)
@@ -540,7 +540,7 @@ def test_what_was_odd_in_a_part_is_counted_once(shelf: Shelf, caplog: pytest.Log
     assert "sort mixed: TypeError on 1 items" in caplog.text
 
 
-def test_readers_see_that_it_is_a_part(tmp_path: Path) -> None:
+def test_readers_see_that_a_list_is_partial(tmp_path: Path) -> None:
     app = make_app(tmp_path)
     seen: list[tuple[Any, ...]] = []
     listed = WarmCache(app).warm_list(
@@ -566,7 +566,7 @@ def test_readers_see_that_it_is_a_part(tmp_path: Path) -> None:
         assert (listed.get().state, listed.get().complete, len(listed.get())) == ("fresh", True, 150)
 
 
-def test_showing_parts_costs_a_twentieth_of_the_time(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_partial_publications_take_a_twentieth_of_the_time(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a clock that runs a second for each item, and ten for each publication."""
     now = [0.0]
 
@@ -598,14 +598,14 @@ def test_showing_parts_costs_a_twentieth_of_the_time(shelf: Shelf, monkeypatch: 
     assert shelf.snapshot().complete
 
 
-def test_a_part_is_shown_at_most_twice_a_second(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_partial_lists_are_published_at_most_twice_a_second(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(partial_module, "PARTIAL_EVERY", 1e9)
     build = Partly(shelf, 3)
     build.run()
     assert build.counts == [0, 0, 0, *[3] * 9]
 
 
-def test_a_value_and_a_list_without_keys_are_shown_when_they_are_whole(shelf: Shelf) -> None:
+def test_values_and_lists_without_keys_are_published_only_when_complete(shelf: Shelf) -> None:
     build = Partly(shelf, 1)
     build.enrich = lambda item: item  # type: ignore[method-assign]
     build.run(kind="builder", key=None)
@@ -655,7 +655,7 @@ def act(items, seconds):
 
 
 @pytest.mark.parametrize("workers", [1, 4])
-def test_killed_at_any_instant_it_loses_nothing_that_it_has_written(tmp_path: Path, workers: int) -> None:
+def test_rebuild_killed_at_any_instant_loses_nothing_it_has_written(tmp_path: Path, workers: int) -> None:
     count, chance = 600, random.Random(workers)
     shelf = Shelf(tmp_path / "cache")
     log = tmp_path / "log"

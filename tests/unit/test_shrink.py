@@ -46,7 +46,9 @@ def numbered(count: int, begin: int = 0) -> list[Item]:
         (0.29, 100, 71, True),
     ],
 )
-def test_so_much_may_go(shelf: Shelf, max_shrink: float | None, before: int, after: int, fits: bool) -> None:
+def test_max_shrink_is_the_share_of_items_that_may_go(
+    shelf: Shelf, max_shrink: float | None, before: int, after: int, fits: bool
+) -> None:
     shelf.rebuild(numbered(before))
     generation = shelf.snapshot().generation
     if fits:
@@ -61,19 +63,19 @@ def test_so_much_may_go(shelf: Shelf, max_shrink: float | None, before: int, aft
     assert shelf.items() == numbered(before)
 
 
-def test_what_counts_is_how_many_there_are_and_not_which(shelf: Shelf) -> None:
+def test_only_the_number_of_items_is_compared(shelf: Shelf) -> None:
     shelf.rebuild(numbered(20))
     outcome = shelf.rebuild(numbered(20, 100))
     assert (outcome.count, outcome.dropped) == (20, 20)
 
 
-def test_the_message_says_what_to_do(shelf: Shelf) -> None:
+def test_message_says_what_to_do(shelf: Shelf) -> None:
     shelf.rebuild(numbered(20))
     with pytest.raises(SourceShrunkError, match="run 'flask warmcache clear files' once, or declare it with max"):
         shelf.rebuild([])
 
 
-def test_a_cleared_list_begins_anew(shelf: Shelf) -> None:
+def test_cleared_list_may_be_smaller(shelf: Shelf) -> None:
     shelf.rebuild(numbered(20))
     lock = shelf.lock()
     shelf.store.publish_cold(shelf.name)
@@ -82,7 +84,7 @@ def test_a_cleared_list_begins_anew(shelf: Shelf) -> None:
     assert shelf.items() == numbered(2)
 
 
-def test_nothing_is_enriched_for_a_list_that_shrank(shelf: Shelf) -> None:
+def test_nothing_is_enriched_for_a_refused_source(shelf: Shelf) -> None:
     shelf.rebuild(numbered(20))
 
     def enrich(item: Item) -> Item:
@@ -93,7 +95,7 @@ def test_nothing_is_enriched_for_a_list_that_shrank(shelf: Shelf) -> None:
     assert len(list(shelf.folder.glob("*.data"))) == 1
 
 
-def test_a_builder_without_keys_is_not_believed_either(shelf: Shelf) -> None:
+def test_builder_without_keys_is_checked_too(shelf: Shelf) -> None:
     shelf.rebuild(numbered(20), kind="builder", key=None)
     with pytest.raises(SourceShrunkError, match="source gave 9 items where the list has 20"):
         shelf.rebuild(numbered(9), kind="builder", key=None)
@@ -102,7 +104,7 @@ def test_a_builder_without_keys_is_not_believed_either(shelf: Shelf) -> None:
     assert shelf.items() == []
 
 
-def test_a_builder_says_how_much_may_go(tmp_path: Path) -> None:
+def test_builder_may_declare_max_shrink(tmp_path: Path) -> None:
     app = make_app(tmp_path)
     warmcache = WarmCache(app)
     made = numbered(40)
@@ -117,12 +119,12 @@ def test_a_builder_says_how_much_may_go(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("wrong", [-0.1, 1.1, "half", type(None)])
-def test_what_max_shrink_must_not_be(wrong: Any) -> None:
+def test_wrong_max_shrink_is_refused(wrong: Any) -> None:
     with pytest.raises(DeclarationError, match="max_shrink"):
         declare(max_shrink=wrong)
 
 
-def test_stats_and_log_say_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_stats_and_log_report_a_refused_source(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     app = make_app(tmp_path)
     items = numbered(20)
     listed = WarmCache(app).warm_list("files", key="path", source=lambda: list(items))

@@ -15,12 +15,12 @@ from .world import Shelf, files
 
 
 @pytest.mark.parametrize("kind", [list, tuple, iter], ids=["list", "tuple", "iterator"])
-def test_any_iterable_of_dicts_is_a_list(shelf: Shelf, kind: Any) -> None:
+def test_source_may_give_any_iterable_of_dicts(shelf: Shelf, kind: Any) -> None:
     shelf.rebuild(lambda: kind(files("b", "a")))
     assert shelf.items() == files("b", "a")
 
 
-def test_a_generator_is_run_in_the_app_context(shelf: Shelf) -> None:
+def test_generator_runs_in_the_app_context(shelf: Shelf) -> None:
     inside: list[bool] = []
 
     class Context:
@@ -42,7 +42,7 @@ def test_a_generator_is_run_in_the_app_context(shelf: Shelf) -> None:
 @pytest.mark.parametrize(
     ("given", "kind"), [(None, "NoneType"), ("text", "str"), (b"x", "bytes"), ({"a": 1}, "dict"), (5, "int")]
 )
-def test_what_is_no_list_keeps_the_old_one(shelf: Shelf, given: object, kind: str) -> None:
+def test_source_that_gives_no_list_keeps_the_old_list(shelf: Shelf, given: object, kind: str) -> None:
     shelf.rebuild(files("old"))
     with pytest.raises(RebuildError, match=f"source of 'files' gave a {kind}, not a list of items"):
         shelf.rebuild(lambda: given)
@@ -50,14 +50,14 @@ def test_what_is_no_list_keeps_the_old_one(shelf: Shelf, given: object, kind: st
 
 
 @pytest.mark.parametrize("item", [None, "a", 5, ["path"], ("path", "a")], ids=repr)
-def test_an_item_that_is_no_dict_keeps_the_old_list(shelf: Shelf, item: object) -> None:
+def test_item_that_is_not_a_dict_keeps_the_old_list(shelf: Shelf, item: object) -> None:
     shelf.rebuild(files("old"))
     with pytest.raises(RebuildError, match=f"source of 'files' gave a {type(item).__name__}; items are dicts"):
         shelf.rebuild(lambda: [*files("a"), item])
     assert shelf.items() == files("old")
 
 
-def test_a_source_that_fails_midway_keeps_the_old_list(shelf: Shelf) -> None:
+def test_source_that_fails_midway_keeps_the_old_list(shelf: Shelf) -> None:
     shelf.rebuild(files("old"))
 
     def source() -> Iterator[Item]:
@@ -72,7 +72,7 @@ def test_a_source_that_fails_midway_keeps_the_old_list(shelf: Shelf) -> None:
     ]
 
 
-def test_the_first_of_each_key_wins_and_the_others_are_counted(
+def test_first_item_of_each_key_wins_and_others_count_as_failed(
     shelf: Shelf, caplog: pytest.LogCaptureFixture
 ) -> None:
     items = [{"path": "a", "size": 1}, {"path": "b", "size": 2}, {"path": "a", "size": 3}]
@@ -86,13 +86,13 @@ def test_the_first_of_each_key_wins_and_the_others_are_counted(
     )
 
 
-def test_one_and_its_text_are_two_keys(shelf: Shelf) -> None:
+def test_number_and_its_text_are_different_keys(shelf: Shelf) -> None:
     shelf.rebuild([{"path": 1}, {"path": "1"}])
     assert shelf.items() == [{"path": 1}, {"path": "1"}]
 
 
 @pytest.mark.parametrize("item", [{}, {"path": None}, {"path": 1.5}, {"path": True}, {"path": ["a"]}], ids=repr)
-def test_an_item_without_a_fit_key_is_left_out_and_counted(shelf: Shelf, item: Item) -> None:
+def test_item_without_a_usable_key_is_left_out_and_counted(shelf: Shelf, item: Item) -> None:
     outcome = shelf.rebuild([*files("a"), item, *files("b")])
     assert shelf.items() == files("a", "b")
     assert outcome.failed == 1
@@ -104,7 +104,7 @@ def test_only_the_first_failures_are_logged(shelf: Shelf, caplog: pytest.LogCapt
     assert (outcome.failed, caplog.text.count("warmcache.item_failed")) == (100, 5)
 
 
-def test_a_builder_needs_no_key_and_keeps_doubles(shelf: Shelf) -> None:
+def test_builder_needs_no_key_and_keeps_duplicates(shelf: Shelf) -> None:
     outcome = shelf.rebuild([{"a": 1}, {"a": 1}], kind="builder", key=None)
     assert shelf.items() == [{"a": 1}, {"a": 1}]
     again = shelf.rebuild([{"a": 1}], kind="builder", key=None)
@@ -112,20 +112,20 @@ def test_a_builder_needs_no_key_and_keeps_doubles(shelf: Shelf) -> None:
 
 
 @pytest.mark.parametrize("value", [None, 0, "text", [1, [2]], {"a": {"b": None}}, False], ids=repr)
-def test_a_value_is_any_json(shelf: Shelf, value: object) -> None:
+def test_value_may_be_any_json(shelf: Shelf, value: object) -> None:
     shelf.rebuild(lambda: value, kind="value", key=None)
     assert shelf.items() == [{"value": value}]
     assert shelf.snapshot().is_value
 
 
-def test_a_value_that_json_cannot_hold_keeps_the_old_one(shelf: Shelf) -> None:
+def test_value_that_json_cannot_hold_keeps_the_old_value(shelf: Shelf) -> None:
     shelf.rebuild(lambda: 5, kind="value", key=None)
     with pytest.raises(RebuildError, match="every item of 'files' failed"):
         shelf.rebuild(lambda: {1, 2}, kind="value", key=None)
     assert shelf.items() == [{"value": 5}]
 
 
-def test_a_list_may_be_made_of_another(shelf: Shelf) -> None:
+def test_list_may_be_made_of_another_list(shelf: Shelf) -> None:
     shelf.rebuild(files("a", "b"))
     made = Shelf(shelf.folder, "made")
     outcome = made.rebuild(source_list="files", upstream=shelf.snapshot(), enrich=lambda i: {**i, "x": 1})

@@ -58,7 +58,7 @@ def chain(tmp_path: Path) -> Chain:
     return Chain(tmp_path)
 
 
-def test_both_are_brought_up_to_date_by_one_scan(chain: Chain) -> None:
+def test_one_scan_updates_both_lists(chain: Chain) -> None:
     chain.tick()
     assert (chain.titles(), chain.scans) == (["A"], 1)
     assert (chain.state("scan"), chain.state("made")) == ("fresh", "fresh")
@@ -67,7 +67,7 @@ def test_both_are_brought_up_to_date_by_one_scan(chain: Chain) -> None:
     assert chain.scans == 1
 
 
-def test_a_newer_source_list_makes_the_other_stale(chain: Chain) -> None:
+def test_newer_source_list_makes_its_follower_stale(chain: Chain) -> None:
     chain.tick()
     chain.items = files("a", "b")
     with chain.app.app_context():
@@ -76,7 +76,7 @@ def test_a_newer_source_list_makes_the_other_stale(chain: Chain) -> None:
     assert (chain.titles(), chain.scans) == (["A", "B"], 2)
 
 
-def test_an_invalidated_list_has_its_source_list_looked_at_again(chain: Chain) -> None:
+def test_invalidated_follower_rebuilds_its_source_list(chain: Chain) -> None:
     chain.tick()
     chain.items = files("c")
     with chain.app.app_context():
@@ -93,7 +93,7 @@ def test_rebuild_now_rebuilds_the_source_list_first(chain: Chain) -> None:
     assert (chain.titles(), chain.scans, outcome.dropped) == (["B"], 2, 1)
 
 
-def test_a_stale_list_of_a_fresh_source_list_uses_it_as_it_is(chain: Chain) -> None:
+def test_stale_follower_uses_a_fresh_source_list_as_it_is(chain: Chain) -> None:
     chain.tick()
     state_of(chain.app).statuses["made"].ttl = 1e-9
     chain.tick()
@@ -101,7 +101,7 @@ def test_a_stale_list_of_a_fresh_source_list_uses_it_as_it_is(chain: Chain) -> N
     assert state_of(chain.app).statuses["made"].condition().snapshot is not None
 
 
-def test_a_failing_source_list_fails_the_other_with_a_pause(chain: Chain) -> None:
+def test_failing_source_list_fails_its_follower_with_a_pause(chain: Chain) -> None:
     chain.error = ValueError("unmounted")
     for _ in range(10):
         chain.tick()
@@ -111,7 +111,7 @@ def test_a_failing_source_list_fails_the_other_with_a_pause(chain: Chain) -> Non
     assert report is not None and report.next_attempt_at is not None and report.next_attempt_at > time.time()
 
 
-def test_a_failing_source_list_leaves_what_was_made_of_it(chain: Chain) -> None:
+def test_failing_source_list_keeps_the_old_follower(chain: Chain) -> None:
     chain.tick()
     chain.error = ValueError("unmounted")
     with chain.app.app_context():
@@ -121,7 +121,7 @@ def test_a_failing_source_list_leaves_what_was_made_of_it(chain: Chain) -> None:
     assert chain.state("made") == "failed"
 
 
-def test_a_source_list_that_another_rebuilds_is_waited_for_without_a_loop(chain: Chain) -> None:
+def test_follower_waits_for_a_source_list_that_another_process_rebuilds(chain: Chain) -> None:
     store = FileStore(state_of(chain.app).store.folder)
     lock = store.try_lock("scan")
     assert lock is not None
@@ -136,7 +136,7 @@ def test_a_source_list_that_another_rebuilds_is_waited_for_without_a_loop(chain:
 
 @pytest.mark.usefixtures("live")
 @pytest.mark.parametrize("trouble", ["fails", "has no source", "is locked"])
-def test_trouble_with_the_source_list_costs_no_processor(tmp_path: Path, trouble: str) -> None:
+def test_trouble_with_the_source_list_causes_few_attempts(tmp_path: Path, trouble: str) -> None:
     chain = Chain(tmp_path, with_source=trouble != "has no source")
     chain.error = ValueError("unmounted")
     state = state_of(chain.app)
@@ -157,7 +157,7 @@ def test_trouble_with_the_source_list_costs_no_processor(tmp_path: Path, trouble
         lock.close()
 
 
-def test_a_source_list_without_a_source_fails_both(tmp_path: Path) -> None:
+def test_source_list_without_a_source_fails_both(tmp_path: Path) -> None:
     chain = Chain(tmp_path, with_source=False)
     chain.tick()
     assert (chain.state("scan"), chain.state("made")) == ("failed", "failed")
@@ -165,7 +165,7 @@ def test_a_source_list_without_a_source_fails_both(tmp_path: Path) -> None:
         chain.made.rebuild_now()
 
 
-def test_switched_off_a_newer_source_list_counts_too(tmp_path: Path) -> None:
+def test_disabled_cache_notices_a_newer_source_list(tmp_path: Path) -> None:
     chain = Chain(tmp_path, enabled=False)
     assert chain.titles() == ["A"]
     chain.items = files("a", "b")
@@ -175,7 +175,7 @@ def test_switched_off_a_newer_source_list_counts_too(tmp_path: Path) -> None:
     assert chain.titles() == ["A", "B"]
 
 
-def test_a_cleared_source_list_is_built_again_first(chain: Chain) -> None:
+def test_cleared_source_list_is_rebuilt_first(chain: Chain) -> None:
     chain.tick()
     state = state_of(chain.app)
     lock = state.store.try_lock("scan")
@@ -187,7 +187,7 @@ def test_a_cleared_source_list_is_built_again_first(chain: Chain) -> None:
     assert (chain.scans, chain.titles()) == (2, ["A"])
 
 
-def test_a_list_that_goes_by_another_key_follows_by_a_rebuild_and_is_not_written_by_foreign_keys(
+def test_follower_with_another_key_field_follows_only_by_a_rebuild(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WARMCACHE_SERVER_STARTED", "1")
@@ -210,7 +210,7 @@ def test_a_list_that_goes_by_another_key_follows_by_a_rebuild_and_is_not_written
         assert [item["title"] for item in rich.get()] == ["new", "old"]
 
 
-def test_a_write_is_published_although_a_list_made_of_this_one_is_cold(chain: Chain) -> None:
+def test_write_is_published_although_a_follower_is_cold(chain: Chain) -> None:
     chain.scan.lookup(lambda key: {"path": key, "size": 5})
     with chain.app.app_context():
         chain.scan.rebuild_now()

@@ -26,7 +26,7 @@ def order(shelf: Shelf, values: list[Any], backwards: bool = False, **given: Any
     return [snapshot.item(position)["value"] for position in places]
 
 
-def test_equal_keys_keep_source_order_and_reversing_reverses_all(shelf: Shelf) -> None:
+def test_equal_keys_keep_source_order_and_minus_reverses_everything(shelf: Shelf) -> None:
     pairs = [["b", 1], ["a", 1], ["a", 2], ["b", 2]]
     by_letter = {"value": lambda item: item["value"][0]}
     assert order(shelf, pairs, sorts=by_letter) == [["a", 1], ["a", 2], ["b", 1], ["b", 2]]
@@ -42,22 +42,22 @@ def test_keys_are_ordered_by_kind_and_none_comes_last(shelf: Shelf, caplog: pyte
     assert order(shelf, values, backwards=True) == ordered[::-1]
 
 
-def test_whole_and_broken_numbers_are_one_kind(shelf: Shelf) -> None:
+def test_integers_and_floats_are_one_kind(shelf: Shelf) -> None:
     assert order(shelf, [2.5, 1, 3, 0.5]) == [0.5, 1, 2.5, 3]
 
 
-def test_an_item_whose_sort_fails_comes_last(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
+def test_item_whose_sort_fails_comes_last(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "flask_warmcache"):
         sorts = {"value": lambda item: 10 / item["value"]}
         assert order(shelf, [1, 0, 5, 0], sorts=sorts) == [5, 1, 0, 0]
     assert "sort value: ZeroDivisionError on 2 items" in caplog.text
 
 
-def test_a_sort_that_fails_everywhere_leaves_source_order(shelf: Shelf) -> None:
+def test_sort_that_always_fails_keeps_source_order(shelf: Shelf) -> None:
     assert order(shelf, [3, 1, 2], sorts={"value": lambda item: item["none"]}) == [3, 1, 2]
 
 
-def test_keys_that_cannot_be_compared_at_all_fail_the_rebuild_and_keep_the_list(shelf: Shelf) -> None:
+def test_incomparable_keys_fail_the_rebuild_and_keep_the_old_list(shelf: Shelf) -> None:
     order(shelf, [1, 2])
     times = {"value": lambda item: datetime(2000, 1, 1, tzinfo=timezone.utc if item["value"] else None)}
     with pytest.raises(
@@ -67,7 +67,7 @@ def test_keys_that_cannot_be_compared_at_all_fail_the_rebuild_and_keep_the_list(
     assert [item["value"] for item in shelf.items()] == [1, 2]
 
 
-def test_an_item_whose_filter_fails_is_left_out_of_it(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
+def test_item_whose_filter_fails_does_not_pass(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
     items: list[Item] = [
         {"path": "a", "done": True},
         {"path": "b"},
@@ -83,7 +83,7 @@ def test_an_item_whose_filter_fails_is_left_out_of_it(shelf: Shelf, caplog: pyte
     assert "filter done: KeyError on 1 items" in caplog.text
 
 
-def test_filters_and_sorts_see_what_json_gives_back(shelf: Shelf) -> None:
+def test_filters_and_sorts_see_items_decoded_from_json(shelf: Shelf) -> None:
     seen: list[Any] = []
     shelf.rebuild([{"path": "a", "pair": (1, 2)}], filters={"any": lambda item: seen.append(item["pair"])})
     shelf.rebuild(
@@ -94,7 +94,7 @@ def test_filters_and_sorts_see_what_json_gives_back(shelf: Shelf) -> None:
     assert seen == [[1, 2], [1, 2]]
 
 
-def test_views_of_reused_items_are_those_of_fresh_ones(shelf: Shelf) -> None:
+def test_views_of_reused_items_equal_those_of_new_items(shelf: Shelf) -> None:
     views: dict[str, Any] = {
         "filters": {"even": lambda item: item["size"] % 2 == 0},
         "sorts": {"size": lambda item: -item["size"]},
@@ -117,7 +117,7 @@ def _sections(shelf: Shelf) -> dict[str, bytes]:
     }
 
 
-def test_a_list_without_views_decodes_nothing_that_it_reuses() -> None:
+def test_list_without_views_needs_no_decoded_items() -> None:
     builder = ViewBuilder(declare(), breathe)
     builder.add(None)
     assert builder.needs_items is False
@@ -125,7 +125,7 @@ def test_a_list_without_views_decodes_nothing_that_it_reuses() -> None:
     assert ViewBuilder(declare(search=("path",)), breathe).needs_items is True
 
 
-def test_a_changed_declaration_changes_the_views_of_unchanged_items(shelf: Shelf) -> None:
+def test_changed_declaration_updates_views_of_unchanged_items(shelf: Shelf) -> None:
     items = [{"path": "b"}, {"path": "a"}]
     shelf.rebuild(items)
     assert not shelf.snapshot().has_view("all", "name")
@@ -133,7 +133,7 @@ def test_a_changed_declaration_changes_the_views_of_unchanged_items(shelf: Shelf
     assert positions(shelf.snapshot(), "all", "name") == [1, 0]
 
 
-def test_what_is_odd_is_counted_as_the_list_was_last_seen() -> None:
+def test_sort_errors_are_counted_once_however_often_sections_are_made() -> None:
     """A list that is shown in part has its sections made again and again."""
     builder = ViewBuilder(declare(sorts={"value": lambda item: item["value"]}), breathe)
     places = array("I")
@@ -145,13 +145,13 @@ def test_what_is_odd_is_counted_as_the_list_was_last_seen() -> None:
 
 
 @pytest.mark.parametrize("odd", [float("nan"), float("-nan")])
-def test_a_sort_key_that_is_no_number_comes_last(shelf: Shelf, odd: float) -> None:
+def test_nan_as_sort_key_comes_last(shelf: Shelf, odd: float) -> None:
     sorts = {"value": lambda item: odd if item["value"] == 2 else item["value"]}
     assert order(shelf, [3, 2, 1, 2, 0], sorts=sorts) == [0, 1, 3, 2, 2]
 
 
 @pytest.mark.parametrize("values", [[None, None], [5, None, None], [None] * 50 + [5], [None, [1], [None]]])
-def test_none_sinks_no_list_however_often_it_is_the_key(shelf: Shelf, values: list[Any]) -> None:
+def test_none_as_sort_key_comes_last_however_frequent(shelf: Shelf, values: list[Any]) -> None:
     wanted = sorted(values, key=lambda value: (value is None, value == [None]))
     assert order(shelf, values) == wanted
     for number in range(3):  # a mended list, too
@@ -159,7 +159,7 @@ def test_none_sinks_no_list_however_often_it_is_the_key(shelf: Shelf, values: li
         assert order(shelf, values) == [*wanted, *[None] * (number + 1)]
 
 
-def test_tuple_with_none_stands_last(shelf: Shelf) -> None:
+def test_none_in_a_tuple_comes_last(shelf: Shelf) -> None:
     years = [*range(2000, 2300), None]
     by_year = {"value": lambda item: (item["value"], item["path"])}
     assert order(shelf, years[::-1], sorts=by_year) == years

@@ -242,7 +242,7 @@ class Run:
 @given(st.dictionaries(keys, st.integers(0, 4), max_size=7), operations)
 @example({}, [("refresh", {"a": 1}, False), ("rebuild", [], False), ("discard", {"a": None}, True)])
 @example({"a": 1}, [("rebuild", [(0, ("discard", {"a": None}, False))], False), ("refresh", {"a": 2}, False)])
-def test_the_list_is_as_a_dict(first: dict[Key, int], done: list[tuple[str, Any, bool]]) -> None:
+def test_list_equals_a_dict_after_any_operations(first: dict[Key, int], done: list[tuple[str, Any, bool]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         desk = Desk(Path(folder) / "cache")
         desk.sizes = dict(first)
@@ -275,7 +275,7 @@ def test_the_list_is_as_a_dict(first: dict[Key, int], done: list[tuple[str, Any,
 # What a write leaves as it is
 
 
-def test_a_write_moves_neither_the_age_nor_what_is_said_of_the_rebuild(desk: Desk) -> None:
+def test_write_changes_neither_the_age_nor_the_facts_of_the_rebuild(desk: Desk) -> None:
     before = desk.snapshot()
     desk.sizes["a"] = 5
     assert desk.writes.refresh(["a"]) and desk.writes.discard(["b"])
@@ -287,7 +287,7 @@ def test_a_write_moves_neither_the_age_nor_what_is_said_of_the_rebuild(desk: Des
 
 @pytest.mark.parametrize("mark", ["invalidate", "outdate"])
 @pytest.mark.parametrize("moment", ["before", "lookup", "append", "rename", "behind it"])
-def test_a_mark_outlives_a_write(desk: Desk, monkeypatch: pytest.MonkeyPatch, mark: str, moment: str) -> None:
+def test_mark_survives_a_write(desk: Desk, monkeypatch: pytest.MonkeyPatch, mark: str, moment: str) -> None:
     reader = desk.store.reader(desk.name)
     opened = reader.current()
     assert opened is not None
@@ -324,14 +324,14 @@ def test_a_mark_outlives_a_write(desk: Desk, monkeypatch: pytest.MonkeyPatch, ma
     assert not desk.build().is_owed()
 
 
-def test_a_wish_for_a_rebuild_marks_no_newer_rebuild(desk: Desk) -> None:
+def test_outdate_does_not_mark_a_newer_rebuild(desk: Desk) -> None:
     before = desk.snapshot()
     desk.build()
     desk.store.mark_stale(desk.name, before)
     assert not desk.snapshot().is_invalidated
 
 
-def test_writes_are_kept_until_a_rebuild_has_seen_them(desk: Desk) -> None:
+def test_writes_stay_in_the_index_until_a_rebuild_has_seen_them(desk: Desk) -> None:
     for number in range(5):
         desk.sizes["a"] = number
         assert desk.writes.refresh(["a", "b"])
@@ -343,7 +343,7 @@ def test_writes_are_kept_until_a_rebuild_has_seen_them(desk: Desk) -> None:
 # What cannot be done
 
 
-def test_nothing_is_written_into_a_cold_list(folder: Path) -> None:
+def test_write_to_a_cold_list_invalidates_it(folder: Path) -> None:
     desk = Desk(folder)
     desk.sizes = {"a": 1}
     assert not desk.writes.refresh(["a"])
@@ -357,7 +357,7 @@ def test_nothing_is_written_into_a_cold_list(folder: Path) -> None:
     assert not desk.writes.refresh(["a"])
 
 
-def test_a_write_into_a_first_build_before_its_first_part_has_it_followed_by_another(folder: Path) -> None:
+def test_write_before_the_first_partial_list_causes_another_rebuild(folder: Path) -> None:
     desk = Desk(folder)
     desk.sizes = {"a": 1, "b": 2}
     told: list[bool] = []
@@ -374,7 +374,7 @@ def test_a_write_into_a_first_build_before_its_first_part_has_it_followed_by_ano
 
 
 @pytest.mark.parametrize("values", [{"size": 1, "path": "z"}, {"path": 1.5}, {"path": None}, {"size": 2}], ids=str)
-def test_an_item_that_does_not_fit_is_refused(desk: Desk, values: Item) -> None:
+def test_item_with_a_wrong_key_is_refused(desk: Desk, values: Item) -> None:
     desk.declaration = declare(**{**DECLARED, "lookup": lambda key: values})
     with pytest.raises(RebuildError):
         desk.writer().refresh(["a"] if values.get("path") == "z" else [values])
@@ -385,7 +385,7 @@ def test_an_item_that_does_not_fit_is_refused(desk: Desk, values: Item) -> None:
     assert desk.shown() == desk.sizes
 
 
-def test_without_a_lookup_items_can_be_given_and_keys_cannot(folder: Path) -> None:
+def test_list_without_a_lookup_accepts_items_but_no_keys(folder: Path) -> None:
     desk = Desk(folder, lookup=None)
     desk.sizes = {"a": 1}
     desk.build()
@@ -395,7 +395,7 @@ def test_without_a_lookup_items_can_be_given_and_keys_cannot(folder: Path) -> No
     assert desk.shown() == {"a": 2, "b": 3}
 
 
-def test_an_error_of_enrich_is_the_callers(desk: Desk) -> None:
+def test_error_of_enrich_reaches_the_caller(desk: Desk) -> None:
     def broken(where: str) -> None:
         if where == "enrich":
             raise ZeroDivisionError
@@ -407,7 +407,7 @@ def test_an_error_of_enrich_is_the_callers(desk: Desk) -> None:
     assert desk.snapshot().generation == before
 
 
-def test_an_item_that_cannot_be_sorted_in_is_left_to_the_next_rebuild(folder: Path) -> None:
+def test_item_that_cannot_be_sorted_is_left_to_the_next_rebuild(folder: Path) -> None:
     def date(item: Item) -> datetime:
         return datetime(2000, 1, 1, tzinfo=timezone.utc if item["size"] < 100 else None)
 
@@ -443,7 +443,7 @@ with FileStore(Path(sys.argv[1])).publishing("files"):
     assert not list(desk.folder.glob("*.tmp"))
 
 
-def test_a_removed_folder_is_no_error(desk: Desk) -> None:
+def test_write_after_the_folder_was_removed_is_no_error(desk: Desk) -> None:
     for path in desk.folder.iterdir():
         path.unlink()
     desk.folder.rmdir()
@@ -453,7 +453,7 @@ def test_a_removed_folder_is_no_error(desk: Desk) -> None:
 # Beside others
 
 
-def test_those_who_wait_at_the_same_time_share_a_publication(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writes_that_wait_together_share_a_publication(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"n{number}" for number in range(12)]
     desk.sizes |= dict.fromkeys(names, 4)
     publish, published = Draft.publish, []
@@ -474,7 +474,7 @@ def test_those_who_wait_at_the_same_time_share_a_publication(desk: Desk, monkeyp
     desk.check(desk.sizes)
 
 
-def test_of_two_that_are_published_together_the_one_that_looked_later_counts(desk: Desk) -> None:
+def test_later_lookup_of_two_published_together_wins(desk: Desk) -> None:
     with desk.writes.queue.publishing, ThreadPoolExecutor(2) as pool:
         is_late, may_go = threading.Event(), threading.Event()
 
@@ -501,7 +501,7 @@ def test_of_two_that_are_published_together_the_one_that_looked_later_counts(des
 
 
 @pytest.mark.parametrize("other", ["refreshes", "rebuilds"])
-def test_what_was_looked_up_too_early_is_looked_up_again(desk: Desk, other: str) -> None:
+def test_outdated_lookup_is_repeated(desk: Desk, other: str) -> None:
     """A looks up 5 and is slow; B publishes 6, and a rebuild forgets the write of B; then A is ready."""
     looked: list[int] = []
 
@@ -521,7 +521,7 @@ def test_what_was_looked_up_too_early_is_looked_up_again(desk: Desk, other: str)
     assert desk.shown()["a"] == 6
 
 
-def test_a_key_that_others_always_write_is_given_up_and_nothing_old_is_shown(desk: Desk) -> None:
+def test_key_that_others_keep_overwriting_is_left_to_a_rebuild(desk: Desk) -> None:
     other = desk.writer()
     busy = False
 
@@ -539,7 +539,7 @@ def test_a_key_that_others_always_write_is_given_up_and_nothing_old_is_shown(des
     assert desk.is_owed()
 
 
-def test_a_write_into_a_list_that_is_built_for_the_first_time_wins(folder: Path) -> None:
+def test_write_during_a_first_build_wins(folder: Path) -> None:
     desk = Desk(folder)
     desk.sizes = {f"n{number:04}": 1 for number in range(3000)}
     told: list[bool] = []
@@ -564,7 +564,7 @@ def test_a_write_into_a_list_that_is_built_for_the_first_time_wins(folder: Path)
     desk.check(desk.sizes)
 
 
-def test_behind_half_a_line_writes_and_builders_begin_a_new_one(desk: Desk) -> None:
+def test_half_a_line_in_the_data_file_is_skipped(desk: Desk) -> None:
     """As a write leaves it that is killed while it appends."""
 
     def cut_off() -> None:
@@ -597,7 +597,7 @@ def test_behind_half_a_line_writes_and_builders_begin_a_new_one(desk: Desk) -> N
     ]
 
 
-def test_a_rebuild_is_not_kept_from_publishing_by_those_who_write_all_the_time(desk: Desk) -> None:
+def test_constant_writes_do_not_starve_a_rebuild(desk: Desk) -> None:
     desk.sizes |= {f"n{number}": 1 for number in range(2000)}
     ended = threading.Event()
     other = desk.writer()
@@ -800,7 +800,7 @@ def office(tmp_path: Path) -> Office:
     return Office(tmp_path)
 
 
-def test_the_next_request_sees_it_and_so_does_a_list_made_of_this_one(office: Office) -> None:
+def test_next_request_sees_a_write_here_and_in_a_follower(office: Office) -> None:
     client = office.app.test_client()
     assert (office.get("files"), office.get("made")) == ([("a", 1), ("b", 2)], [("a", 2), ("b", 4)])
     etag = client.get("/files").headers["ETag"]
@@ -822,14 +822,14 @@ def test_the_next_request_sees_it_and_so_does_a_list_made_of_this_one(office: Of
         (["refresh", "--int", "files", "5"], 0, [("a", 1), ("b", 2)]),
     ],
 )
-def test_the_commands_write(office: Office, arguments: list[str], code: int, shown: list[tuple[Key, int]]) -> None:
+def test_commands_write(office: Office, arguments: list[str], code: int, shown: list[tuple[Key, int]]) -> None:
     office.sizes |= {"a": 5, "c": 6}
     result = office.app.test_cli_runner().invoke(args=["warmcache", *arguments])
     assert result.exit_code == code, result.output
     assert office.get("files") == shown
 
 
-def test_the_commands_say_when_nothing_is_built_yet(tmp_path: Path) -> None:
+def test_commands_report_a_list_that_was_never_built(tmp_path: Path) -> None:
     app = make_app(tmp_path)
     listed = WarmCache(app).warm_list("files", key="path", source=lambda: [])
     listed.lookup(lambda key: None)
