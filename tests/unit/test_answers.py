@@ -1,4 +1,4 @@
-"""List answers in HTTP: status, headers and validators, and what hooks of the app may do to them."""
+"""List answers in HTTP: status, headers and ETags, and what hooks of the app may change."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
 
 
-def test_the_cold_answer_of_the_readme(tmp_path: Path) -> None:
+def test_cold_answer_of_the_readme(tmp_path: Path) -> None:
     app = make_app(tmp_path)
     listed = WarmCache(app).warm_list(
         "enriched_file_cache",
@@ -43,7 +43,7 @@ def test_the_cold_answer_of_the_readme(tmp_path: Path) -> None:
     assert list(json.loads(answer.text)) == list(json.loads(expected))
 
 
-def test_the_headers_of_a_cold_answer(site: Site) -> None:
+def test_headers_of_a_cold_answer(site: Site) -> None:
     headers = site.client.get("/files").headers
     assert headers["X-Warmcache"] == "files; gen=0; state=cold"
     assert headers["Cache-Status"] == "warmcache; detail=cold"
@@ -52,7 +52,7 @@ def test_the_headers_of_a_cold_answer(site: Site) -> None:
     assert "Age" not in headers and "ETag" in headers
 
 
-def test_the_headers_of_a_warm_answer(site: Site) -> None:
+def test_headers_of_a_warm_answer(site: Site) -> None:
     site.build()
     answer = site.client.get("/files")
     headers = answer.headers
@@ -68,7 +68,7 @@ def test_the_headers_of_a_warm_answer(site: Site) -> None:
     assert "Retry-After" not in headers and "Set-Cookie" not in headers and "Vary" not in headers
 
 
-def test_a_stale_answer_says_how_stale(site: Site) -> None:
+def test_stale_answer_says_how_stale_it_is(site: Site) -> None:
     site.build()
     status = state_of(site.app).statuses["files"]
     status.ttl = -50.5
@@ -77,16 +77,16 @@ def test_a_stale_answer_says_how_stale(site: Site) -> None:
     assert headers["X-Warmcache"].endswith("state=stale")
 
 
-def test_cache_control_is_the_apps_choice(tmp_path: Path) -> None:
+def test_app_chooses_cache_control(tmp_path: Path) -> None:
     site = Site(tmp_path, cache_control="no-store")
     assert site.client.get("/files").headers["Cache-Control"] == "no-store"
 
 
-# Validators
+# ETags
 
 
 @pytest.mark.parametrize("form", ["{}", "W/{}", '"x", {}', '"x" , W/{} , "y"', "*"])
-def test_who_has_the_answer_gets_304_without_a_body(site: Site, form: str) -> None:
+def test_client_that_has_the_answer_gets_304_without_a_body(site: Site, form: str) -> None:
     site.build()
     first = site.client.get("/files?page=1")
     again = site.client.get("/files?page=1", headers={"If-None-Match": form.format(first.headers["ETag"])})
@@ -98,12 +98,12 @@ def test_who_has_the_answer_gets_304_without_a_body(site: Site, form: str) -> No
 
 
 @pytest.mark.parametrize("tag", ['"x"', 'W/"x"', "", '"', "garbage", '"a", "b"', "x" * 5000])
-def test_who_has_another_answer_gets_this_one(site: Site, tag: str) -> None:
+def test_client_that_has_another_answer_gets_this_one(site: Site, tag: str) -> None:
     site.build()
     assert site.client.get("/files", headers={"If-None-Match": tag}).status_code == 200
 
 
-def test_a_304_never_keeps_an_old_flag_alive(site: Site) -> None:
+def test_304_never_keeps_an_old_flag_alive(site: Site) -> None:
     site.build()
     tag = site.client.get("/files").headers["ETag"]
     with site.app.app_context():
@@ -117,18 +117,18 @@ def test_a_304_never_keeps_an_old_flag_alive(site: Site) -> None:
     assert (renewed.status_code, renewed.get_json()["cache_rebuilding"]) == (200, False)
 
 
-def test_a_cold_answer_can_be_validated_too(site: Site) -> None:
+def test_cold_answer_can_be_validated_too(site: Site) -> None:
     tag = site.client.get("/files").headers["ETag"]
     assert site.client.get("/files", headers={"If-None-Match": tag}).status_code == 304
     site.build()
     assert site.client.get("/files", headers={"If-None-Match": tag}).status_code == 200
 
 
-# Beside the rest of the app
+# Together with the rest of the app
 
 
 @pytest.mark.parametrize("refreshed", [False, True])
-def test_the_session_is_left_alone(site: Site, refreshed: bool) -> None:
+def test_session_is_left_alone(site: Site, refreshed: bool) -> None:
     site.app.secret_key = "x"
     site.app.config["SESSION_REFRESH_EACH_REQUEST"] = refreshed
     site.app.add_url_rule("/plain", "plain", lambda: "")
@@ -145,7 +145,7 @@ def test_the_session_is_left_alone(site: Site, refreshed: bool) -> None:
     site.build()
     visitor, stranger = site.app.test_client(), site.app.test_client()
     touched(visitor, "/login")
-    # Flask itself sends a permanent session again with every answer, unless told not to.
+    # Flask itself sends a permanent session with every answer, unless the setting is off.
     by_flask = touched(visitor, "/plain")
     assert ("Set-Cookie" in by_flask) == refreshed
     for path in ("/files", "/files?refresh=true", "/files?page=x"):
@@ -198,11 +198,11 @@ def test_hooks_may_change_the_answer(site: Site, warm: bool) -> None:
     assert (headers["X-Total"], headers["Vary"]) == ("3" if warm else "0", "Cookie")
     assert "max-age=5" in headers["Cache-Control"]
     changes.append(lambda response: response)
-    # No change of one answer reaches the next: the bytes are kept, the headers are not.
+    # A change of one answer does not reach the next: the bytes are shared, the headers are not.
     assert site.client.get("/files").headers["Cache-Control"] == "private, no-cache"
 
 
-def test_a_hook_hears_of_the_end_of_an_answer(site: Site) -> None:
+def test_hook_is_called_at_the_end_of_an_answer(site: Site) -> None:
     site.build()
     ended: list[str] = []
 
@@ -216,14 +216,14 @@ def test_a_hook_hears_of_the_end_of_an_answer(site: Site) -> None:
     assert ended == [answer.headers["ETag"]]
 
 
-def test_a_head_request_has_the_headers_and_no_body(site: Site) -> None:
+def test_head_request_has_the_headers_and_no_body(site: Site) -> None:
     site.build()
     head, full = site.client.head("/files"), site.client.get("/files")
     assert (head.data, head.status_code) == (b"", 200)
     assert head.headers["Content-Length"] == str(len(full.data))
 
 
-def test_a_response_class_that_sends_in_its_own_way_does_so(tmp_path: Path) -> None:
+def test_response_class_with_its_own_sending_is_respected(tmp_path: Path) -> None:
     sent: list[bytes] = []
 
     class Counting(Response):
@@ -237,7 +237,7 @@ def test_a_response_class_that_sends_in_its_own_way_does_so(tmp_path: Path) -> N
     assert site.client.get("/files").data == b"".join(sent) != b""
 
 
-def test_a_response_class_of_the_apps_own_is_kept(tmp_path: Path) -> None:
+def test_response_is_of_the_apps_response_class(tmp_path: Path) -> None:
     class Own(Response):
         pass
 
@@ -247,7 +247,7 @@ def test_a_response_class_of_the_apps_own_is_kept(tmp_path: Path) -> None:
         assert isinstance(site.list.response(), Own)
 
 
-def test_a_fresh_worker_answers_without_parsing_or_encoding_an_item(
+def test_fresh_worker_answers_without_parsing_or_encoding_an_item(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site.build()
@@ -256,7 +256,7 @@ def test_a_fresh_worker_answers_without_parsing_or_encoding_an_item(
     warm_up = worker.client.get("/files?page=9")  # maps the snapshot, whose header is JSON
     assert warm_up.status_code == 200
 
-    def forbidden(*given: Any, **named: Any) -> None:
+    def forbidden(*arguments: Any, **options: Any) -> None:
         raise AssertionError("an item was parsed or encoded")
 
     with monkeypatch.context() as patched:
@@ -270,7 +270,7 @@ def test_a_fresh_worker_answers_without_parsing_or_encoding_an_item(
     assert worker.builds == 0
 
 
-def test_the_view_gives_defaults_and_the_request_overrides_them(tmp_path: Path) -> None:
+def test_view_sets_defaults_and_the_request_overrides_them(tmp_path: Path) -> None:
     site = Site(tmp_path)
     site.build()
     site.app.add_url_rule("/two", "two", lambda: site.list.response(per_page=2, filter="short", sort="-name"))
@@ -280,7 +280,7 @@ def test_the_view_gives_defaults_and_the_request_overrides_them(tmp_path: Path) 
     assert (answer["per_page"], [item["path"] for item in answer["files"]]) == (1, ["a"])
 
 
-def test_a_response_class_that_makes_its_own_headers_is_heard_on_every_answer(tmp_path: Path) -> None:
+def test_response_class_with_its_own_headers_is_respected(tmp_path: Path) -> None:
     class Guarded(Response):
         def get_wsgi_headers(self, environ: Any) -> Any:
             headers = super().get_wsgi_headers(environ)
@@ -295,7 +295,7 @@ def test_a_response_class_that_makes_its_own_headers_is_heard_on_every_answer(tm
     assert site.client.head("/files").headers["X-Frame-Options"] == "DENY"
 
 
-def test_a_hook_may_put_other_headers_in_place_of_all(site: Site) -> None:
+def test_hook_may_replace_all_headers(site: Site) -> None:
     site.build()
 
     @site.app.after_request
@@ -308,7 +308,7 @@ def test_a_hook_may_put_other_headers_in_place_of_all(site: Site) -> None:
     assert "ETag" not in answer.headers and json.loads(answer.data)["total_files"] == 3
 
 
-def test_only_a_question_can_be_answered_by_304(site: Site) -> None:
+def test_only_get_and_head_can_be_answered_with_304(site: Site) -> None:
     site.build()
     site.app.add_url_rule("/asked", "asked", site.list.response, methods=["GET", "POST"])
     known = {"If-None-Match": "*"}

@@ -1,4 +1,4 @@
-"""The words that spare reads their look: what is told is seen at once, what is not a moment later."""
+"""Change words: an announced change is seen at once, and another one a moment later."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from .world import Shelf, files
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody looks anyway, so that what is seen was told."""
+    """Turn off the regular stat, so that only announced changes are seen."""
     monkeypatch.setattr(changes, "STAT_EVERY", 60)
     monkeypatch.setattr(changes, "_wait_for_all_readers", lambda: None)
 
 
 @pytest.fixture
 def reader(shelf: Shelf) -> Reader:
-    """One that has seen what is published, and that nothing has changed since."""
+    """A reader that has opened the published snapshot and needs no stat."""
     shelf.rebuild(files("a"))
     return settled(shelf)
 
@@ -50,28 +50,28 @@ def words_of(shelf: Shelf) -> Path:
     return shelf.folder / "files.changes"
 
 
-def looks(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What is looked at from now on."""
-    looked: list[str] = []
-    look = os.stat
+def note_stats(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return a list to which the name of each file is added that is statted from now on."""
+    statted: list[str] = []
+    stat = os.stat
 
     def noted(path: Any, *arguments: Any, **options: Any) -> os.stat_result:
-        looked.append(os.path.basename(path))
-        return look(path, *arguments, **options)
+        statted.append(os.path.basename(path))
+        return stat(path, *arguments, **options)
 
     monkeypatch.setattr(os, "stat", noted)
-    return looked
+    return statted
 
 
-def test_a_read_looks_at_no_file_while_nothing_is_told(
+def test_read_makes_no_system_call_without_an_announced_change(
     shelf: Shelf, reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looked = looks(monkeypatch)
+    statted = note_stats(monkeypatch)
     assert len({id(reader.current()) for _ in range(100)}) == 1
-    assert looked == []
+    assert statted == []
     changes.announce(shelf.folder, shelf.name)
     reader.current()
-    assert looked == ["files.changes", "files.index"]
+    assert statted == ["files.changes", "files.index"]
 
 
 @pytest.mark.parametrize("change", ["publish", "invalidate", "mark_stale", "clear"])
@@ -98,7 +98,7 @@ def test_every_change_is_seen_by_the_next_read(shelf: Shelf, change: str) -> Non
         )
 
 
-def test_another_process_is_told_too(shelf: Shelf, reader: Reader) -> None:
+def test_change_by_another_process_is_seen(shelf: Shelf, reader: Reader) -> None:
     script = """
 import sys
 from pathlib import Path
@@ -110,10 +110,10 @@ Shelf(Path(sys.argv[1])).rebuild(files("b"))
 
 
 @pytest.mark.parametrize("new", [False, True], ids=["known", "new file"])
-def test_between_the_rename_and_its_telling_every_read_looks(
+def test_every_read_makes_a_stat_during_a_publication(
     shelf: Shelf, reader: Reader, monkeypatch: pytest.MonkeyPatch, new: bool
 ) -> None:
-    """Else one worker would go on with the old list when another has shown the new one."""
+    """Otherwise one worker could serve the old list after another has shown the new one."""
     rename = os.replace
     seen: list[list[str]] = []
 
@@ -125,14 +125,14 @@ def test_between_the_rename_and_its_telling_every_read_looks(
 
     if new:
         words_of(shelf).unlink()
-        # Who makes the file waits until all have looked, which is when they find it.
+        # The process that creates the file waits until each reader has made a stat and found it.
         monkeypatch.setattr(changes, "_wait_for_all_readers", reader.expire)
     monkeypatch.setattr(os, "replace", seen_at_once)
     shelf.rebuild(files("b"))
     assert seen == [["b"]]
 
 
-def test_who_is_killed_behind_its_rename_leaves_readers_that_look(shelf: Shelf, reader: Reader) -> None:
+def test_publisher_killed_after_its_rename_leaves_readers_that_stat(shelf: Shelf, reader: Reader) -> None:
     script = """
 import os, sys
 from pathlib import Path
@@ -155,7 +155,7 @@ Shelf(Path(sys.argv[1])).rebuild(files("b"))
 
 
 @pytest.mark.parametrize("gone", ["the words", "all", "the words, for a backup's"])
-def test_what_is_not_told_is_seen_by_who_looks_anyway(
+def test_unannounced_change_is_seen_a_moment_later(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch, gone: str
 ) -> None:
     monkeypatch.undo()
@@ -173,10 +173,10 @@ def test_what_is_not_told_is_seen_by_who_looks_anyway(
     shelf.rebuild(files("b"))
     if gone.endswith("backup's"):
         until(lambda: shown(reader) == ["b"])
-    assert shown(reader) == ["b"], "who makes the file waits until all have looked"
+    assert shown(reader) == ["b"], "the process that creates the file did not wait for all readers"
 
 
-def test_who_looks_after_the_lists_looks_whatever_the_words_say(shelf: Shelf, reader: Reader) -> None:
+def test_expired_reader_makes_a_stat_whatever_the_words_say(shelf: Shelf, reader: Reader) -> None:
     shelf.index.unlink()
     assert shown(reader) == ["a"] and not reader.is_unusable
     reader.expire()
@@ -184,7 +184,7 @@ def test_who_looks_after_the_lists_looks_whatever_the_words_say(shelf: Shelf, re
 
 
 @pytest.mark.parametrize("what", ["nothing", "empty", "short", "a link", "a folder", "a pipe"])
-def test_without_usable_words_every_read_looks(shelf: Shelf, reader: Reader, what: str) -> None:
+def test_every_read_makes_a_stat_without_usable_words(shelf: Shelf, reader: Reader, what: str) -> None:
     words = words_of(shelf)
     words.unlink()
     if what == "a link":
@@ -204,7 +204,7 @@ def test_without_usable_words_every_read_looks(shelf: Shelf, reader: Reader, wha
 
 
 @pytest.mark.parametrize("what", ["a folder", "a link", "a pipe"])
-def test_who_cannot_tell_waits_until_all_have_looked(
+def test_change_that_cannot_be_announced_waits_for_all_readers(
     shelf: Shelf,
     reader: Reader,
     what: str,
@@ -213,7 +213,7 @@ def test_who_cannot_tell_waits_until_all_have_looked(
     tmp_path: Path,
 ) -> None:
     words = words_of(shelf)
-    words.unlink()  # the reader has the old ones mapped, and hears nothing more of them
+    words.unlink()  # the reader still maps the old file, which nobody overwrites any more
     if what == "a folder":
         words.mkdir()
     elif what == "a link":
@@ -229,13 +229,13 @@ def test_who_cannot_tell_waits_until_all_have_looked(
     assert not (tmp_path / "elsewhere").exists()
 
 
-def test_an_invalidation_of_what_is_not_there_tells_nobody(shelf: Shelf) -> None:
+def test_invalidating_a_list_without_index_announces_nothing(shelf: Shelf) -> None:
     shelf.store.invalidate(shelf.name)
     assert not words_of(shelf).exists()
 
 
 def test_threads_of_one_reader_never_miss_a_change(shelf: Shelf) -> None:
-    """They race for what it has seen: none may take an old look for a look at the new."""
+    """They race for what the reader has seen: an old stat must not pass for one of the new index."""
     shelf.rebuild(files("0"))
     reader = shelf.store.reader(shelf.name)
     published = 0

@@ -1,4 +1,4 @@
-"""Damaged files: whatever the bytes, a read never fails and a page is never broken JSON."""
+"""Damaged files: with any bytes, a read never raises, and a page is never broken JSON for long."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ VIEWS: dict[str, Any] = {
 }
 QUERIES = ["", "per_page=1&page=2", "per_page=0", "sort=-name", "filter=even&sort=name", "search=b&filter=even"]
 NAMES = ("b", "aa", "cb", "bbdd")
-# Places and new bytes; a place beyond the file's end counts from its start again.
+# Places and new bytes; a place behind the file's end wraps around.
 changes = st.lists(st.tuples(st.integers(0, 10**6), st.integers(0, 255)), min_size=1, max_size=8)
 
 
 @pytest.fixture(autouse=True)
 def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Captured records would keep every refused snapshot's files open."""
+    """Disable the log, because captured records would keep the files of refused snapshots open."""
     monkeypatch.setattr(logging.getLogger("flask_warmcache"), "disabled", True)
 
 
 @cache
 def whole() -> tuple[bytes, bytes, str]:
-    """A small list's index, its data, and the data file's name."""
+    """Return a small list's index, its data, and the data file's name."""
     with tempfile.TemporaryDirectory() as folder:
         shelf = Shelf(Path(folder) / "cache")
         shelf.rebuild(files(*NAMES), **VIEWS)
@@ -53,7 +53,7 @@ def whole() -> tuple[bytes, bytes, str]:
 
 @contextmanager
 def shelf_of(index: bytes, data: bytes) -> Iterator[Shelf]:
-    """Those bytes as a list of their own."""
+    """Make a list from these bytes."""
     with tempfile.TemporaryDirectory() as folder:
         shelf = Shelf(Path(folder))
         shelf.index.write_bytes(index)
@@ -62,7 +62,7 @@ def shelf_of(index: bytes, data: bytes) -> Iterator[Shelf]:
 
 
 def changed(content: bytes, where: list[tuple[int, int]]) -> bytes:
-    """The content with these bytes put elsewhere."""
+    """Return the content with these bytes changed."""
     damaged = bytearray(content)
     for place, byte in where:
         damaged[place % len(damaged)] = byte
@@ -70,14 +70,14 @@ def changed(content: bytes, where: list[tuple[int, int]]) -> bytes:
 
 
 def answers_are_whole(shelf: Shelf) -> bool:
-    """Ask what a worker is asked before its keeper has looked at the list; say whether all answers are JSON."""
+    """Return whether all answers are JSON, as of a worker whose keeper has not checked the list yet."""
     pager = shelf.pager(declare(**VIEWS))
     all_whole = True
     for query in QUERIES:
         try:
             body = pager.body(pager.status.condition(), query.encode(), (None, None, None))
         except BadQueryError:
-            continue  # "too large for one answer" is a possible reading of a damaged index
+            continue  # a damaged index may describe a list that is too large for one answer
         try:
             items = json.loads(body.data)["files"]
         except ValueError:
@@ -87,7 +87,7 @@ def answers_are_whole(shelf: Shelf) -> bool:
     return all_whole
 
 
-def test_the_whole_files_are_read() -> None:
+def test_undamaged_files_are_read() -> None:
     index, data, _ = whole()
     with shelf_of(index, data) as shelf:
         assert answers_are_whole(shelf)
@@ -95,7 +95,7 @@ def test_the_whole_files_are_read() -> None:
 
 
 @pytest.mark.parametrize("which", ["index", "data"])
-def test_a_file_cut_at_any_length_is_refused_and_never_a_crash(which: str) -> None:
+def test_file_cut_at_any_length_is_refused(which: str) -> None:
     index, data, name = whole()
     with shelf_of(index, data) as shelf:
         cut = shelf.index if which == "index" else shelf.folder / name
@@ -108,7 +108,7 @@ def test_a_file_cut_at_any_length_is_refused_and_never_a_crash(which: str) -> No
 
 
 @given(changes)
-def test_no_change_of_the_index_escapes_the_reader(where: list[tuple[int, int]]) -> None:
+def test_changed_index_never_raises_in_a_reader(where: list[tuple[int, int]]) -> None:
     index, data, _ = whole()
     with shelf_of(changed(index, where), data) as shelf:
         snapshot = shelf.store.reader(shelf.name).current()
@@ -116,7 +116,7 @@ def test_no_change_of_the_index_escapes_the_reader(where: list[tuple[int, int]])
 
 
 @given(changes)
-def test_no_change_of_the_data_escapes_the_reader(where: list[tuple[int, int]]) -> None:
+def test_changed_data_never_raises_in_a_reader(where: list[tuple[int, int]]) -> None:
     index, data, _ = whole()
     with shelf_of(index, changed(data, where)) as shelf:
         reader = shelf.store.reader(shelf.name)
@@ -149,7 +149,7 @@ header_values = st.recursive(
     ),
     header_values | st.just(10**400) | st.just(-1),
 )
-def test_no_header_with_a_right_checksum_escapes_the_reader(field: str, value: object) -> None:
+def test_wrong_header_with_a_right_checksum_never_raises_in_a_reader(field: str, value: object) -> None:
     index, data, _ = whole()
     header, base = fmt.read_header(index, len(index))
     *path, last = field.split(".")
@@ -167,13 +167,13 @@ def test_no_header_with_a_right_checksum_escapes_the_reader(field: str, value: o
 
 
 @pytest.mark.parametrize("which", ["index", "data"])
-def test_no_changed_byte_makes_a_read_fail_and_what_breaks_an_answer_is_found_by_the_keeper(which: str) -> None:
-    """Requests look at no checksum, so a broken answer may leave until the keeper's next look, never an error."""
+def test_changed_byte_never_fails_a_read_and_the_keeper_finds_broken_answers(which: str) -> None:
+    """Requests check no checksum, so an answer may be broken until the keeper's next check, but none fails."""
     index, data, name = whole()
     begin = fmt.read_header(index, len(index))[1] if which == "index" else len(data.splitlines()[0]) + 1
     broken = 0
     with shelf_of(index, data) as shelf:
-        if which == "index":  # the second item reaches to the end of the third: it begins and ends where items do
+        if which == "index":  # the second item ends where the third does, so both of its ends are right
             _, newline = shelf.snapshot().place(2)
             place = fmt.read_header(index, len(index))[0]["sections"]["places"][0] + begin + 3 * 4
             content = index[:place] + newline.to_bytes(4, sys.byteorder) + index[place + 4 :]
@@ -188,10 +188,10 @@ def test_no_changed_byte_makes_a_read_fail_and_what_breaks_an_answer_is_found_by
                 if not answers_are_whole(shelf):
                     broken += 1
                     assert Verifier(shelf.folder, shelf.name).is_damaged(shelf.snapshot()), (place, byte)
-    assert broken > 0  # else the second half of the claim was not tried
+    assert broken > 0  # otherwise the second half of the claim was not tested
 
 
-def test_a_line_cut_at_its_ends_is_left_out_of_the_page_and_asks_for_a_rebuild(shelf: Shelf) -> None:
+def test_damaged_line_is_left_out_of_the_page_and_asks_for_a_rebuild(shelf: Shelf) -> None:
     shelf.rebuild(files("a", "b", "c"), **VIEWS)
     begin, _ = shelf.snapshot().place(1)
     data = bytearray(shelf.data.read_bytes())
@@ -220,7 +220,7 @@ def damage(shelf: Shelf, section: str) -> None:
     ("section", "asked"),
     [(fmt.view_section("all", "name"), {"sort": "name"}), ("text_starts", {"search": "b"}), ("places", {})],
 )
-def test_a_page_for_views_of_their_own_survives_damage(shelf: Shelf, section: str, asked: dict[str, str]) -> None:
+def test_decoded_page_survives_damage(shelf: Shelf, section: str, asked: dict[str, str]) -> None:
     shelf.rebuild(files(*NAMES), **VIEWS)
     damage(shelf, section)
     pager = shelf.pager(declare(**VIEWS))
@@ -228,7 +228,7 @@ def test_a_page_for_views_of_their_own_survives_damage(shelf: Shelf, section: st
     assert pager.status.condition().due
 
 
-def test_a_refusal_is_no_damage(shelf: Shelf) -> None:
+def test_refused_query_is_not_damage(shelf: Shelf) -> None:
     shelf.rebuild(files(*NAMES), **VIEWS)
     pager = shelf.pager(declare(**VIEWS), max_all_bytes=1)
     with pytest.raises(BadQueryError):
@@ -236,7 +236,7 @@ def test_a_refusal_is_no_damage(shelf: Shelf) -> None:
     assert not pager.status.condition().due
 
 
-def test_an_answer_with_a_hole_is_not_kept(shelf: Shelf) -> None:
+def test_incomplete_answer_is_not_kept(shelf: Shelf) -> None:
     shelf.rebuild(files("a", "b"))
     whole_data = shelf.data.read_bytes()
     _, newline = shelf.snapshot().place(0)
@@ -254,7 +254,7 @@ def test_an_answer_with_a_hole_is_not_kept(shelf: Shelf) -> None:
     assert holed.etag != mended.etag
 
 
-def test_a_check_that_the_system_does_not_allow_is_made_up_for(shelf: Shelf) -> None:
+def test_check_that_the_system_refuses_is_repeated(shelf: Shelf) -> None:
     shelf.rebuild(files(*NAMES))
     snapshot, verifier = shelf.snapshot(), Verifier(shelf.folder, shelf.name)
     content = bytearray(shelf.data.read_bytes())

@@ -1,4 +1,4 @@
-"""Declarations: what is wrong fails in the call that says it, and names the list."""
+"""Declarations: a wrong one fails in its call, with an error that names the list."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ GOOD_NAMES = ["a", "0", "_", "-", "enriched_file_cache", "x" * 64]
 
 
 @pytest.mark.parametrize("name", BAD_NAMES, ids=repr)
-def test_a_bad_name_is_refused_before_it_becomes_a_file(name: Any) -> None:
+def test_bad_name_is_refused_before_it_becomes_a_file(name: Any) -> None:
     warmcache = WarmCache()
     with pytest.raises(DeclarationError, match="cannot name a list: use 1 to 64"):
         warmcache.warm_list(name, key="path")
@@ -50,21 +50,21 @@ def test_a_bad_name_is_refused_before_it_becomes_a_file(name: Any) -> None:
 
 
 @pytest.mark.parametrize("name", GOOD_NAMES)
-def test_a_good_name_is_taken(name: str) -> None:
+def test_good_name_is_accepted(name: str) -> None:
     assert WarmCache().warm_list(name, key="path").name == name
 
 
-def test_a_list_needs_a_key() -> None:
+def test_list_needs_a_key() -> None:
     with pytest.raises(DeclarationError, match="Warm list 'files' needs key="):
         WarmCache().warm_list("files")
 
 
-def test_a_builder_needs_none() -> None:
+def test_builder_needs_no_key() -> None:
     assert declare(kind="builder", key=None).key is None
 
 
 @pytest.mark.parametrize(
-    ("given", "why"),
+    ("declared", "why"),
     [
         ({"key": ""}, "has key=''"),
         ({"key": 5}, "has key=5"),
@@ -107,27 +107,27 @@ def test_a_builder_needs_none() -> None:
     ],
     ids=repr,
 )
-def test_a_wrong_declaration_fails_in_its_call_and_says_why(given: dict[str, Any], why: str) -> None:
+def test_wrong_declaration_fails_in_its_call_with_a_reason(declared: dict[str, Any], why: str) -> None:
     warmcache = WarmCache()
     with pytest.raises(DeclarationError, match=why):
-        warmcache.warm_list("files", **{"key": "path", **given})
-    # The failed call leaves nothing behind: the name is free.
+        warmcache.warm_list("files", **{"key": "path", **declared})
+    # The failed call leaves the name free.
     assert warmcache.warm_list("files", key="path").name == "files"
 
 
-@pytest.mark.parametrize("given", [{"search": 5}, {"counts": 5}, {"counts": [["a"]]}, {"name": []}], ids=repr)
-def test_the_wrong_kind_of_thing_is_refused_by_name(given: dict[str, Any]) -> None:
+@pytest.mark.parametrize("declared", [{"search": 5}, {"counts": 5}, {"counts": [["a"]]}, {"name": []}], ids=repr)
+def test_object_of_a_wrong_type_is_refused_by_name(declared: dict[str, Any]) -> None:
     with pytest.raises(DeclarationError):
-        WarmCache().warm_list(**{"name": "files", "key": "path", **given})
+        WarmCache().warm_list(**{"name": "files", "key": "path", **declared})
 
 
-def test_a_number_is_no_fingerprint() -> None:
+def test_number_as_fingerprint_is_refused() -> None:
     with pytest.raises(DeclarationError, match="fingerprint of warm list 'files'"):
         WarmCache().warm_list("files", key="path").enrich(fingerprint=5)  # type: ignore[call-overload]
 
 
 @pytest.mark.parametrize("fingerprint", ["size", (5,), ("size", None)])
-def test_a_wrong_fingerprint_is_refused(fingerprint: Any) -> None:
+def test_wrong_fingerprint_is_refused(fingerprint: Any) -> None:
     with pytest.raises(DeclarationError, match="fingerprint of warm list 'files' is a tuple of field names"):
         WarmCache().warm_list("files", key="path").enrich(fingerprint=fingerprint)
 
@@ -146,16 +146,16 @@ def test_a_wrong_fingerprint_is_refused(fingerprint: Any) -> None:
         ("y", "ys"),
     ],
 )
-def test_the_plural_names_the_items(unit: str, plural: str) -> None:
+def test_plural_names_the_items(unit: str, plural: str) -> None:
     assert declare(unit=unit).plural == plural
 
 
-def test_a_unit_whose_keys_are_taken_is_refused() -> None:
+def test_unit_whose_plural_is_an_answer_key_is_refused() -> None:
     with pytest.raises(DeclarationError, match="unit='page'"):
         declare(unit="page")
 
 
-def test_the_digest_changes_with_what_shapes_a_snapshot_only() -> None:
+def test_digest_changes_only_with_what_shapes_a_snapshot() -> None:
     base = declare(filters={"a": bool, "b": bool}, sorts={"name": str}, search=("path",))
     same = [
         declare(filters={"b": bool, "a": bool}, sorts={"name": str}, search=("path",), ttl=5),
@@ -176,7 +176,7 @@ def test_the_digest_changes_with_what_shapes_a_snapshot_only() -> None:
     assert len({one.digest for one in [base, *other]}) == 1 + len(other)
 
 
-def test_a_list_without_a_source_has_a_problem_that_names_the_cure() -> None:
+def test_list_without_a_source_has_a_problem_with_a_remedy() -> None:
     assert declare(source=list).problem(["files"]) is None
     assert declare(source_list="scan").problem(["files", "scan"]) is None
     assert "add one with @files.source" in str(declare().problem(["files"]))

@@ -1,4 +1,4 @@
-"""Items as JSON: written by the app's own provider, and read back as JSON gives them."""
+"""Items as JSON: they are encoded by the app's own provider."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_items_are_encoded_by_the_apps_own_json(app: Flask) -> None:
         assert listed.get()[0]["text"] == item["text"]
 
 
-def test_a_provider_that_indents_is_kept_to_one_line(app: Flask) -> None:
+def test_output_of_an_indenting_provider_is_one_line(app: Flask) -> None:
     class Indenting(DefaultJSONProvider):
         def dumps(self, obj: Any, **kwargs: Any) -> str:
             return json.dumps(obj, indent="\t")
@@ -59,7 +59,7 @@ def test_a_provider_that_indents_is_kept_to_one_line(app: Flask) -> None:
     assert encoder(app)({"a": [1]}) == b'{"a":[1]}'
 
 
-def test_any_provider_will_do(app: Flask) -> None:
+def test_any_provider_is_accepted(app: Flask) -> None:
     class Own:
         def dumps(self, value: Any) -> str:
             return json.dumps(value, default=lambda other: f"<{type(other).__name__}>")
@@ -92,7 +92,7 @@ VALUES = st.recursive(
 @pytest.mark.parametrize("pure", [False, True], ids=["compiled", "pure Python"])
 @settings(max_examples=150)
 @given(VALUES, st.booleans(), st.booleans())
-def test_the_encoder_that_is_made_once_writes_what_flask_writes(
+def test_shared_encoder_writes_what_flask_writes(
     pure: bool, value: object, sort_keys: bool, ensure_ascii: bool
 ) -> None:
     app = Flask("shop")
@@ -111,11 +111,11 @@ def test_the_encoder_that_is_made_once_writes_what_flask_writes(
 
         plain = tried(lambda one: app.json.dumps(one, separators=(",", ":"), allow_nan=False).encode())
         assert tried(encode) == plain
-        # Nothing of a value that failed halfway stays behind.
+        # A value that failed halfway leaves nothing behind in the encoder.
         assert encode([{"a": [1]}, {"a": [1]}]) == b'[{"a":[1]},{"a":[1]}]'
 
 
-def test_an_item_that_contains_itself_fails_and_the_next_does_not(app: Flask) -> None:
+def test_circular_item_fails_and_the_next_does_not(app: Flask) -> None:
     circle: dict[str, Any] = {}
     circle["self"] = [circle]
     encode = encoder(app)
@@ -125,7 +125,7 @@ def test_an_item_that_contains_itself_fails_and_the_next_does_not(app: Flask) ->
         assert encode({"a": 1}) == b'{"a":1}'
 
 
-def test_a_default_of_the_apps_own_is_asked(app: Flask) -> None:
+def test_default_of_the_apps_provider_is_called(app: Flask) -> None:
     assert isinstance(app.json, DefaultJSONProvider)
     app.json.default = lambda value: f"<{type(value).__name__}>"
     assert encoder(app)({"a": object()}) == b'{"a":"<object>"}'

@@ -1,4 +1,4 @@
-"""The cache folder: made private, checked at its use, and told which setting to change."""
+"""The cache folder: it is created private, checked when it is used, and errors name the setting to change."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)
 
 
-def test_folder_and_files_are_closed_to_others_under_any_umask(umask: int, shelf: Shelf) -> None:
+def test_folder_and_files_are_private_under_any_umask(umask: int, shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     shelf.store.invalidate(shelf.name)
     shelf.store.write_progress(shelf.name, {"phase": "finished"})
@@ -47,12 +47,12 @@ def test_folder_and_files_are_closed_to_others_under_any_umask(umask: int, shelf
     )
 
 
-def test_the_folder_is_made_with_its_parents(tmp_path: Path) -> None:
+def test_folder_is_created_with_its_parents(tmp_path: Path) -> None:
     FileStore(tmp_path / "instance" / "warmcache" / "shop").prepare()
     assert mode(tmp_path / "instance" / "warmcache" / "shop") == 0o700
 
 
-def test_making_a_store_touches_nothing(folder: Path) -> None:
+def test_creating_a_store_touches_no_file(folder: Path) -> None:
     store = FileStore(folder)
     store.reader("files").current()
     assert store.read_progress("files") is None
@@ -62,7 +62,7 @@ def test_making_a_store_touches_nothing(folder: Path) -> None:
     assert not folder.exists()
 
 
-def test_a_link_is_refused(tmp_path: Path, folder: Path) -> None:
+def test_link_is_refused(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "real").mkdir(mode=0o700)
     folder.symlink_to(tmp_path / "real")
     with pytest.raises(StoreError, match="is a link or a file. Set WARMCACHE_DIR"):
@@ -70,13 +70,13 @@ def test_a_link_is_refused(tmp_path: Path, folder: Path) -> None:
     assert list((tmp_path / "real").iterdir()) == []
 
 
-def test_a_file_is_refused(folder: Path) -> None:
+def test_file_is_refused(folder: Path) -> None:
     folder.write_text("")
     with pytest.raises(StoreError, match=r"cannot be created \(File exists\). Set WARMCACHE_DIR"):
         FileStore(folder).prepare()
 
 
-def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:
+def test_folder_below_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"cannot be created \(Not a directory\)"):
         FileStore(tmp_path / "file" / "cache").prepare()
@@ -90,7 +90,7 @@ def test_another_accounts_folder_is_refused(folder: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("open_to_others", [0o701, 0o710, 0o750, 0o755, 0o777, 0o1777])
-def test_a_folder_open_to_others_is_refused_with_the_cure(folder: Path, open_to_others: int) -> None:
+def test_folder_open_to_others_is_refused_with_the_remedy(folder: Path, open_to_others: int) -> None:
     folder.mkdir()
     folder.chmod(open_to_others)
     with pytest.raises(StoreError, match="open to other accounts. Run 'chmod 700'"):
@@ -99,10 +99,10 @@ def test_a_folder_open_to_others_is_refused_with_the_cure(folder: Path, open_to_
     FileStore(folder).invalidate("files")
 
 
-def test_a_folder_that_cannot_be_written_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_that_cannot_be_written_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder.mkdir(mode=0o500)
-    if os.geteuid() == 0:  # rights do not bind root
-        monkeypatch.setattr(os, "access", lambda path, wanted: False)
+    if os.geteuid() == 0:  # root may write anywhere
+        monkeypatch.setattr(os, "access", lambda path, mode: False)
     with pytest.raises(StoreError, match="not writable. Change its permissions, or set WARMCACHE_DIR"):
         FileStore(folder).prepare()
 
@@ -114,7 +114,7 @@ def test_messages_name_no_path(tmp_path: Path, folder: Path) -> None:
     assert str(tmp_path) not in str(failed.value)
 
 
-def test_the_default_folder_lies_in_the_instance_folder(tmp_path: Path) -> None:
+def test_default_folder_is_in_the_instance_folder(tmp_path: Path) -> None:
     assert default_folder(str(tmp_path / "instance"), "shop") == tmp_path / "instance" / "warmcache" / "shop"
 
 
@@ -122,25 +122,25 @@ def test_the_default_folder_lies_in_the_instance_folder(tmp_path: Path) -> None:
     ("name", "safe"),
     [("my.shop", "my.shop"), ("../../etc", "_.._etc"), ("...", "app"), ("läd n", "l_d_n"), ("", "app")],
 )
-def test_an_apps_name_becomes_one_safe_folder(tmp_path: Path, name: str, safe: str) -> None:
+def test_app_name_becomes_one_safe_folder_name(tmp_path: Path, name: str, safe: str) -> None:
     made = default_folder(str(tmp_path), name)
     assert made == tmp_path / "warmcache" / safe
 
 
-def test_without_a_writable_instance_folder_it_lies_in_the_users_state(
+def test_default_folder_is_in_the_user_state_without_a_writable_instance_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "access", lambda path, wanted: False)
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     shop = default_folder("/usr/var/shop-instance", "shop")
     assert shop.parent == tmp_path / "state" / "warmcache" and shop.name.startswith("shop-")
     monkeypatch.delenv("XDG_STATE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert default_folder("/usr/var/shop-instance", "shop") == tmp_path / ".local/state/warmcache" / shop.name
-    assert default_folder("/srv/other-instance", "shop").name != shop.name, "two apps of one name share a folder"
+    assert default_folder("/srv/other-instance", "shop").name != shop.name, "two apps with one name share a folder"
 
 
-def test_small_files_that_cannot_be_read_are_as_if_absent(folder: Path) -> None:
+def test_unreadable_small_files_count_as_missing(folder: Path) -> None:
     store = FileStore(folder)
     store.prepare()
     (folder / "files.progress").mkdir()
@@ -150,14 +150,14 @@ def test_small_files_that_cannot_be_read_are_as_if_absent(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"5", b"null", b"\xff", b"[" * 60_000, b'{"a": ' * 9_000])
-def test_a_damaged_report_is_no_report(folder: Path, content: bytes) -> None:
+def test_damaged_report_counts_as_missing(folder: Path, content: bytes) -> None:
     store = FileStore(folder)
     store.prepare()
     (folder / "files.progress").write_bytes(content)
     assert store.read_progress("files") is None
 
 
-def test_the_sweep_removes_only_what_nothing_refers_to(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweep_removes_only_unreferenced_files(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.rebuild(files("a"))
     Shelf(shelf.folder, "files2").rebuild(files("b"))
     stray = [
@@ -179,14 +179,14 @@ def test_the_sweep_removes_only_what_nothing_refers_to(shelf: Shelf, monkeypatch
         (shelf.folder / name).write_bytes(b"")
     before = {path.name for path in shelf.folder.iterdir()}
     now = time.time
-    with monkeypatch.context() as patched:  # a draft that was made just now may not be locked yet
+    with monkeypatch.context() as patched:  # as a new draft may not be locked yet
         patched.setattr(time, "time", lambda: now() + 60)
         sweep(shelf.folder, "files", keep=(shelf.data_name,))
     assert before - {path.name for path in shelf.folder.iterdir()} == set(stray)
     assert shelf.items() == files("a")
 
 
-def test_of_the_leftovers_the_newest_data_file_stays_for_the_next_rebuild(shelf: Shelf) -> None:
+def test_newest_leftover_data_file_is_kept_for_the_next_rebuild(shelf: Shelf) -> None:
     def left() -> tuple[Path | None, list[str]]:
         for name in ("files.123.data", "files.124.data"):
             (shelf.folder / name).write_bytes(b"")
@@ -202,14 +202,14 @@ def test_of_the_leftovers_the_newest_data_file_stays_for_the_next_rebuild(shelf:
     assert left() == (newest, sorted([data, newest.name]))
     whole = shelf.index.read_bytes()
     shelf.index.write_bytes(whole[:-8])
-    # What cannot be read may be readable to others.
+    # Other processes may be able to read it.
     assert left() == (None, sorted([data, "files.123.data", newest.name]))
     shelf.index.write_bytes(whole)
     shelf.store.publish_cold("files")
     assert left() == (newest, [newest.name])
 
 
-def test_a_draft_stays_as_long_as_its_maker_lives(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_draft_is_kept_while_its_process_lives(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.rebuild(files("a"))
     snapshot = shelf.snapshot()
     now = time.time
@@ -217,12 +217,12 @@ def test_a_draft_stays_as_long_as_its_maker_lives(shelf: Shelf, monkeypatch: pyt
     draft = Draft(shelf.folder, "files", snapshot.header, {"places": b""}, sync=False)
     sweep(shelf.folder, "files", keep=(shelf.data_name,))
     assert draft.path.exists()
-    os.close(draft._descriptor)  # as the kernel does when its maker dies
+    os.close(draft._descriptor)  # as the kernel does when its process dies
     sweep(shelf.folder, "files", keep=(shelf.data_name,))
     assert not draft.path.exists()
 
 
-def test_a_forgotten_draft_of_an_invalidation_goes_after_an_hour(shelf: Shelf) -> None:
+def test_abandoned_draft_of_an_invalidation_is_removed_after_an_hour(shelf: Shelf) -> None:
     shelf.store.prepare()
     for name, age in (("files.invalidated.1-0a.tmp", 3700), ("files.invalidated.2-0a.tmp", 0)):
         (shelf.folder / name).write_bytes(b"")
@@ -232,7 +232,7 @@ def test_a_forgotten_draft_of_an_invalidation_goes_after_an_hour(shelf: Shelf) -
     assert [path.name for path in shelf.folder.iterdir()] == ["files.invalidated.2-0a.tmp"]
 
 
-def test_two_sweeps_do_not_disturb_each_other(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_sweeps_may_run_at_the_same_time(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.store.prepare()
     (shelf.folder / "files.1.data").write_bytes(b"")
     unlink = os.unlink

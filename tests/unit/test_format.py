@@ -1,4 +1,4 @@
-"""The bytes of an index: what is written is read, what is not whole is refused."""
+"""The format of an index: what was written is read, and damaged bytes are refused."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ SMALL = {"list": "files", "generation": 5, "sections": {"starts": [0, 16, 7]}}
 
 
 def raw(text: bytes, *, number: int = fmt.FORMAT, checksum: int | None = None) -> bytes:
-    """A header as another writer might have made it."""
+    """Return a header as another program might have written it."""
     return fmt.PREAMBLE % (number, len(text), zlib.crc32(text) if checksum is None else checksum) + text
 
 
 @given(st.dictionaries(st.text(), st.integers() | st.text() | st.none(), max_size=5))
-def test_a_header_comes_back_as_it_was(more: dict[str, Any]) -> None:
+def test_header_is_read_as_it_was_written(more: dict[str, Any]) -> None:
     packed = fmt.pack_header({**more, **SMALL})
     header, base = fmt.read_header(packed, len(packed) + 16)
     assert {**more, **SMALL, "format": fmt.FORMAT, "byteorder": sys.byteorder} == header
@@ -35,7 +35,7 @@ def test_sections_begin_at_a_multiple_of_eight(name: str) -> None:
     assert len(fmt.pack_header({**SMALL, "list": name})) % 8 == 0
 
 
-def test_a_header_cut_at_any_length_is_refused() -> None:
+def test_header_cut_at_any_length_is_refused() -> None:
     packed = fmt.pack_header(SMALL)
     for length in range(len(packed)):
         with pytest.raises(SnapshotError):
@@ -43,13 +43,13 @@ def test_a_header_cut_at_any_length_is_refused() -> None:
 
 
 @pytest.mark.parametrize("offset, length", [(-1, 8), (0, -1), (0, 17), (9, 8), (10**30, 0)])
-def test_a_section_outside_the_file_is_refused(offset: int, length: int) -> None:
+def test_section_outside_the_file_is_refused(offset: int, length: int) -> None:
     packed = fmt.pack_header({**SMALL, "sections": {"starts": [offset, length, 0]}})
     with pytest.raises(SnapshotError, match="section starts of the index is cut short"):
         fmt.read_header(packed, len(packed) + 16)
 
 
-def test_a_changed_header_is_refused() -> None:
+def test_changed_header_is_refused() -> None:
     packed = bytearray(fmt.pack_header(SMALL))
     packed[fmt.PREAMBLE_LENGTH + 20] ^= 1
     with pytest.raises(SnapshotError, match="damaged header"):
@@ -72,14 +72,14 @@ def test_another_format_byte_order_or_first_line_is_refused() -> None:
             fmt.read_header(packed, len(packed) + 16)
 
 
-def test_a_key_is_text_or_a_whole_number_and_one_is_not_the_other() -> None:
+def test_text_and_whole_numbers_are_different_keys() -> None:
     assert len({fmt.key_hash(key) for key in (1, "1", -1, 0, "", 2**70, "\udcff", "ä")}) == 8
     for unfit in (None, True, 1.0, b"a", ("a",), ["a"]):
         with pytest.raises(TypeError, match="a key is text or a whole number"):
             fmt.key_hash(unfit)
 
 
-def test_a_fingerprint_tells_version_and_item_apart() -> None:
+def test_fingerprint_depends_on_version_and_item() -> None:
     prints = {fmt.fingerprint_of(*one) for one in ((b"", b"a"), (b"1", b"a"), (b"", b"b"))}
     assert len(prints) == 3
     assert {len(one) for one in prints} == {fmt.FINGERPRINT_BYTES}

@@ -1,4 +1,4 @@
-"""Which values gunicorn's settings get: from the machine, the environment, a configuration file of one's own."""
+"""Which values gunicorn's settings get: from the machine, the environment, or a configuration file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MIB = 1 << 20
 
 @pytest.fixture(autouse=True)
 def clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """An environment that says nothing, and our configuration as it was."""
+    """Use an environment without such variables, and restore our configuration afterwards."""
     for name in ("WEB_CONCURRENCY", "PORT", "GUNICORN_TIMEOUT", "GUNICORN_WORKERS", "GUNICORN_WORKER_CLASS"):
         monkeypatch.delenv(name, raising=False)
     before = dict(gunicorn_conf._chosen)
@@ -57,18 +57,18 @@ def test_workers_fit_the_cores_and_the_memory(monkeypatch: pytest.MonkeyPatch) -
     assert defaults()["workers"].value == 12
 
 
-def test_the_table_of_values_is_that_of_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_documented_values_are_those_of_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, 128, None)
     monkeypatch.setattr(gunicorn_settings, "DROPS_CONNECTIONS", False)
     chosen = defaults()
-    chosen.setdefault("worker_tmp_dir", Choice("/dev/shm", ""))  # not every machine has it
+    chosen.setdefault("worker_tmp_dir", Choice("/dev/shm", ""))  # missing on some machines
     chosen["threads"] = companions("gthread", 0)["threads"]
     text = (CHECKOUT / "docs" / "gunicorn.md").read_text()
     table = re.findall(r"^\| `(\w+)` \| (?:.*, at most )?`([^`]*)` \|", text, re.MULTILINE)
     assert dict(table) == {name: str(choice.value) for name, choice in chosen.items()}
 
 
-def test_a_small_host_gets_few_workers_that_share_the_loaded_app(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_host_gets_few_workers_that_share_the_loaded_app(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, 8, 512 * MIB)
     chosen = defaults(small=True)
     assert (chosen["workers"].value, chosen["preload_app"].value) == (2, True)
@@ -76,7 +76,7 @@ def test_a_small_host_gets_few_workers_that_share_the_loaded_app(monkeypatch: py
     assert defaults(small=True)["workers"].value == 1
 
 
-def test_heartbeats_lie_in_memory_where_that_can_be_written(tmp_path: Path) -> None:
+def test_heartbeat_files_are_in_memory_if_that_is_writable(tmp_path: Path) -> None:
     mounts = tmp_path / "mounts"
     mounts.write_text(f"tmpfs {tmp_path} tmpfs rw 0 0\n")
     assert shared_memory(str(tmp_path), str(mounts)) == str(tmp_path)
@@ -88,7 +88,7 @@ def test_heartbeats_lie_in_memory_where_that_can_be_written(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("variable", "text", "said"),
+    ("variable", "text", "message"),
     [
         (
             "GUNICORN_TIMEOUT",
@@ -106,23 +106,27 @@ def test_heartbeats_lie_in_memory_where_that_can_be_written(tmp_path: Path) -> N
         ("GUNICORN_USER", "nobody-of-that-name", "GUNICORN_USER is refused, not 'nobody-of-that-name'"),
     ],
 )
-def test_a_wrong_variable_is_refused_by_name(variable: str, text: str, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_wrong_variable_is_refused_by_name(variable: str, text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         chosen_by_environment({variable: text})
 
 
 @pytest.mark.parametrize("text", ["0", "many", "-2", "1.5"])
-def test_a_wrong_number_of_workers_or_port_is_refused_by_name(text: str) -> None:
+def test_wrong_number_of_workers_or_port_is_refused_by_name(text: str) -> None:
     with pytest.raises(ValueError, match=f"WEB_CONCURRENCY must be .*, not '{text}'"):
         platform_choices({"WEB_CONCURRENCY": text})
     with pytest.raises(ValueError, match=f"PORT must be .*, not '{text}'"):
         platform_choices({"PORT": text})
-    told = list(wrong_variables({"PORT": text, "GUNICORN_TIMEOUT": "soon"}))
-    assert len(told) == 2 and told[0].startswith("PORT must be") and told[1].startswith("GUNICORN_TIMEOUT must be")
+    problems = list(wrong_variables({"PORT": text, "GUNICORN_TIMEOUT": "soon"}))
+    assert (
+        len(problems) == 2
+        and problems[0].startswith("PORT must be")
+        and problems[1].startswith("GUNICORN_TIMEOUT must be")
+    )
 
 
-def test_an_empty_port_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PORT", "")  # of which gunicorn makes "0.0.0.0:", and ends
+def test_empty_port_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PORT", "")  # gunicorn would make "0.0.0.0:" of it, and fail
     own: dict[str, Any] = {}
     gunicorn_conf.compose(own)
     assert own["bind"] == ["127.0.0.1:8000"]
@@ -142,7 +146,7 @@ def test_every_setting_of_gunicorn_has_a_variable() -> None:
         "GUNICORN_KEEP_ALIVE": "9",
         "GUNICORN_LOG_LEVEL": "debug",
         "GUNICORN_LOGLEVEL": "warning",
-        # What gunicorn itself and Kubernetes put there is no setting.
+        # Variables that gunicorn itself and Kubernetes set are not settings.
         "GUNICORN_CMD_ARGS": "-w 3",
         "GUNICORN_FD": "3",
         "GUNICORN_PID": "17",
@@ -161,7 +165,7 @@ def test_every_setting_of_gunicorn_has_a_variable() -> None:
     assert misspelt(environ) == []
 
 
-def test_a_variable_that_nearly_has_the_name_of_a_setting_is_named() -> None:
+def test_misspelt_variable_is_named() -> None:
     environ = {"GUNICORN_TIMEOUTS": "300", "GUNICORN_WORKER": "3", "GUNICORN_SERVICE_HOST": "10.0.0.1"}
     assert misspelt(environ) == [
         ("GUNICORN_TIMEOUTS", "GUNICORN_TIMEOUT"),
@@ -169,7 +173,7 @@ def test_a_variable_that_nearly_has_the_name_of_a_setting_is_named() -> None:
     ]
 
 
-def test_an_own_file_wins_over_our_defaults_and_over_what_the_host_sets(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configuration_file_wins_over_our_defaults_and_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEB_CONCURRENCY", "7")
     monkeypatch.setenv("PORT", "8123")
     own: dict[str, Any] = {"workers": 3, "max_requests": 400}
@@ -179,7 +183,7 @@ def test_an_own_file_wins_over_our_defaults_and_over_what_the_host_sets(monkeypa
     assert own["max_requests_jitter"] == 100
 
 
-def test_a_gunicorn_variable_wins_over_an_own_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gunicorn_variable_wins_over_a_configuration_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GUNICORN_WORKERS", "9")
     monkeypatch.setenv("WEB_CONCURRENCY", "7")
     own: dict[str, Any] = {"workers": 3}
@@ -187,13 +191,13 @@ def test_a_gunicorn_variable_wins_over_an_own_file(monkeypatch: pytest.MonkeyPat
     assert own["workers"] == 9
 
 
-def test_who_asks_for_sync_workers_gets_them() -> None:
+def test_sync_workers_get_one_thread() -> None:
     own: dict[str, Any] = {"worker_class": "sync"}
     gunicorn_conf.compose(own)
-    assert own["threads"] == 1  # more would turn them into gthread
+    assert own["threads"] == 1  # gunicorn would turn more threads into gthread
 
 
-def test_own_hooks_are_kept_and_run_together_with_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hooks_of_the_file_run_together_with_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
 
     def noting(word: str) -> Callable[[Any], None]:

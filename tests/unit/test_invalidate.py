@@ -1,4 +1,4 @@
-"""``invalidate`` in every interleaving with a rebuild: what is said is never lost."""
+"""``invalidate`` in every interleaving with a rebuild: no invalidation is lost."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from .world import Shelf, files
 
 
 def is_owed(shelf: Shelf) -> bool:
-    """Whether every reader finds the list out of date."""
+    """Return whether every reader finds the list out of date."""
     return shelf.snapshot().is_invalidated
 
 
-def test_what_is_published_is_marked_at_once(shelf: Shelf) -> None:
+def test_published_snapshot_is_marked_at_once(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     reader = shelf.store.reader(shelf.name)
     before = reader.current()
@@ -32,33 +32,33 @@ def test_what_is_published_is_marked_at_once(shelf: Shelf) -> None:
     assert shelf.items() == files("a")
 
 
-def test_a_rebuild_that_began_after_it_has_dealt_with_it(shelf: Shelf) -> None:
+def test_later_rebuild_satisfies_an_invalidation(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     shelf.store.invalidate(shelf.name)
     shelf.rebuild(files("b"))
     assert not is_owed(shelf)
 
 
-def test_a_cold_list_can_be_invalidated(shelf: Shelf) -> None:
+def test_cold_list_can_be_invalidated(shelf: Shelf) -> None:
     shelf.store.invalidate(shelf.name)
     assert shelf.store.invalidation(shelf.name) != ""
     shelf.rebuild(files("a"))
     assert not is_owed(shelf)
 
 
-def test_each_call_leaves_another_token(shelf: Shelf) -> None:
-    tokens = set()
+def test_each_call_writes_another_invalidation(shelf: Shelf) -> None:
+    invalidations = set()
     for _ in range(20):
         shelf.store.invalidate(shelf.name)
-        tokens.add(shelf.store.invalidation(shelf.name))
-    assert len(tokens) == 20
+        invalidations.add(shelf.store.invalidation(shelf.name))
+    assert len(invalidations) == 20
 
 
 @pytest.mark.parametrize("published", [False, True], ids=["cold", "warm"])
 @pytest.mark.parametrize(
     "moment", ["in source", "in enrich", "in a sort", "before the rename", "after the rename"]
 )
-def test_a_rebuild_that_runs_is_followed_by_another(
+def test_running_rebuild_is_followed_by_another(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch, moment: str, published: bool
 ) -> None:
     if published:
@@ -83,7 +83,7 @@ def test_a_rebuild_that_runs_is_followed_by_another(
     replace = os.replace
 
     def around_the_rename(draft: Path, final: Path) -> None:
-        if final.name != "files.index":  # the token's own rename
+        if final.name != "files.index":  # the rename of the invalidation
             replace(draft, final)
             return
         at("before the rename")
@@ -98,16 +98,16 @@ def test_a_rebuild_that_runs_is_followed_by_another(
     assert not is_owed(shelf)
 
 
-def test_between_its_two_steps_a_publication_may_slip_in(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    """invalidate has written its token; a rebuild begins, reads it, publishes; then invalidate marks."""
+def test_publication_between_its_two_steps_is_marked(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    """``invalidate`` has written its file; a rebuild begins, reads it and publishes; then ``invalidate`` marks."""
     shelf.rebuild(files("a"))
     mark = marks.mark
     monkeypatch.setattr(marks, "mark", lambda folder, name: [shelf.rebuild(files("b")), mark(folder, name)])
     shelf.store.invalidate(shelf.name)
-    assert is_owed(shelf)  # one rebuild too many, and never one too few
+    assert is_owed(shelf)  # one rebuild too many is better than one too few
 
 
-def test_a_failed_rebuild_owes_it_still(shelf: Shelf) -> None:
+def test_failed_rebuild_leaves_the_list_invalidated(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     shelf.store.invalidate(shelf.name)
 
@@ -119,9 +119,7 @@ def test_a_failed_rebuild_owes_it_still(shelf: Shelf) -> None:
     assert is_owed(shelf)
 
 
-def test_the_invalidation_is_read_before_the_source_is_called(
-    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_invalidation_is_read_before_the_source_is_called(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     read = marks.invalidation
 

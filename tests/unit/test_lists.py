@@ -1,4 +1,4 @@
-"""Reading lists and values in a view: sequences, look-ups, pages, and what JSON gives back."""
+"""Reading lists in a view: sequences, look-ups and pages."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def app(tmp_path: Path) -> Flask:
 
 @pytest.fixture
 def five(app: Flask) -> WarmList:
-    """A list of five, built, in whose app the test runs."""
+    """A list of five items that has been rebuilt."""
     listed = WarmCache(app).warm_list(
         "files",
         key="path",
@@ -60,7 +60,7 @@ def test_get_is_a_sequence(app: Flask, five: WarmList) -> None:
             items[0] = {}  # type: ignore[index]
 
 
-def test_get_tells_how_the_list_is(app: Flask, five: WarmList) -> None:
+def test_get_has_the_state_of_the_list(app: Flask, five: WarmList) -> None:
     with app.app_context():
         items = five.get()
         assert (items.state, items.complete, items.rebuilding) == ("fresh", True, False)
@@ -68,10 +68,10 @@ def test_get_tells_how_the_list_is(app: Flask, five: WarmList) -> None:
         five.invalidate()
         later = five.get()
         assert (later.state, later.rebuilding, later.generation) == ("stale", True, items.generation)
-        assert (items.state, items.rebuilding) == ("fresh", False)  # one snapshot, as it was
+        assert (items.state, items.rebuilding) == ("fresh", False)  # the older snapshot is unchanged
 
 
-def test_a_cold_list_is_an_empty_sequence(app: Flask) -> None:
+def test_cold_list_is_an_empty_sequence(app: Flask) -> None:
     listed = WarmCache(app).warm_list("files", key="path", source=list)
     with app.app_context():
         items = listed.get()
@@ -82,7 +82,7 @@ def test_a_cold_list_is_an_empty_sequence(app: Flask) -> None:
         assert listed.find("a") is None
 
 
-def test_items_that_were_got_stay_as_they_are(app: Flask, five: WarmList) -> None:
+def test_items_stay_those_of_one_snapshot(app: Flask, five: WarmList) -> None:
     with app.app_context():
         items = five.get()
         items[0]["path"] = "changed"
@@ -93,7 +93,7 @@ def test_items_that_were_got_stay_as_they_are(app: Flask, five: WarmList) -> Non
         assert list(five.get()) == []
 
 
-def test_find_gives_the_item_or_none(app: Flask, five: WarmList) -> None:
+def test_find_returns_the_item_or_none(app: Flask, five: WarmList) -> None:
     with app.app_context():
         assert five.find("c") == files("c")[0]
         assert five.find("z") is None
@@ -102,7 +102,7 @@ def test_find_gives_the_item_or_none(app: Flask, five: WarmList) -> None:
             five.find(1.5)  # type: ignore[arg-type]
 
 
-def test_find_tells_numbers_from_text(app: Flask) -> None:
+def test_find_distinguishes_numbers_from_text(app: Flask) -> None:
     warmcache = WarmCache(app)
     warmcache.builder("things", key="id")(lambda: [{"id": 1}, {"id": "2"}])
     with app.app_context():
@@ -110,7 +110,7 @@ def test_find_tells_numbers_from_text(app: Flask) -> None:
         assert [warmcache["things"].find(key) for key in (1, "1", 2, "2")] == [{"id": 1}, None, None, {"id": "2"}]
 
 
-def test_find_tells_keys_of_one_hash_apart(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_find_distinguishes_keys_with_one_hash(app: Flask, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fmt, "key_hash", lambda key: 5)
     listed = WarmCache(app).warm_list("files", key="path", source=lambda: files(*"cab"))
     with app.app_context():
@@ -139,15 +139,13 @@ def test_page_decodes_one_page(app: Flask, five: WarmList) -> None:
                 five.page(**wrong)
 
 
-def test_answering_outside_a_request_says_so(app: Flask, five: WarmList) -> None:
+def test_response_outside_a_request_raises(app: Flask, five: WarmList) -> None:
     with app.app_context(), pytest.raises(RuntimeError, match="request context"):
         five.response()
 
 
 @pytest.mark.parametrize("damaged", [slice(-1, None), slice(-2, -1), slice(-20, None)], ids=str)
-def test_a_damaged_item_is_an_error_that_says_so_and_the_list_is_rebuilt(
-    app: Flask, five: WarmList, damaged: slice
-) -> None:
+def test_damaged_item_raises_and_the_list_is_rebuilt(app: Flask, five: WarmList, damaged: slice) -> None:
     with app.app_context():
         items = five.get()
         (data,) = state_of(app).store.folder.glob("files.*.data")
@@ -166,7 +164,7 @@ def test_a_damaged_item_is_an_error_that_says_so_and_the_list_is_rebuilt(
         assert five.find("e") == files("e")[0]
 
 
-def test_two_apps_with_one_warmcache_find_their_own_items(tmp_path: Path) -> None:
+def test_two_apps_with_one_warmcache_have_their_own_items(tmp_path: Path) -> None:
     warmcache = WarmCache()
     listed = warmcache.warm_list("files", key="path")
     apps = [make_app(tmp_path / which) for which in "ab"]

@@ -1,4 +1,4 @@
-"""Locks: one holder of each, freed by death, never by a stranger, never by a copy."""
+"""Locks: each has one holder, and only that holder's end or close releases it."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ sys.stdin.readline()
 
 
 def other_process(folder: Path) -> AbstractContextManager[subprocess.Popen[str]]:
-    """Another process that tries the lock and keeps it until the block ends."""
+    """Start a process that tries to acquire the lock and holds it until the block ends."""
     return started(python("-c", HOLD, folder))
 
 
-def test_two_processes_never_both_have_the_lock(folder: Path) -> None:
+def test_two_processes_never_both_hold_the_lock(folder: Path) -> None:
     store = FileStore(folder)
     with other_process(folder) as first:
         assert line_of(first) == "locked"
@@ -47,7 +47,7 @@ def test_two_processes_never_both_have_the_lock(folder: Path) -> None:
             assert line_of(second) == "refused"
 
 
-def test_a_killed_holder_frees_the_lock_at_once(folder: Path) -> None:
+def test_lock_of_a_killed_process_is_released_at_once(folder: Path) -> None:
     store = FileStore(folder)
     with other_process(folder) as holder:
         assert line_of(holder) == "locked"
@@ -69,7 +69,7 @@ def test_two_stores_of_one_process_exclude_each_other_too(folder: Path) -> None:
     again.close()
 
 
-def test_probes_make_no_file_and_disturb_nobody(folder: Path) -> None:
+def test_probes_create_no_file_and_do_not_block_each_other(folder: Path) -> None:
     store = FileStore(folder)
     store.prepare()
     assert not store.is_locked("files")
@@ -87,7 +87,7 @@ def test_probes_make_no_file_and_disturb_nobody(folder: Path) -> None:
     assert not store.is_locked("files")
 
 
-def test_lock_files_stay(shelf: Shelf) -> None:
+def test_lock_files_are_never_deleted(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     inode = (shelf.folder / "files.lock").stat().st_ino
     shelf.rebuild(files("b"))
@@ -95,7 +95,7 @@ def test_lock_files_stay(shelf: Shelf) -> None:
     assert (shelf.folder / "files.lock").stat().st_ino == inode
 
 
-def test_a_started_program_does_not_inherit_the_lock(folder: Path) -> None:
+def test_started_program_does_not_inherit_the_lock(folder: Path) -> None:
     store = FileStore(folder)
     lock = store.try_lock("files")
     assert lock is not None
@@ -107,7 +107,7 @@ def test_a_started_program_does_not_inherit_the_lock(folder: Path) -> None:
         program.communicate()
 
 
-def test_a_forked_child_does_not_keep_the_lock(folder: Path) -> None:
+def test_forked_child_does_not_keep_the_lock(folder: Path) -> None:
     script = """
 import os, signal, sys
 from pathlib import Path
@@ -120,7 +120,7 @@ if child == 0:
     os.write(writer, b"x")
     signal.pause()
 os.read(reader, 1)
-assert store.is_locked("files")  # the child's close has not freed it
+assert store.is_locked("files")  # the child's close has not released it
 lock.close()
 free = store.try_lock("files") is not None
 os.kill(child, signal.SIGKILL)
@@ -131,7 +131,7 @@ print(free)
     assert (done.stdout, done.stderr) == ("True\n", "")
 
 
-def test_what_a_forked_child_closes_is_closed(folder: Path) -> None:
+def test_forked_child_closes_its_copies(folder: Path) -> None:
     lock = FileStore(folder).try_lock("files")
     assert lock is not None
     locks_module.no_fork.acquire()  # as before the fork
@@ -140,20 +140,20 @@ def test_what_a_forked_child_closes_is_closed(folder: Path) -> None:
     assert not FileStore(folder).is_locked("files")
 
 
-def test_a_lock_on_a_file_that_was_removed_is_not_ours(folder: Path) -> None:
+def test_lock_on_a_removed_file_is_not_ours(folder: Path) -> None:
     store = FileStore(folder)
     lock = store.try_lock("files")
     assert lock is not None and lock.still_ours()
     (folder / "files.lock").unlink()
     assert not lock.still_ours()
-    second = store.try_lock("files")  # the removal let a second one in
+    second = store.try_lock("files")  # possible because of the removal
     assert second is not None and second.still_ours()
     assert not lock.still_ours()
     lock.close()
     second.close()
 
 
-def test_a_rebuild_whose_lock_file_was_removed_does_not_publish(shelf: Shelf) -> None:
+def test_rebuild_whose_lock_file_was_removed_does_not_publish(shelf: Shelf) -> None:
     shelf.rebuild(files("old"))
 
     def source() -> list[dict[str, object]]:
@@ -165,7 +165,7 @@ def test_a_rebuild_whose_lock_file_was_removed_does_not_publish(shelf: Shelf) ->
     assert shelf.items() == files("old")
 
 
-def test_a_lock_file_removed_between_open_and_lock_is_nobodys(
+def test_lock_file_removed_between_open_and_lock_is_not_acquired(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = FileStore(folder)
@@ -179,7 +179,7 @@ def test_a_lock_file_removed_between_open_and_lock_is_nobodys(
     assert store.try_lock("files") is None
 
 
-def test_an_interrupt_while_locking_leaves_no_descriptor(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_interrupt_while_locking_leaves_no_descriptor_open(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     store = FileStore(folder)
     store.prepare()
 
@@ -193,7 +193,7 @@ def test_an_interrupt_while_locking_leaves_no_descriptor(folder: Path, monkeypat
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_a_lock_file_that_cannot_be_opened_is_named(folder: Path) -> None:
+def test_lock_file_that_cannot_be_opened_is_named(folder: Path) -> None:
     store = FileStore(folder)
     store.prepare()
     (folder / "files.lock").symlink_to("elsewhere")
@@ -201,7 +201,7 @@ def test_a_lock_file_that_cannot_be_opened_is_named(folder: Path) -> None:
         store.try_lock("files")
 
 
-def test_a_publication_waits_for_another(folder: Path) -> None:
+def test_publication_waits_for_another(folder: Path) -> None:
     store = FileStore(folder)
     store.prepare()
     order: list[str] = []
@@ -219,7 +219,7 @@ def test_a_publication_waits_for_another(folder: Path) -> None:
     assert order == ["first", "second"]
 
 
-def test_a_publish_lock_held_for_too_long_fails_the_rebuild(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_publish_lock_held_for_too_long_fails_the_rebuild(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.rebuild(files("old"))
     monkeypatch.setattr("flask_warmcache.store.publish_lock.DEADLINE", 0.05)
     with shelf.store.publishing("files"), pytest.raises(RebuildError, match="publish lock for too long"):

@@ -1,4 +1,4 @@
-"""Pages: exact keys in their order, clamped, and made of bytes that nobody parsed."""
+"""Pages: their exact keys and order, their limits, their ETags, and the worker's page cache."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def body_of(shelf: Shelf, query: bytes = b"", **declared: Any) -> bytes:
     return pager.body(pager.status.condition(), query, NO_DEFAULTS).data
 
 
-def test_the_cold_answer_is_exactly_this(shelf: Shelf) -> None:
+def test_cold_answer_has_exactly_these_bytes(shelf: Shelf) -> None:
     assert body_of(shelf, **MARKS) == (
         b'{"files": [], "page": 1, "per_page": 100, "total_files": 0, "total_pages": 1, '
         b'"unmarked_count": 0, "cache_rebuilding": true}\n'
     )
 
 
-def test_the_warm_answer_has_the_same_keys_in_the_same_order(shelf: Shelf) -> None:
+def test_warm_answer_has_the_same_keys_in_the_same_order(shelf: Shelf) -> None:
     shelf.rebuild(numbered(7), **MARKS)
     answer = json.loads(body_of(shelf, b"page=2&per_page=3", **MARKS))
     assert list(answer.items()) == [
@@ -53,7 +53,7 @@ def test_the_warm_answer_has_the_same_keys_in_the_same_order(shelf: Shelf) -> No
     ]
 
 
-def test_the_unit_names_the_keys(shelf: Shelf) -> None:
+def test_unit_names_the_keys(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     assert list(json.loads(body_of(shelf, unit="entry")))[:4] == ["entries", "page", "per_page", "total_entries"]
 
@@ -72,13 +72,13 @@ def test_pages_beyond_the_ends_are_clamped(shelf: Shelf) -> None:
         assert (answer["page"], [item["path"] for item in answer["files"]]) == (page, paths)
 
 
-def test_an_empty_list_has_one_page(shelf: Shelf) -> None:
+def test_empty_list_has_one_page(shelf: Shelf) -> None:
     shelf.rebuild([], **MARKS)
     answer = shelf.ask(shelf.pager(declare(**MARKS)), "page=5&filter=unmarked&sort=-name&search=x")
     assert (answer["files"], answer["page"], answer["total_files"], answer["total_pages"]) == ([], 1, 0, 1)
 
 
-def test_all_at_once_where_the_list_allows_it(shelf: Shelf) -> None:
+def test_all_items_at_once_if_the_list_allows_it(shelf: Shelf) -> None:
     shelf.rebuild(numbered(1000), **MARKS)
     pager = shelf.pager(declare(**MARKS, allow_all=True))
     for all_of_it in ("0", "-1"):
@@ -93,7 +93,7 @@ def test_all_at_once_where_the_list_allows_it(shelf: Shelf) -> None:
     assert (len(answer["files"]), answer["per_page"]) == (667, 667)
 
 
-def test_all_at_once_is_bounded_in_bytes(shelf: Shelf) -> None:
+def test_all_items_at_once_are_limited_in_bytes(shelf: Shelf) -> None:
     shelf.rebuild(numbered(1000), **MARKS)
     snapshot = shelf.snapshot()
     size = sum(newline - tab for tab, newline in map(snapshot.place, range(1000)))
@@ -107,12 +107,12 @@ def test_all_at_once_is_bounded_in_bytes(shelf: Shelf) -> None:
     assert len(shelf.ask(pager, "per_page=500")["files"]) == 500
 
 
-def test_all_of_a_cold_list_is_nothing(shelf: Shelf) -> None:
+def test_all_items_of_a_cold_list_are_none(shelf: Shelf) -> None:
     answer = shelf.ask(shelf.pager(declare(allow_all=True)), "per_page=0")
     assert (answer["files"], answer["total_pages"], answer["cache_rebuilding"]) == ([], 1, True)
 
 
-def test_a_view_that_the_snapshot_lacks_is_cold_and_asks_for_a_rebuild(shelf: Shelf) -> None:
+def test_view_missing_in_the_snapshot_is_cold_and_asks_for_a_rebuild(shelf: Shelf) -> None:
     shelf.rebuild(numbered(3))  # an older deploy, without views
     pager = shelf.pager(declare(**MARKS))
     for query in ("sort=name", "filter=unmarked", "search=p", "sort=-name&search=p"):
@@ -122,7 +122,7 @@ def test_a_view_that_the_snapshot_lacks_is_cold_and_asks_for_a_rebuild(shelf: Sh
     assert (len(answer["files"]), answer["unmarked_count"], answer["cache_rebuilding"]) == (3, 0, True)
 
 
-def test_a_page_for_views_of_their_own_shape_is_decoded(shelf: Shelf) -> None:
+def test_page_object_has_decoded_items(shelf: Shelf) -> None:
     shelf.rebuild(numbered(5), **MARKS)
     pager = shelf.pager(declare(**MARKS), per_page=2)
     page = pager.page(pager.status.condition(), pager.check({"page": "2", "sort": "-name"}))
@@ -135,7 +135,7 @@ def test_a_page_for_views_of_their_own_shape_is_decoded(shelf: Shelf) -> None:
     assert (empty.items, empty.generation, empty.state, empty.complete) == ([], None, "cold", False)
 
 
-# Validators
+# ETags
 
 
 def etag(shelf: Shelf, query: bytes = b"", defaults: Any = NO_DEFAULTS, **declared: Any) -> str:
@@ -143,7 +143,7 @@ def etag(shelf: Shelf, query: bytes = b"", defaults: Any = NO_DEFAULTS, **declar
     return pager.body(pager.status.condition(), query, defaults).etag
 
 
-def test_the_validator_changes_with_generation_state_flag_shape_and_defaults(shelf: Shelf) -> None:
+def test_etag_changes_with_generation_state_shape_and_defaults(shelf: Shelf) -> None:
     tags = [etag(shelf)]
     shelf.rebuild(files("a"))
     tags.append(etag(shelf))
@@ -158,7 +158,7 @@ def test_the_validator_changes_with_generation_state_flag_shape_and_defaults(she
     assert all(tag[0] == tag[-1] == '"' and " " not in tag for tag in tags)
 
 
-def test_the_flag_alone_changes_the_validator(shelf: Shelf) -> None:
+def test_flag_alone_changes_the_etag(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     pager = shelf.pager(declare())
     condition = pager.status.condition()
@@ -168,7 +168,7 @@ def test_the_flag_alone_changes_the_validator(shelf: Shelf) -> None:
     assert b'"cache_rebuilding": false' in quiet.data and b'"cache_rebuilding": true' in busy.data
 
 
-def test_an_unfinished_search_has_a_validator_of_its_own(shelf: Shelf) -> None:
+def test_incomplete_search_has_its_own_etag(shelf: Shelf) -> None:
     shelf.rebuild(numbered(300), **MARKS)
     tags = []
     for budget in (60.0, 1e-9):
@@ -177,31 +177,31 @@ def test_an_unfinished_search_has_a_validator_of_its_own(shelf: Shelf) -> None:
     assert tags[1] == tags[0] + 1
 
 
-def test_what_is_remembered_of_views_is_bounded(shelf: Shelf) -> None:
+def test_remembered_shapes_are_bounded(shelf: Shelf) -> None:
     pager = shelf.pager(declare())
     for number in range(1, 2000):
         pager.body(pager.status.condition(), b"", (number, None, None))
     assert len(pager._shapes) <= 256
 
 
-# The worker's own layer
+# The page cache
 
 
-def test_an_answer_asked_for_again_is_not_made_again(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repeated_query_is_answered_from_the_cache(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.rebuild(numbered(10), **MARKS)
     pager = shelf.pager(declare(**MARKS))
     built: list[object] = []
     build = pager._build
 
-    def counted(*given: Any) -> Any:
-        built.append(given)
-        return build(*given)
+    def counted(*arguments: Any) -> Any:
+        built.append(arguments)
+        return build(*arguments)
 
     monkeypatch.setattr(pager, "_build", counted)
     condition = pager.status.condition()
     bodies = {pager.body(condition, b"page=1", NO_DEFAULTS) for _ in range(10)}
     assert len(bodies) == 1
-    assert len(built) <= 2  # most pages are asked for once, so the first time is not remembered
+    assert len(built) <= 2  # the first answer is not kept, because most pages are asked for once
     busy = pager.body(condition._replace(rebuilding=True), b"page=1", NO_DEFAULTS)
     assert b'"cache_rebuilding": true' in busy.data
     stale = pager.body(condition._replace(state="stale"), b"page=1", NO_DEFAULTS)
@@ -217,7 +217,7 @@ def test_no_answer_outlives_its_snapshot(shelf: Shelf) -> None:
             assert shelf.ask(pager)["files"] == files(name)
 
 
-def test_pages_of_one_search_are_found_once(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_of_one_search_search_once(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.rebuild(numbered(100), **MARKS)
     searches: list[str] = []
 
@@ -236,7 +236,7 @@ def held(cache: PageCache) -> int:
     return int(cache._entries.currsize)
 
 
-def test_the_layer_is_bounded_in_bytes() -> None:
+def test_page_cache_is_bounded_in_bytes() -> None:
     cache = PageCache(20_000)
     for number in range(1000):
         cache.put(number, b"x" * 1000, 1000)
@@ -245,7 +245,7 @@ def test_the_layer_is_bounded_in_bytes() -> None:
     assert len(cache._entries) == 20_000 // (1000 + ENTRY_OVERHEAD)
 
 
-def test_what_is_larger_than_the_layer_is_not_kept() -> None:
+def test_value_larger_than_the_page_cache_is_not_kept() -> None:
     cache = PageCache(10_000)
     cache.put("large", b"", 10_000)
     assert (cache.get("large"), held(cache)) == (None, 0)
@@ -254,7 +254,7 @@ def test_what_is_larger_than_the_layer_is_not_kept() -> None:
     assert nothing.get("a") is None
 
 
-def test_a_second_question_is_told_from_a_first() -> None:
+def test_page_cache_recognizes_a_repeated_key() -> None:
     cache = PageCache(10_000)
     assert cache.ask("a") == (None, False)
     assert cache.ask("a") == (None, True)
@@ -265,7 +265,7 @@ def test_a_second_question_is_told_from_a_first() -> None:
     assert len(cache._asked) <= 1024
 
 
-def test_a_flood_of_questions_does_not_grow_a_worker(shelf: Shelf) -> None:
+def test_flood_of_queries_does_not_grow_a_worker(shelf: Shelf) -> None:
     shelf.rebuild(numbered(200), **MARKS)
     pager = shelf.pager(declare(**MARKS), page_cache_bytes=50_000)
     condition = pager.status.condition()

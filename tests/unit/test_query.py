@@ -1,4 +1,4 @@
-"""The query string: read by hand, as Flask would read it, and refused by name."""
+"""The query string: parsed by hand as Flask would parse it, with errors that name the parameter."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def ask(query: str, declaration: Any = DECLARATION, defaults: Any = NO_DEFAULTS)
     return parse(query.encode(), defaults, declaration, SETTINGS)
 
 
-def test_nothing_asked_is_the_first_page_of_everything() -> None:
+def test_empty_query_is_the_first_page_of_all_items() -> None:
     assert ask("") == Query(1, 20, "all", "", False, "", False)
 
 
@@ -84,7 +84,7 @@ def test_nothing_asked_is_the_first_page_of_everything() -> None:
         ("&&page=2&", "page", 2),
     ],
 )
-def test_a_parameter_is_read(query: str, field: str, value: object) -> None:
+def test_parameter_is_parsed(query: str, field: str, value: object) -> None:
     assert getattr(ask(query), field) == value
 
 
@@ -121,7 +121,7 @@ def test_a_parameter_is_read(query: str, field: str, value: object) -> None:
         ("refresh=maybe", "refresh", "refresh must be true or false.", ["true", "false"]),
     ],
 )
-def test_a_wrong_parameter_is_named_with_what_is_allowed(
+def test_wrong_parameter_is_named_with_the_allowed_values(
     query: str, parameter: str, message: str, allowed: list[str] | None
 ) -> None:
     with pytest.raises(BadQueryError) as failed:
@@ -140,13 +140,13 @@ def test_a_wrong_parameter_is_named_with_what_is_allowed(
         ("per_page=-1", "per_page", "per_page must be 1 to 50."),
     ],
 )
-def test_what_a_list_does_not_offer_is_refused(query: str, parameter: str, message: str) -> None:
+def test_undeclared_option_is_refused(query: str, parameter: str, message: str) -> None:
     with pytest.raises(BadQueryError, match=message) as failed:
         ask(query, PLAIN)
     assert failed.value.parameter == parameter
 
 
-def test_a_views_defaults_stand_for_what_the_request_leaves_out() -> None:
+def test_defaults_of_a_view_fill_in_what_the_request_leaves_out() -> None:
     defaults = (7, "marked", "-name")
     assert ask("", defaults=defaults)[1:5] == (7, "marked", "name", True)
     assert ask("per_page=&filter=&sort=", defaults=defaults)[1:5] == (7, "marked", "name", True)
@@ -154,7 +154,7 @@ def test_a_views_defaults_stand_for_what_the_request_leaves_out() -> None:
     assert ask("", defaults=(None, "marked", None))[1:5] == (20, "marked", "", False)
 
 
-def test_parameters_may_be_given_as_they_are() -> None:
+def test_parameters_may_come_as_a_dict() -> None:
     assert check({"page": "2", "search": " a  b "}, DECLARATION, SETTINGS) == Query(
         2, 20, "all", "", False, "a b", False
     )
@@ -166,9 +166,9 @@ texts = st.text(max_size=12) | st.sampled_from(
 
 
 @given(st.lists(st.tuples(st.sampled_from(sorted(PARAMETERS)), texts), max_size=6))
-def test_it_reads_what_flask_would_read(pairs: list[tuple[str, str]]) -> None:
+def test_parses_what_flask_would_parse(pairs: list[tuple[str, str]]) -> None:
     if sum(name == "page" for name, _ in pairs) > 1:
-        pairs = [pair for pair in pairs if pair[0] != "page"]  # see test_the_first_page_of_several_wins
+        pairs = [pair for pair in pairs if pair[0] != "page"]  # see test_first_page_of_several_wins
     builder = EnvironBuilder(query_string=[(name, text) for name, text in pairs])  # type: ignore[arg-type]
     request = Request(builder.get_environ())
     seen = {name: request.args[name] for name in PARAMETERS if name in request.args}
@@ -186,24 +186,24 @@ def test_it_reads_what_flask_would_read(pairs: list[tuple[str, str]]) -> None:
 @pytest.mark.parametrize(
     "query", ["page=3&per_page=5", "page=4&per_page=5", "page=0&per_page=5", "page=3&", "page=3"]
 )
-def test_who_turns_pages_gets_the_page(query: str) -> None:
+def test_turning_pages_gives_the_page(query: str) -> None:
     for _ in range(2):
         assert PAGER.parse(query.encode(), NO_DEFAULTS) == ask(query)
         assert PAGER.parse(query.encode(), (9, None, "name")) == ask(query, defaults=(9, None, "name"))
 
 
-def test_what_is_remembered_of_questions_is_bounded() -> None:
+def test_remembered_plans_are_bounded() -> None:
     for number in range(2000):
         PLANNER.plan_and_page(None, 0, b"page=1&_=%d" % number, NO_DEFAULTS)
     assert len(PLANNER._plans[1]) <= 257
 
 
-def test_the_first_page_of_several_wins() -> None:
+def test_first_page_of_several_wins() -> None:
     assert PAGER.parse(b"page=2&page=x", NO_DEFAULTS).page == 2
 
 
 @given(st.binary(max_size=60))
-def test_no_bytes_make_it_fail_otherwise(raw: bytes) -> None:
+def test_any_bytes_parse_or_raise_bad_query_error(raw: bytes) -> None:
     try:
         query = PAGER.parse(raw, NO_DEFAULTS)
     except BadQueryError:

@@ -1,4 +1,4 @@
-"""The reader: one look per read, the newest that can be opened, else the one it has."""
+"""The reader: it serves the newest snapshot that it can open, or else the one it has."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from tests.support.waiting import until
 from .world import Shelf, files
 
 
-class Looks:
+class Opens:
     """Counts how often a snapshot is opened."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.opened = 0
-        looks = self
+        counter = self
 
         class Counted(Snapshot):
             def __init__(self, folder: Path, name: str) -> None:
-                looks.opened += 1
+                counter.opened += 1
                 super().__init__(folder, name)
 
         monkeypatch.setattr(reader_module, "Snapshot", Counted)
 
 
 @pytest.fixture
-def looks(monkeypatch: pytest.MonkeyPatch) -> Looks:
-    return Looks(monkeypatch)
+def opens(monkeypatch: pytest.MonkeyPatch) -> Opens:
+    return Opens(monkeypatch)
 
 
 def names(reader: Reader) -> list[str]:
@@ -48,27 +48,27 @@ def names(reader: Reader) -> list[str]:
     return [snapshot.item(position)["path"] for position in range(snapshot.count)]
 
 
-def test_nothing_published_is_nothing_to_serve(shelf: Shelf) -> None:
+def test_nothing_is_served_before_a_publication(shelf: Shelf) -> None:
     reader = shelf.store.reader(shelf.name)
     assert reader.current() is None
     assert reader.is_unusable
 
 
-def test_an_unchanged_index_is_opened_once(shelf: Shelf, looks: Looks) -> None:
+def test_unchanged_index_is_opened_once(shelf: Shelf, opens: Opens) -> None:
     shelf.rebuild(files("a"))
     reader = shelf.store.reader(shelf.name)
     assert len({id(reader.current()) for _ in range(100)}) == 1
-    assert looks.opened == 1
+    assert opens.opened == 1
 
 
-def test_every_publication_is_seen_by_the_next_read_even_in_one_tick_of_the_clock(shelf: Shelf) -> None:
+def test_next_read_sees_every_publication_within_one_clock_tick(shelf: Shelf) -> None:
     reader = shelf.store.reader(shelf.name)
     for number in range(60):
         shelf.rebuild(files(f"{number:03}"))
         assert names(reader) == [f"{number:03}"]
 
 
-def test_a_replaced_index_with_the_time_of_the_old_one_is_seen(shelf: Shelf) -> None:
+def test_index_replaced_with_the_same_mtime_is_seen(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     reader = shelf.store.reader(shelf.name)
     assert names(reader) == ["a"]
@@ -78,9 +78,7 @@ def test_a_replaced_index_with_the_time_of_the_old_one_is_seen(shelf: Shelf) -> 
     assert names(reader) == ["b"]
 
 
-def test_an_older_list_restored_from_a_backup_is_served_and_opened_once(
-    shelf: Shelf, tmp_path: Path, looks: Looks
-) -> None:
+def test_restored_older_list_is_opened_once_and_served(shelf: Shelf, tmp_path: Path, opens: Opens) -> None:
     shelf.rebuild(files("old"))
     shutil.copytree(shelf.folder, tmp_path / "backup")
     shelf.rebuild(files("new"))
@@ -90,12 +88,12 @@ def test_an_older_list_restored_from_a_backup_is_served_and_opened_once(
         path.unlink()
     shutil.copytree(tmp_path / "backup", shelf.folder, dirs_exist_ok=True)
     assert names(reader) == ["old"]
-    opened = looks.opened
+    opened = opens.opened
     assert names(reader) == ["old"]
-    assert looks.opened == opened
+    assert opens.opened == opened
 
 
-def test_an_index_that_is_gone_leaves_the_open_snapshot(shelf: Shelf) -> None:
+def test_missing_index_keeps_the_open_snapshot(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     reader = shelf.store.reader(shelf.name)
     assert names(reader) == ["a"]
@@ -107,37 +105,37 @@ def test_an_index_that_is_gone_leaves_the_open_snapshot(shelf: Shelf) -> None:
     assert not reader.is_unusable
 
 
-def test_a_missing_data_file_leaves_the_open_snapshot_and_is_not_tried_at_each_read(
-    shelf: Shelf, looks: Looks, caplog: pytest.LogCaptureFixture
+def test_missing_data_file_keeps_the_open_snapshot_and_is_not_retried_at_each_read(
+    shelf: Shelf, opens: Opens, caplog: pytest.LogCaptureFixture
 ) -> None:
     shelf.rebuild(files("a"))
     reader = shelf.store.reader(shelf.name)
     assert names(reader) == ["a"]
     shelf.rebuild(files("b"), old=None)
     shelf.data.unlink()
-    looks.opened = 0
+    opens.opened = 0
     with caplog.at_level(logging.WARNING, "flask_warmcache"):
         for _ in range(50):
             assert names(reader) == ["a"]
     assert reader.is_unusable
-    assert looks.opened == reader_module.TRIES
+    assert opens.opened == reader_module.TRIES
     assert caplog.text.count("warmcache.snapshot_refused: the snapshot of 'files' cannot be served") == 1
     assert str(shelf.folder) not in caplog.text.replace("snapshot_refused", "")
 
 
-def test_a_refused_index_is_tried_again_once_it_is_another(shelf: Shelf, looks: Looks) -> None:
+def test_refused_index_is_retried_after_it_changed(shelf: Shelf, opens: Opens) -> None:
     shelf.rebuild(files("a"))
     whole = shelf.index.read_bytes()
     shelf.index.write_bytes(whole[:-8])
     reader = shelf.store.reader(shelf.name)
     assert reader.current() is None
-    assert (looks.opened, reader.is_unusable) == (reader_module.TRIES, True)
+    assert (opens.opened, reader.is_unusable) == (reader_module.TRIES, True)
     shelf.index.write_bytes(whole)
     assert names(reader) == ["a"]
     assert not reader.is_unusable
 
 
-def test_an_index_of_another_list_swapped_in_is_refused(shelf: Shelf) -> None:
+def test_index_of_another_list_is_refused(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     other = Shelf(shelf.folder, "other")
     other.rebuild(files("b"))
@@ -148,7 +146,7 @@ def test_an_index_of_another_list_swapped_in_is_refused(shelf: Shelf) -> None:
     assert reader.is_unusable
 
 
-def test_an_index_of_another_account_is_refused(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_index_of_another_account_is_refused(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.rebuild(files("a"))
     monkeypatch.setattr(os, "geteuid", lambda: 12345)
     reader = shelf.store.reader(shelf.name)
@@ -156,9 +154,7 @@ def test_an_index_of_another_account_is_refused(shelf: Shelf, monkeypatch: pytes
     assert reader.is_unusable
 
 
-def test_a_data_file_unlinked_between_two_opens_is_tried_again(
-    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_data_file_unlinked_between_two_opens_is_retried(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.rebuild(files("a"))
     reader = shelf.store.reader(shelf.name)
     held = shelf.data.with_suffix(".held")
@@ -166,7 +162,7 @@ def test_a_data_file_unlinked_between_two_opens_is_tried_again(
 
     class Slow(Snapshot):
         def __init__(self, folder: Path, name: str) -> None:
-            # The first try finds the index and no data; a publisher then finishes.
+            # The first try finds the index but no data, because a publisher is just removing it.
             tries.append(name)
             data = next(folder.glob("*.data")) if held.exists() is False else None
             if len(tries) == 1 and data is not None:
@@ -182,9 +178,7 @@ def test_a_data_file_unlinked_between_two_opens_is_tried_again(
     assert (len(tries), reader.is_unusable) == (2, False)
 
 
-def test_an_index_unlinked_while_it_is_opened_is_nothing_new(
-    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_index_unlinked_while_it_is_opened_is_unusable(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.rebuild(files("a"))
     reader = shelf.store.reader(shelf.name)
 
@@ -194,14 +188,12 @@ def test_an_index_unlinked_while_it_is_opened_is_nothing_new(
             os.unlink(folder / f"{name}.index")
 
     monkeypatch.setattr(reader_module, "Snapshot", Late)
-    assert names(reader) == ["a"]  # opened whole, just before
+    assert names(reader) == ["a"]  # opened just before
     assert reader.is_unusable
     assert reader.current() is None
 
 
-def test_an_index_gone_between_the_look_and_the_open_is_nothing(
-    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_index_unlinked_between_stat_and_open_is_unusable(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.rebuild(files("a"))
     reader = shelf.store.reader(shelf.name)
 
@@ -215,9 +207,7 @@ def test_an_index_gone_between_the_look_and_the_open_is_nothing(
     assert reader.is_unusable
 
 
-def test_an_index_replaced_while_it_is_opened_is_opened_again(
-    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_index_replaced_while_it_is_opened_is_opened_again(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.rebuild(files("a"))
     reader = shelf.store.reader(shelf.name)
     publications = iter(["b", "c"])
@@ -235,7 +225,7 @@ def test_an_index_replaced_while_it_is_opened_is_opened_again(
     assert names(reader) == ["c"]
 
 
-def test_a_reader_that_is_always_overtaken_has_the_newest_it_could_open(
+def test_reader_that_is_always_overtaken_serves_the_newest_it_opened(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shelf.rebuild(files("a"))
@@ -246,7 +236,7 @@ def test_a_reader_that_is_always_overtaken_has_the_newest_it_could_open(
         def __init__(self, folder: Path, name: str) -> None:
             super().__init__(folder, name)
             shelf.store.invalidate(name)
-            os.utime(shelf.index)  # any change of the file will do
+            os.utime(shelf.index)  # so that its stamp changes
 
     shelf.rebuild(files("b"), old=None)
     monkeypatch.setattr(reader_module, "Snapshot", AlwaysOvertaken)
@@ -255,7 +245,7 @@ def test_a_reader_that_is_always_overtaken_has_the_newest_it_could_open(
     assert names(reader) == ["b"]
 
 
-def test_threads_that_open_at_once_never_go_backwards(shelf: Shelf) -> None:
+def test_threads_that_open_at_the_same_time_never_go_backwards(shelf: Shelf) -> None:
     shelf.rebuild(files("0"))
     reader = shelf.store.reader(shelf.name)
     enough = threading.Event()
@@ -302,15 +292,15 @@ def test_publications_leave_no_descriptor_open(shelf: Shelf) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_a_fork_leaves_no_locked_exchange_behind(shelf: Shelf) -> None:
+def test_forked_child_can_read_although_a_thread_held_the_lock(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     reader = shelf.store.reader(shelf.name)
-    with reader._exchange:  # as another thread of the parent may have it
+    with reader._exchange:  # as another thread of the parent may hold it
         reader.after_fork()
         assert names(reader) == ["a"]
 
 
-def test_what_the_system_refuses_for_a_moment_is_opened_again_and_told_once(
+def test_open_that_the_system_refuses_is_retried_and_logged_once(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     shelf.rebuild(files("a"))
@@ -326,7 +316,7 @@ def test_what_the_system_refuses_for_a_moment_is_opened_again_and_told_once(
 
 
 @pytest.mark.parametrize("what", ["pipe", "folder"])
-def test_what_is_no_file_makes_no_read_wait(shelf: Shelf, what: str) -> None:
+def test_pipe_or_folder_in_place_of_the_index_does_not_block(shelf: Shelf, what: str) -> None:
     shelf.rebuild(files("a"))
     reader = shelf.store.reader(shelf.name)
     assert names(reader) == ["a"]

@@ -1,4 +1,4 @@
-"""Search: words, anywhere in an item's text, whatever their case, within a budget."""
+"""Search: words anywhere in an item's text, in any case, within a time budget."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def found(shelf: Shelf, words: str) -> list[int]:
     return positions
 
 
-def test_a_word_is_found_anywhere_in_any_field_in_source_order(shelf: Shelf) -> None:
+def test_word_is_found_anywhere_in_any_field_in_source_order(shelf: Shelf) -> None:
     shelf.rebuild(titled("Batman", "The Bat", "Robin", "acrobat"), search=("title", "path"))
     assert found(shelf, "bat") == [0, 1, 3]
     assert found(shelf, "2") == [2]
@@ -37,14 +37,14 @@ def test_case_is_folded_as_unicode_says(shelf: Shelf) -> None:
     assert found(shelf, "İSTANBUL".casefold()) == [3]
 
 
-def test_every_word_must_be_there_in_any_order(shelf: Shelf) -> None:
+def test_every_word_must_occur_in_any_order(shelf: Shelf) -> None:
     shelf.rebuild(titled("green arrow", "arrow", "green", "green lantern arrow"), search=("title",))
     assert found(shelf, "arrow green") == [0, 3]
     assert found(shelf, "green arrow lantern") == [3]
     assert found(shelf, "arrow arrow") == [0, 1, 3]
 
 
-def test_words_do_not_reach_from_one_item_or_field_into_the_next(shelf: Shelf) -> None:
+def test_no_match_crosses_items_or_fields(shelf: Shelf) -> None:
     shelf.rebuild([{"path": "1", "a": "one", "b": "two"}, {"path": "2", "a": "three", "b": ""}], search=("a", "b"))
     assert found(shelf, "onetwo") == []
     assert found(shelf, "twothree") == []
@@ -66,7 +66,7 @@ def test_numbers_lists_and_missing_fields_are_text(shelf: Shelf) -> None:
     assert found(shelf, "true") == [4]
 
 
-def test_line_ends_in_an_item_do_not_split_it(shelf: Shelf) -> None:
+def test_line_ends_do_not_split_an_item(shelf: Shelf) -> None:
     shelf.rebuild(titled("one\ntwo\r\nthree\x1cfour", "five"), search=("title",))
     assert found(shelf, "one four") == [0]
     assert found(shelf, "five") == [1]
@@ -85,17 +85,17 @@ def test_slices_end_between_items(shelf: Shelf, monkeypatch: pytest.MonkeyPatch)
     assert found(shelf, "x" * 40 + " end") == list(range(39, 59))
 
 
-def test_a_spent_budget_answers_what_was_found_so_far(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_over_budget_returns_what_it_found(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.rebuild(titled(*["common"] * 1000), search=("title",))
     positions, complete = search(shelf.snapshot(), "common", 1e-9)
     assert (positions, complete) == (list(range(search_module.READ_CLOCK_EVERY)), False)
-    # A word that nothing holds is given up at the end of a slice.
+    # The search for a word that occurs nowhere ends after a slice.
     monkeypatch.setattr(search_module, "SLICE", 256)
     assert search(shelf.snapshot(), "rare", 1e-9) == ([], False)
     assert search(shelf.snapshot(), "rare", 60) == ([], True)
 
 
-def test_an_unfinished_search_says_so_in_the_answer(shelf: Shelf) -> None:
+def test_answer_says_that_a_search_is_incomplete(shelf: Shelf) -> None:
     shelf.rebuild(titled(*["common"] * 200), search=("title",))
     declaration = declare(search=("title",))
     hurried = shelf.ask(shelf.pager(declaration, search_budget=1e-9), "search=common")

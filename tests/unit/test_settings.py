@@ -1,4 +1,4 @@
-"""Settings: read once, checked at once, named when wrong."""
+"""Settings: they are read once and checked at once, and errors name them."""
 
 from __future__ import annotations
 
@@ -56,10 +56,10 @@ WRONG: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("name", "value", "meaning"), WRONG)
-def test_a_wrong_value_fails_in_init_app_by_name(name: str, value: object, meaning: str) -> None:
+def test_wrong_value_fails_in_init_app_by_name(name: str, value: object, meaning: str) -> None:
     app = Flask("shop")
     app.config[f"WARMCACHE_{name.upper()}"] = value
-    # per_page and max_per_page bound each other: either may be named.
+    # per_page and max_per_page limit each other, so either may be named.
     named = "WARMCACHE_PER_PAGE" if name == "max_per_page" and value == 99 else f"WARMCACHE_{name.upper()}"
     with pytest.raises(SettingError, match=f"^{named} must be .*{meaning}"):
         WarmCache(app)
@@ -67,7 +67,7 @@ def test_a_wrong_value_fails_in_init_app_by_name(name: str, value: object, meani
 
 
 @pytest.mark.parametrize(("name", "value", "meaning"), WRONG)
-def test_a_wrong_default_fails_like_a_wrong_value(name: str, value: object, meaning: str) -> None:
+def test_wrong_default_fails_like_a_wrong_value(name: str, value: object, meaning: str) -> None:
     with pytest.raises(SettingError, match=meaning):
         WarmCache(Flask("shop"), **{name: value})
 
@@ -88,11 +88,11 @@ def test_a_wrong_default_fails_like_a_wrong_value(name: str, value: object, mean
         ("cache_control", ""),
     ],
 )
-def test_values_at_the_edge_are_taken(name: str, value: object) -> None:
+def test_values_at_the_limits_are_accepted(name: str, value: object) -> None:
     assert getattr(Settings.from_config({f"WARMCACHE_{name.upper()}": value}), name) == value
 
 
-def test_an_unknown_setting_is_refused_with_the_known_ones() -> None:
+def test_unknown_setting_is_refused_with_the_known_ones() -> None:
     app = Flask("shop")
     app.config["WARMCACHE_MAX_STALE"] = 5
     with pytest.raises(
@@ -102,12 +102,12 @@ def test_an_unknown_setting_is_refused_with_the_known_ones() -> None:
     assert str(failed.value).count("WARMCACHE_") == 1 + len(Settings.__dataclass_fields__)
 
 
-def test_an_unknown_default_is_refused_too() -> None:
+def test_unknown_default_is_refused_too() -> None:
     with pytest.raises(SettingError, match="Unknown setting WARMCACHE_PERPAGE"):
         WarmCache(Flask("shop"), perpage=5)
 
 
-def test_a_lower_case_setting_in_the_config_is_another_apps_business() -> None:
+def test_lower_case_setting_in_the_config_is_ignored() -> None:
     assert Settings.from_config({"warmcache_per_page": "x", "CACHE_TYPE": "simple", "DEBUG": True}) == Settings()
 
 
@@ -126,7 +126,7 @@ def test_settings_are_read_once() -> None:
     assert state_of(app).settings.per_page == 100
 
 
-def test_settings_from_the_environment_arrive_as_flask_loads_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_from_the_environment_work_as_flask_loads_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLASK_WARMCACHE_PER_PAGE", "25")
     monkeypatch.setenv("FLASK_WARMCACHE_ENABLED", "false")
     app = Flask("shop")
@@ -136,15 +136,15 @@ def test_settings_from_the_environment_arrive_as_flask_loads_them(monkeypatch: p
     assert (settings.per_page, settings.enabled) == (25, False)
 
 
-def test_an_empty_folder_is_refused() -> None:
+def test_empty_folder_is_refused() -> None:
     with pytest.raises(SettingError, match="WARMCACHE_DIR"):
         Settings.from_config({"WARMCACHE_DIR": ""})
 
 
-def test_a_path_object_is_a_folders_path() -> None:
+def test_path_object_is_accepted_as_folder() -> None:
     assert str(Settings.from_config({"WARMCACHE_DIR": Path("/srv/cache")}).dir) == "/srv/cache"
 
 
-def test_a_cache_control_that_no_server_can_send_is_refused() -> None:
+def test_cache_control_that_no_server_can_send_is_refused() -> None:
     with pytest.raises(SettingError, match="WARMCACHE_CACHE_CONTROL"):
         Settings.from_config({"WARMCACHE_CACHE_CONTROL": "private, \N{EURO SIGN}"})

@@ -1,4 +1,4 @@
-"""Snapshots: what is published is read back, and a file that is not ours is refused."""
+"""Snapshots: what was published is read, and foreign or damaged files are refused."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_what_is_published_is_read_back(shelf: Shelf) -> None:
     assert snapshot.items_json(snapshot.places((2, 0))) == b'\t{"path":"c","size":1},\t{"path":"b","size":1}'
 
 
-def test_an_empty_list_is_a_list(shelf: Shelf) -> None:
+def test_empty_list_is_a_list(shelf: Shelf) -> None:
     shelf.rebuild([], filters={"big": bool}, sorts={"name": bool}, search=("path",))
     snapshot = shelf.snapshot()
     assert (snapshot.count, snapshot.items_json(()), snapshot.find("a", "path")) == (0, b"", None)
@@ -46,19 +46,19 @@ def test_keys_of_all_kinds_are_found(shelf: Shelf) -> None:
         snapshot.find(1.0, "path")
 
 
-def test_two_keys_of_one_hash_are_told_apart(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_keys_with_one_hash_are_both_found(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fmt, "key_hash", lambda key: 7)
     shelf.rebuild(files("b", "a", "c"))
     snapshot = shelf.snapshot()
     assert [snapshot.find(key, "path") for key in "abcd"] == [1, 0, 2, None]
 
 
-def test_a_list_without_keys_finds_nothing(shelf: Shelf) -> None:
+def test_list_without_keys_finds_nothing(shelf: Shelf) -> None:
     shelf.rebuild(files("a"), kind="builder", key=None)
     assert shelf.snapshot().find("a", "path") is None
 
 
-def test_a_data_file_above_four_gigabytes_has_places_of_eight_bytes(
+def test_data_file_above_four_gigabytes_has_places_of_eight_bytes(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     views = {
@@ -77,7 +77,7 @@ def test_a_data_file_above_four_gigabytes_has_places_of_eight_bytes(
     assert [fmt.place_type(length) for length in (0, 2**32 - 1, 2**32)] == ["I", "I", "Q"]
 
 
-def test_a_view_has_the_places_of_its_items_in_its_order(shelf: Shelf) -> None:
+def test_view_has_the_places_of_its_items_in_its_order(shelf: Shelf) -> None:
     shelf.rebuild(
         files("ccc", "a", "bb", "dddd"),
         filters={"even": lambda item: item["size"] % 2 == 0},
@@ -93,21 +93,21 @@ def test_a_view_has_the_places_of_its_items_in_its_order(shelf: Shelf) -> None:
     assert snapshot.has_view("even", "name") and not snapshot.has_view("odd", "name")
 
 
-def test_an_open_snapshot_stays_whole_when_its_files_go(shelf: Shelf) -> None:
+def test_open_snapshot_survives_the_removal_of_its_files(shelf: Shelf) -> None:
     shelf.rebuild(files("a", "b"))
     snapshot = shelf.snapshot()
     shutil.rmtree(shelf.folder)
     assert [snapshot.item(0), snapshot.item(1)] == files("a", "b")
 
 
-def test_an_index_of_another_list_is_refused(shelf: Shelf) -> None:
+def test_index_of_another_list_is_refused(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     shutil.copy(shelf.index, shelf.folder / "other.index")
     with pytest.raises(SnapshotError, match="belongs to list 'files'"):
         Snapshot(shelf.folder, "other")
 
 
-def test_a_missing_other_or_shorter_data_file_is_refused(shelf: Shelf) -> None:
+def test_missing_foreign_or_shorter_data_file_is_refused(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     data, whole = shelf.data, shelf.data.read_bytes()
     data.write_bytes(whole[:-1])
@@ -121,7 +121,7 @@ def test_a_missing_other_or_shorter_data_file_is_refused(shelf: Shelf) -> None:
         shelf.snapshot()
 
 
-def test_a_link_is_not_followed(shelf: Shelf, tmp_path: Path) -> None:
+def test_link_is_not_followed(shelf: Shelf, tmp_path: Path) -> None:
     shelf.rebuild(files("a"))
     name = shelf.data.name
     os.symlink(shelf.data.rename(tmp_path / "elsewhere"), shelf.folder / name)
@@ -136,7 +136,7 @@ def test_files_of_another_account_are_refused(shelf: Shelf, monkeypatch: pytest.
         shelf.snapshot()
 
 
-def test_an_item_cut_at_the_wrong_place_is_refused(shelf: Shelf) -> None:
+def test_item_with_wrong_places_is_refused(shelf: Shelf) -> None:
     shelf.rebuild(files("a", "b"))
     data = bytearray(shelf.data.read_bytes())
     begin, end = shelf.snapshot().place(1)
@@ -152,7 +152,7 @@ def test_an_item_cut_at_the_wrong_place_is_refused(shelf: Shelf) -> None:
             snapshot.encoded(1)
 
 
-def test_a_cold_snapshot_has_nothing_to_read(shelf: Shelf) -> None:
+def test_cold_snapshot_has_nothing_to_read(shelf: Shelf) -> None:
     shelf.rebuild(files("a"), filters={"big": bool})
     shelf.store.publish_cold(shelf.name)
     snapshot = shelf.snapshot()
@@ -165,11 +165,11 @@ def test_a_cold_snapshot_has_nothing_to_read(shelf: Shelf) -> None:
 
 
 def is_damaged(shelf: Shelf) -> bool:
-    """What a keeper that has not looked yet finds."""
+    """Return what a keeper that checks the snapshot for the first time finds."""
     return Verifier(shelf.folder, shelf.name).is_damaged(shelf.snapshot())
 
 
-def test_a_changed_byte_of_any_section_is_found(shelf: Shelf) -> None:
+def test_changed_byte_of_any_section_is_found(shelf: Shelf) -> None:
     shelf.rebuild(files("a", "b"), filters={"big": bool}, sorts={"name": lambda i: i["path"]}, search=("path",))
     whole = shelf.index.read_bytes()
     sections = shelf.snapshot().header["sections"]
@@ -183,7 +183,7 @@ def test_a_changed_byte_of_any_section_is_found(shelf: Shelf) -> None:
             assert is_damaged(shelf), (name, place)
 
 
-def test_a_changed_byte_of_any_item_is_found(shelf: Shelf) -> None:
+def test_changed_byte_of_any_item_is_found(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     shelf.rebuild(files("a", "b"))
     whole = shelf.data.read_bytes()
@@ -195,7 +195,7 @@ def test_a_changed_byte_of_any_item_is_found(shelf: Shelf) -> None:
         assert is_damaged(shelf), place
 
 
-def test_of_known_data_only_the_new_end_is_read(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verifier_reads_only_the_new_end_of_known_data(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     verifier = Verifier(shelf.folder, shelf.name)
     shelf.rebuild([{"path": "a", "text": "x" * 100_000}])
     assert not verifier.is_damaged(shelf.snapshot())
@@ -217,7 +217,7 @@ def test_of_known_data_only_the_new_end_is_read(shelf: Shelf, monkeypatch: pytes
     assert read == []
 
 
-def test_a_new_data_file_is_looked_at_from_its_start(shelf: Shelf) -> None:
+def test_verifier_reads_a_new_data_file_from_its_start(shelf: Shelf) -> None:
     verifier = Verifier(shelf.folder, shelf.name)
     shelf.rebuild(files("a", "b"))
     assert not verifier.is_damaged(shelf.snapshot())
@@ -225,36 +225,36 @@ def test_a_new_data_file_is_looked_at_from_its_start(shelf: Shelf) -> None:
     assert not verifier.is_damaged(shelf.snapshot())
 
 
-def test_a_replaced_or_removed_index_is_left_to_the_next_look(shelf: Shelf) -> None:
+def test_replaced_or_removed_index_is_not_damaged(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     snapshot = shelf.snapshot()
-    shelf.rebuild(files("b"), old=None)  # and its data with it
+    shelf.rebuild(files("b"), old=None)  # in a new data file; the old one is removed
     assert not Verifier(shelf.folder, shelf.name).is_damaged(snapshot)
     shelf.index.unlink()
     assert not Verifier(shelf.folder, shelf.name).is_damaged(snapshot)
 
 
-def test_data_that_was_cut_short_later_is_found(shelf: Shelf) -> None:
+def test_data_truncated_later_is_found(shelf: Shelf) -> None:
     shelf.rebuild(files("a", "b"))
     snapshot = shelf.snapshot()
     os.truncate(shelf.data, shelf.data.stat().st_size - 3)
     assert Verifier(shelf.folder, shelf.name).is_damaged(snapshot)
 
 
-def test_an_index_replaced_over_the_same_data_is_left_to_the_next_look(shelf: Shelf) -> None:
+def test_index_replaced_over_the_same_data_is_not_damaged(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     snapshot = shelf.snapshot()
     shelf.rebuild(files("a", "b"))
     assert not Verifier(shelf.folder, shelf.name).is_damaged(snapshot)
 
 
-def test_a_cold_snapshot_is_whole(shelf: Shelf) -> None:
+def test_cold_snapshot_is_not_damaged(shelf: Shelf) -> None:
     shelf.store.prepare()
     shelf.store.publish_cold(shelf.name)
     assert not is_damaged(shelf)
 
 
-def test_an_index_that_names_a_file_outside_the_folder_is_refused(shelf: Shelf) -> None:
+def test_index_that_names_a_file_outside_the_folder_is_refused(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     header, base = fmt.read_header(shelf.index.read_bytes(), shelf.index.stat().st_size)
     rest = shelf.index.read_bytes()[base:]
@@ -264,7 +264,7 @@ def test_an_index_that_names_a_file_outside_the_folder_is_refused(shelf: Shelf) 
         shelf.snapshot()
 
 
-def test_a_section_that_is_missing_or_of_another_length_is_refused(shelf: Shelf) -> None:
+def test_missing_section_or_one_of_another_length_is_refused(shelf: Shelf) -> None:
     shelf.rebuild(files("a", "b"))
     whole = shelf.index.read_bytes()
     header, base = fmt.read_header(whole, len(whole))

@@ -1,4 +1,4 @@
-"""Values: one JSON value, cold and warm, whatever it is."""
+"""Values: any JSON value, cold and warm."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def app(tmp_path: Path) -> Flask:
 
 
 @pytest.mark.parametrize("cold", [object, {1}, {(1, 2): 3}, b"a", [float("nan")], {"a": {"b": len}}], ids=repr)
-def test_a_cold_value_that_json_cannot_hold_is_refused_in_its_call(app: Flask, cold: object) -> None:
+def test_cold_value_that_is_not_json_is_refused_in_its_call(app: Flask, cold: object) -> None:
     warmcache = WarmCache(app)
     with pytest.raises(DeclarationError, match="'one' cannot be written as JSON .*cold=None"):
         warmcache.value("one", cold=cold)
-    warmcache.value("one", cold=None)(lambda: 1)  # nothing is left of the refused one
+    warmcache.value("one", cold=None)(lambda: 1)  # the refused declaration leaves the name free
 
 
-def test_a_cold_value_may_be_what_flask_can_write(app: Flask) -> None:
+def test_cold_value_may_be_anything_that_flask_can_encode(app: Flask) -> None:
     warmcache = WarmCache(app)
     warmcache.value("one", cold={"on": date(2026, 9, 1), "of": Decimal("1.50")})(lambda: 1)
     with app.app_context():
@@ -37,14 +37,14 @@ def test_a_cold_value_may_be_what_flask_can_write(app: Flask) -> None:
 
 
 class Strict(DefaultJSONProvider):
-    """A provider that knows only what JSON knows."""
+    """A provider that encodes only JSON's own types."""
 
     @staticmethod
     def default(value: object) -> Any:
-        raise TypeError(f"{value!r} is not for us")
+        raise TypeError(f"{value!r} is not JSON")
 
 
-def test_a_cold_value_that_only_this_app_cannot_write_is_null_and_logged_once(
+def test_cold_value_that_only_this_app_cannot_encode_is_null_and_logged_once(
     app: Flask, caplog: pytest.LogCaptureFixture
 ) -> None:
     app.json = Strict(app)
@@ -58,10 +58,10 @@ def test_a_cold_value_that_only_this_app_cannot_write_is_null_and_logged_once(
     with app.app_context():
         assert warmcache["one"].get() is None
     assert caplog.text.count("warmcache.cold_unusable: app.json cannot write the cold= of 'one'") == 1
-    assert "is not for us" in caplog.text
+    assert "is not JSON" in caplog.text
 
 
-def test_a_value_is_cold_then_warm(app: Flask) -> None:
+def test_value_is_cold_then_warm(app: Flask) -> None:
     warmcache = WarmCache(app)
     calls: list[int] = []
 
@@ -89,7 +89,7 @@ def test_a_value_is_cold_then_warm(app: Flask) -> None:
 
 
 @pytest.mark.parametrize("value", [None, 0, "}", "ä", [], {}, {"value": 1}, ' "} '], ids=repr)
-def test_any_value_is_answered_as_it_is(app: Flask, value: object) -> None:
+def test_any_json_value_is_answered(app: Flask, value: object) -> None:
     warmcache = WarmCache(app)
     warmcache.value("one", cold=value)(lambda: value)
     app.add_url_rule("/one", "one", warmcache["one"].response)
@@ -101,7 +101,7 @@ def test_any_value_is_answered_as_it_is(app: Flask, value: object) -> None:
 
 
 @pytest.mark.parametrize("place", [-1, -2], ids=["its line end", "its last brace"])
-def test_a_damaged_value_is_cold_and_rebuilt(app: Flask, place: int) -> None:
+def test_damaged_value_is_cold_and_rebuilt(app: Flask, place: int) -> None:
     warmcache = WarmCache(app)
 
     @warmcache.value("one", cold="cold")

@@ -1,4 +1,4 @@
-"""Writing: every byte or nothing, and times that only rise."""
+"""Writing: every byte or none, and generations that only rise."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ SECTIONS = {"places": array("I", [0, 0])}
 
 @pytest.fixture
 def full_disk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every write finds the disk full, after a few bytes."""
+    """Make the disk full after a few bytes."""
     write = os.write
     limited = _fails_after(write, 10)
     monkeypatch.setattr(os, "write", limited)
@@ -69,7 +69,7 @@ def _fails_after(write: Callable[[int, bytes], int], room: int) -> Callable[[int
     return limited
 
 
-def test_short_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
     calls = []
 
@@ -84,10 +84,10 @@ def test_short_writes_are_gone_on_with(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("at_once", [1, 3, 4, 9, 10, 1000])
-def test_short_writes_of_many_pieces_are_gone_on_with(
+def test_short_writes_of_many_pieces_are_continued(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
-    """A call takes so many bytes and ends where a piece ends, or within one."""
+    """A call may end at the end of a piece, or within one."""
     written = [b"0123", b"", b"45678", b"9", *(b"%d" % number for number in range(PIECES_MAX))]
     monkeypatch.setattr(os, "writev", lambda to, pieces: os.write(to, b"".join(pieces)[:at_once]))
     path = tmp_path / "file"
@@ -97,7 +97,7 @@ def test_short_writes_of_many_pieces_are_gone_on_with(
     assert path.read_bytes() == b"".join(written)
 
 
-def test_a_file_size_limit_fails_the_rebuild_and_keeps_the_old_list(tmp_path: Path) -> None:
+def test_file_size_limit_fails_the_rebuild_and_keeps_the_old_list(tmp_path: Path) -> None:
     script = """
 import resource, signal, sys
 from pathlib import Path
@@ -119,7 +119,7 @@ except OSError as error:
 
 
 @pytest.mark.usefixtures("full_disk")
-def test_a_full_disk_leaves_no_draft(tmp_path: Path) -> None:
+def test_full_disk_leaves_no_draft(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
         write_small(tmp_path, "report", bytes(100), sync=False)
     with pytest.raises(OSError, match="No space left"):
@@ -127,14 +127,14 @@ def test_a_full_disk_leaves_no_draft(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_publication_has_its_generation_as_time_of_modification(tmp_path: Path) -> None:
+def test_publication_has_its_generation_as_mtime(tmp_path: Path) -> None:
     publish_index(tmp_path, "files", {**HEADER, "generation": 1_700_000_000_123_456_789}, SECTIONS)
     assert (tmp_path / "files.index").stat().st_mtime_ns == 1_700_000_000_123_456_789
     assert (tmp_path / "files.index").stat().st_mode & 0o777 == 0o600
     assert Snapshot(tmp_path, "files").generation == 1_700_000_000_123_456_789
 
 
-def test_a_rebuilds_index_has_its_generation_as_time_too(shelf: Shelf) -> None:
+def test_index_of_a_rebuild_has_its_generation_as_mtime(shelf: Shelf) -> None:
     outcome = shelf.rebuild(files("a"))
     assert shelf.index.stat().st_mtime_ns == outcome.generation == shelf.snapshot().generation
 
@@ -149,12 +149,12 @@ def test_generations_rise_strictly_even_when_the_clock_is_set_back(
     assert next_generation(7, 9, 8) == 10
 
 
-def test_a_generation_is_above_zero_whatever_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generation_is_above_zero_whatever_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(time, "time_ns", lambda: -5)
     assert next_generation() == 1
 
 
-def test_half_a_line_of_a_killed_writer_is_stepped_over(shelf: Shelf) -> None:
+def test_half_line_of_a_killed_writer_is_skipped(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     with shelf.data.open("ab") as data:
         data.write(b'0123456789abcdef0123456789abcdef\t{"path": "hal')
@@ -169,7 +169,7 @@ def test_half_a_line_of_a_killed_writer_is_stepped_over(shelf: Shelf) -> None:
     ]
 
 
-def test_whole_lines_of_a_killed_writer_are_left_alone(shelf: Shelf) -> None:
+def test_whole_lines_of_a_killed_writer_are_ignored(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     with shelf.data.open("ab") as data:
         data.write(b"x\t{}\n")
@@ -177,7 +177,7 @@ def test_whole_lines_of_a_killed_writer_are_left_alone(shelf: Shelf) -> None:
     assert shelf.items() == files("a", "b")
 
 
-def test_an_item_longer_than_the_buffer_is_written_in_place(shelf: Shelf) -> None:
+def test_item_longer_than_the_buffer_is_written_in_place(shelf: Shelf) -> None:
     item = {"path": "a", "text": "x" * (3 * data_module.BUFFER)}
     shelf.rebuild([*files("0"), item, *files("1")])
     assert shelf.items() == [*files("0"), item, *files("1")]
@@ -191,14 +191,14 @@ def begin(folder: Path) -> DataWriter:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time that the writer of a data file sees; it moves when the test says so."""
+    """The time that the writer of a data file reads, which only the test moves."""
     now = [0.0]
     monkeypatch.setattr(data_module, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 
 @pytest.mark.usefixtures("clock")
-def test_an_unflushed_writer_drops_what_it_has(tmp_path: Path) -> None:
+def test_closed_writer_loses_unflushed_lines(tmp_path: Path) -> None:
     writer = begin(tmp_path)
     begun = writer.path.read_bytes()
     writer.add(b"f" * 16, b"{}")
@@ -207,7 +207,7 @@ def test_an_unflushed_writer_drops_what_it_has(tmp_path: Path) -> None:
     assert writer.path.read_bytes() == begun
 
 
-def test_what_is_added_slowly_is_handed_over_at_once(tmp_path: Path, clock: list[float]) -> None:
+def test_line_added_after_a_pause_is_flushed_at_once(tmp_path: Path, clock: list[float]) -> None:
     writer = begin(tmp_path)
     begun = writer.path.read_bytes()
     writer.add(b"e" * 16, b"{}")
@@ -219,7 +219,7 @@ def test_what_is_added_slowly_is_handed_over_at_once(tmp_path: Path, clock: list
 
 
 @pytest.mark.usefixtures("clock")
-def test_lines_that_another_appended_meanwhile_move_the_pending_ones(tmp_path: Path) -> None:
+def test_lines_appended_by_a_write_move_the_pending_ones(tmp_path: Path) -> None:
     writer = begin(tmp_path)
     writer.share(PublishLock(tmp_path / "files.publish.lock"))
     writer.add(b"a" * 16, b'"first"')
@@ -238,13 +238,13 @@ def test_lines_that_another_appended_meanwhile_move_the_pending_ones(tmp_path: P
     writer.close()
 
 
-def test_a_new_data_file_never_replaces_one(tmp_path: Path) -> None:
+def test_new_data_file_never_replaces_another(tmp_path: Path) -> None:
     begin(tmp_path).close()
     with pytest.raises(FileExistsError):
         begin(tmp_path)
 
 
-def test_a_new_data_file_appears_with_all_that_it_began_with_or_not_at_all(tmp_path: Path) -> None:
+def test_new_data_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     with DataWriter.create(tmp_path, "files", 1) as writer:
         writer.add(b"f" * 16, b"{}")
         assert not writer.path.exists()
@@ -255,14 +255,14 @@ def test_a_new_data_file_appears_with_all_that_it_began_with_or_not_at_all(tmp_p
     assert os.listdir(tmp_path) == ["files.1.data"]
 
 
-def test_a_folder_removed_before_the_data_file_appears_is_noticed(tmp_path: Path) -> None:
+def test_folder_removed_before_the_data_file_appears_is_noticed(tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     folder.mkdir()
     with pytest.raises(RebuildError, match="folder was removed"), DataWriter.create(folder, "files", 1):
         shutil.rmtree(folder)
 
 
-def test_a_data_file_that_was_removed_or_replaced_is_noticed(tmp_path: Path) -> None:
+def test_removed_or_replaced_data_file_is_noticed(tmp_path: Path) -> None:
     writer = begin(tmp_path)
     writer.sync()
     writer.check_in_place()
@@ -275,5 +275,5 @@ def test_a_data_file_that_was_removed_or_replaced_is_noticed(tmp_path: Path) -> 
     writer.close()
 
 
-def test_an_empty_write_is_no_write() -> None:
-    write_all(-1, b"")  # a bad descriptor, which nothing is written to
+def test_empty_write_does_not_call_the_system() -> None:
+    write_all(-1, b"")  # an invalid descriptor
