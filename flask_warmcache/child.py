@@ -143,12 +143,13 @@ def _find_state(orders: dict[str, Any], served: Any) -> AppState:
         return found[0]
     if candidates and not found:
         raise ChildError(
-            f"list {orders['name']!r} is another one here than in the worker. If the app's code has changed since "
-            "the server started, reload the server; else set WARMCACHE_APP to how the app is imported."
+            f"list {orders['name']!r} is declared differently here than in the worker. If the app's code has "
+            "changed since the server started, reload the server; otherwise set WARMCACHE_APP to how the app is "
+            "imported."
         )
     raise ChildError(
-        f"{len(found) or 'No'} apps behind {orders['app']!r} keep a list {orders['name']!r} in the same folder; "
-        "set WARMCACHE_APP to how the app is imported."
+        f"{len(found) or 'No'} apps imported by {orders['app']!r} keep a list {orders['name']!r} in the same "
+        "folder; set WARMCACHE_APP to how the app is imported."
     )
 
 

@@ -282,7 +282,7 @@ def test_an_app_served_twice_is_refused_by_name(make_place: Make) -> None:
     with serving(place, "--chdir", os.fspath(place.folder), uri="site_of_mine:app") as server:
         until(lambda: stats(server)["state"] == "failed", lambda: f"a refusal: {stats(server)}")
         assert stats(server)["last_error"] == "ChildError"
-        assert "2 apps behind 'site_of_mine:app' keep a list 'files'" in server.log
+        assert "2 apps imported by 'site_of_mine:app' keep a list 'files'" in server.log
         until(lambda: not is_locked(place), "the end of the child")
         assert place.calls("source") == []
 

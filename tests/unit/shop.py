@@ -1,4 +1,4 @@
-"""An app with one list, whose source the test steers and whose keeper it moves."""
+"""An app with one list: the test decides what its source does, and when its keeper takes its turn."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .world import files, make_app, state_of
 
 
 class Shop:
-    """An app with one list, whose source the test steers."""
+    """An app with one list; the test decides what its source does."""
 
     def __init__(self, folder: Path, **config: Any) -> None:
         self.app = make_app(folder, **config)
@@ -49,9 +49,9 @@ class Shop:
         return self.state.statuses["files"]
 
     def tick(self) -> None:
-        """One look, and what it started to its end."""
+        """Have the keeper take one turn, and wait for the rebuilds that it starts."""
         self.keeper.tick()
-        until(lambda: not any(one.progress for one in self.state.statuses.values()))
+        until(lambda: not any(status.progress for status in self.state.statuses.values()))
         until(lambda: not any("-rebuild-" in thread.name for thread in threading.enumerate()))
 
     def names(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Before and beside the rebuilding child: where the app is, whether memory has room, how long an item may take."""
+"""What a child process needs: the app's location, memory, time limits, and a hand-over."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from .world import files, make_app, state_of
 
 
 class Worker:
-    """What location.py asks of gunicorn's worker."""
+    """The part of gunicorn's worker that location.py reads."""
 
     def __init__(self, uri: str | None, wsgi: object) -> None:
         self.app = types.SimpleNamespace(app_uri=uri)
@@ -42,17 +42,17 @@ def _no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "_noted_worker", None)
 
 
-def test_the_setting_says_where_the_app_is() -> None:
+def test_the_setting_locates_the_app() -> None:
     assert locate(object(), "shop:create_app('x')") == Location("shop:create_app('x')", os.getcwd())
 
 
 @pytest.mark.parametrize("wrong", ["shop", 5])
-def test_the_setting_has_a_module_and_what_it_holds(tmp_path: Path, wrong: object) -> None:
+def test_the_setting_needs_a_module_and_an_attribute(tmp_path: Path, wrong: object) -> None:
     with pytest.raises(SettingError, match="^WARMCACHE_APP must be text like 'module:app'"):
         WarmCache(make_app(tmp_path, app=wrong))
 
 
-def test_else_gunicorn_does_with_its_folder() -> None:
+def test_gunicorn_locates_the_app_without_the_setting() -> None:
     app = object()
     server.note_worker(Worker("shop:app", app))
     assert locate(app, None) == Location("shop:app", "/srv", served=True)
@@ -60,7 +60,7 @@ def test_else_gunicorn_does_with_its_folder() -> None:
     assert locate(app, None) == Location("shop:app", "/srv", served=False)
 
 
-def test_else_the_module_attribute_that_holds_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_module_attribute_locates_the_app_without_gunicorn(monkeypatch: pytest.MonkeyPatch) -> None:
     module: Any = types.ModuleType("shop_of_mine")
     module.app = app = types.SimpleNamespace(import_name="shop_of_mine")
     monkeypatch.setitem(sys.modules, "shop_of_mine", module)
@@ -68,7 +68,7 @@ def test_else_the_module_attribute_that_holds_it(monkeypatch: pytest.MonkeyPatch
     assert locate(app, None) == Location("shop_of_mine:app", os.getcwd(), served=True)
 
 
-def test_else_it_cannot_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_app_in_a_script_cannot_be_located(monkeypatch: pytest.MonkeyPatch) -> None:
     main: Any = types.ModuleType("__main__")
     main.__spec__ = None
     main.app = app = object()
@@ -77,7 +77,7 @@ def test_else_it_cannot_be_said(monkeypatch: pytest.MonkeyPatch) -> None:
         locate(app, None)
 
 
-def test_stats_say_that_there_is_no_child_and_the_list_is_built_in_the_thread(tmp_path: Path) -> None:
+def test_without_a_location_the_stats_say_so_and_the_thread_rebuilds(tmp_path: Path) -> None:
     app = make_app(tmp_path, runner="process")
     WarmCache(app).warm_list("files", key="path", unit="file", source=lambda: files("a"))
     state_of(app).keeper.rebuild_due()
@@ -89,7 +89,7 @@ def test_stats_say_that_there_is_no_child_and_the_list_is_built_in_the_thread(tm
     assert (section["state"], section["file_count"]) == ("fresh", 1)
 
 
-def test_a_child_does_not_take_itself_for_a_server() -> None:
+def test_a_child_does_not_inherit_the_variables_of_a_server() -> None:
     names = ["SERVER_SOFTWARE", "WERKZEUG_RUN_MAIN", "LISTEN_FDS", "NOTIFY_SOCKET", "GUNICORN_FD", "GUNICORN_PID"]
     assert all(DROPPED.fullmatch(name) for name in names)
     assert not any(DROPPED.fullmatch(name) for name in ("PATH", "GUNICORN_CMD_ARGS", "MY_LISTEN_FDS"))
@@ -100,40 +100,40 @@ def test_a_child_does_not_take_itself_for_a_server() -> None:
 
 def orders(app: Any, **changed: Any) -> dict[str, Any]:
     opened = state_of(app)
-    given = {
+    usual = {
         "app": "shop:app",
         "served": False,
         "name": "files",
         "code": opened.statuses["files"].declaration.code,
         "cache": os.path.realpath(opened.store.folder),
     }
-    return {**given, **changed}
+    return {**usual, **changed}
 
 
-def test_the_app_with_this_folder_and_declaration_is_meant(tmp_path: Path) -> None:
+def test_the_child_finds_the_app_by_its_folder_and_declaration(tmp_path: Path) -> None:
     apps = [make_app(tmp_path / which) for which in ("a", "b", "a")]
     for number, app in enumerate(apps):
         search = ("path",) if number == 2 else ()
         WarmCache(app).warm_list("files", key="path", search=search, source=lambda: files("a"))
     for app in apps:
         assert child._find_state(orders(app), None).app is app
-    with pytest.raises(ChildError, match="^No apps behind 'shop:app' keep a list 'files'"):
+    with pytest.raises(ChildError, match="^No apps imported by 'shop:app' keep a list 'files'"):
         child._find_state(orders(apps[0], cache="/elsewhere"), None)
-    with pytest.raises(ChildError, match="^list 'files' is another one here .* reload the server"):
+    with pytest.raises(ChildError, match="^list 'files' is declared differently here .* reload the server"):
         child._find_state(orders(apps[0], code="of other code"), None)
 
 
-def test_several_are_refused_unless_one_is_what_is_served(tmp_path: Path) -> None:
+def test_several_matching_apps_are_refused_unless_one_is_served(tmp_path: Path) -> None:
     apps = [make_app(tmp_path) for _ in range(2)]
     for app in apps:
         WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
-    with pytest.raises(ChildError, match="^2 apps behind .*; set WARMCACHE_APP"):
+    with pytest.raises(ChildError, match="^2 apps imported by .*; set WARMCACHE_APP"):
         child._find_state(orders(apps[0]), apps[0])
     for app in apps:
         assert child._find_state(orders(app, served=True), app).app is app
 
 
-def test_an_app_under_test_has_a_folder_that_no_child_can_know(tmp_path: Path) -> None:
+def test_an_app_under_test_has_no_child(tmp_path: Path) -> None:
     app = make_app(tmp_path)
     app.config.update(TESTING=True, WARMCACHE_DIR=None)
     WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
@@ -146,7 +146,7 @@ def test_an_app_under_test_has_a_folder_that_no_child_can_know(tmp_path: Path) -
 
 @pytest.fixture
 def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Control groups as the test says."""
+    """Write control groups for the code to find."""
     monkeypatch.setattr(resources, "PROC", tmp_path / "proc")
     monkeypatch.setattr(resources, "CGROUPS", tmp_path / "groups")
     (tmp_path / "proc").mkdir()
@@ -161,13 +161,13 @@ def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Non
     return write
 
 
-def test_without_a_limit_there_is_room(groups: Callable[..., None]) -> None:
+def test_without_a_limit_there_is_enough_memory(groups: Callable[..., None]) -> None:
     assert resources.free() is None
     groups("0::/app\n", app__memory_dot_max="max\n", app__memory_dot_current="5\n")
     assert resources.free() is None
 
 
-def test_the_strictest_of_the_groups_counts_and_file_pages_do_not(groups: Callable[..., None]) -> None:
+def test_the_strictest_group_counts_and_file_pages_do_not(groups: Callable[..., None]) -> None:
     groups(
         "0::/outer/app\n",
         outer__app__memory_dot_max="1000",
@@ -179,7 +179,7 @@ def test_the_strictest_of_the_groups_counts_and_file_pages_do_not(groups: Callab
     assert resources.free() == 100
 
 
-def test_the_first_version_of_control_groups_is_read_too(groups: Callable[..., None]) -> None:
+def test_memory_limits_of_cgroup_v1_are_read(groups: Callable[..., None]) -> None:
     groups(
         "4:cpu:/x\n3:memory:/app\n",
         memory__app__memory_dot_limit_in_bytes="1000",
@@ -190,7 +190,7 @@ def test_the_first_version_of_control_groups_is_read_too(groups: Callable[..., N
     assert resources.free() == 300
 
 
-def test_the_cores_are_those_of_the_strictest_group_rounded_up(
+def test_the_strictest_group_limits_the_cores_rounded_up(
     groups: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
@@ -201,9 +201,7 @@ def test_the_cores_are_those_of_the_strictest_group_rounded_up(
     assert resources.cores() == 1
 
 
-def test_the_cores_of_the_first_version_of_control_groups_are_read_too(
-    groups: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_cores_of_cgroup_v1_are_read(groups: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     groups(
         "4:cpu,cpuacct:/app\n",
@@ -215,19 +213,21 @@ def test_the_cores_of_the_first_version_of_control_groups_are_read_too(
     assert resources.cores() == 4
 
 
-def test_memory_is_the_machines_unless_a_group_has_less(groups: Callable[..., None]) -> None:
+def test_memory_is_that_of_the_machine_or_of_the_strictest_group(groups: Callable[..., None]) -> None:
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert resources.memory() == machine
     groups("0::/app\n", app__memory_dot_max="512000000", app__memory_dot_current="5")
     assert resources.memory() == 512_000_000
 
 
-def test_without_room_for_a_second_copy_there_is_no_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_memory_for_a_second_copy_there_is_no_child(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(resources, "free", lambda: 1000)
     app = make_app(tmp_path, runner="process", app="shop:app")
     WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
-    said = app.test_client().get("/api/cache/stats/files").get_json()["runner"]
-    assert said["child"] == "unavailable: no memory for a second copy of the app"
+    section = app.test_client().get("/api/cache/stats/files").get_json()
+    assert section["runner"]["child"] == "unavailable: no memory for a second copy of the app"
     assert resources.resident() > 1000
 
 
@@ -243,7 +243,7 @@ def limits() -> Any:
     signal.signal(ITEM_SIGNAL, before)
 
 
-def test_an_item_that_takes_too_long_is_ended_and_the_next_is_not(limits: ItemTimeLimit) -> None:
+def test_only_the_item_that_takes_too_long_is_ended(limits: ItemTimeLimit) -> None:
     began = time.monotonic()
     with pytest.raises(ItemTimeoutError), limits.limit(0.1):
         time.sleep(20)
@@ -254,7 +254,7 @@ def test_an_item_that_takes_too_long_is_ended_and_the_next_is_not(limits: ItemTi
         time.sleep(0.1)
 
 
-def test_a_computing_item_is_ended_too(limits: ItemTimeLimit) -> None:
+def test_a_computing_item_that_takes_too_long_is_ended(limits: ItemTimeLimit) -> None:
     end = time.monotonic() + 20
 
     def compute() -> None:
@@ -313,14 +313,14 @@ def test_a_long_computing_rebuild_is_handed_over_when_the_child_is_ready(clock: 
     assert len(started) == 1 and 1.0 <= started[0] < 1.1
 
 
-def test_a_waiting_rebuild_stays_until_it_computes(clock: Any) -> None:
+def test_a_rebuild_that_waits_stays_in_its_thread_until_it_computes(clock: Any) -> None:
     relay = Relay(lambda: Answering("ready"), lambda: True)  # type: ignore[arg-type, return-value]
     assert not is_handed_over(clock, relay, 5, share=0.3)
     assert is_handed_over(clock, relay, 2.5, share=0.9)
 
 
 @pytest.mark.parametrize("answer", ["gone", "refused: no app"])
-def test_a_child_that_does_not_get_ready_leaves_the_thread_at_work(clock: Any, answer: str) -> None:
+def test_the_thread_works_on_if_the_child_does_not_get_ready(clock: Any, answer: str) -> None:
     started: list[int] = []
 
     def start() -> Any:
@@ -332,7 +332,7 @@ def test_a_child_that_does_not_get_ready_leaves_the_thread_at_work(clock: Any, a
     assert (started, relay.answer) == ([1], answer)
 
 
-def test_a_rebuild_stops_only_where_a_child_can_go_on(clock: Any) -> None:
+def test_a_rebuild_is_handed_over_only_where_a_child_can_go_on(clock: Any) -> None:
     relay = Relay(lambda: Answering("ready"), lambda: False)  # type: ignore[arg-type, return-value]
     assert not is_handed_over(clock, relay, 10, share=1.0)
 
@@ -349,7 +349,7 @@ def test_a_rebuild_stops_only_where_a_child_can_go_on(clock: Any) -> None:
         ({"threads": b"2"}, True),
     ],
 )
-def test_uwsgi_without_threads_is_said(
+def test_uwsgi_without_threads_is_reported_and_logged(
     options: dict[Any, Any],
     runs: bool,
     tmp_path: Path,
@@ -361,6 +361,6 @@ def test_uwsgi_without_threads_is_said(
     app = make_app(tmp_path)
     WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
     for _ in range(2):
-        said = app.test_client().get("/api/cache/stats/files").get_json()["runner"]
-    assert ("problem" not in said) == runs
+        section = app.test_client().get("/api/cache/stats/files").get_json()
+    assert ("problem" not in section["runner"]) == runs
     assert caplog.text.count("warmcache.no_threads") == (0 if runs else 1)

@@ -1,4 +1,4 @@
-"""The keeper, one look at a time: what is due is rebuilt, once, and nothing ends it."""
+"""The keeper, one tick at a time: it rebuilds what is due, once, and survives any failure."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def shop(tmp_path: Path) -> Shop:
     return Shop(tmp_path)
 
 
-def test_a_cold_list_is_built_and_a_fresh_one_left_alone(shop: Shop) -> None:
+def test_a_cold_list_is_rebuilt_and_a_fresh_one_is_not(shop: Shop) -> None:
     shop.tick()
     assert shop.names() == ["a"]
     for _ in range(3):
@@ -44,7 +44,7 @@ def test_a_stale_list_is_rebuilt(shop: Shop, monkeypatch: pytest.MonkeyPatch) ->
     assert shop.builds == 3
 
 
-def test_a_list_that_another_holds_is_left_to_it(shop: Shop) -> None:
+def test_a_list_locked_by_another_process_is_not_rebuilt(shop: Shop) -> None:
     lock = FileStore(shop.state.store.folder).try_lock("files")
     assert lock is not None
     shop.tick()
@@ -54,7 +54,9 @@ def test_a_list_that_another_holds_is_left_to_it(shop: Shop) -> None:
     assert shop.builds == 1
 
 
-def test_the_second_look_sees_that_another_has_just_built_it(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_just_rebuilt_by_another_process_is_not_rebuilt_again(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = Shop(shop.state.store.folder.parent)
     try_lock = shop.state.store.try_lock
 
@@ -69,9 +71,7 @@ def test_the_second_look_sees_that_another_has_just_built_it(shop: Shop, monkeyp
     assert not shop.state.store.is_locked("files")
 
 
-def test_a_probe_that_holds_the_lock_for_a_moment_costs_one_more_try(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lock_held_for_a_moment_is_tried_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     tries: list[str] = []
     try_lock = shop.state.store.try_lock
 
@@ -84,7 +84,9 @@ def test_a_probe_that_holds_the_lock_for_a_moment_costs_one_more_try(
     assert (len(tries), shop.builds) == (2, 1)
 
 
-def test_a_failure_is_reported_logged_and_paused_for(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failure_is_reported_and_logged_and_followed_by_a_pause(
+    shop: Shop, caplog: pytest.LogCaptureFixture
+) -> None:
     shop.tick()
     shop.error = ValueError("a secret")
     shop.state.store.invalidate("files")
@@ -96,7 +98,7 @@ def test_a_failure_is_reported_logged_and_paused_for(shop: Shop, caplog: pytest.
     assert (shop.builds, shop.names()) == (2, ["a"])
 
 
-def test_the_pause_grows_with_jitter_up_to_its_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_pause_grows_with_jitter_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shop = Shop(tmp_path, retry_min=2.0)
     shop.error = ValueError()
     now = [time.time()]
@@ -123,9 +125,7 @@ def test_the_pause_grows_with_jitter_up_to_its_bound(tmp_path: Path, monkeypatch
     assert (shop.status.report.failures, shop.status.report.next_attempt_at) == (0, None)
 
 
-def test_a_failure_is_not_forgotten_while_the_next_attempt_runs(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_list_stays_failed_while_the_next_attempt_runs(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.error = ValueError()
     shop.tick()
     shop.gate.clear()
@@ -150,7 +150,7 @@ def test_whatever_the_apps_code_raises_is_a_failure_with_a_pause(shop: Shop, err
     assert not shop.state.store.is_locked("files")
 
 
-def test_rebuild_now_builds_a_fresh_list_and_returns_what_it_did(shop: Shop) -> None:
+def test_rebuild_now_rebuilds_a_fresh_list_and_returns_its_outcome(shop: Shop) -> None:
     with shop.app.app_context():
         shop.list.rebuild_now()
         shop.items = files("a", "b")
@@ -159,7 +159,7 @@ def test_rebuild_now_builds_a_fresh_list_and_returns_what_it_did(shop: Shop) -> 
     assert 0 < outcome.duration < 10
 
 
-def test_rebuild_now_does_not_wait_for_another(shop: Shop) -> None:
+def test_rebuild_now_does_not_wait_for_another_rebuild(shop: Shop) -> None:
     shop.gate.clear()
     shop.keeper.tick()
     until(lambda: shop.builds == 1)
@@ -175,7 +175,7 @@ def test_rebuild_now_does_not_wait_for_another(shop: Shop) -> None:
     lock.close()
 
 
-def test_rebuild_now_raises_what_the_app_raised_and_counts_it(shop: Shop) -> None:
+def test_rebuild_now_raises_the_error_of_the_app_and_counts_it(shop: Shop) -> None:
     shop.error = ValueError("why")
     with shop.app.app_context(), pytest.raises(ValueError, match="why"):
         shop.list.rebuild_now()
@@ -183,7 +183,7 @@ def test_rebuild_now_raises_what_the_app_raised_and_counts_it(shop: Shop) -> Non
 
 
 @pytest.mark.usefixtures("live")
-def test_an_app_that_is_dropped_takes_its_keeper_with_it(tmp_path: Path) -> None:
+def test_the_keeper_ends_when_its_app_is_collected(tmp_path: Path) -> None:
     def use() -> tuple[weakref.ref[Any], Any]:
         shop = Shop(tmp_path)
         shop.app.test_client().get("/api/cache/stats")

@@ -1,4 +1,4 @@
-"""The keeper's thread: there when it is needed, replaced when it is gone, and no request depends on it."""
+"""The keeper's thread: it starts when it is needed, is replaced if it ends, and no request depends on it."""
 
 from __future__ import annotations
 
@@ -83,16 +83,16 @@ def test_a_dead_keeper_is_replaced_by_the_next_request(tmp_path: Path, caplog: p
     until(lambda: state_of(app).statuses["files"].condition().state == "fresh")
 
 
-def test_a_keeper_survives_any_error_of_its_own(
+def test_a_keeper_survives_its_own_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = make_app(tmp_path)
     WarmCache(app)
     keeper = state_of(app).keeper
-    looks: list[int] = []
+    turns: list[int] = []
 
     def fails(self: Keeper) -> None:
-        looks.append(1)
+        turns.append(1)
         raise ValueError("unforeseen")
 
     monkeypatch.setattr(Keeper, "tick", fails)
@@ -100,14 +100,14 @@ def test_a_keeper_survives_any_error_of_its_own(
 
     def woken() -> bool:
         keeper.wake()
-        return len(looks) >= 3
+        return len(turns) >= 3
 
     until(woken)
     assert "warmcache.keeper_error: the keeper goes on" in caplog.text
     assert len(keepers()) == 1
 
 
-def test_a_request_survives_that_no_thread_can_be_started(
+def test_a_request_is_answered_if_no_thread_can_be_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     app = make_app(tmp_path)
@@ -126,8 +126,8 @@ def test_a_request_survives_that_no_thread_can_be_started(
     assert len(keepers()) == 1
 
 
-def test_a_read_that_finds_the_list_due_wakes_the_keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # A minute between two looks: what happens sooner was not the clock's doing.
+def test_a_read_of_a_due_list_wakes_the_keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The keeper takes its turn once a minute, so anything sooner happens because it was woken.
     monkeypatch.setattr("flask_warmcache.keeper.keeper.TICK_EVERY", 60.0)
     app = make_app(tmp_path)
     listed = WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
@@ -139,7 +139,7 @@ def test_a_read_that_finds_the_list_due_wakes_the_keeper(tmp_path: Path, monkeyp
         until(lambda: listed.get().generation != before)
 
 
-def test_workers_that_start_together_begin_their_work_one_after_the_other(
+def test_workers_that_start_together_begin_their_work_at_different_moments(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     apps = [make_app(tmp_path / str(number)) for number in range(12)]
@@ -167,21 +167,19 @@ def test_workers_that_start_together_begin_their_work_one_after_the_other(
     assert all(began[keeper] >= started + drawn[keeper] for keeper in began)
 
 
-def test_a_cold_list_that_is_asked_for_does_not_wait_for_its_keepers_turn(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_request_for_a_cold_list_has_it_rebuilt_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flask_warmcache.keeper.keeper.random.uniform", lambda low, high: 60.0)
     app = make_app(tmp_path)
     listed = WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
     start_keepers()
     (keeper,) = keepers()
     with app.app_context():
-        assert listed.get().state == "cold"  # and is answered at once
+        assert listed.get().state == "cold"  # the answer comes at once
         until(lambda: listed.get().state == "fresh")
     assert keepers() == [keeper]
 
 
-def test_a_servers_hook_starts_the_keeper_of_every_app(tmp_path: Path) -> None:
+def test_the_worker_hook_starts_the_keeper_of_every_app(tmp_path: Path) -> None:
     apps = [make_app(tmp_path / which) for which in ("a", "b")]
     for app in apps:
         WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
@@ -190,7 +188,7 @@ def test_a_servers_hook_starts_the_keeper_of_every_app(tmp_path: Path) -> None:
     until(lambda: [state_of(app).statuses["files"].condition().state for app in apps] == ["fresh"] * 2)
 
 
-def test_a_switched_off_cache_has_no_keeper(tmp_path: Path) -> None:
+def test_a_disabled_cache_has_no_keeper(tmp_path: Path) -> None:
     app = make_app(tmp_path, enabled=False)
     WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
     app.test_client().get("/nowhere")
@@ -200,13 +198,13 @@ def test_a_switched_off_cache_has_no_keeper(tmp_path: Path) -> None:
 
 FORK = """
 import os, pathlib, sys, time, threading, warnings
-warnings.simplefilter("ignore", DeprecationWarning)  # 3.12: a fork beside threads, which is what is tried here
+warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 warns of a fork beside threads
 from flask import Flask
 from flask_warmcache import WarmCache
 app = Flask("shop")
 app.config["WARMCACHE_DIR"] = sys.argv[1]
 warmcache = WarmCache(app)
-names = pathlib.Path(sys.argv[2])  # what exists is the same for both processes: either may rebuild
+names = pathlib.Path(sys.argv[2])  # both processes see the same items, so either may rebuild
 names.write_text("a")
 listed = warmcache.warm_list("files", key="path", source=lambda: [{"path": name} for name in names.read_text()])
 app.add_url_rule("/files", "files", listed.response)
@@ -227,7 +225,7 @@ if sys.argv[3] == "alone":  # the parent's keeper can no longer do the child's w
     keeper = state.keeper._thread
     state.keeper.stop()
     keeper.join()
-# Locks as they are when the fork falls into another thread's critical section.
+# The locks are held, as if the fork had happened while other threads were in their critical sections.
 guards = [state.keeper._guard, state.rebuilder.locks.guard, state.cache._guard, status.reader._exchange]
 for guard in guards: guard.acquire()
 child = os.fork()
@@ -269,7 +267,7 @@ def test_an_unopened_app_can_be_forked(tmp_path: Path) -> None:
         until(lambda: listed.get().state == "fresh")
 
 
-def test_a_script_that_reads_a_list_rebuilds_nothing_that_is_young_enough_and_runs_no_task(tmp_path: Path) -> None:
+def test_a_script_rebuilds_no_fresh_list_and_runs_no_task(tmp_path: Path) -> None:
     builds: list[str] = []
     runs: list[str] = []
     for process in ("server", "script"):
@@ -315,7 +313,7 @@ def work():
 
 threading.Thread(target=work, daemon=True).start()
 begun.wait()
-# Collected when nearly everything is gone, and warned of then, for which the interpreter imports.
+# This is collected when the interpreter has nearly ended; it then imports to show a warning.
 last = types.ModuleType("last")
 sys.modules["last"] = last
 last.itself, last.socket = last, socket.socket()
@@ -323,7 +321,7 @@ print("left")
 """
 
 
-def test_a_process_that_leaves_does_not_wait_for_a_thread_that_was_importing() -> None:
-    # Without our part in it, Python 3.10 and 3.11 hang here every time; 3.13 never.
+def test_a_process_can_exit_while_a_thread_imports() -> None:
+    # Without keeper.py's exit handler Python 3.10 and 3.11 always hang here; 3.13 never does.
     done = run_python(LEAVE)
     assert done.stdout == "left\n" and "ResourceWarning: unclosed <socket" in done.stderr

@@ -1,4 +1,4 @@
-"""The keeper in trouble: damage, an unusable folder, no threads; the list survives."""
+"""The keeper in trouble: with damaged files, an unusable folder or no threads the list is still served."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ def shop(tmp_path: Path) -> Shop:
     return Shop(tmp_path)
 
 
-def test_the_builder_beats_while_it_is_deep_in_one_item(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_keeper_beats_while_the_builder_is_busy_with_one_item(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shop.gate.clear()
     shop.keeper.tick()
     until(lambda: shop.builds == 1)
@@ -41,12 +43,12 @@ def test_the_builder_beats_while_it_is_deep_in_one_item(shop: Shop, monkeypatch:
     until(lambda: shop.status.progress is None)
 
 
-def test_a_damaged_section_is_found_and_the_list_built_from_nothing(
+def test_a_list_with_a_damaged_section_is_rebuilt_from_scratch(
     shop: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
     shop.tick()
     index = shop.state.store.folder / "files.index"
-    for _ in range(2):  # the second time the keeper has looked at this generation's successor before
+    for _ in range(2):  # twice, since after the first rebuild the keeper has verified another generation
         shop.tick()
         damaged = bytearray(index.read_bytes())
         damaged[-5] ^= 1
@@ -61,7 +63,7 @@ def test_a_damaged_section_is_found_and_the_list_built_from_nothing(
     assert shop.builds == 3
 
 
-def test_data_that_is_damaged_later_is_found_too(shop: Shop) -> None:
+def test_damage_after_the_first_check_is_found(shop: Shop) -> None:
     shop.tick()
     shop.tick()
     (data,) = shop.state.store.folder.glob("files.*.data")
@@ -72,7 +74,7 @@ def test_data_that_is_damaged_later_is_found_too(shop: Shop) -> None:
     assert shop.builds == 2
 
 
-def test_one_lists_trouble_does_not_starve_the_others(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trouble_with_one_list_does_not_starve_the_others(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.warmcache.warm_list("other", key="path", source=lambda: files("b"))
 
     def unreadable() -> None:
@@ -85,7 +87,7 @@ def test_one_lists_trouble_does_not_starve_the_others(shop: Shop, monkeypatch: p
     assert shop.status.condition().state == "failed"
 
 
-def test_an_unusable_folder_is_failed_and_says_what_to_change(
+def test_lists_in_an_unusable_folder_are_failed_and_the_log_says_what_to_change(
     shop: Shop, caplog: pytest.LogCaptureFixture
 ) -> None:
     shop.state.store.folder.mkdir(mode=0o755)
@@ -99,7 +101,9 @@ def test_an_unusable_folder_is_failed_and_says_what_to_change(
     assert (section["state"], section["last_error"]) == ("failed", "StoreError")
 
 
-def test_no_thread_to_be_had_is_a_failure_that_frees_the_lock(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rebuild_without_a_thread_fails_and_releases_the_lock(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
     def none_left(self: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -110,15 +114,15 @@ def test_no_thread_to_be_had_is_a_failure_that_frees_the_lock(shop: Shop, monkey
     assert (shop.status.progress, shop.state.store.is_locked("files")) == (None, False)
 
 
-def test_a_success_is_logged_with_its_list(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_success_is_logged_with_the_name_of_the_list(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "flask_warmcache"):
         shop.tick()
-    (record,) = [one for one in caplog.records if "rebuild_finished" in one.message]
+    (record,) = [found for found in caplog.records if "rebuild_finished" in found.message]
     assert "'files' has 1 items, 1 enriched, 0 reused, 0 failed, 0 dropped, in" in record.message
     assert record.__dict__["warmcache_list"] == "files"
 
 
-def test_a_removed_folder_is_made_again(shop: Shop) -> None:
+def test_a_removed_folder_is_created_again(shop: Shop) -> None:
     shop.tick()
     assert shop.names() == ["a"]
     for path in shop.state.store.folder.iterdir():
@@ -130,11 +134,11 @@ def test_a_removed_folder_is_made_again(shop: Shop) -> None:
     assert shop.builds == 2
 
 
-def test_an_invalidation_whose_builder_died_behind_the_rename_is_seen(
+def test_an_invalidation_counts_even_if_the_builder_dies_after_its_rename(
     shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = shop.state.store
-    # The rebuild is invalidated midway, publishes, and is killed before it can mark what it published.
+    # The list is invalidated during its rebuild, which publishes, and is killed before it can mark the snapshot.
     monkeypatch.setattr(marks, "mark_if_invalidated", lambda folder, name, known: None)
     shop.gate.clear()
     shop.keeper.tick()
@@ -147,7 +151,7 @@ def test_an_invalidation_whose_builder_died_behind_the_rename_is_seen(
     assert shop.builds == 2
 
 
-def test_apps_and_lists_are_told_apart_in_one_process(tmp_path: Path) -> None:
+def test_two_apps_in_one_process_have_separate_lists(tmp_path: Path) -> None:
     shops = [Shop(tmp_path / which) for which in ("a", "b")]
     shops[1].items = files("b")
     for shop in shops:
@@ -156,7 +160,7 @@ def test_apps_and_lists_are_told_apart_in_one_process(tmp_path: Path) -> None:
     assert isinstance(shops[0].app, Flask) and isinstance(shops[0].list, Warm)
 
 
-def test_who_has_lost_its_lock_leaves_the_report_of_the_next_one_alone(tmp_path: Path) -> None:
+def test_a_builder_that_has_lost_its_lock_does_not_overwrite_the_next_report(tmp_path: Path) -> None:
     class Robbed(Shop):
         def source(self) -> list[Item]:
             if self.builds:

@@ -1,4 +1,4 @@
-"""How a rebuilding child stands back: real processes, real processors."""
+"""How a rebuilding child yields to requests: with real processes on real processors."""
 
 from __future__ import annotations
 
@@ -16,24 +16,25 @@ from tests.benchmarks.load import pinned
 from tests.support.processes import line_of, python, started
 from tests.support.waiting import until
 
-# Computes in its main thread and looks ten times a second in another; says when a look has told enough.
+# Computes in its main thread, and tries to decide ten times a second in another; prints lines once it could.
 COMPUTING = """
 import sys, threading, time
 from flask_warmcache.host import priority
 
 priority.MOST_WAITED = float(sys.argv[1])
 
-def look():
-    looking = priority.Priority()
+def measure():
+    measured, is_decided = priority.Priority(), False
     while True:
         time.sleep(0.1)
-        if looking.decide():
-            print("told", flush=True)
+        is_decided = is_decided or measured.decide()  # once, as in the child
+        if is_decided:
+            print("decided", flush=True)
 
-threading.Thread(target=look, daemon=True).start()
+threading.Thread(target=measure, daemon=True).start()
 any(False for _ in iter(int, 1))
 """
-STRANGER = "while True: pass"
+BUSY = "print(flush=True)\nwhile True: pass"
 pytestmark = pytest.mark.skipif(not hasattr(os, "SCHED_IDLE"), reason="this system has no idle class")
 
 
@@ -44,29 +45,29 @@ def process(
 
 
 def classes(running: subprocess.Popen[str]) -> set[int]:
-    """The scheduling classes of its threads; asked from here, since idle threads may hardly get to answer."""
+    """Return the scheduling classes of its threads; idle threads might hardly get time to tell them."""
     return {os.sched_getscheduler(int(task)) for task in os.listdir(f"/proc/{running.pid}/task")}
 
 
-def wait_for_looks(running: subprocess.Popen[str], number: int) -> None:
-    assert [line_of(running) for _ in range(number)] == ["told"] * number
+def wait_for_decisions(running: subprocess.Popen[str], number: int) -> None:
+    assert [line_of(running) for _ in range(number)] == ["decided"] * number
 
 
 def test_all_threads_become_idle() -> None:
-    with process(COMPUTING, 1.0) as running:  # however long it had to wait: other processes may keep the CPUs busy
+    with process(COMPUTING, 1.0) as running:  # however long it has waited, since this machine may be busy
         until(lambda: classes(running) == {os.SCHED_IDLE})
 
 
-def test_what_began_beside_processes_that_never_rest_does_not_become_idle_behind_them() -> None:
+def test_a_process_that_began_on_a_busy_core_never_becomes_idle() -> None:
     core = min(os.sched_getaffinity(0))
-    with ExitStack() as strangers:
+    with ExitStack() as others:
         for _ in range(4):
-            strangers.enter_context(process(STRANGER, core=core))
+            line_of(others.enter_context(process(BUSY, core=core)))
         with process(COMPUTING, priority.MOST_WAITED, core=core) as running:
-            wait_for_looks(running, 4)
+            wait_for_decisions(running, 4)
             assert classes(running) == {os.SCHED_OTHER}
-            strangers.close()
-            wait_for_looks(running, 4)
+            others.close()
+            wait_for_decisions(running, 4)
             assert classes(running) == {os.SCHED_OTHER}
 
 
@@ -74,21 +75,22 @@ FIRST, SECOND = 1_000_001, 1_000_002
 
 
 class Kernel:
-    """Says what it is told of two threads, and takes down which were to become idle: there is no
-    way back for the one that runs the tests.
+    """Pretends that two threads have run and waited, and notes which are moved to the idle class.
+
+    The process that runs the tests could not leave that class again.
     """
 
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
-        self.asked: list[int] = []
+        self.moved: list[int] = []
         self.refusals: list[OSError] = []
         for task in (FIRST, SECOND):
-            self.say(task, 0, 0)
+            self.schedule(task, 0, 0)
         monkeypatch.setattr(priority, "PROC", folder)
         monkeypatch.setattr(os, "sched_setscheduler", self._set)
 
-    def say(self, task: int, ran: int, waited: int) -> None:
-        """Milliseconds."""
+    def schedule(self, task: int, ran: int, waited: int) -> None:
+        """Let a thread have run and waited for so many milliseconds."""
         self.write(task, f"{ran * 1_000_000} {waited * 1_000_000} 7\n")
 
     def write(self, task: int, text: str) -> None:
@@ -99,7 +101,7 @@ class Kernel:
         shutil.rmtree(self.folder / str(task))
 
     def _set(self, task: int, policy: int, how: object) -> None:
-        self.asked.append(task)
+        self.moved.append(task)
         if self.refusals:
             raise self.refusals.pop()
 
@@ -109,75 +111,73 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Kernel:
     return Kernel(tmp_path, monkeypatch)
 
 
-@pytest.mark.parametrize(("waited", "asked"), [(0, 2), (100, 2), (101, 0)])
-def test_only_what_has_waited_for_half_of_its_time_at_most_becomes_idle(
-    kernel: Kernel, waited: int, asked: int
+@pytest.mark.parametrize(("waited", "moved"), [(0, 2), (100, 2), (101, 0)])
+def test_threads_that_waited_at_most_half_of_their_time_become_idle(
+    kernel: Kernel, waited: int, moved: int
 ) -> None:
-    looking = Priority()
-    kernel.say(SECOND, 100, waited)
-    assert looking.decide()
-    assert len(kernel.asked) == asked
+    measured = Priority()
+    kernel.schedule(SECOND, 100, waited)
+    assert measured.decide()
+    assert len(kernel.moved) == moved
 
 
-def test_too_little_decides_nothing(kernel: Kernel) -> None:
-    looking = Priority()
-    kernel.say(FIRST, 15, 0)
-    assert not looking.decide()
-    assert kernel.asked == []
-    kernel.say(SECOND, 0, 15)
-    assert looking.decide()
-    assert sorted(kernel.asked) == [FIRST, SECOND]
+def test_a_short_measurement_decides_nothing(kernel: Kernel) -> None:
+    measured = Priority()
+    kernel.schedule(FIRST, 15, 0)
+    assert not measured.decide()
+    assert kernel.moved == []
+    kernel.schedule(SECOND, 0, 15)
+    assert measured.decide()
+    assert sorted(kernel.moved) == [FIRST, SECOND]
 
 
-def test_what_an_ended_thread_had_waited_is_not_taken_off(kernel: Kernel) -> None:
-    kernel.say(SECOND, 200, 2000)
-    looking = Priority()
-    kernel.say(FIRST, 50, 450)
+def test_an_ended_thread_does_not_reduce_the_measured_waiting(kernel: Kernel) -> None:
+    kernel.schedule(SECOND, 200, 2000)
+    measured = Priority()
+    kernel.schedule(FIRST, 50, 450)
     kernel.end(SECOND)
-    looking.decide()
-    assert kernel.asked == []
+    measured.decide()
+    assert kernel.moved == []
 
 
-def test_what_a_process_did_since_its_first_moment_tells_at_once(kernel: Kernel) -> None:
-    kernel.say(FIRST, 40, 10)
+def test_the_time_since_the_start_of_the_process_can_decide_at_once(kernel: Kernel) -> None:
+    kernel.schedule(FIRST, 40, 10)
     assert not Priority().decide()
     assert Priority({}).decide()
-    assert sorted(kernel.asked) == [FIRST, SECOND]
+    assert sorted(kernel.moved) == [FIRST, SECOND]
 
 
 @pytest.mark.parametrize("says", ["", "nothing", "1"])
-def test_where_the_kernel_does_not_say_how_long_was_waited_nothing_is_changed(
-    kernel: Kernel, monkeypatch: pytest.MonkeyPatch, says: str
-) -> None:
-    looking = Priority()
+def test_without_schedstat_nothing_is_changed(kernel: Kernel, monkeypatch: pytest.MonkeyPatch, says: str) -> None:
+    measured = Priority()
     for task in (FIRST, SECOND):
         kernel.write(task, says)
-    looking.decide()
+    measured.decide()
     monkeypatch.setattr(priority, "PROC", kernel.folder / "nowhere")
-    looking.decide()
-    assert kernel.asked == []
+    measured.decide()
+    assert kernel.moved == []
 
 
-@pytest.mark.parametrize(("refusal", "asked"), [(PermissionError(), 1), (ProcessLookupError(), 2)])
-def test_what_is_refused_is_left_and_a_thread_that_has_ended_is_passed_over(
-    kernel: Kernel, refusal: OSError, asked: int
+@pytest.mark.parametrize(("refusal", "moved"), [(PermissionError(), 1), (ProcessLookupError(), 2)])
+def test_a_refusal_ends_the_change_and_an_ended_thread_is_skipped(
+    kernel: Kernel, refusal: OSError, moved: int
 ) -> None:
-    looking = Priority()
-    kernel.say(FIRST, 100, 0)
+    measured = Priority()
+    kernel.schedule(FIRST, 100, 0)
     kernel.refusals = [refusal]
-    assert looking.decide()
-    assert len(kernel.asked) == asked
+    assert measured.decide()
+    assert len(kernel.moved) == moved
 
 
-def test_where_there_is_no_idle_class_nothing_is_changed(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_an_idle_class_nothing_is_changed(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "SCHED_IDLE")
-    looking = Priority()
-    kernel.say(FIRST, 100, 0)
-    looking.decide()
-    assert kernel.asked == []
+    measured = Priority()
+    kernel.schedule(FIRST, 100, 0)
+    measured.decide()
+    assert kernel.moved == []
 
 
-def test_what_may_not_be_niced_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_may_not_be_niced_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
     def refuse(by: int) -> None:

@@ -1,4 +1,4 @@
-"""Progress: often enough to be seen, seldom enough to cost nothing, and never the reason of a failure."""
+"""Progress is reported often enough to be seen, seldom enough to cost nothing, and never ends a rebuild."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from flask_warmcache.status.progress import Progress, Report
 
 
 class Clock:
-    """The clock that ``progress`` reads, moved by hand."""
+    """The clock that ``progress`` reads; the test moves it."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -54,13 +54,13 @@ def test_a_report_is_written_at_most_ten_times_a_second(
     assert progress.report.done == 9_999
 
 
-def test_a_phase_is_announced_at_once(progress: Progress, written: list[dict[str, Any]]) -> None:
+def test_a_phase_is_reported_at_once(progress: Progress, written: list[dict[str, Any]]) -> None:
     for phase in progress_module.RUNNING:
         progress.begin(phase)
     assert [report["phase"] for report in written] == list(progress_module.RUNNING)
 
 
-def test_the_keepers_beat_keeps_a_long_item_alive(
+def test_the_keeper_beats_once_a_second_during_a_long_item(
     progress: Progress, written: list[dict[str, Any]], clock: Clock
 ) -> None:
     progress.begin("enrich", 1)
@@ -68,14 +68,14 @@ def test_the_keepers_beat_keeps_a_long_item_alive(
     for _ in range(50):
         clock.now += 0.2
         progress.beat()
-    assert 10 <= len(written) <= 20  # of ten seconds: once a second at least
+    assert 10 <= len(written) <= 20  # in ten seconds, so at least once a second
 
 
-def test_rate_and_eta_speak_of_the_last_seconds(progress: Progress, clock: Clock) -> None:
+def test_rate_and_eta_are_those_of_the_last_seconds(progress: Progress, clock: Clock) -> None:
     progress.begin("enrich", 2_000)
     progress.advance(0)
     clock.now += 0.2
-    progress.advance(1_000)  # reused, in no time
+    progress.advance(1_000)  # reused items take no time
     for done in range(1_001, 1_301):
         clock.now += 0.1
         progress.advance(done)
@@ -91,14 +91,14 @@ def test_without_a_rate_or_a_total_there_is_no_eta() -> None:
     assert Report(done=20, rate=2.0, total=15).eta == 0
 
 
-def test_no_rate_is_measured_outside_of_enrich(progress: Progress, clock: Clock) -> None:
+def test_a_rate_is_measured_only_while_enriching(progress: Progress, clock: Clock) -> None:
     progress.begin("source")
     clock.now += 1
     progress.advance(500)
     assert progress.report.rate is None
 
 
-def test_a_full_disk_does_not_end_a_rebuild_because_of_its_report(clock: Clock) -> None:
+def test_a_report_that_cannot_be_written_does_not_end_a_rebuild(clock: Clock) -> None:
     def full(report: dict[str, Any]) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -110,7 +110,7 @@ def test_a_full_disk_does_not_end_a_rebuild_because_of_its_report(clock: Clock) 
     assert progress.report.phase == "finished"
 
 
-def test_failures_are_counted_in_a_row(written: list[dict[str, Any]]) -> None:
+def test_failures_in_a_row_are_counted(written: list[dict[str, Any]]) -> None:
     before: Report | None = None
     for expected in (1, 2, 3):
         progress = Progress(written.append, before)
@@ -123,8 +123,8 @@ def test_failures_are_counted_in_a_row(written: list[dict[str, Any]]) -> None:
     again.end(None)
     assert (again.report.failures, again.report.error, again.report.has_failed) == (0, None, False)
     assert Progress(written.append, again.report).report.failures == 0
-    # What is not for everybody stands in one field, of a file that is ours alone.
-    assert {one.pop("message") for one in written} == {"ValueError: secret", None}
+    # The text of an error is in one field only, of a file that only this user can read.
+    assert {report.pop("message") for report in written} == {"ValueError: secret", None}
     assert "secret" not in str(written)
 
 
@@ -138,7 +138,7 @@ def test_a_postponed_rebuild_has_not_failed(progress: Progress, written: list[di
     )
 
 
-def test_a_report_comes_back_as_it_was(progress: Progress, written: list[dict[str, Any]]) -> None:
+def test_a_report_is_read_as_it_was_written(progress: Progress, written: list[dict[str, Any]]) -> None:
     progress.begin("enrich", 7)
     assert Report.read(written[-1]) == progress.report
 
@@ -159,22 +159,22 @@ def test_a_report_comes_back_as_it_was(progress: Progress, written: list[dict[st
     ],
     ids=repr,
 )
-def test_a_report_of_another_version_or_damaged_is_none(raw: dict[str, Any] | None) -> None:
+def test_a_damaged_report_or_one_of_another_version_is_ignored(raw: dict[str, Any] | None) -> None:
     assert Report.read(raw) is None
 
 
 @pytest.mark.parametrize("raw", [{"next_attempt_at": []}, {"total": ""}, {"ended": {}}, {"rate": []}], ids=repr)
-def test_an_empty_thing_is_no_number(raw: dict[str, Any]) -> None:
+def test_an_empty_value_is_no_number(raw: dict[str, Any]) -> None:
     assert Report.read(raw) is None
 
 
-def test_a_report_without_some_fields_is_one() -> None:
+def test_missing_fields_of_a_report_have_defaults() -> None:
     report = Report.read({"phase": "failed", "failures": 3})
     assert report is not None and report.failures == 3
     assert time.time() > report.started == 0.0
 
 
-def test_the_time_before_a_hand_over_counts_and_that_before_an_interruption_does_not(
+def test_time_before_a_hand_over_counts_but_not_before_an_interruption(
     progress: Progress, written: list[dict[str, Any]], clock: Clock
 ) -> None:
     progress.begin("enrich", 10)

@@ -1,4 +1,4 @@
-"""Being polite: requests get the interpreter while a rebuild runs, and it is as it was afterwards."""
+"""How a rebuild in a thread lets requests have the interpreter, and restores its settings afterwards."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ def interval() -> float:
     return round(sys.getswitchinterval(), 6)
 
 
-def test_the_switch_interval_is_short_while_a_rebuild_runs_and_restored() -> None:
+def test_the_switch_interval_is_short_only_while_a_rebuild_runs() -> None:
     before = interval()
     with polite():
         assert interval() == SWITCH_INTERVAL
     assert interval() == before
 
 
-def test_it_is_restored_after_an_error() -> None:
+def test_the_switch_interval_is_restored_after_an_error() -> None:
     before = interval()
     with pytest.raises(ValueError, match="x"), polite():
         raise ValueError("x")
     assert interval() == before
 
 
-def test_it_is_restored_when_the_last_of_several_ends() -> None:
+def test_the_switch_interval_is_restored_when_the_last_rebuild_ends() -> None:
     before = interval()
     first, second = polite(), polite()
     with first:
@@ -40,7 +40,7 @@ def test_it_is_restored_when_the_last_of_several_ends() -> None:
     assert interval() == before
 
 
-def test_an_interval_of_the_apps_own_comes_back() -> None:
+def test_a_switch_interval_set_by_the_app_is_restored() -> None:
     before = sys.getswitchinterval()
     try:
         sys.setswitchinterval(0.02)
@@ -51,10 +51,10 @@ def test_an_interval_of_the_apps_own_comes_back() -> None:
         sys.setswitchinterval(before)
 
 
-def test_a_forked_child_is_impolite_again() -> None:
+def test_a_fork_restores_the_switch_interval_in_the_child() -> None:
     before = interval()
     with polite():
-        threads.after_fork()  # as in the child: nobody is polite there
+        threads.after_fork()  # as in the child, where no rebuild runs
         assert interval() == before
         assert threads._polite_threads == 0
         threads._polite_threads = 1  # back in the parent
@@ -63,7 +63,7 @@ def test_a_forked_child_is_impolite_again() -> None:
     assert interval() == before
 
 
-def test_a_breath_is_taken_by_time_and_not_by_item(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_rebuild_yields_by_time_and_not_by_item(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     now = [0.0]
 

@@ -1,4 +1,4 @@
-"""Signals: what happens to a list, told to whoever asked, and at nobody's cost."""
+"""Signals tell an app what happens to its lists, and a receiver cannot harm a rebuild."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def names(heard: Heard) -> list[str]:
     return [name for name, facts in heard if name != "rebuild_progressed"]
 
 
-def test_a_rebuild_is_told_from_beginning_to_end(shop: Shop, stack: ExitStack) -> None:
+def test_a_rebuild_sends_signals_from_beginning_to_end(shop: Shop, stack: ExitStack) -> None:
     heard = listen(stack, shop.app)
     shop.tick()
     assert names(heard) == ["rebuild_started", "rebuild_finished"]
@@ -71,20 +71,20 @@ def test_a_rebuild_is_told_from_beginning_to_end(shop: Shop, stack: ExitStack) -
     assert phases == [phase for phase in progress_module.RUNNING if phase in phases] and "enrich" in phases
 
 
-def test_the_end_is_told_when_the_lock_is_free_and_the_list_is_there(shop: Shop, stack: ExitStack) -> None:
+def test_the_end_is_announced_after_the_lock_is_released(shop: Shop, stack: ExitStack) -> None:
     seen: list[tuple[list[str], bool]] = []
 
-    def look(sender: Flask, **facts: Any) -> None:
+    def read(sender: Flask, **facts: Any) -> None:
         condition = shop.status.condition()
         seen.append(([item["path"] for item in shop.list.get()], condition.rebuilding))
         shop.list.rebuild_now() if len(seen) == 1 else None
 
-    stack.enter_context(rebuild_finished.connected_to(look, shop.app))
+    stack.enter_context(rebuild_finished.connected_to(read, shop.app))
     shop.tick()
     assert seen == [(["a"], False)] * 2
 
 
-def test_a_failure_is_told_with_its_error(shop: Shop, stack: ExitStack) -> None:
+def test_a_failure_is_announced_with_its_error(shop: Shop, stack: ExitStack) -> None:
     heard = listen(stack, shop.app)
     shop.error = ValueError("unmounted")
     shop.tick()
@@ -92,15 +92,15 @@ def test_a_failure_is_told_with_its_error(shop: Shop, stack: ExitStack) -> None:
     assert heard[-1] == ("rebuild_failed", {"name": "files", "error": shop.error})
 
 
-def test_a_rebuild_that_could_not_begin_has_failed_too(shop: Shop, stack: ExitStack, tmp_path: Path) -> None:
-    (tmp_path / "cache").write_text("")  # where the folder should be
+def test_a_rebuild_that_cannot_begin_is_announced_as_failed(shop: Shop, stack: ExitStack, tmp_path: Path) -> None:
+    (tmp_path / "cache").write_text("")  # a file where the folder should be
     heard = listen(stack, shop.app)
     shop.tick()
     assert names(heard) == ["rebuild_failed"]
     assert "WARMCACHE_DIR" in str(heard[0][1]["error"])
 
 
-def test_a_list_made_of_another_begins_when_the_other_has_ended(tmp_path: Path, stack: ExitStack) -> None:
+def test_a_source_list_is_announced_before_the_list_made_of_it(tmp_path: Path, stack: ExitStack) -> None:
     chain = Chain(tmp_path)
     heard = listen(stack, chain.app)
     with chain.app.app_context():
@@ -117,7 +117,7 @@ def test_a_list_made_of_another_begins_when_the_other_has_ended(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("signal", ALL, ids=lambda signal: signal.name)
-def test_a_receiver_that_raises_hurts_nobody(
+def test_a_receiver_that_raises_affects_neither_the_rebuild_nor_other_receivers(
     shop: Shop, stack: ExitStack, caplog: pytest.LogCaptureFixture, signal: NamedSignal
 ) -> None:
     shop.error = OSError("away") if signal is rebuild_failed else None
@@ -128,7 +128,7 @@ def test_a_receiver_that_raises_hurts_nobody(
     stack.enter_context(signal.connected_to(broken, shop.app))
     heard = listen(stack, shop.app)
     shop.tick()
-    assert signal.name in [name for name, facts in heard]  # the others are told all the same
+    assert signal.name in [name for name, facts in heard]  # the other receivers are called nevertheless
     assert shop.status.condition().state == ("failed" if signal is rebuild_failed else "fresh")
     assert f"warmcache.receiver_failed: a receiver of {signal.name}" in caplog.text
     assert "ZeroDivisionError" in caplog.text
@@ -137,7 +137,7 @@ def test_a_receiver_that_raises_hurts_nobody(
     lock.close()
 
 
-def test_a_receiver_hears_of_its_own_app_only(tmp_path: Path, stack: ExitStack) -> None:
+def test_a_receiver_is_called_only_for_its_own_app(tmp_path: Path, stack: ExitStack) -> None:
     shops = [Shop(tmp_path / which) for which in "ab"]
     heard = [listen(stack, shop.app) for shop in shops]
     shops[0].tick()
@@ -161,7 +161,7 @@ def test_a_receiver_runs_where_the_rebuild_runs(shop: Shop, stack: ExitStack) ->
     assert threads and threading.current_thread() not in threads
 
 
-def test_a_receiver_between_two_items_does_not_end_their_context(shop: Shop, stack: ExitStack) -> None:
+def test_a_receiver_between_two_items_uses_their_app_context(shop: Shop, stack: ExitStack) -> None:
     ended: list[object] = []
     inside: list[bool] = []
     shop.app.teardown_appcontext(ended.append)
@@ -183,7 +183,7 @@ def test_a_receiver_between_two_items_does_not_end_their_context(shop: Shop, sta
     assert len(inside) > 40 and all(inside)
 
 
-def test_progress_is_told_ten_times_a_second_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_progress_is_announced_at_most_ten_times_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [1000.0]
 
     class Clock:
@@ -191,21 +191,21 @@ def test_progress_is_told_ten_times_a_second_at_most(monkeypatch: pytest.MonkeyP
         time = staticmethod(lambda: now[0])
 
     monkeypatch.setattr(progress_module, "time", Clock)
-    told: list[int] = []
+    announced: list[int] = []
     progress = progress_module.Progress(lambda report: None, None)
-    progress.announce_to(lambda facts: told.append(facts["done"]))
+    progress.announce_to(lambda facts: announced.append(facts["done"]))
     progress.begin("enrich", 10_000)
     for done in range(10_000):
         now[0] += 0.001
         progress.advance(done)
-        progress.beat()  # the keeper's, which tells nobody: it is another thread
-    assert 90 <= len(told) <= 101
-    assert told == sorted(told)
+        progress.beat()  # the keeper does not announce, since it is another thread
+    assert 90 <= len(announced) <= 101
+    assert announced == sorted(announced)
 
 
-def test_a_coroutine_may_listen(shop: Shop, stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_receiver_may_be_a_coroutine(shop: Shop, stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
     def ensure_sync(function: Any) -> Any:  # as flask[async] does it
-        return lambda *given, **facts: asyncio.run(function(*given, **facts))
+        return lambda *senders, **facts: asyncio.run(function(*senders, **facts))
 
     monkeypatch.setattr(shop.app, "ensure_sync", ensure_sync)
     heard: list[str] = []
@@ -218,14 +218,14 @@ def test_a_coroutine_may_listen(shop: Shop, stack: ExitStack, monkeypatch: pytes
     assert heard == ["files"]
 
 
-def test_a_muted_signal_is_silent(shop: Shop, stack: ExitStack) -> None:
+def test_a_muted_signal_is_not_sent(shop: Shop, stack: ExitStack) -> None:
     heard = listen(stack, shop.app)
     with rebuild_started.muted():
         shop.tick()
     assert names(heard) == ["rebuild_finished"]
 
 
-def test_without_a_listener_nothing_is_pushed(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_receiver_no_context_is_pushed(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     pushed: list[int] = []
     announce = signals.announcer(shop.app)
     monkeypatch.setattr(shop.app, "app_context", lambda: pushed.append(1))

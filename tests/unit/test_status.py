@@ -1,4 +1,4 @@
-"""Is a list cold, fresh or stale?  As told to a read, which never waits."""
+"""The condition of a list as a read gets it, which never waits: cold, partial, fresh, stale or failed."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from .world import Shelf, declare, files
 NOW = time.time
 
 
-def status_of(shelf: Shelf, ttl: float = 300.0, problem: str | None = None, **given: Any) -> ListStatus:
-    code_started = given.pop("code_started", 1)
-    return ListStatus(declare(shelf.name, **given), shelf.store, ttl, problem, code_started)
+def status_of(shelf: Shelf, ttl: float = 300.0, problem: str | None = None, **declared: Any) -> ListStatus:
+    code_started = declared.pop("code_started", 1)
+    return ListStatus(declare(shelf.name, **declared), shelf.store, ttl, problem, code_started)
 
 
-def told(status: ListStatus) -> tuple[str, bool, bool]:
-    """State, whether a newer one is being made, and whether somebody should start."""
+def condition_of(status: ListStatus) -> tuple[str, bool, bool]:
+    """Return the state, whether a newer list is being made, and whether it is due."""
     condition = status.condition()
     return condition.state, condition.rebuilding, condition.due
 
@@ -38,8 +38,8 @@ def report(shelf: Shelf, **fields: Any) -> None:
     shelf.store.write_progress(shelf.name, {"phase": "enrich", "started": time.time(), **fields})
 
 
-def test_nothing_published_is_cold_and_owed(shelf: Shelf) -> None:
-    assert told(status_of(shelf)) == ("cold", True, True)
+def test_a_list_without_a_snapshot_is_cold_and_due(shelf: Shelf) -> None:
+    assert condition_of(status_of(shelf)) == ("cold", True, True)
     assert status_of(shelf).condition().snapshot is None
 
 
@@ -50,13 +50,13 @@ def test_a_new_list_is_fresh(shelf: Shelf) -> None:
     assert 0 <= condition.age < 60
 
 
-def test_past_its_ttl_it_is_stale_and_still_served(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_list_past_its_ttl_is_stale_and_still_served(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.rebuild(files("a"))
     status = status_of(shelf, ttl=60)
     later(monkeypatch, 59)
-    assert told(status) == ("fresh", False, False)
+    assert condition_of(status) == ("fresh", False, False)
     later(monkeypatch, 61)
-    assert told(status) == ("stale", True, True)
+    assert condition_of(status) == ("stale", True, True)
     assert status.condition().snapshot is not None
     assert status.condition().age == pytest.approx(61, abs=2)
 
@@ -65,7 +65,7 @@ def test_a_clock_set_back_a_little_changes_nothing(shelf: Shelf, monkeypatch: py
     shelf.rebuild(files("a"))
     status = status_of(shelf)
     later(monkeypatch, -30)
-    assert told(status) == ("fresh", False, False)
+    assert condition_of(status) == ("fresh", False, False)
     assert status.condition().age == 0
 
 
@@ -74,19 +74,19 @@ def test_a_clock_set_back_far_costs_one_rebuild(shelf: Shelf, monkeypatch: pytes
     old = shelf.snapshot().generation
     status = status_of(shelf)
     later(monkeypatch, -365 * 86400)
-    assert told(status) == ("stale", True, True)
+    assert condition_of(status) == ("stale", True, True)
     assert status.condition().age == 0
     shelf.rebuild(files("b"))
     assert shelf.snapshot().generation > old
-    assert told(status) == ("fresh", False, False)
+    assert condition_of(status) == ("fresh", False, False)
 
 
 def test_an_invalidated_list_is_stale_at_once(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     status = status_of(shelf)
-    assert told(status) == ("fresh", False, False)
+    assert condition_of(status) == ("fresh", False, False)
     shelf.store.invalidate(shelf.name)
-    assert told(status) == ("stale", True, True)
+    assert condition_of(status) == ("stale", True, True)
 
 
 def test_an_outdated_snapshot_is_stale_and_a_newer_one_is_not(shelf: Shelf) -> None:
@@ -94,13 +94,13 @@ def test_an_outdated_snapshot_is_stale_and_a_newer_one_is_not(shelf: Shelf) -> N
     first = shelf.snapshot()
     status = status_of(shelf)
     shelf.store.mark_stale(shelf.name, first)
-    assert told(status) == ("stale", True, True)
+    assert condition_of(status) == ("stale", True, True)
     shelf.rebuild(files("b"))
-    shelf.store.mark_stale(shelf.name, first)  # came too late: what it meant is gone
-    assert told(status) == ("fresh", False, False)
+    shelf.store.mark_stale(shelf.name, first)  # too late: that snapshot is replaced already
+    assert condition_of(status) == ("fresh", False, False)
 
 
-def test_outdating_nothing_is_nothing(shelf: Shelf) -> None:
+def test_outdating_a_removed_index_creates_none(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     snapshot = shelf.snapshot()
     shelf.index.unlink()
@@ -108,9 +108,9 @@ def test_outdating_nothing_is_nothing(shelf: Shelf) -> None:
     assert not shelf.index.exists()
 
 
-def test_another_declaration_is_stale(shelf: Shelf) -> None:
+def test_a_snapshot_of_another_declaration_is_stale(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
-    assert told(status_of(shelf, sorts={"name": len})) == ("stale", True, True)
+    assert condition_of(status_of(shelf, sorts={"name": len})) == ("stale", True, True)
 
 
 def test_old_and_new_code_do_not_replace_each_other_for_ever(shelf: Shelf) -> None:
@@ -121,44 +121,44 @@ def test_old_and_new_code_do_not_replace_each_other_for_ever(shelf: Shelf) -> No
     assert older.condition().state == "stale"
 
 
-def test_what_older_code_began_before_this_server_is_stale_even_if_it_is_published_later(shelf: Shelf) -> None:
+def test_a_rebuild_begun_before_this_server_is_stale_even_if_published_later(shelf: Shelf) -> None:
     def source() -> list[dict[str, Any]]:
-        server.append(time.time_ns())  # it starts while the older one's child is at work
+        server.append(time.time_ns())  # the new server starts while the old one's child is at work
         return files("a")
 
     server: list[int] = []
     shelf.rebuild(source, code_started=1)
     status = status_of(shelf, code_started=server[0])
-    assert told(status) == ("fresh", False, False), "a command shows it as it is"
+    assert condition_of(status) == ("fresh", False, False), "a command shows it as it is"
     status.staleness.serve()
-    assert told(status) == ("stale", True, True)
+    assert condition_of(status) == ("stale", True, True)
     shelf.rebuild(files("a"), code_started=1)
-    assert told(status) == ("fresh", False, False), "begun since, by another process that looks after the list"
+    assert condition_of(status) == ("fresh", False, False), "another process began it after this server's start"
 
 
-def test_a_clock_that_is_set_back_makes_what_this_server_built_no_older(shelf: Shelf) -> None:
+def test_a_snapshot_of_this_server_stays_fresh_if_the_clock_is_set_back(shelf: Shelf) -> None:
     future = time.time_ns() + 3600 * 10**9
     shelf.rebuild(files("a"), code_started=future)
     status = status_of(shelf, code_started=future)
     status.staleness.serve()
-    assert told(status) == ("fresh", False, False)
+    assert condition_of(status) == ("fresh", False, False)
 
 
 def test_a_list_with_a_problem_is_failed_and_never_due(shelf: Shelf) -> None:
-    assert told(status_of(shelf, problem="no source")) == ("failed", False, False)
+    assert condition_of(status_of(shelf, problem="no source")) == ("failed", False, False)
     shelf.rebuild(files("a"))
     later_status = status_of(shelf, ttl=0.000001, problem="no source")
-    assert told(later_status) == ("failed", False, False)
+    assert condition_of(later_status) == ("failed", False, False)
     assert later_status.condition().snapshot is not None
 
 
-def test_after_a_failure_it_is_failed_and_pauses(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_list_is_not_due_during_its_pause(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     status = status_of(shelf)
     report(shelf, phase="failed", error="ValueError", failures=1, next_attempt_at=time.time() + 50)
     status.reread()
-    assert told(status) == ("failed", True, False)
+    assert condition_of(status) == ("failed", True, False)
     later(monkeypatch, 51)
-    assert told(status) == ("failed", True, True)
+    assert condition_of(status) == ("failed", True, True)
 
 
 def test_a_failed_list_that_is_fresh_is_not_rebuilding(shelf: Shelf) -> None:
@@ -166,56 +166,56 @@ def test_a_failed_list_that_is_fresh_is_not_rebuilding(shelf: Shelf) -> None:
     status = status_of(shelf)
     report(shelf, phase="failed", error="ValueError", failures=1, next_attempt_at=time.time() + 50)
     status.reread()
-    assert told(status) == ("failed", False, False)
+    assert condition_of(status) == ("failed", False, False)
     shelf.store.invalidate(shelf.name)
-    assert told(status) == ("failed", False, False)
+    assert condition_of(status) == ("failed", False, False)
 
 
-def test_a_pause_from_before_the_clock_was_set_back_does_not_last_for_ever(shelf: Shelf) -> None:
+def test_a_pause_ends_even_if_the_clock_is_set_back(shelf: Shelf) -> None:
     status = status_of(shelf)
     report(shelf, phase="failed", failures=1, next_attempt_at=time.time() + 10 * 365 * 86400)
     status.reread()
-    assert told(status) == ("failed", True, True)
+    assert condition_of(status) == ("failed", True, True)
 
 
-def test_another_process_at_work_is_seen_by_its_lock_and_report(shelf: Shelf) -> None:
+def test_a_rebuild_in_another_process_is_seen_by_its_lock_and_report(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     status = status_of(shelf)
     lock = shelf.lock()
     report(shelf)
     status.reread()
-    assert (status.is_rebuilding, told(status)) == (True, ("fresh", True, False))
+    assert (status.is_rebuilding, condition_of(status)) == (True, ("fresh", True, False))
     lock.close()
-    status.reread()  # killed: the report still says "enrich"
-    assert (status.is_rebuilding, told(status)) == (False, ("fresh", False, False))
+    status.reread()  # the builder was killed, so the report still says "enrich"
+    assert (status.is_rebuilding, condition_of(status)) == (False, ("fresh", False, False))
 
 
-def test_a_rebuild_that_has_just_published_is_not_making_a_newer_one(shelf: Shelf) -> None:
+def test_a_rebuild_that_has_published_no_longer_counts_as_rebuilding(shelf: Shelf) -> None:
     lock = shelf.lock()
     report(shelf, started=time.time() - 1, phase="publish")
     lock.close()
     shelf.rebuild(files("a"))
-    lock = shelf.lock()  # as if it had not got to its end
+    lock = shelf.lock()  # as if the rebuild had not quite ended
     status = status_of(shelf)
     status.reread()
-    assert (status.is_rebuilding, told(status)) == (True, ("fresh", False, False))
+    assert (status.is_rebuilding, condition_of(status)) == (True, ("fresh", False, False))
     lock.close()
 
 
-def test_ones_own_rebuild_is_seen_at_once(shelf: Shelf) -> None:
+def test_a_rebuild_in_this_process_is_seen_at_once(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     status = status_of(shelf)
     progress = Progress(lambda written: None, None)
     status.begin(progress)
-    assert told(status) == ("fresh", True, False)
-    report(shelf, phase="failed")  # an old file is no news beside one's own rebuild
+    assert condition_of(status) == ("fresh", True, False)
+    report(shelf, phase="failed")  # an older file does not count during a rebuild in this process
     status.reread()
     assert status.report is progress.report
     status.end(progress.report)
-    assert told(status) == ("fresh", False, False)
+    assert condition_of(status) == ("fresh", False, False)
 
 
-def test_a_report_is_read_when_it_changes_only(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_report_is_read_only_when_it_has_changed(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     status = status_of(shelf)
     report(shelf, phase="finished")
     read = shelf.store.read_progress
@@ -238,44 +238,44 @@ def test_a_report_is_read_when_it_changes_only(shelf: Shelf, monkeypatch: pytest
     assert status.report is None
 
 
-def test_a_removed_index_is_served_from_memory_and_rebuilt(shelf: Shelf) -> None:
+def test_a_list_whose_index_is_removed_is_served_from_memory_and_stale(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     status = status_of(shelf)
-    assert told(status) == ("fresh", False, False)
+    assert condition_of(status) == ("fresh", False, False)
     shelf.index.unlink()
-    assert told(status) == ("stale", True, True)
+    assert condition_of(status) == ("stale", True, True)
 
 
 def test_a_cleared_list_is_cold(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     status = status_of(shelf)
     shelf.store.publish_cold(shelf.name)
-    assert told(status) == ("cold", True, True)
+    assert condition_of(status) == ("cold", True, True)
     assert list(shelf.folder.glob("*.data")) == []
 
 
-def test_a_value_of_the_same_name_is_no_list(shelf: Shelf) -> None:
+def test_a_value_is_not_served_as_a_list_of_the_same_name(shelf: Shelf) -> None:
     shelf.rebuild(lambda: 5, kind="value", key=None)
-    assert told(status_of(shelf)) == ("cold", True, True)
+    assert condition_of(status_of(shelf)) == ("cold", True, True)
     assert not status_of(shelf).staleness.may_reuse(shelf.snapshot())
-    assert told(status_of(shelf, kind="value", key=None)) == ("fresh", False, False)
+    assert condition_of(status_of(shelf, kind="value", key=None)) == ("fresh", False, False)
 
 
-def test_an_unfinished_list_is_partial_and_owed(shelf: Shelf) -> None:
+def test_an_incomplete_list_is_partial_and_due(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     status = status_of(shelf)
     snapshot = status.reader.current()
     assert snapshot is not None
     snapshot.complete = False
-    assert told(status) == ("partial", True, True)
+    assert condition_of(status) == ("partial", True, True)
 
 
-def test_damage_makes_it_stale_and_its_items_unfit(shelf: Shelf) -> None:
+def test_a_damaged_list_is_stale_and_its_items_are_not_reused(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     status = status_of(shelf)
     assert status.staleness.may_reuse(shelf.snapshot())
     status.staleness.note_damage(shelf.snapshot())
-    assert told(status) == ("stale", True, True)
+    assert condition_of(status) == ("stale", True, True)
     assert not status.staleness.may_reuse(shelf.snapshot())
     shelf.rebuild(files("a"), old=None)
-    assert told(status) == ("fresh", False, False)
+    assert condition_of(status) == ("fresh", False, False)
