@@ -1,6 +1,6 @@
-/* Types of warmcache.js for editors. Times are milliseconds. */
+/* Types of warmcache.js, for editors. Times are milliseconds. */
 
-/** A list's section of /api/cache/stats, as far as the poller reads it. */
+/** The fields of a list's section in /api/cache/stats that the poller reads. */
 export interface WarmcacheStatus {
   cache_rebuilding: boolean;
   generation: string | null;
@@ -15,22 +15,23 @@ export interface WarmcacheStatus {
 export type WarmcacheState =
   | "idle" | "cold" | "partial" | "stale" | "ready" | "fresh" | "failed" | "error" | "offline" | "stalled";
 
-/** What started to wait for a list, and goes on until its newest generation is shown. */
+/** Waits for a list until its newest generation is shown. */
 export interface WarmcacheWatcher {
   readonly name: string;
   readonly element?: Element;
   readonly state: WarmcacheState;
   readonly status: WarmcacheStatus | null;
-  /** The newest that is known, null before the first answer. */
+  /** The newest known generation; null before the first answer. */
   readonly generation: string | null;
-  /** Ask now; false if that cannot be: hidden, under way, or once more before the time that Retry-After gave. */
+  /** Ask now. Returns false if the page is hidden, if a request is running, or at a second call before the time
+   *  of Retry-After. */
   poll(): boolean;
   stop(): void;
-  /** Wait again: after stop(), after an end, or after a stall. */
+  /** Wait again after stop(), after the end of a wait, or after a stall. */
   resume(): void;
 }
 
-/** Refreshes what the user sees; returns false if it left it as it was. A failure is tried again, five times. */
+/** Refreshes what the user sees; returns false if it changed nothing. A failure is retried up to five times. */
 export type WarmcacheRefresh = (
   status: WarmcacheStatus, watcher: WarmcacheWatcher, signal: AbortSignal,
 ) => unknown;
@@ -54,7 +55,7 @@ export interface WarmcacheOptions {
 }
 
 export interface WarmcacheWatchOptions {
-  /** Where events start; document.body without one. */
+  /** The target of events; by default document.body. */
   element?: Element;
   /** The generation that the page shows. */
   generation?: string | null;
@@ -70,7 +71,7 @@ export interface WarmcacheError extends Error {
 
 export interface WarmcacheApi {
   readonly version: string;
-  /** What a test, or an odd host, may replace. */
+  /** Functions that tests or special environments may replace. */
   readonly env: {
     fetch: typeof fetch;
     now(): number;
@@ -79,26 +80,26 @@ export interface WarmcacheApi {
     clearTimeout(timer: unknown): void;
     navigate(): void;
   };
-  /** By name; open for additions. */
+  /** Strategies by name; a page may add its own. */
   readonly strategies: Record<string, WarmcacheRefresh>;
-  /** Set options; an unknown name throws, a bad value is warned about and changes nothing. */
+  /** Set options. An unknown name throws; a wrong value logs a warning and changes nothing. */
   configure(options: WarmcacheOptions): void;
   /** Wait for a list. */
   watch(name: string, options?: WarmcacheWatchOptions): WarmcacheWatcher;
-  /** The status at publication; rejects with a WarmcacheError on stop, stall, timeout or a fatal error. */
+  /** Resolves with the status at publication; rejects with a WarmcacheError on stop, stall, timeout or a fatal error. */
   ready(name: string, options?: WarmcacheWatchOptions & { timeout?: number }): Promise<WarmcacheStatus>;
-  /** Fetch JSON; onData is called now, and again with newer data until it is no longer being rebuilt. */
+  /** Fetch JSON. onData is called at once, and again with newer data until the list is no longer being rebuilt. */
   json<Data = any>(
     url: string,
     onData: (data: Data, info: { rebuilding: boolean; generation?: string }) => void,
     options?: Omit<WarmcacheWatchOptions, "refresh"> & { name?: string },
   ): { done: Promise<Data>; stop(): void };
-  /** Watch what an answer fetched elsewhere is waiting for; null if it waits for nothing. */
+  /** Watch the list of an answer that was fetched elsewhere; null if that list is not being rebuilt. */
   inspect(
     answer: Response | { cache_rebuilding?: boolean } | null | undefined,
     options?: WarmcacheWatchOptions & { name?: string },
   ): WarmcacheWatcher | null;
-  /** Attach the regions in root, itself included; again does no harm. */
+  /** Attach the regions in root, including root itself. A second call has no effect. */
   scan(root?: Document | Element): void;
   state(name: string): WarmcacheState;
 }

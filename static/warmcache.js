@@ -1,13 +1,13 @@
-/* The browser half of flask-warmcache; its manual is docs/poller.md.
+/* The poller of flask-warmcache; docs/poller.md describes it.
  *
- * While a list is rebuilt, ask for its status until a newer one is published, then refresh what the
- * user sees. One poller, timer and request per list. Times are milliseconds.
+ * While a list is rebuilt, the poller asks for its status until a newer one is published, and then
+ * refreshes the page. Each list has one timer and one request. Times are milliseconds.
  */
 "use strict";
 
 (function (root) {
   const { document } = root;
-  const given = document?.currentScript?.dataset || {}; // null later
+  const given = document?.currentScript?.dataset || {}; // null in callbacks
   if (root.Warmcache?.version) return;
 
   const settings = {
@@ -28,7 +28,7 @@
     credentials: "same-origin",
   };
 
-  // Below 100 it is somebody's seconds.
+  // A number below 100 is probably in seconds.
   const pauses = /^[1-9]\d{2,7}$/;
   const pausesOrNone = /^(0|[1-9]\d{2,7})$/;
   const rules = {
@@ -109,7 +109,7 @@
   const lists = new Map();
   const views = new Set();
   let left = false;
-  let channel; // to other tabs; open, it bars the back/forward cache
+  let channel; // to other tabs; prevents the back/forward cache
 
   const isHidden = () => document?.hidden && settings.hidden !== "keep";
   const isPaused = () => left || (isHidden() && settings.hidden !== "slow");
@@ -130,13 +130,13 @@
 
   function createList(name) {
     const watchers = new Set();
-    const replaced = new Set(); // told only by workers behind
+    const replaced = new Set(); // generations that only outdated workers report
     let timer, request;
-    let waited; // while visible
-    let isDue; // published, and soon refreshed
+    let waited; // while the page was visible
+    let isDue; // a refresh is scheduled
     let askedAt = 0;
     let notBefore = 0;
-    let hasInsisted; // on an answer before that
+    let hasInsisted; // that poll() asks before
     let delivered;
 
     const list = { name, poll, _tell: tell, _fail: fail, _take: take, _settle: settle, _wake: wake, _join: join };
@@ -174,7 +174,7 @@
       if (to === "failed") tell("error", { code: "rebuild", message: list.status.last_error, fatal: false, failures: 1 });
     }
 
-    /** The server's wish, half of what is left, or slowly growing. */
+    /** Return what the server asks for, half of the time left, or a slowly growing pause. */
     function pause() {
       const wish = list.status?.poll_after_ms;
       const eta = list.progress?.eta;
@@ -216,7 +216,7 @@
       open();
       if (state || isPaused()) halt();
       if (state) enter(state);
-      const rest = settings.interval - Math.abs(env.now() - askedAt); // clocks jump
+      const rest = settings.interval - Math.abs(env.now() - askedAt); // clocks may jump
       if (!request) arm(delay ?? Math.max(rest, 250 * env.random()));
     }
 
@@ -250,14 +250,14 @@
       }
     }
 
-    /** A poll has failed, or a watcher's refresh, which is tried five times. */
+    /** Handle a failed poll, or a failed refresh, which is tried five times. */
     function fail(error, who = list) {
       const count = (who._failures += 1);
       const isPoll = who === list;
       const concerned = isPoll ? [...watchers] : [who];
       error.fatal ||= !isPoll && count > 4;
       if (error.fatal || count > 1) {
-        // One lost request is no news.
+        // A single failed request is not reported.
         if (isPoll) enter(isOffline() ? "offline" : "error");
         const { code, message, fatal } = error;
         tell("error", { code, message, fatal, failures: count }, concerned);
@@ -266,7 +266,7 @@
         for (const watcher of concerned) watcher._end("failed", error);
         return isPoll || settle();
       }
-      // No herd comes back.
+      // Pages must not come back all at once.
       const wait = (Math.min(settings.errorMax, settings.interval * 2 ** count) / 2) * (1 + env.random());
       arm(isOffline() ? vary(settings.errorMax) : Math.max(error.floor, wait));
     }
@@ -287,7 +287,7 @@
         if (isDue) list._proceed = null;
         enter(isDue ? "ready" : state);
         if (list.progress) tell("progress", list.progress);
-        // An empty page fills up; a stale one waits for the end.
+        // A cold page shows parts of the list; a stale page waits for the end.
         for (const watcher of behind) {
           if (!isDue && (state === "partial" || watcher._isCold)) watcher._renew();
         }
@@ -305,7 +305,7 @@
       const goAhead = new Map();
       const before = delivered;
       delivered = generation + document?.URL;
-      const isLoop = delivered === before; // for a region in another's place
+      const isLoop = delivered === before; // in a region that replaced another
       isDue = false;
       for (const watcher of [...watchers]) {
         const { _target: target } = watcher;
@@ -336,7 +336,7 @@
       arm(vary(settings.watch));
     }
 
-    /** Returns how to leave. */
+    /** Add a watcher; return a function that removes it. */
     function join(watcher, { state }) {
       if (!watchers.size) reset(state);
       watchers.add(watcher);
@@ -368,12 +368,12 @@
 
   function watch(name, options = {}, heed) {
     const list = listOf(name);
-    const { element, seen = new Set() } = options; // generations shown, or refreshed for
+    const { element, seen = new Set() } = options; // generations that are shown
     seen.add(options.generation);
     const { refresh = element ? settings.refresh : "event" } = options;
     let control, leave;
 
-    // A watcher is its list and more; _ is private.
+    // A watcher inherits from its list; _ is private.
     const watcher = Object.assign(Object.create(list), {
       element,
       stop: () => end("stopped"),
@@ -461,7 +461,7 @@
 
     function give(rebuilding) {
       again = rebuilding;
-      // A bug of the page's ends no wait.
+      // An error of the page must not end the wait.
       queueMicrotask(() => onData(data, { rebuilding, generation: facts.generation }));
     }
 
@@ -543,7 +543,7 @@
       const { element } = watcher;
       const isFree = () => isForced || !inUse(element) || block(watcher, "editing", status);
       const found = isFree() && (await load(watcher));
-      if (!found || signal?.aborted || !isFree()) return false; // the user went on typing
+      if (!found || signal?.aborted || !isFree()) return false; // the user is typing again
       replace(element, found, status);
     },
     reload(status, watcher) {
@@ -556,7 +556,7 @@
     },
   };
 
-  /** Leave it, and hand over how to refresh it after all. */
+  /** Do not refresh; report why, with a function that refreshes anyway. */
   function block(watcher, reason, status) {
     if (status?.cache_rebuilding) return false;
     const { name, element } = watcher;
@@ -580,7 +580,7 @@
     return false;
   }
 
-  /** The new region; null if it is the one we have. DOMParser would need a Trusted Types policy. */
+  /** Load the new region; null if it has not changed. DOMParser would need a Trusted Types policy. */
   function load(watcher) {
     const { id, dataset } = watcher.element;
     const url = dataset.warmcacheSrc || location.href;
@@ -634,7 +634,7 @@
     for (const look of looks) Object.assign(document.getElementById(look.id) || {}, look);
   }
 
-  /** Whether a refresh would cost the user something. */
+  /** Return whether a refresh would disturb the user. */
   function inUse(scope) {
     const kept = keptIn(scope);
     const selection = getSelection();
@@ -645,7 +645,7 @@
     );
   }
 
-  /** Focused, or not what a reset would make it. */
+  /** Return whether a field has the focus or was changed. */
   function isDirty(field) {
     const form = document.createElement("form");
     const copy = form.appendChild(field.cloneNode(true));
@@ -658,7 +658,7 @@
     );
   }
 
-  let hasReloaded = false; // a second one could cut off the first
+  let hasReloaded = false; // a second reload could interrupt the first
 
   function whyNot(publication) {
     const now = Date.now();
@@ -673,7 +673,7 @@
       sessionStorage.warmcache = JSON.stringify([...log, [id, now]]);
       return "";
     } catch {
-      return "storage"; // unremembered, it could loop
+      return "storage"; // without a record reloads could loop
     }
   }
 
@@ -722,19 +722,19 @@
         const label = state === "stalled" ? "Check again" : "Refresh";
         button.textContent = this.getAttribute("refresh-label") || label;
         button.onclick = act;
-        // Hiding what has the focus would lose it.
+        // Hiding the focused button would lose the focus.
         button.hidden = !act && document.activeElement !== button;
         button.onblur = () => this._paint(list);
 
         const quarter = !bar.hidden && Math.floor(ratio * 4) * 25;
         const text = (this.getAttribute(`text-${state}`) ?? texts[state] ?? "") + (quarter ? ` ${quarter} %` : "");
-        // Every change is spoken: states at once, quarters seldom.
+        // Screen readers speak every change: states at once, progress seldom.
         const now = env.now();
         const isChatter = state === this._said ? now - this._saidAt < 5000 : state === "ready" && !proceed;
         if (isChatter || text === line.textContent || (state === "fresh" && !this._said)) return;
         this._said = state;
         this._saidAt = now;
-        // A line that comes with its text is often not read.
+        // They often miss the text of a new line.
         env.setTimeout(() => (line.textContent = text), 100);
       }
     }
@@ -753,7 +753,7 @@
     document.addEventListener("visibilitychange", () => turn());
     addEventListener("offline", () => turn(vary(settings.errorMax), "offline"));
     addEventListener("online", () => turn(1000 * env.random()));
-    // Not unload: that, too, bars the back/forward cache.
+    // unload would prevent the back/forward cache, too.
     for (const type of ["pagehide", "pageshow"]) {
       addEventListener(type, ({ persisted }) => {
         left = type === "pagehide";

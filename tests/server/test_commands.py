@@ -6,27 +6,23 @@ import json
 import os
 import signal
 import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
+from tests.support.processes import started
 from tests.support.waiting import until
 
-from .world import HERE, Place, check_whole, gunicorn_server
+from .world import HERE, Place, Server, check_whole, gunicorn_server
 
 
-@contextmanager
-def command(place: Place, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A command that runs beside what the test does; ended with the test."""
-    process = subprocess.Popen(
-        place.flask_command("warmcache", *arguments), cwd=HERE, env=place.env, text=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
-    )  # fmt: skip
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.communicate(timeout=20)
+def command(place: Place, *arguments: str) -> AbstractContextManager[subprocess.Popen[str]]:
+    """Run a command beside the block."""
+    words = place.flask_command("warmcache", *arguments)
+    return started(words, place.env, cwd=HERE, stderr=subprocess.PIPE, start_new_session=True)
+
+
+def rebuilding(server: Server) -> list[bool]:
+    """Return what each worker knows about a rebuild of the list."""
+    return [section["rebuild_in_progress"] for section in server.stats().values()]
 
 
 def invalidated(place: Place) -> None:
@@ -34,7 +30,7 @@ def invalidated(place: Place) -> None:
     assert (ran.returncode, ran.stdout) == (0, "files is invalidated.\n"), ran.stderr
 
 
-def test_rebuild_wait_follows_a_rebuild_that_runs_in_a_worker(gated: Place) -> None:
+def test_rebuild_wait_follows_a_rebuild_in_a_worker(gated: Place) -> None:
     gated.gate.touch()
     with gunicorn_server(gated) as server:
         old = server.warm_up()
@@ -44,7 +40,7 @@ def test_rebuild_wait_follows_a_rebuild_that_runs_in_a_worker(gated: Place) -> N
         loaded = len(gated.calls("loaded"))
         with command(gated, "rebuild", "files", "--wait") as follower:
             until(lambda: len(gated.calls("loaded")) > loaded, "the command")
-            busy = gated.flask("warmcache", "rebuild", "files")  # longer than the follower needs to look
+            busy = gated.flask("warmcache", "rebuild", "files")  # longer than the follower needs
             assert busy.returncode == 3, busy.stderr
             assert "--wait" in busy.stderr
             assert follower.poll() is None, "it did not wait"
@@ -54,10 +50,10 @@ def test_rebuild_wait_follows_a_rebuild_that_runs_in_a_worker(gated: Place) -> N
         new = server.warm_up()
         assert new.generation > old.generation
         assert out.startswith(f"files: {new.json['total_files']} items, {new.json['total_files']} enriched, ")
-        assert [call.pid for call in gated.calls("source")][1:] == [builder.pid], "the command built, too"
+        assert [call.pid for call in gated.calls("source")][1:] == [builder.pid], "the command has rebuilt, too"
 
 
-def test_rebuild_wait_does_not_report_success_when_the_builder_it_follows_is_killed(gated: Place) -> None:
+def test_rebuild_wait_reports_no_success_when_the_builder_is_killed(gated: Place) -> None:
     gated.gate.touch()
     assert gated.flask("warmcache", "rebuild", "files").returncode == 0
     generation = json.loads(gated.flask("warmcache", "status", "--json").stdout)["files"]["generation"]
@@ -71,13 +67,13 @@ def test_rebuild_wait_does_not_report_success_when_the_builder_it_follows_is_kil
             assert follower.poll() is None
             os.kill(builder.pid, signal.SIGKILL)
             builder.wait(20)
-            gated.gate.touch()  # should the follower take over, it need not wait
+            gated.gate.touch()  # if the follower rebuilds the list itself, it does not wait
             out, err = follower.communicate(timeout=20)
     now = json.loads(gated.flask("warmcache", "status", "--json").stdout)["files"]["generation"]
     assert follower.returncode != 0 or now != generation, f"success without a new list: {out}"
 
 
-def test_rebuild_here_is_seen_by_every_worker(place: Place) -> None:
+def test_every_worker_serves_the_list_that_a_command_rebuilt(place: Place) -> None:
     with gunicorn_server(place) as server:
         old = server.warm_up()
         ran = place.flask("warmcache", "rebuild", "files")
@@ -89,7 +85,7 @@ def test_rebuild_here_is_seen_by_every_worker(place: Place) -> None:
         assert len(place.calls("source")) == 2
 
 
-def test_workers_see_a_rebuild_that_a_command_makes(gated: Place) -> None:
+def test_workers_see_that_a_command_is_rebuilding(gated: Place) -> None:
     gated.gate.touch()
     with gunicorn_server(gated) as server:
         old = server.warm_up()
@@ -97,18 +93,18 @@ def test_workers_see_a_rebuild_that_a_command_makes(gated: Place) -> None:
         gated.gate.unlink()
         with command(gated, "rebuild", "files") as builder:
             gated.builder_at_gate(2)
-            until(lambda: all(one["rebuild_in_progress"] for one in server.stats().values()), "all to know", 5)
-            assert all(one.json["cache_rebuilding"] for one in server.next_of_each_worker().values())
+            until(lambda: all(rebuilding(server)), "a rebuild in every worker")
+            assert all(answer.json["cache_rebuilding"] for answer in server.next_of_each_worker().values())
             os.kill(builder.pid, signal.SIGINT)  # Ctrl-C
             builder.communicate(timeout=20)
         assert builder.returncode != 0
-        until(lambda: not any(one["rebuild_in_progress"] for one in server.stats().values()), "all to know", 5)
+        until(lambda: not any(rebuilding(server)), "no rebuild in any worker")
         answer = server.get()
         assert answer.generation == old.generation and answer.state == "fresh"
         assert answer.json["cache_rebuilding"] is False
 
 
-def test_clear_makes_every_worker_cold_and_they_rebuild_from_nothing(gated: Place) -> None:
+def test_clear_makes_every_worker_cold_and_the_list_is_rebuilt_from_scratch(gated: Place) -> None:
     gated.gate.touch()
     with gunicorn_server(gated) as server:
         old = server.warm_up()
@@ -145,16 +141,16 @@ def test_invalidate_makes_every_worker_stale_and_one_rebuilds(gated: Place) -> N
         assert len(gated.calls("source")) == 2
 
 
-def test_status_says_what_the_workers_say(place: Place) -> None:
+def test_status_prints_the_stats_of_the_workers(place: Place) -> None:
     cold = place.flask("warmcache", "status")
     assert cold.returncode == 1 and "cold" in cold.stdout
-    assert not place.cache.exists(), "a look makes no folder"
+    assert not place.cache.exists(), "the command creates no folder"
     with gunicorn_server(place) as server:
         server.warm_up()
         ran = place.flask("warmcache", "status", "--json")
         assert ran.returncode == 0, ran.stderr
-        said = json.loads(ran.stdout)["files"]
-        asked = server.get("/api/cache/stats").json["files"]
-        assert said.pop("age_seconds") >= asked.pop("age_seconds") - 1
-        assert said == asked
+        printed = json.loads(ran.stdout)["files"]
+        answered = server.get("/api/cache/stats").json["files"]
+        assert printed.pop("age_seconds") >= answered.pop("age_seconds") - 1
+        assert printed == answered
         assert len(place.calls("source")) == 1

@@ -1,4 +1,4 @@
-"""What browsers fetch from us: small, kept for as long as it stays as it is, and nothing else."""
+"""The files that browsers fetch: compressed, cached as long as they do not change, and no other files."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def version() -> str:
     return assets.asset(assets.POLLER).version
 
 
-def test_the_poller_is_served_packed_to_who_can_unpack(client: FlaskClient) -> None:
+def test_poller_is_compressed_for_clients_with_gzip(client: FlaskClient) -> None:
     answer = client.get(PATH, headers=PACKED)
     assert (answer.status_code, answer.mimetype) == (200, "text/javascript")
     assert answer.headers["Content-Encoding"] == "gzip"
@@ -40,21 +40,21 @@ def test_the_poller_is_served_packed_to_who_can_unpack(client: FlaskClient) -> N
 
 
 @pytest.mark.parametrize("accepted", [None, "", "identity", "br", "gzip;q=0"])
-def test_the_poller_is_served_plain_to_others(client: FlaskClient, accepted: str | None) -> None:
+def test_poller_is_not_compressed_for_other_clients(client: FlaskClient, accepted: str | None) -> None:
     answer = client.get(PATH, headers={} if accepted is None else {"Accept-Encoding": accepted})
     assert "Content-Encoding" not in answer.headers
     assert answer.data == SCRIPT.read_bytes()
-    assert answer.headers["Vary"] == "Accept-Encoding"  # a cache between us must not mix them up
+    assert answer.headers["Vary"] == "Accept-Encoding"  # a cache must keep both forms apart
 
 
-def test_its_own_version_is_kept_for_ever_and_no_other(client: FlaskClient) -> None:
+def test_only_the_address_of_this_version_is_cached_for_ever(client: FlaskClient) -> None:
     kept = client.get(f"{PATH}?v={version()}")
     assert kept.headers["Cache-Control"] == "public, max-age=31536000, immutable"
     for query in ("", "?v=", "?v=1.0.0", f"?v={version()[:-1]}", f"?w={version()}"):
         assert client.get(PATH + query).headers["Cache-Control"] == "no-cache"
 
 
-def test_both_forms_have_tags_of_their_own_by_which_they_are_known_again(client: FlaskClient) -> None:
+def test_both_forms_have_their_own_etag(client: FlaskClient) -> None:
     plain, packed = client.get(PATH), client.get(PATH, headers=PACKED)
     assert plain.headers["ETag"] != packed.headers["ETag"]
     for first, headers in ((plain, {}), (packed, PACKED)):
@@ -67,7 +67,7 @@ def test_both_forms_have_tags_of_their_own_by_which_they_are_known_again(client:
     assert (other.status_code, other.data) == (200, SCRIPT.read_bytes())
 
 
-def test_another_process_serves_the_same_bytes_under_the_same_tag(client: FlaskClient) -> None:
+def test_another_process_serves_the_same_bytes_and_etag(client: FlaskClient) -> None:
     ours = client.get(PATH, headers=PACKED)
     script = f"""
 import flask, flask_warmcache, hashlib
@@ -76,18 +76,17 @@ flask_warmcache.WarmCache(app)
 answer = app.test_client().get({PATH!r}, headers={PACKED!r})
 print(answer.headers["ETag"], hashlib.sha256(answer.data).hexdigest())
 """
-    told = run_python(script).stdout.split()
-    assert told == [ours.headers["ETag"], hashlib.sha256(ours.data).hexdigest()]
+    assert run_python(script).stdout.split() == [ours.headers["ETag"], hashlib.sha256(ours.data).hexdigest()]
 
 
-def test_asking_for_the_head_answers_no_body(client: FlaskClient) -> None:
+def test_head_has_no_body(client: FlaskClient) -> None:
     whole, head = client.get(PATH, headers=PACKED), client.head(PATH, headers=PACKED)
     assert (head.status_code, head.data) == (200, b"")
     assert {**whole.headers} == {**head.headers}
 
 
 @pytest.mark.parametrize("name", ["status.css", "status.js"])
-def test_the_status_pages_files_are_served_likewise(client: FlaskClient, name: str) -> None:
+def test_files_of_the_status_page_are_served_in_the_same_way(client: FlaskClient, name: str) -> None:
     answer = client.get(f"/api/cache/static/{name}?v={assets.asset(name).version}", headers=PACKED)
     assert answer.status_code == 200
     assert answer.content_type == f"{assets.KINDS[name]}; charset=utf-8"
@@ -108,13 +107,13 @@ def test_the_status_pages_files_are_served_likewise(client: FlaskClient, name: s
         "x" * 999,
     ],
 )
-def test_nothing_else_is_served(client: FlaskClient, name: str) -> None:
+def test_no_other_file_is_served(client: FlaskClient, name: str) -> None:
     answer = client.get(f"/api/cache/static/{name}")
     assert answer.status_code == 404
     assert len(answer.data) < 400
 
 
-def test_a_missing_poller_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_poller_raises_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assets, "__file__", str(tmp_path / "flask_warmcache" / "web" / "assets.py"))
     with pytest.raises(RuntimeError, match=r"warmcache\.js is missing .*install it again"):
         assets.static_folder()

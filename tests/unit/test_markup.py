@@ -1,4 +1,4 @@
-"""What templates say to the poller: one tag, and the attributes of what it refreshes."""
+"""The helpers of templates: the tag that loads the poller, and the attributes of elements that it refreshes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HOSTILE = '"><script>alert(1)</script>'
 
 
 class Tags(HTMLParser):
-    """The tags of a page, as a browser understands them."""
+    """The tags of a page, as a browser parses them."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -39,13 +39,13 @@ def shop(tmp_path: Path) -> Shop:
 
 
 def attributes(shop: Shop, template: str, path: str = "/", method: str = "GET", **context: Any) -> dict[str, Any]:
-    """Those of the one tag that the template makes."""
+    """Return the attributes of the only tag that the template renders."""
     with shop.app.test_request_context(path, method=method):
         ((_, found),) = Tags(render_template_string(template, **context)).found
     return found
 
 
-def test_the_script_tag_names_the_versioned_script_and_the_status(shop: Shop) -> None:
+def test_script_tag_has_the_versioned_script_and_the_status_url(shop: Shop) -> None:
     found = attributes(shop, "{{ warmcache_script() }}")
     version = assets.asset("warmcache.js").version
     assert found == {
@@ -56,7 +56,7 @@ def test_the_script_tag_names_the_versioned_script_and_the_status(shop: Shop) ->
     assert "immutable" in shop.app.test_client().get(found["src"]).headers["Cache-Control"]
 
 
-def test_the_script_tag_follows_the_apps_prefixes(tmp_path: Path) -> None:
+def test_script_tag_follows_the_prefixes_of_the_app(tmp_path: Path) -> None:
     app = make_app(tmp_path, api_prefix="/warm")
     WarmCache(app)
     with app.test_request_context("/", base_url="http://localhost/shop"):
@@ -65,19 +65,19 @@ def test_the_script_tag_follows_the_apps_prefixes(tmp_path: Path) -> None:
     assert str(found["src"]).startswith("/shop/warm/static/warmcache.js?v=")
 
 
-def test_the_pollers_settings_are_keyword_arguments(shop: Shop) -> None:
+def test_settings_of_the_poller_are_keyword_arguments(shop: Shop) -> None:
     template = "{{ warmcache_script(nonce='abc', max_interval=500, share=false, hidden='slow', jitter=none) }}"
     found = attributes(shop, template)
     assert (found["nonce"], found["data-max-interval"], found["data-share"]) == ("abc", "500", "false")
     assert found["data-hidden"] == "slow" and "data-jitter" not in found
 
 
-def test_the_scripts_status_url_can_be_another(shop: Shop) -> None:
+def test_status_url_can_be_changed(shop: Shop) -> None:
     assert attributes(shop, "{{ warmcache_script(status_url='/x') }}")["data-status-url"] == "/x"
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT"])
-def test_a_page_that_answers_a_form_says_so(shop: Shop, method: str) -> None:
+def test_page_that_answers_a_form_is_marked(shop: Shop, method: str) -> None:
     assert attributes(shop, "{{ warmcache_script() }}", method=method)["data-method"] == method
     assert "data-method" not in attributes(shop, "{{ warmcache_script() }}", method="HEAD")
 
@@ -85,15 +85,15 @@ def test_a_page_that_answers_a_form_says_so(shop: Shop, method: str) -> None:
 @pytest.mark.parametrize(
     "template", ["{{ warmcache_script(intervall=1) }}", "{{ warmcache_attrs('files', nonce=1) }}"]
 )
-def test_an_option_that_the_poller_does_not_have_is_refused_by_name(shop: Shop, template: str) -> None:
+def test_unknown_option_is_refused_by_name(shop: Shop, template: str) -> None:
     with pytest.raises(TypeError, match=r"has no option '(intervall|nonce)'. Known: "):
         attributes(shop, template)
 
 
-def test_a_cold_region_is_busy(shop: Shop) -> None:
+def test_region_of_a_cold_list_is_busy(shop: Shop) -> None:
     before = time.time()
     found = attributes(shop, "<p {{ warmcache_attrs('files') }}>")
-    # When it was rendered, for a browser that shows it again much later; of what waits only.
+    # The time of rendering, for a browser that shows the page again much later; only while a rebuild runs.
     assert 1000 * before - 1 <= int(found.pop("data-warmcache-at")) <= 1000 * time.time() + 1
     assert found == {
         "data-warmcache": "files",
@@ -103,7 +103,7 @@ def test_a_cold_region_is_busy(shop: Shop) -> None:
     }
 
 
-def test_a_warm_region_tells_its_generation(shop: Shop) -> None:
+def test_region_of_a_fresh_list_has_its_generation(shop: Shop) -> None:
     with shop.app.app_context():
         shop.list.rebuild_now()
         generation = shop.list.get().generation
@@ -119,7 +119,7 @@ def test_a_warm_region_tells_its_generation(shop: Shop) -> None:
     }
 
 
-def test_a_stale_region_stays_readable(shop: Shop) -> None:
+def test_region_of_a_stale_list_is_not_busy(shop: Shop) -> None:
     with shop.app.app_context():
         shop.list.rebuild_now()
         shop.list.invalidate()
@@ -128,7 +128,7 @@ def test_a_stale_region_stays_readable(shop: Shop) -> None:
     assert "aria-busy" not in found
 
 
-def test_a_region_tells_what_the_view_has_read_and_not_what_came_since(shop: Shop) -> None:
+def test_region_describes_what_the_view_has_read(shop: Shop) -> None:
     with shop.app.app_context():
         shop.list.rebuild_now()
         items, page = shop.list.get(), shop.list.page()
@@ -139,32 +139,32 @@ def test_a_region_tells_what_the_view_has_read_and_not_what_came_since(shop: Sho
         assert found["data-warmcache-generation"] == items.generation != now["data-warmcache-generation"]
 
 
-def test_a_region_of_an_unknown_list_is_refused_by_name(shop: Shop) -> None:
+def test_region_of_an_unknown_list_is_refused_by_name(shop: Shop) -> None:
     with pytest.raises(UnknownListError, match=r"No warm list named 'fils'. Declared: files"):
         attributes(shop, "<p {{ warmcache_attrs('fils') }}>")
 
 
-def test_a_region_of_a_list_that_is_due_wakes_the_keeper(shop: Shop) -> None:
+def test_region_of_a_due_list_wakes_the_keeper(shop: Shop) -> None:
     attributes(shop, "<p {{ warmcache_attrs('files') }}>")
     assert shop.keeper._wake.is_set()
 
 
-def test_whatever_is_given_stays_text(shop: Shop) -> None:
+def test_hostile_options_stay_text(shop: Shop) -> None:
     script = attributes(shop, "{{ warmcache_script(nonce=x, refresh=x) }}", x=HOSTILE)
     assert (script["nonce"], script["data-refresh"]) == (HOSTILE, HOSTILE)
     region = attributes(shop, "<p {{ warmcache_attrs('files', src=x) }}>", x=HOSTILE)
     assert region["data-warmcache-src"] == HOSTILE
 
 
-def test_macros_imported_with_context_know_the_helpers(shop: Shop) -> None:
+def test_macros_imported_with_context_can_use_the_helpers(shop: Shop) -> None:
     shop.app.jinja_loader = DictLoader({"macros": "{% macro head() %}{{ warmcache_script() }}{% endmacro %}"})
     found = attributes(shop, "{% from 'macros' import head with context %}{{ head() }}")
     assert found["data-status-url"] == "/api/cache/stats"
 
 
-def test_the_script_reads_the_attributes_that_the_helpers_write() -> None:
+def test_poller_reads_the_attributes_that_the_helpers_write() -> None:
     source = (assets.static_folder() / "warmcache.js").read_text()
     for name in ("warmcache", "warmcacheState", "warmcacheGeneration", "warmcacheRebuilding", "warmcacheRefresh"):
-        taken_apart = rf"\{{[^}}]*\b{name}: \w+[^}}]*\}} = (found\?\.)?dataset\b"
-        assert re.search(rf"dataset\.{name}\b|{taken_apart}", source), name
+        destructured = rf"\{{[^}}]*\b{name}: \w+[^}}]*\}} = (found\?\.)?dataset\b"
+        assert re.search(rf"dataset\.{name}\b|{destructured}", source), name
     assert "statusUrl" in source and "warmcacheSrc" in source

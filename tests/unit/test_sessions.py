@@ -1,4 +1,4 @@
-"""Answers that a page asks for by itself: they keep no login alive, and lose nothing that the app has written."""
+"""Answers that a page polls do not keep a login alive, and lose nothing that the app writes into the session."""
 
 from __future__ import annotations
 
@@ -42,21 +42,21 @@ def app(tmp_path: Path) -> Flask:
 def client(app: Flask) -> FlaskClient:
     client = app.test_client()
     assert "Set-Cookie" in client.get("/login").headers
-    assert "Set-Cookie" in client.get("/who").headers  # any other answer prolongs the session
+    assert "Set-Cookie" in client.get("/who").headers  # any other answer extends the session
     return client
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_a_permanent_session_is_not_prolonged(client: FlaskClient, path: str) -> None:
+def test_permanent_session_is_not_extended(client: FlaskClient, path: str) -> None:
     answer = client.get(path)
     assert answer.status_code == 200
     assert "Set-Cookie" not in answer.headers
     assert "Cookie" not in answer.headers.get("Vary", "")
-    assert client.get("/who").text == "ann"  # nor ended
+    assert client.get("/who").text == "ann"  # it is not ended either
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_nor_is_one_that_the_app_reads_before_each_request(app: Flask, path: str) -> None:
+def test_session_that_a_hook_reads_is_not_extended(app: Flask, path: str) -> None:
     seen: list[Any] = []
     app.before_request(lambda: seen.append(session.get("user")))
     client = app.test_client()
@@ -68,7 +68,7 @@ def test_nor_is_one_that_the_app_reads_before_each_request(app: Flask, path: str
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_what_the_app_writes_before_a_request_is_saved(app: Flask, path: str) -> None:
+def test_session_that_a_hook_writes_is_saved(app: Flask, path: str) -> None:
     @app.before_request
     def count() -> None:
         session["seen"] = session.get("seen", 0) + 1
@@ -80,7 +80,7 @@ def test_what_the_app_writes_before_a_request_is_saved(app: Flask, path: str) ->
     assert client.get("/seen").text == "3"
 
 
-def test_what_is_read_and_written_behind_the_view_does_no_harm(app: Flask) -> None:
+def test_session_can_be_used_after_the_view(app: Flask) -> None:
     seen: list[Any] = []
 
     @app.after_request
@@ -101,13 +101,13 @@ def test_what_is_read_and_written_behind_the_view_does_no_harm(app: Flask) -> No
     assert seen[-1] == "ann"
 
 
-def test_an_app_without_a_secret_key_has_no_session_to_leave_alone(tmp_path: Path) -> None:
+def test_app_without_a_secret_key_works(tmp_path: Path) -> None:
     for path in PATHS:
         answer = Shop(tmp_path / path.replace("/", "-")).app.test_client().get(path)
         assert (answer.status_code, "Set-Cookie" in answer.headers) == (200, False)
 
 
-def test_a_session_that_cannot_tell_whether_it_was_changed_is_saved_as_ever(app: Flask) -> None:
+def test_session_without_change_tracking_is_saved(app: Flask) -> None:
     saved: list[str] = []
 
     class Careless(SecureCookieSession):
@@ -132,7 +132,7 @@ def test_a_session_that_cannot_tell_whether_it_was_changed_is_saved_as_ever(app:
 
 @pytest.fixture
 def guarded(app: Flask) -> Flask:
-    """An app that shows nothing to who has not logged in."""
+    """Return an app that sends everybody to the login page who is not logged in."""
     manager = flask_login.LoginManager(app)
     manager.login_view = "enter"
 
@@ -160,9 +160,9 @@ def guarded(app: Flask) -> Flask:
     return app
 
 
-@pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning")  # Flask-Login's, on Python 3.12
+@pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning")  # of Flask-Login on Python 3.12
 @pytest.mark.parametrize("refresh", [False, True], ids=["", "remember cookies refreshed each request"])
-def test_polls_do_not_keep_a_flask_login_alive(guarded: Flask, refresh: bool) -> None:
+def test_polls_do_not_extend_a_flask_login(guarded: Flask, refresh: bool) -> None:
     guarded.config["REMEMBER_COOKIE_REFRESH_EACH_REQUEST"] = refresh
     client = guarded.test_client()
     client.post("/enter")
@@ -170,10 +170,10 @@ def test_polls_do_not_keep_a_flask_login_alive(guarded: Flask, refresh: bool) ->
     for path in PATHS:
         answer = client.get(path)
         assert answer.status_code == 200
-        assert not any(one.startswith("session=") for one in answer.headers.getlist("Set-Cookie")), path
+        assert not any(cookie.startswith("session=") for cookie in answer.headers.getlist("Set-Cookie")), path
 
 
-def test_an_app_wide_login_guards_our_routes_like_its_own(guarded: Flask) -> None:
+def test_login_of_the_app_guards_our_routes(guarded: Flask) -> None:
     client = guarded.test_client()
     for path in PATHS:
         answer = client.get(path)
@@ -181,8 +181,8 @@ def test_an_app_wide_login_guards_our_routes_like_its_own(guarded: Flask) -> Non
     assert client.post("/api/cache/rebuild/files").status_code == 302
 
 
-def test_an_app_may_leave_the_pollers_routes_open(guarded: Flask) -> None:
-    """As docs/web.md says it."""
+def test_app_can_leave_the_routes_of_the_poller_open(guarded: Flask) -> None:
+    """docs/web.md shows this."""
     (guard,) = guarded.before_request_funcs[None]
 
     def require_login() -> Any:
