@@ -54,7 +54,7 @@ class Attempt:
     locks: Locks
     reporter: Reporter
     only_if_due: bool  # otherwise the list and its source list are rebuilt even if they are fresh
-    inherited: dict[str, HeldLock] = field(default_factory=dict)  # by the parent process, and not yet taken
+    inherited: dict[str, HeldLock] = field(default_factory=dict)  # from the parent process, and not yet taken
     deadline: float | None = None  # of a child process, on the wall clock
     time_limit: TimeLimit = lambda seconds: nullcontext()
     # Called between two small steps of the rebuild; may raise HandOver.
@@ -77,7 +77,7 @@ class Attempt:
             # it would build the same list once more.
             status.reread(holds_lock=True)
             if only_if_due and status.is_left_by_child and not is_inherited:
-                # A child has died without reporting an end. The process that holds the lock counts that.
+                # A child has died without reporting an end. The process that holds the lock counts this failure.
                 death = error_of_dead_child(status.name, status.report.deadline if status.report else None)
                 self.reporter.fail(status, death)
             is_taken = not only_if_due or status.condition().due
@@ -87,7 +87,7 @@ class Attempt:
                 self.held[status.name] = lock
             else:
                 if is_inherited and status.report is not None and status.report.running:
-                    # The parent has left this report to us. Nobody may find it "running" and the lock free.
+                    # The parent has left this report to us. No process may find it "running" with the lock free.
                     self.reporter.progress(status, lock, handed_over=True, deadline=self.deadline).postpone()
                 lock.close()
         if death is not None:
@@ -125,7 +125,7 @@ class Attempt:
             if not lock.still_ours():
                 status.distrust_report()
         except OSError:
-            pass  # nobody can say whose it is
+            pass  # whose lock it is remains unknown
         lock.close()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""When lists are rebuilt: the background thread that each worker has one of."""
+"""When lists are rebuilt: the keeper, a background thread in each worker."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Keeper:
         self._thread: threading.Thread | None = None
 
     def after_fork(self) -> None:
-        """Give up the parent's threads and locks; the child process starts its own at its first request."""
+        """Begin without the parent's threads and locks; a forked process starts its own at its first request."""
         self._reset()
         self._rebuilder.locks.after_fork()
         self._children.after_fork()
@@ -165,7 +165,7 @@ class Keeper:
             return
         try:
             run(lambda: self._rebuild(attempt), status.name)
-        except BaseException:  # no thread can be had
+        except BaseException:  # no thread could be started
             attempt.release(status)
             raise
 
@@ -173,14 +173,14 @@ class Keeper:
         try:
             self._runner.run(attempt)
         except BaseException:
-            # It is reported already, even a sys.exit(), and nothing may leave the thread. If only the source list
-            # is busy, the next tick tries again, and not this moment.
+            # The error is reported already, even a sys.exit(), and must not leave the thread. If only the source
+            # list is busy, the next tick tries again.
             return
         self.wake()  # lists made of this one are due now
 
 
-# From here on only the thread that leaves may import. Ours are daemon threads: they end wherever they are when the
-# interpreter ends. If one was importing, it never released the import lock, and the worker waited for that lock,
+# At exit only the main thread may import. Ours are daemon threads: they end wherever they are when the interpreter
+# ends. If one was importing, it never released the import lock, and the worker waited for that lock,
 # only to show a warning, until gunicorn killed it (Python 3.10 and 3.11).
 atexit.register(_imp.acquire_lock)
 

@@ -1,4 +1,4 @@
-"""One process's rebuilds: the source list first, then the job, then the release of the lock, then the news."""
+"""How one process rebuilds a list: the source list first, then the job; the end is told after the release."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class Rebuilder:
         return self.rebuild(status, attempt)
 
     def begin(self, status: ListStatus, *, only_if_due: bool) -> Attempt | None:
-        """Take a list's lock for a new attempt, or return None if it is not to be had or the list is not due."""
+        """Take a list's lock for a new attempt, or return None if it is held elsewhere or the list is not due."""
         attempt = Attempt(status, self.locks, self.reporter, only_if_due)
         return attempt if attempt.take(status, only_if_due=only_if_due) else None
 

@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
+from flask_warmcache import ChildKilledError
 from flask_warmcache.declaration import Item
 from flask_warmcache.lists.warm import Warm
+from flask_warmcache.signals import rebuild_failed
 from flask_warmcache.store import marks
 from tests.support.waiting import until
 
@@ -112,6 +114,21 @@ def test_a_rebuild_without_a_thread_fails_and_releases_the_lock(
         shop.keeper.tick()
     assert shop.status.report is not None and shop.status.report.error == "RuntimeError"
     assert (shop.status.progress, shop.state.store.is_locked("files")) == (None, False)
+
+
+def test_a_dead_child_is_a_failure_after_which_a_receiver_may_rebuild(shop: Shop) -> None:
+    shop.tick()
+    shop.state.store.write_progress("files", {"phase": "enrich", "runner": "process", "started": time.time()})
+    errors: list[BaseException] = []
+
+    def rebuild(sender: Flask, name: str, error: BaseException) -> None:
+        errors.append(error)
+        shop.state.rebuilder.rebuild_now(name)
+
+    with rebuild_failed.connected_to(rebuild, shop.app):
+        shop.keeper.tick()
+    assert [type(error) for error in errors] == [ChildKilledError]
+    assert (shop.builds, shop.status.condition().state) == (2, "fresh")
 
 
 def test_a_success_is_logged_with_the_name_of_the_list(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:

@@ -142,6 +142,11 @@ def items_of(files: WarmList) -> Items:
     return files.get()
 
 
+def test_a_hand_over_is_caught_in_one_file() -> None:
+    catching = [module.name for module in MODULES if "except HandOver" in module.read_text()]
+    assert catching == ["hand_over.py"]
+
+
 @pytest.mark.parametrize(("file", "owner"), [("condition.py", "ListStatus"), ("staleness.py", "Staleness")])
 def test_no_other_file_assigns_the_attributes_of(file: str, owner: str) -> None:
     """So each of its methods can promise what holds afterwards."""
