@@ -107,7 +107,7 @@ def test_a_boot_with_an_unusable_folder_answers(place: Place) -> None:
     with gunicorn_server(place, *OUR_CONF, workers=2) as server:
         for answer in server.next_of_each_worker().values():
             assert answer.status == 200 and answer.json["files"] == []
-        until(lambda: server.get().state == "failed", "failed", 10)
+        until(lambda: server.get().state == "failed", "failed")
         assert server.get("/plain").body == b"plain"
 
 

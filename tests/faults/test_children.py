@@ -148,8 +148,8 @@ def test_a_child_that_finds_no_memory_has_failed_and_the_old_list_is_served(
         worker = server.pids
         greedy.touch()
         server.get("/invalidate", "POST")
-        until(lambda: server.get().state == "failed", "failed", 30)
-        until(lambda: server.log.count("MemoryError") >= 3, "three builds without memory", 30)
+        until(lambda: server.get().state == "failed", "failed")
+        until(lambda: server.log.count("MemoryError") >= 3, "three builds without memory")
         for _ in range(20):
             answer = server.get()
             check_whole(answer)

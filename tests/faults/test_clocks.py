@@ -90,9 +90,9 @@ def test_a_pause_after_a_failure_does_not_last_until_the_clock_has_caught_up(
         until(lambda: server.get().state == "failed", "failed")
         clock.set(-2 * HOUR)
         tries = len(place.calls("source"))
-        until(lambda: len(place.calls("source")) > tries, "another attempt", 10)
+        until(lambda: len(place.calls("source")) > tries, "another attempt")
         place.failing.unlink()
-        until(lambda: server.get().json["files"], "a list", 10)
+        until(lambda: server.get().json["files"], "a list")
 
 
 def test_generations_rise_although_the_clock_goes_back(make_place: Callable[..., Place]) -> None:

@@ -126,16 +126,16 @@ def test_where_nothing_can_be_written_the_old_list_is_served_and_the_new_one_com
                 def all_know() -> bool:
                     return {stats["state"] for stats in server.stats().values()} == {"failed"}
 
-                until(all_know, lambda: f"failed in every worker, only {server.stats()}", 15)
+                until(all_know, lambda: f"failed in every worker, only {server.stats()}")
                 tries = failures_of(server)
                 old = server.get().generation
                 readers.wait_for(100)
-                until(lambda: failures_of(server) >= tries + 3, "three more attempts", 15)
+                until(lambda: failures_of(server) >= tries + 3, "three more attempts")
                 for stats in server.stats().values():
                     assert stats["last_error"] is not None and stats["is_populated"] is True
                 during = [answer for answer in readers.answers if answer.generation == old]
             ended = time.monotonic()
-            newer = until(lambda: [one for one in [server.get()] if one.generation > old], "a newer list", 15)[0]
+            newer = until(lambda: [one for one in [server.get()] if one.generation > old], "a newer list")[0]
             took = time.monotonic() - ended
             readers.wait_for(50)
         failures = failures_of(server)
@@ -150,7 +150,7 @@ def test_where_nothing_can_be_written_the_old_list_is_served_and_the_new_one_com
         assert readers.errors == [] and backwards(readers.answers) == []
         check_whole(newer)
         assert took < BACK_OFF + 1.0
-        until(lambda: {one["last_error"] for one in server.stats().values()} == {None}, "the failure's end", 10)
+        until(lambda: {one["last_error"] for one in server.stats().values()} == {None}, "the failure's end")
         assert [name for name in litter(place.cache) if name.endswith(".tmp")] == []
 
 
@@ -164,7 +164,7 @@ def test_a_first_build_on_a_full_disk_answers_cold_and_comes_with_the_room(
     with mounted(place.cache, "-t", "tmpfs", "-o", options, "tmpfs"), gunicorn_server(place, workers=2) as server:
         with full(place, server):
             server.next_of_each_worker()
-            until(lambda: failures_of(server) >= 3, "three failed builds", 15)
+            until(lambda: failures_of(server) >= 3, "three failed builds")
             answers = server.next_of_each_worker().values()
             for answer in answers:
                 assert answer.status == 200

@@ -63,7 +63,7 @@ def test_a_build_does_not_hold_up_the_end_whatever_it_is_at(
                 time.sleep(chance.uniform(0, BUILD))  # the random moment
                 finished = published(place.cache)
                 busy.append(server.stop(number))
-                until(lambda: not left_behind(place), lambda: f"the end of {left_behind(place)}", 5)
+                until(lambda: not left_behind(place), lambda: f"the end of {left_behind(place)}")
                 now = published(place.cache)
                 assert now is not None and now >= old
                 midway += now == finished
@@ -99,7 +99,7 @@ def test_reloads_at_random_moments_of_builds_lose_no_list(
             generation = answer.generation
         builds = len(place.calls("source"))
         assert "SIGKILL" not in server.log and "Fatal Python error" not in server.log
-    until(lambda: not left_behind(place), lambda: f"the end of {left_behind(place)}", 5)
+    until(lambda: not left_behind(place), lambda: f"the end of {left_behind(place)}")
     print(f"{reloads} reloads in a build, {builds} builds begun")
     assert reloads == 3
     assert builds <= 1 + 2 * reloads + 1

@@ -160,7 +160,7 @@ def rage(
     storm = Storm()
     lock = place.cache / "files.lock"
     alive = [mother.bear() for _ in range(PROCESSES)]
-    until(lambda: witness.generations, "a first list", 30)
+    until(lambda: witness.generations, "a first list")
     while len(storm.kills) < kills or storm.killed_midway(mother.events()) < kills // 6:
         time.sleep(chance.uniform(0.0, 0.06))  # the random moment
         victim = builder_of(mother.events(), alive) if chance.random() < 0.5 else None

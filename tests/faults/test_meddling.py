@@ -219,7 +219,7 @@ def test_a_file_cut_in_place_may_cost_its_readers_and_the_list_is_rebuilt(
                 server.get("/api/files?page=1&per_page=300")
             except OSError:
                 pass  # this worker's end
-            until(lambda: has_rebuilt(server, place, builds), "a rebuild", 20)  # noqa: B023
+            until(lambda: has_rebuilt(server, place, builds), "a rebuild")  # noqa: B023
             check_whole(warm_again(server))
             until(lambda: len(server.pids) == 2, "two workers")
             killed += len(before - server.pids)
@@ -274,7 +274,7 @@ def until_older(server: Server, generation: int) -> Answer:
         answers.append(server.get())
         return answers[-1].generation < generation
 
-    until(is_older, "the older list", 5)
+    until(is_older, "the older list")
     return answers[-1]
 
 

@@ -96,7 +96,7 @@ def test_in_a_storm_of_kills_every_task_is_done_and_no_two_runs_are_beside_each_
     processes = [start(tmp_path, 0.3) for _ in range(PROCESSES)]
     kills = 0
     try:
-        until(lambda: log(tmp_path), "the first task", 60)
+        until(lambda: log(tmp_path), "the first task")
         finish = time.monotonic() + STORM
         while time.monotonic() < finish:
             time.sleep(chance.uniform(0, 0.1))  # a kill at any moment

@@ -84,7 +84,7 @@ def cluster() -> Iterator[Cluster]:
         with open(running._log_path, "wb") as log:
             process = subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log, **as_user)
         try:
-            until(lambda: "ready to accept connections" in running.log, lambda: f"PostgreSQL:\n{running.log}", 60)
+            until(lambda: "ready to accept connections" in running.log, lambda: f"PostgreSQL:\n{running.log}")
             yield running
         finally:
             process.send_signal(signal.SIGQUIT)  # at once, with all its children

@@ -100,7 +100,7 @@ def test_a_database_that_is_down_is_waited_for_and_ends_no_server(make_place: Ma
         folder = moved.partition("host=")[2]
         os.symlink(folder.removesuffix("-moved"), folder)  # the database comes up
         try:
-            until(lambda: server.get("/comics").status == 200, lambda: f"tables:\n{server.log}", 60)
+            until(lambda: server.get("/comics").status == 200, lambda: f"tables:\n{server.log}")
         finally:
             os.unlink(folder)
     assert len(postgres.tables_created) == 2, postgres.log

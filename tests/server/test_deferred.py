@@ -174,7 +174,7 @@ def test_an_import_longer_than_the_timeout_kills_no_sync_worker(make_site: Calla
             assert server.get("/login/").status == 200
             return answer.status == 200
 
-        until(there, "the slow blueprint", 60)
+        until(there, "the slow blueprint")
         assert asked > 2, "the import was not slow"
         until_all_loaded(server)
         assert server.pids == before
@@ -224,4 +224,4 @@ def test_flask_run_serves_at_once_and_loads_beside(make_site: Callable[..., Plac
         assert first.status == 200
         assert sum(loaded(server).values()) < len(LATE), "flask run has loaded everything before it served"
         assert server.get(f"/{LATE[-1]}/").body == LATE[-1].encode()
-        until(lambda: list(loaded(server).values()) == [len(LATE)], lambda: f"all loaded:\n{server.log}", 60)
+        until(lambda: list(loaded(server).values()) == [len(LATE)], lambda: f"all loaded:\n{server.log}")

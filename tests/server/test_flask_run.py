@@ -56,7 +56,7 @@ def test_the_development_server_stops_during_a_build(gated: Place, options: tupl
         family = [parent.pid, *(child.pid for child in parent.children(recursive=True))]
         os.killpg(server.process.pid, number)  # as a terminal does
         server.process.wait(10)
-        until(lambda: not any(psutil.pid_exists(pid) for pid in family), "the end of all its processes", 5)
+        until(lambda: not any(psutil.pid_exists(pid) for pid in family), "the end of all its processes")
         assert "Fatal Python error" not in server.log
 
 
@@ -74,6 +74,6 @@ def test_a_reload_of_changed_code_serves_the_old_list_and_rebuilds_it(place: Pla
             except OSError:
                 return False
 
-        until(reloaded, lambda: f"a reload:\n{server.log}", 20)
+        until(reloaded, lambda: f"a reload:\n{server.log}")
         until(lambda: server.get().generation > old.generation, "a list of the new code")
         assert len(place.calls("source")) == 2

@@ -25,7 +25,7 @@ def remove(folder: Path) -> None:
         shutil.rmtree(folder, ignore_errors=True)
         return not folder.exists()
 
-    until(gone, "an empty place", 5)
+    until(gone, "an empty place")
 
 
 def test_removing_the_folder_under_load_costs_no_answer(gated: Place) -> None:

@@ -21,7 +21,7 @@ def test_a_list_is_rebuilt_when_its_ttl_is_over_without_any_request(make_place: 
         first = server.get()  # one worker has a keeper now
         assert first.state == "cold"
         began = time.monotonic()
-        until(lambda: len(place.calls("source")) >= 4, "three rebuilds", 15)
+        until(lambda: len(place.calls("source")) >= 4, "three rebuilds")
         took = time.monotonic() - began
         builds = [call.at for call in place.calls("source")]
         pauses = [after - before for before, after in zip(builds, builds[1:], strict=False)]
@@ -140,13 +140,13 @@ def test_a_failing_source_leaves_the_old_list_and_is_tried_by_one_worker_at_a_ti
         def all_know() -> bool:
             return {stats["state"] for stats in server.stats().values()} == {"failed"}
 
-        until(all_know, lambda: f"failed in every worker, only {server.stats()}", 5)
+        until(all_know, lambda: f"failed in every worker, only {server.stats()}")
         for stats in server.stats().values():
             assert stats["last_error"] == "OSError"
             assert stats["is_populated"] is True
             assert stats["next_attempt_at"] is not None
         with Readers(server, clients=2) as readers:
-            until(lambda: len(place.calls("source")) >= 4, "three failures", 20)
+            until(lambda: len(place.calls("source")) >= 4, "three failures")
             readers.wait_for(50)
         tries = [call.at for call in place.calls("source")][1:]
         pauses = [after - before for before, after in zip(tries, tries[1:], strict=False)]
@@ -162,9 +162,9 @@ def test_a_failing_source_leaves_the_old_list_and_is_tried_by_one_worker_at_a_ti
         assert readers.answers[-1].state == "failed"
 
         place.failing.unlink()
-        until(lambda: server.get().generation > old.generation, "a list after the trouble", 20)
+        until(lambda: server.get().generation > old.generation, "a list after the trouble")
         answers = server.next_of_each_worker()
-        until(lambda: {one["state"] for one in server.stats().values()} == {"fresh"}, "fresh in every worker", 5)
+        until(lambda: {one["state"] for one in server.stats().values()} == {"fresh"}, "fresh in every worker")
         assert {answer.generation for answer in answers.values()} != {old.generation}
         assert {stats["last_error"] for stats in server.stats().values()} == {None}
 
@@ -202,12 +202,11 @@ def test_every_worker_says_that_one_of_them_is_rebuilding(gated: Place) -> None:
             progress = [stats["progress"] for stats in server.stats().values()]
             return all(0 < one["done"] < one["total"] for one in progress)
 
-        until(all_know_how_far, "how far it is, within a heartbeat", 5)
+        until(all_know_how_far, "how far it is, within a heartbeat")
         assert {stats["rebuild_in_progress"] for stats in server.stats().values()} == {True}
         until(
             lambda: gated.cache.joinpath("files.progress").stat().st_mtime > time.time() - 1,
             "a heartbeat while one item takes long",
-            5,
         )
         gated.gate.touch()
         server.warm_up()

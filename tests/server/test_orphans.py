@@ -63,7 +63,7 @@ def test_an_ended_run_leaves_no_server(
             assert len(processes(sign)) >= 5, "too few processes to show anything"
             end(run)
             ended = time.monotonic()
-            until(lambda: not processes(sign), lambda: f"the end of {processes(sign)}", 30)
+            until(lambda: not processes(sign), lambda: f"the end of {processes(sign)}")
             print(f"\nnothing is left {time.monotonic() - ended:.2f} s after the signal")
         finally:
             run.kill()
@@ -92,4 +92,4 @@ def test_a_shell_that_is_killed_leaves_nothing(tmp_path: Path) -> None:
             assert len(orphans.marked(mark)) == 1
         finally:
             shell.kill()
-    until(lambda: not orphans.marked(mark), lambda: f"the end of {orphans.marked(mark)}", 30)
+    until(lambda: not orphans.marked(mark), lambda: f"the end of {orphans.marked(mark)}")

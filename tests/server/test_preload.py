@@ -20,7 +20,7 @@ def threads_of(pid: int) -> int:
 
 def one_keeper_in(pid: int) -> None:
     """Wait for the main thread and the keeper and no other; a rebuild's thread ends with it."""
-    until(lambda: threads_of(pid) == 2, f"one keeper in worker {pid}", 5)
+    until(lambda: threads_of(pid) == 2, f"one keeper in worker {pid}")
 
 
 @pytest.mark.parametrize("conf", [(), OUR_CONF], ids=["plain", "our conf"])

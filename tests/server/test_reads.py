@@ -58,7 +58,7 @@ def test_every_answer_is_whole_and_none_goes_back_while_lists_are_published_with
         with writer(place) as published, Readers(server, clients=6) as readers:
             until(lambda: len(place.calls("source")) > before + 5, "the writer")
             readers.wait_for(LEAST, 60)
-            until(lambda: len(place.calls("source")) > before + 60, "sixty publications", 30)
+            until(lambda: len(place.calls("source")) > before + 60, "sixty publications")
         took = time.monotonic() - began
         workers = {answer.pid for answer in readers.answers}
         seen = {answer.generation for answer in readers.answers}

@@ -65,7 +65,7 @@ def test_recycled_workers_rebuild_nothing(place: Place, conf: tuple[str, ...]) -
                 errors.append(error)
             return len({call.pid for call in place.calls("loaded")}) >= 6
 
-        until(recycled, lambda: f"four new workers, only {place.calls('loaded')}", 40)
+        until(recycled, lambda: f"four new workers, only {place.calls('loaded')}")
         until(lambda: len(server.pids) == 2 and not server.pids & born, "only new workers")
         assert {answer.state for answer in server.next_of_each_worker().values()} == {"fresh"}
         assert set(states) == {"fresh"}
@@ -96,7 +96,7 @@ def test_a_list_gets_built_although_every_worker_is_retired_before_the_build_is_
                 until(lambda: time.monotonic() >= next_poll, "the time of the next poll")
 
         try:
-            until(is_complete, "the whole list", 40)
+            until(is_complete, "the whole list")
         finally:
             builds, enriched = len(place.calls("source")), len(place.calls("enrich"))
             print(

@@ -59,7 +59,7 @@ def built(server: Server) -> list[dict[str, Any]]:
         page = server.get().json
         return page["files"] if page["files"] and not page["cache_rebuilding"] else None
 
-    items: list[dict[str, Any]] = until(fresh, lambda: f"a list: {stats(server)}\n{server.log}", 30)
+    items: list[dict[str, Any]] = until(fresh, lambda: f"a list: {stats(server)}\n{server.log}")
     return items
 
 
@@ -108,7 +108,7 @@ def test_a_child_rebuilds_and_the_worker_only_serves(make_place: Make) -> None:
         pids = pids_of(built(server))
         assert len(pids) == 1 and not pids & (server.pids | {server.process.pid})
         assert stats(server)["runner"] == {"mode": "process", "child": "available"}
-        until(lambda: gone(pids.copy().pop()), "the end of the child", 10)
+        until(lambda: gone(pids.copy().pop()), "the end of the child")
         assert len(place.calls("source")) == 1
 
 
@@ -122,7 +122,7 @@ def test_the_child_is_niced_in_a_group_of_its_own_and_shows_no_orders(make_place
         child = psutil.Process(place.builder_at_gate().pid)
         (worker,) = server.pids
         assert child.nice() == psutil.Process(worker).nice() + 10
-        until(lambda: is_idle(child.pid) or had_to_wait(child.pid), "the child to stand back", 10)
+        until(lambda: is_idle(child.pid) or had_to_wait(child.pid), "the child to stand back")
         assert os.getpgid(child.pid) == child.pid
         assert os.getsid(child.pid) == os.getsid(worker)
         assert child.cmdline()[1:] == ["-m", "flask_warmcache.child"]
@@ -139,7 +139,7 @@ def test_a_child_stands_back_while_it_imports_the_app(make_place: Make) -> None:
     with serving(place):
         child = place.builder_at_gate().pid
         # It has looked at its first few milliseconds only.
-        until(lambda: is_idle(child) or had_to_wait(child, 0.05), "the child to stand back", 10)
+        until(lambda: is_idle(child) or had_to_wait(child, 0.05), "the child to stand back")
         place.gate.touch()
 
 
@@ -319,9 +319,7 @@ def test_a_child_that_would_run_other_code_than_its_worker_is_refused_until_the_
         assert "If the app's code has changed since the server started, reload the server" in server.log
         assert [file["by"] for file in server.get().json["files"]] == ["old code"]
         server.send(signal.SIGHUP)
-        until(
-            lambda: server.get().json["files"][0]["by"].startswith("the code of a deployment"), "a newer list", 30
-        )
+        until(lambda: server.get().json["files"][0]["by"].startswith("the code of a deployment"), "a newer list")
 
 
 # From the thread to a child
@@ -549,7 +547,7 @@ def test_after_a_restart_one_child_rebuilds_what_the_old_server_made(make_place:
 
 
 def check_one_more_build(place: Place, server: Server, old: int) -> None:
-    until(lambda: server.get().generation > old and not server.get().json["cache_rebuilding"], "a newer list", 30)
+    until(lambda: server.get().generation > old and not server.get().json["cache_rebuilding"], "a newer list")
     loaded = len(place.calls("loaded"))
     time.sleep(1.0)  # five looks of the keeper, in which nothing is to happen
     assert len(place.calls("source")) == 2
@@ -591,7 +589,7 @@ def test_a_list_that_is_behind_its_source_list_is_brought_up_by_one_child(make_p
         assert [file["number"] for file in built(server)] == [1]
         (place.folder / "number").write_text("2")
         server.get("/invalidate", "POST")
-        until(lambda: [file["number"] for file in server.get().json["files"]] == [2], "the newer number", 30)
+        until(lambda: [file["number"] for file in server.get().json["files"]] == [2], "the newer number")
         built(server)
         loaded = len(place.calls("loaded"))
         time.sleep(1.0)  # five looks of the keeper, in which nothing is to happen
