@@ -20,13 +20,11 @@ def test_a_list_is_rebuilt_when_its_ttl_is_over_without_any_request(make_place: 
     with gunicorn_server(place) as server:
         first = server.get()  # one worker has a keeper now
         assert first.state == "cold"
-        began = time.monotonic()
         until(lambda: len(place.calls("source")) >= 4, "three rebuilds")
-        took = time.monotonic() - began
         builds = [call.at for call in place.calls("source")]
         pauses = [after - before for before, after in zip(builds, builds[1:], strict=False)]
         print(f"\nttl 0.6 s: builds {[round(pause, 2) for pause in pauses]} s apart")
-        assert min(pauses) > 0.55 and took < 8
+        assert min(pauses) > 0.55
         check_whole(server.get())
 
 
