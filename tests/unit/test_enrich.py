@@ -1,4 +1,4 @@
-"""Enriching in batches and in several threads: order is kept, trouble stays with its item."""
+"""Enriching in batches and in several threads keeps the order, and an error concerns only its item."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ def made(items: list[Item]) -> list[Item]:
 
 
 class Enrich:
-    """Completes items one by one or in batches, and notes each call."""
+    """Completes single items or batches, and notes each call."""
 
     def __init__(self, fails_at: tuple[str, ...] = ()) -> None:
         self.calls: list[list[str]] = []
         self.fails_at = fails_at
         self.meanwhile: Callable[[list[str]], None] = lambda names: None
 
-    def __call__(self, given: Any) -> Any:
-        items = given if isinstance(given, list) else [given]
+    def __call__(self, argument: Any) -> Any:
+        items = argument if isinstance(argument, list) else [argument]
         names = [item["path"] for item in items]
         self.calls.append(names)
         self.meanwhile(names)
         if set(names) & set(self.fails_at):
             raise OSError(f"{names} cannot be read")
-        return made(items) if isinstance(given, list) else made(items)[0]
+        return made(items) if isinstance(argument, list) else made(items)[0]
 
     @property
     def seen(self) -> list[str]:
@@ -48,7 +48,7 @@ class Enrich:
 
 
 def enrich_threads() -> list[threading.Thread]:
-    return [one for one in threading.enumerate() if one.name.startswith("warmcache-enrich")]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("warmcache-enrich")]
 
 
 @pytest.mark.parametrize("how", BOTH, ids=str)
@@ -122,7 +122,7 @@ def test_log_says_what_a_batch_must_return(shelf: Shelf, caplog: pytest.LogCaptu
 
 
 def test_batch_returned_in_another_order_fails(shelf: Shelf) -> None:
-    """Each item is tried alone only when the call fails; here the keys tell."""
+    """The call does not fail, so no item is retried; the keys show that two results are wrong."""
     outcome = shelf.rebuild(ITEMS[:3], enrich=lambda items: made(items)[::-1], batch=3)
     assert (outcome.failed, shelf.items()) == (2, made(ITEMS[1:2]))
 
@@ -154,12 +154,12 @@ def test_workers_run_at_the_same_time(shelf: Shelf) -> None:
         together.wait()
 
     enrich.meanwhile = wait
-    shelf.rebuild(ITEMS[:28], enrich=enrich, workers=4)  # it would not come to an end one by one
+    shelf.rebuild(ITEMS[:28], enrich=enrich, workers=4)  # this would never end if they ran one by one
     assert shelf.items() == made(ITEMS[:28])
 
 
 def test_slow_item_does_not_delay_the_others(shelf: Shelf) -> None:
-    """The first one is done when all the others are."""
+    """The first item is finished after all others."""
     enrich = Enrich()
 
     def last(names: list[str]) -> None:
@@ -190,7 +190,7 @@ def test_number_of_items_held_after_a_slow_one_is_limited(shelf: Shelf, monkeypa
 
 
 class Abandoned(BaseException):
-    """The rebuild is to end."""
+    """Ends a rebuild."""
 
 
 def test_items_finished_after_a_slow_one_are_kept(shelf: Shelf) -> None:
@@ -211,7 +211,7 @@ def test_items_finished_after_a_slow_one_are_kept(shelf: Shelf) -> None:
     until(lambda: not enrich_threads())
     again = Enrich()
     shelf.rebuild(ITEMS, enrich=again, workers=3)
-    # The first was not done, and the last two may have been under way.
+    # The first item was not finished, and the last two may have been under way.
     assert set(again.seen) <= {NAMES[0], *enrich.seen[-3:]}
     assert shelf.items() == made(ITEMS)
 
@@ -290,7 +290,7 @@ def test_each_thread_has_its_own_app_context(shelf: Shelf, how: dict[str, Any], 
     enrich.meanwhile = lambda names: depths.append(inside.depth)
     shelf.rebuild(ITEMS, enrich=enrich, context=context, **how)
     assert set(depths) == set(entered) == {1}
-    assert len(entered) == contexts + 1  # and that of the source
+    assert len(entered) == contexts + 1  # and one for the source
 
 
 def test_app_context_is_popped_between_batches(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""A rebuild: what is unchanged keeps its bytes, what fails keeps the old list."""
+"""A rebuild keeps the bytes of unchanged items, and keeps the old list when it fails."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .world import Shelf, encode, files
 
 
 class Enrich:
-    """Completes items, and remembers which."""
+    """Completes items, and notes which."""
 
     def __init__(
         self, change: Callable[[Item], Any] = lambda item: {**item, "title": item["path"].upper()}
@@ -171,12 +171,12 @@ def test_item_with_a_damaged_line_is_enriched_again(shelf: Shelf) -> None:
     data = bytearray(shelf.data.read_bytes())
     data[begin + 3] = ord("\n")
     shelf.data.write_bytes(data)
-    outcome = shelf.rebuild(files("a", "b"), sorts={"name": lambda item: item["path"]})  # reads every line
+    outcome = shelf.rebuild(files("a", "b"), sorts={"name": lambda item: item["path"]})  # reads each line
     assert (outcome.reused, outcome.enriched, shelf.items()) == (0, 2, files("a", "b"))
 
 
 class Context:
-    """An app context that notes when it is entered and left."""
+    """An app context that notes when it is pushed and popped."""
 
     def __init__(self) -> None:
         self.events: list[str] = []
@@ -200,7 +200,7 @@ def test_app_context_is_popped_after_each_period(shelf: Shelf, monkeypatch: pyte
 
     context = Context()
     shelf.rebuild(files("a", "b", "c"), context=context, enrich=takes_longer_than_a_batch)
-    assert context.events == ["in", "out"] * 4  # source, and three batches
+    assert context.events == ["in", "out"] * 4  # one for the source, and three for the items
 
 
 def test_app_context_is_popped_when_the_rebuild_is_interrupted(shelf: Shelf) -> None:
@@ -249,7 +249,7 @@ def test_error_after_the_rename_keeps_the_published_list(
         replace(draft, final)
         renamed.append(True)
 
-    def trouble(*given: Any, **named: Any) -> None:
+    def trouble(*arguments: Any, **options: Any) -> None:
         if renamed:
             raise OSError(errno.EIO, os.strerror(errno.EIO))
 
@@ -267,7 +267,7 @@ def test_error_after_the_rename_keeps_the_published_list(
     try:
         shelf.rebuild(files("old", "new"))
     except OSError:
-        pass  # whether the rebuild counts as failed is another question
+        pass  # this test does not ask whether the rebuild counts as failed
     assert renamed
     assert shelf.items() == files("old", "new")
 
@@ -275,7 +275,7 @@ def test_error_after_the_rename_keeps_the_published_list(
 def test_rebuild_breathes_at_every_item(shelf: Shelf) -> None:
     breaths: list[int] = []
     shelf.rebuild(files(*map(str, range(50))), breathe=lambda: breaths.append(threading.get_ident()))
-    assert len(breaths) >= 100  # at least once for each item of source and enrich
+    assert len(breaths) >= 100  # once for each item of the source, and once for each enriched item
 
 
 def test_folder_removed_during_the_rebuild_fails_it(shelf: Shelf) -> None:
@@ -286,7 +286,7 @@ def test_folder_removed_during_the_rebuild_fails_it(shelf: Shelf) -> None:
             path.unlink()
         return files("old", "new")
 
-    # What is mapped is copied into a new file.
+    # The mapped items are copied into a new file.
     shelf.rebuild(source)
     assert shelf.items() == files("old", "new")
 

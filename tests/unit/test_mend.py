@@ -1,4 +1,4 @@
-"""A list that was mended, however often, is the list that would be built from nothing."""
+"""A patched list equals a list that is built from scratch, however often it was patched."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ Key = str | int
 
 
 def risky(item: Item) -> bool:
-    """A filter that fails on items without a title."""
+    """Fail, as a filter, on items without a title."""
     return bool(len(item["title"]) // len(item["title"]) == item["size"] % 2)
 
 
 def odd(item: Item) -> Any:
-    """A sort whose keys are of several types, and which fails on some items."""
+    """Give sort keys of several types, and fail on some items."""
     if item["size"] == 3:
         raise LookupError("no key for this one")
     return item["title"] if item["tags"] else item["size"]
@@ -67,7 +67,7 @@ WILD: dict[str, Any] = {**TAME, "sorts": {"odd": odd, "size": lambda item: item[
 
 
 class Mends:
-    """Counts what was mended, and why something was not."""
+    """Counts the rebuilds that patched, and notes why others did not."""
 
     def __init__(self) -> None:
         self.done = 0
@@ -76,12 +76,12 @@ class Mends:
 
 @contextmanager
 def mending(**patches: Any) -> Iterator[Mends]:
-    """Every rebuild is mended that can be, however much changed and however many slots are dead."""
+    """Have every rebuild patch if it can, however much changed and however many slots are dead."""
     mends, mended = Mends(), Publisher.mended
 
-    def noted(*given: Any) -> tuple[int, int]:
+    def noted(*arguments: Any) -> tuple[int, int]:
         try:
-            result = mended(*given)
+            result = mended(*arguments)
         except BaseException as error:
             mends.refused.append(error)
             raise
@@ -92,7 +92,7 @@ def mending(**patches: Any) -> Iterator[Mends]:
         patch.setattr(Publisher, "mended", noted)
         patch.setattr(make_module, "MEND_SHARE", 0)
         patch.setattr(make_module, "DEAD_SHARE", 0)
-        # Hundreds of lists of items that fail on purpose: neither the disk nor the log is asked for here.
+        # Tests build hundreds of lists whose items fail on purpose, so nothing is synced or logged.
         patch.setattr(os, "fsync", lambda descriptor: None)
         patch.setattr(logging.getLogger("flask_warmcache"), "disabled", True)
         for name, value in patches.items():
@@ -102,20 +102,20 @@ def mending(**patches: Any) -> Iterator[Mends]:
 
 @pytest.fixture
 def mends() -> Iterator[Mends]:
-    """As ``mending``, for a whole test."""
+    """Use ``mending`` for a whole test."""
     with mending() as counted:
         yield counted
 
 
 def enriched(item: Item) -> Item:
-    """What all lists here are made of."""
+    """Enrich an item, as all lists here do."""
     if item["bad"]:
         raise OSError("unreadable")
     return {**item, "double": 2 * item["size"]}
 
 
 def observed(shelf: Shelf, declared: dict[str, Any]) -> dict[str, Any]:
-    """All that can be seen of a list, but for the slots and places it is kept in."""
+    """Return all that readers can see of a list, which does not include slots and places."""
     snapshot, declaration = shelf.snapshot(), declare(**declared)
     check(snapshot, declared)
     assert not Verifier(shelf.folder, shelf.name).is_damaged(snapshot)
@@ -146,7 +146,7 @@ def observed(shelf: Shelf, declared: dict[str, Any]) -> dict[str, Any]:
 
 
 def check(snapshot: Snapshot, declared: dict[str, Any]) -> None:
-    """What must hold inside every index."""
+    """Check what must hold inside every index."""
     order = list(snapshot.order(fmt.ALL, fmt.SOURCE_ORDER))
     assert len(order) == len(set(order)) == snapshot.count <= snapshot.slots
     assert not order or max(order) < snapshot.slots
@@ -154,7 +154,7 @@ def check(snapshot: Snapshot, declared: dict[str, Any]) -> None:
         everything = snapshot.order(fmt.ALL, sort_name)
         assert sorted(everything) == sorted(order)
         ranks = [snapshot.ranks(sort_name)[slot] for slot in everything]
-        assert all(one < following for one, following in zip(ranks, ranks[1:], strict=False)), sort_name
+        assert all(rank < following for rank, following in zip(ranks, ranks[1:], strict=False)), sort_name
         for filter_name in (fmt.ALL, *declared["filters"]):
             slots = snapshot.order(filter_name, sort_name)
             if filter_name != fmt.ALL:
@@ -174,9 +174,9 @@ def check(snapshot: Snapshot, declared: dict[str, Any]) -> None:
         alive = set(order)
         for slot in range(snapshot.slots):
             line = bytes(text[starts[slot] : starts[slot + 1]])
-            wanted = text_of(declared["search"], snapshot.item(slot)) if slot in alive else b"\n"
-            assert line == wanted
-    # The sections lie one behind the other, and so does nothing else.
+            expected_line = text_of(declared["search"], snapshot.item(slot)) if slot in alive else b"\n"
+            assert line == expected_line
+    # The sections follow one another, without gaps and with nothing after them.
     table = sorted(snapshot.header["sections"].values())
     end = 0
     for offset, length, _ in table:
@@ -187,19 +187,19 @@ def check(snapshot: Snapshot, declared: dict[str, Any]) -> None:
 
 @dataclass
 class World:
-    """A list that goes through changes, and what it must then be."""
+    """A list that goes through changes, and the items that it must have."""
 
     folder: Path
     declared: dict[str, Any]
     source: list[Item] = field(default_factory=list)
-    good: dict[tuple[type, Key], Item] = field(default_factory=dict)  # by key, the source item that is shown
+    good: dict[tuple[type, Key], Item] = field(default_factory=dict)  # the source items that are shown
     rounds: int = 0
 
     def __post_init__(self) -> None:
         self.shelf = Shelf(self.folder / "mended")
 
     def rebuild(self) -> None:
-        """Rebuild, and note what must be shown now."""
+        """Rebuild, and note which items must be published now."""
         self.shelf.rebuild(self.source, enrich=enriched, **self.declared)
         shown: dict[tuple[type, Key], Item] = {}
         seen: set[tuple[type, Key]] = set()
@@ -215,7 +215,7 @@ class World:
         self.good = shown
 
     def check(self) -> None:
-        """Compare with a list that is built from nothing."""
+        """Compare with a list that is built from scratch."""
         self.rounds += 1
         fresh = Shelf(self.folder / "fresh")
         fresh.rebuild(list(self.good.values()), enrich=enriched, **self.declared)
@@ -224,12 +224,10 @@ class World:
 
     @property
     def would_fail(self) -> bool:
-        """Whether every item the source gives fails, which a rebuild refuses."""
+        """Whether every item fails and none has an old version, which a rebuild refuses."""
         first: dict[tuple[type, Key], Item] = {}
         for item in self.source:
-            first.setdefault(
-                (type(item["path"]), item["path"]), item
-            )  # the first of each key is the one that counts
+            first.setdefault((type(item["path"]), item["path"]), item)  # only the first item of each key counts
         return bool(first) and all(item["bad"] for item in first.values()) and not first.keys() & self.good.keys()
 
 
@@ -259,7 +257,7 @@ first_lists = st.lists(new_items, max_size=14, unique_by=lambda item: (type(item
 
 
 def apply(source: list[Item], change: tuple[str, int, Any]) -> None:
-    """One change to what the source gives."""
+    """Change what the source gives."""
     what, at, value = change
     if what == "append":
         source.append(value)
@@ -282,7 +280,7 @@ def play(
     world_class: type[World] = World,
     **patches: Any,
 ) -> Mends:
-    """Every round is what a build from nothing gives."""
+    """Rebuild after each round of changes, and compare with a build from scratch."""
     with tempfile.TemporaryDirectory() as folder, mending(**patches) as mends:
         world = world_class(Path(folder), declared, [dict(item) for item in first])
         if world.would_fail:
@@ -334,7 +332,7 @@ def test_places_beyond_four_gigabytes_are_patched(first: list[Item], changed: li
 
 
 def many(count: int) -> list[Item]:
-    """Items of which several share each sort key."""
+    """Return items of which several share each sort key."""
     return [
         {"path": number, "size": number % 3, "title": f"T{number % 5}", "weight": 0.5, "tags": [], "bad": False}
         for number in range(count)
@@ -343,15 +341,15 @@ def many(count: int) -> list[Item]:
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
-    """Thirty items."""
+    """Give a list of thirty items."""
     made = World(tmp_path, TAME, many(30))
     made.rebuild()
     return made
 
 
-def new(key: Key, **given: Any) -> Item:
-    """An item that no list has yet."""
-    return {**many(1)[0], "path": key, **given}
+def new(key: Key, **fields: Any) -> Item:
+    """Return an item for a key that no list has yet."""
+    return {**many(1)[0], "path": key, **fields}
 
 
 def test_rebuild_without_changes_patches(world: World, mends: Mends) -> None:
@@ -366,12 +364,12 @@ def test_rebuild_without_changes_patches(world: World, mends: Mends) -> None:
     "change",
     [
         pytest.param(lambda source: source.append(new("z")), id="a new one at the end"),
-        pytest.param(lambda source: source.insert(0, new("z")), id="in front"),
+        pytest.param(lambda source: source.insert(0, new("z")), id="at the beginning"),
         pytest.param(lambda source: source.insert(7, new("z")), id="in the middle"),
-        pytest.param(lambda source: source.pop(7), id="one goes"),
-        pytest.param(lambda source: source.__delitem__(slice(0, 5)), id="the first go"),
-        pytest.param(lambda source: source.__delitem__(slice(25, 30)), id="the last go"),
-        pytest.param(lambda source: source.clear(), id="all go"),
+        pytest.param(lambda source: source.pop(7), id="one is removed"),
+        pytest.param(lambda source: source.__delitem__(slice(0, 5)), id="the first are removed"),
+        pytest.param(lambda source: source.__delitem__(slice(25, 30)), id="the last are removed"),
+        pytest.param(lambda source: source.clear(), id="all are removed"),
         pytest.param(lambda source: source.__setitem__(7, new(7, size=9)), id="one changes"),
         pytest.param(lambda source: source.insert(3, {**source.pop(20), "size": 9}), id="one changes and moves"),
         pytest.param(lambda source: source.__setitem__(4, new("z")), id="one is exchanged for another"),
@@ -390,7 +388,7 @@ def test_each_kind_of_change_is_patched(world: World, mends: Mends, change: Any)
 
 
 def test_items_that_enter_a_filter_together_keep_source_order(tmp_path: Path) -> None:
-    """Though the one in front has the higher slot."""
+    """The first one has the higher slot, because it was added later."""
     world = World(tmp_path, TAME, [new(number, size=1) for number in range(4)])
     with mending() as mends:
         world.rebuild()
@@ -425,7 +423,7 @@ def test_many_dead_slots_cause_a_full_computation(world: World) -> None:
         patch.setattr(make_module, "DEAD_SHARE", 4)
         del world.source[:8]
         world.rebuild()
-        assert (mends.done, world.shelf.snapshot().slots) == (1, 30)  # counted at the next rebuild
+        assert (mends.done, world.shelf.snapshot().slots) == (1, 30)  # the next rebuild counts them
         world.rebuild()
         world.check()
         assert (mends.done, world.shelf.snapshot().slots) == (1, 22)
@@ -456,7 +454,7 @@ def test_patch_appends_to_the_data_file_and_leaves_no_other(world: World, mends:
 
 
 def test_forty_items_inserted_between_two_others_are_in_order(tmp_path: Path) -> None:
-    """Each between the last two: after thirty times there is no number between their ranks."""
+    """Each comes between the last two; after thirty, no rank is left between them."""
     world = World(tmp_path, TAME, [new("a", title="a"), new("b", title="b")])
     with mending() as mends:
         world.rebuild()
@@ -472,7 +470,7 @@ def test_forty_items_inserted_between_two_others_are_in_order(tmp_path: Path) ->
 def test_filter_errors_are_counted_until_their_items_change(
     world: World, mends: Mends, caplog: pytest.LogCaptureFixture
 ) -> None:
-    logging.getLogger("flask_warmcache").disabled = False  # the fixture puts it back
+    logging.getLogger("flask_warmcache").disabled = False  # the fixture restores it
     world.source[3] = new(3, title="")
     world.rebuild()
     assert "warmcache.view_failed: filter risky: ZeroDivisionError on 1 items of 'files'" in caplog.text
@@ -507,12 +505,12 @@ def test_odd_sort_keys_are_patched_and_move_no_other_item(tmp_path: Path, sort: 
     with mending() as mends:
         world.rebuild()
         for change in (new(9, size=0), new(10, size=0), new(3, size=0), new(9, size=3), new(4, size=0)):
-            world.source = [one for one in world.source if one["path"] != change["path"]]
+            world.source = [item for item in world.source if item["path"] != change["path"]]
             world.source.append(change)
             world.rebuild()
             world.check()
         assert world.shelf.snapshot().header["view_errors"] == errors
-        world.source = [one for one in world.source if one["size"]]
+        world.source = [item for item in world.source if item["size"]]
         world.rebuild()
         world.check()
         assert world.shelf.snapshot().header["view_errors"] == 0
@@ -520,7 +518,7 @@ def test_odd_sort_keys_are_patched_and_move_no_other_item(tmp_path: Path, sort: 
 
 
 def test_incomparable_sort_keys_are_not_patched(world: World, mends: Mends) -> None:
-    """All times had a zone; the next item's has none, and Python cannot compare the two."""
+    """All times had a zone. The new item's time has none, and Python cannot compare the two."""
     times = [datetime(2000, 1, 1, tzinfo=timezone.utc), datetime(2000, 1, 1)]
     world.declared = {**TAME, "sorts": {"by": lambda item: times[item["size"] == 9]}}
     world.rebuild()
@@ -530,7 +528,7 @@ def test_incomparable_sort_keys_are_not_patched(world: World, mends: Mends) -> N
     assert [str(error) for error in mends.refused] == ["sort by: TypeError"]
 
 
-def compare(one: Any, other: Any) -> int:
+def compare(first: Any, second: Any) -> int:
     """Compare two sort keys as index/sort_order.py describes it, in the simplest way."""
 
     def kind(key: Any) -> tuple[int, str]:
@@ -541,14 +539,14 @@ def compare(one: Any, other: Any) -> int:
                 return (number, "")
         return (4, type(key).__name__)
 
-    if kind(one) != kind(other):
-        return -1 if kind(one) < kind(other) else 1
-    if one is None:
+    if kind(first) != kind(second):
+        return -1 if kind(first) < kind(second) else 1
+    if first is None:
         return 0
-    if isinstance(one, (tuple, list)):
-        different = [found for found in map(compare, one, other) if found]
-        return different[0] if different else (len(one) > len(other)) - (len(one) < len(other))
-    return int(one > other) - int(one < other)
+    if isinstance(first, (tuple, list)):
+        different = [found for found in map(compare, first, second) if found]
+        return different[0] if different else (len(first) > len(second)) - (len(first) < len(second))
+    return int(first > second) - int(first < second)
 
 
 def has_no_order(key: Any) -> bool:
@@ -590,7 +588,7 @@ def test_any_sort_keys_are_in_the_documented_order(keys: list[Any], first: list[
 
 
 def test_snapshot_in_an_older_order_is_sorted_again(tmp_path: Path, mends: Mends) -> None:
-    """Its items are reused."""
+    """Its items are reused, but its order is not patched, by rebuilds or by writes."""
     world = World(tmp_path, {**TAME, "sorts": {"by": lambda item: item["size"] or "text"}}, many(30))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flask_warmcache.declaration.SORT_ORDER", "")
@@ -638,7 +636,7 @@ def test_enrich_must_not_replace_a_key_by_an_equal_one(shelf: Shelf, key: object
     assert (outcome.failed, shelf.items()) == (1, [{"path": 2}])
 
 
-# What is published may not be what the rebuild began with
+# Something else may be published than what the rebuild began with
 
 
 @pytest.mark.parametrize("trouble", ["gone", "damaged", "cold", "data gone", "rebuilt", "an older one"])
@@ -681,7 +679,7 @@ def test_replaced_snapshot_is_not_patched(world: World, mends: Mends, trouble: s
 
 
 def replace(path: Path, content: bytes) -> None:
-    """A file put in place of another, as a restore would."""
+    """Replace a file, as restoring a backup would."""
     aside = path.with_name("aside")
     aside.write_bytes(content)
     aside.rename(path)
@@ -701,11 +699,11 @@ def test_damaged_line_causes_a_build_from_scratch(world: World, mends: Mends) ->
 
 def test_data_file_that_grows_past_four_gigabytes_is_rewritten(world: World, mends: Mends) -> None:
     with open(world.shelf.data, "r+b") as data:
-        data.truncate((1 << 32) + 10)  # sparse: as if a write had been killed very late
+        data.truncate((1 << 32) + 10)  # a sparse file stands for one with many lines of killed writes
     world.source[4] = new(4, title="T2")
     snapshot = world.shelf.snapshot()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("flask_warmcache.store.data.crc_of", lambda *given: 0)
+        patch.setattr("flask_warmcache.store.data.crc_of", lambda *arguments: 0)
         patch.setattr("flask_warmcache.store.compaction.COMPACT_FROM", 1 << 40)
         world.rebuild()
     assert [type(error) for error in mends.refused] == [OverflowError]
@@ -715,7 +713,7 @@ def test_data_file_that_grows_past_four_gigabytes_is_rewritten(world: World, men
 
 @pytest.mark.parametrize("what", ["discards", "refreshes", "adds", "a new one is added"])
 def test_write_before_the_start_of_a_rebuild_wins(world: World, mends: Mends, what: str) -> None:
-    """The source is compared with a list that lacks it, so it counts as a write during the rebuild."""
+    """The rebuild compares its source with an older list, so it may not know of the write."""
     shelf, old = world.shelf, world.shelf.snapshot()
     writes = Writes(declare(**TAME), shelf.store, Tools(encode, nullcontext, breathe), None)
     if what == "discards":
@@ -730,10 +728,10 @@ def test_write_before_the_start_of_a_rebuild_wins(world: World, mends: Mends, wh
     shelf.rebuild(world.source, enrich=enriched, old=old, **TAME)
     assert (mends.done, mends.refused) == (1, [])
     assert shelf.items() == written
-    assert shelf.snapshot().is_invalidated  # since there is no lookup
+    assert shelf.snapshot().is_invalidated  # because there is no lookup
     fresh = Shelf(world.folder / "fresh")
-    for one in (shelf, fresh):
-        one.rebuild(world.source, enrich=enriched, **TAME)
+    for rebuilt in (shelf, fresh):
+        rebuilt.rebuild(world.source, enrich=enriched, **TAME)
     assert observed(shelf, TAME) == observed(fresh, TAME)
 
 
@@ -760,5 +758,5 @@ def test_writes_during_a_rebuild_win_and_the_rest_is_patched(world: World, mends
     assert sorted(map(str, (write.key for write in shelf.snapshot().writes()))) == ["21", "8", "9", "y"]
     assert mends.done == (order == 1)
     if order == 1:
-        known = [one["path"] for one in shelf.items() if one["path"] not in ("y", "z")]
+        known = [item["path"] for item in shelf.items() if item["path"] not in ("y", "z")]
         assert known == [number for number in range(30) if number not in (9, 20)]

@@ -1,4 +1,4 @@
-"""Every view against a plain Python list that does the same the simple way."""
+"""Every view is compared with a plain Python list that does the same in the simplest way."""
 
 from __future__ import annotations
 
@@ -53,17 +53,17 @@ queries = st.fixed_dictionaries(
 
 
 def expected(items: list[Item], asked: dict[str, Any]) -> dict[str, Any]:
-    """What the answer must be."""
+    """Return what the answer must be."""
     found = [item for item in items if asked.get("filter", "all") == "all" or FILTERS[asked["filter"]](item)]
-    wanted = fold(asked.get("search", "")).split()
+    sought = fold(asked.get("search", "")).split()
     found = [
-        item for item in found if all(word in fold(" ".join([item["title"], *item["tags"]])) for word in wanted)
+        item for item in found if all(word in fold(" ".join([item["title"], *item["tags"]])) for word in sought)
     ]
     sort = asked.get("sort", "")
     if sort:
         found.sort(key=SORTS[sort.lstrip("-")])
     if sort.startswith("-"):
-        found.reverse()  # equal ones too, so that the pages of -name are those of name read backwards
+        found.reverse()  # this reverses equal items, too: -name is name read backwards
     per_page = asked.get("per_page", 100)
     pages = max(1, -(-len(found) // per_page))
     page = min(max(1, asked.get("page", 1)), pages)
@@ -84,12 +84,12 @@ def test_every_answer_equals_the_model(first: list[Item], second: list[Item], as
     with tempfile.TemporaryDirectory() as folder:
         shelf = Shelf(Path(folder) / "cache")
         pager = shelf.pager(declare(**DECLARED), search_budget=60.0)
-        for items in (first, second):  # the second reuses what it can of the first
+        for items in (first, second):  # the second rebuild reuses items of the first
             shelf.rebuild(items, **DECLARED)
-            for one in asked:
-                query = "&".join(f"{name}={quote_plus(str(value))}" for name, value in one.items())
+            for query_arguments in asked:
+                query = "&".join(f"{name}={quote_plus(str(value))}" for name, value in query_arguments.items())
                 body = pager.body(pager.status.condition(), query.encode(), NO_DEFAULTS)
-                assert json.loads(body.data) == expected(items, one)
+                assert json.loads(body.data) == expected(items, query_arguments)
 
 
 keys = st.text(max_size=3) | st.integers(-3, 3)
@@ -98,7 +98,7 @@ keys = st.text(max_size=3) | st.integers(-3, 3)
 @settings(max_examples=60)
 @given(st.lists(st.lists(st.tuples(keys, st.integers(0, 2)), max_size=10), min_size=1, max_size=4), keys)
 def test_every_rebuild_equals_the_model(rounds: list[list[tuple[str | int, int]]], sought: str | int) -> None:
-    """However often items come, change and go: the list is what the source gave last, and each is found."""
+    """After any rebuilds, the list is what the source gave last, and each item is found by its key."""
     with tempfile.TemporaryDirectory() as folder:
         shelf = Shelf(Path(folder) / "cache")
         for given_items in rounds:

@@ -1,9 +1,9 @@
-"""The write protocol in small, and every interleaving of a rebuild with writers who may die at any step.
+"""A model of the write protocol, and every interleaving of a rebuild with writers that may die at any step.
 
-The model has what matters of the real thing and nothing else: an item is the number of its version in the
-database, the index is what is published, and a step is what nobody can come between in the real code: a read of
-the index, a look-up, a commit under the publish lock.  All orders of all participants' steps are tried.  Taking
-away any rule of the protocol must make the explorer find what it is for.
+The model has only what matters: an item is the number of its version in the database, the index is what is
+published, and a step is what is atomic in the real code: a read of the index, a look-up, a commit under the
+publish lock.  All orders of all participants' steps are tried.  Without any one of the protocol's rules, the
+explorer must find a broken promise.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from typing import NamedTuple
 
 import pytest
 
-LOOKUPS = 2  # rebuild/writes.py has a few more
+LOOKUPS = 2  # fewer than in rebuild/writes.py
 ABSENT = -1
 Versions = tuple[int, ...]
 
 
 @dataclass(frozen=True)
 class Rules:
-    """The protocol's rules; a test takes one away."""
+    """The protocol's rules; a test disables one."""
 
     writes_win: bool = True  # over a rebuild that began before them
     writes_are_kept: bool = True  # in the index, until a rebuild that began after them
-    won_is_stale: bool = True  # until the rebuild that they won over has written them again
-    looked_up_again: bool = True  # when somebody else has written the key since
-    rebuild_outdates: bool = True  # so has a rebuild that has published since
-    last_begun_counts: bool = True  # of two look-ups that are published together
+    won_is_stale: bool = True  # until the rebuild that they won over has looked them up again
+    looked_up_again: bool = True  # when another writer has written the key since
+    rebuild_overwrites: bool = True  # a rebuild that has published since has the same effect
+    last_lookup_wins: bool = True  # if two look-ups are published together
     base_is_checked: bool = True  # when a draft is committed
-    begins_with_base: bool = True  # a write wins that is newer than what the rebuild compares with
-    token_is_noted: bool = True  # before the source is read, not when the rebuild publishes
-    marks_are_kept: bool = True  # by a write
+    newer_than_base_wins: bool = True  # a write that is newer than what the rebuild compares with
+    invalidation_is_noted: bool = True  # before the source is read, not when the rebuild publishes
+    marks_are_kept: bool = True  # when a write replaces the index
     lost_is_marked: bool = True  # a write that cannot be published leaves the list invalidated
 
 
@@ -43,45 +43,45 @@ class Index(NamedTuple):
     values: Versions
     writes: Versions  # each key's sequence, or 0
     rebuilt: int
-    token: int
+    invalidation: int
     marked: bool
     complete: bool
 
 
 class Part(NamedTuple):
-    """One participant: what it is at, and what it remembers."""
+    """One participant: its next step, and what it remembers."""
 
-    role: str  # write, discard, change (no refresh), invalidate, rebuild or build (for the first time)
+    role: str  # write, discard, change (without a refresh), invalidate or rebuild
     process: int
     keys: tuple[int, ...]
     at: str = "begin"
-    version: int = 0  # that it has written into the database
+    version: int = 0  # the one it has written to the database
     begin: int = 0
     order: int = 0
     values: Versions = ()
     lookups: int = 0
-    batch: tuple[int, ...] = ()  # for whom it publishes
+    batch: tuple[int, ...] = ()  # the participants that it publishes for
     base: int = 0
     draft: Index | None = None
-    token: int = 0
+    invalidation: int = 0
     old: Versions | None = None
     won: tuple[int, ...] = ()
 
 
 class World(NamedTuple):
-    """All there is at one moment."""
+    """The whole state at one moment."""
 
     db: Versions
     now: Index | None  # what is published
-    token: int
+    invalidation: int
     parts: tuple[Part, ...]
     deleted: tuple[int, ...] = ()
     orders: int = 0
-    waiting: tuple[int, ...] = ()  # participants whose change nobody has taken yet
-    publishing: tuple[int, ...] = ()  # processes in which somebody publishes
-    seen: Versions = ()  # the newest that a reader has seen of each key
-    promised: Versions = ()  # what the database had when refreshes were called that have returned True
-    owed: Versions = ()  # to be shown, or the list is stale
+    waiting: tuple[int, ...] = ()  # participants whose change no participant has taken yet
+    publishing: tuple[int, ...] = ()  # processes in which a participant publishes
+    seen: Versions = ()  # the newest version of each key that a reader has seen
+    promised: Versions = ()  # the version of each key when a refresh that returned True was called
+    owed: Versions = ()  # the list shows this version of each key, or is stale
 
 
 class Violation(Exception):
@@ -89,17 +89,17 @@ class Violation(Exception):
 
 
 class Explorer:
-    """Tries all interleavings from one beginning, each state once."""
+    """Tries all interleavings from one start, each state once."""
 
     def __init__(self, rules: Rules, *, crashes: bool) -> None:
         """:param crashes: whether processes may be killed, and writers run out of time."""
         self.rules = rules
         self.crashes = crashes
         self.ways = 0
-        self.known: dict[World, int] = {}  # how many ways lead on from here to an end
+        self.known: dict[World, int] = {}  # in how many ways each state can end
 
     def explore(self, world: World) -> int:
-        """How many interleavings there are.
+        """Return how many interleavings there are.
 
         :raises Violation: when one of them breaks a promise.
         """
@@ -110,7 +110,7 @@ class Explorer:
         for after in self.steps(world):
             ways += self.explore(after)
         if not ways:
-            self.check_quiet(world)
+            self.check_end(world)
             ways = 1
         self.known[world] = ways
         return ways
@@ -123,17 +123,17 @@ class Explorer:
             if self.crashes and part.at != "begin":
                 yield died(world, part.process)
 
-    def check_quiet(self, world: World) -> None:
-        """Nobody has anything left to do: the list is the database or owes a rebuild; the next one settles it."""
+    def check_end(self, world: World) -> None:
+        """Check an end: the list equals the database or is stale, and the next rebuild updates it."""
         dead = any(part.at == "dead" for part in world.parts)
         if not all(part.at in ("done", "dead") for part in world.parts):
-            raise Violation("somebody waits for ever")
+            raise Violation("a participant waits for ever")
         if world.now is None:
             return
         silent = any(part.role == "change" for part in world.parts)
         if not dead and not silent and world.now.complete:
             if world.now.values != world.db and not self.is_stale(world):
-                raise Violation("all is quiet, and the list is not the database")
+                raise Violation("nothing is left to do, and the list differs from the database")
         alone = Part("rebuild", 99, tuple(range(len(world.db))))
         world = world._replace(parts=(alone,), waiting=(), publishing=())
         while world.parts[0].at != "done":
@@ -141,19 +141,19 @@ class Explorer:
             self.check(world)
         assert world.now is not None
         if world.now.values != world.db or self.is_stale(world):
-            raise Violation("the next rebuild does not settle it")
+            raise Violation("the next rebuild does not update the list")
 
-    # What holds
+    # Invariants
 
     def is_stale(self, world: World) -> bool:
         index = world.now
-        if index is None or index.marked or index.token != world.token or not index.complete:
+        if index is None or index.marked or index.invalidation != world.invalidation or not index.complete:
             return True
-        # A write has won over a rebuild, and was not written again.
+        # A write has won over a rebuild, and was not looked up again.
         return self.rules.won_is_stale and any(0 < sequence < index.rebuilt for sequence in index.writes)
 
     def check(self, world: World) -> None:
-        """What holds at every moment.
+        """Check what holds at every moment.
 
         :raises Violation: when it does not.
         """
@@ -169,12 +169,12 @@ class Explorer:
     # Steps
 
     def step(self, world: World, number: int, part: Part) -> Iterator[World]:
-        """The worlds that this participant's next step may lead to; none while it waits."""
+        """Yield the states that this participant's next step may lead to; none while it waits."""
         step = getattr(self, f"{part.role}_{part.at}", None) or getattr(self, part.at)
         yield from step(world, number, part)
 
     def begin(self, world: World, number: int, part: Part) -> Iterator[World]:
-        """The app changes the database and then tells the list."""
+        """The app changes the database, and then calls the list."""
         (key,) = part.keys
         if key in world.deleted:
             yield put(world, number, part._replace(at="done"))
@@ -182,7 +182,7 @@ class Explorer:
         world = world._replace(db=with_value(world.db, key, world.db[key] + 1))
         if part.role == "discard":
             world = world._replace(deleted=(*world.deleted, key))
-        following = {"change": "done", "invalidate": "tokened"}.get(part.role, "noted")
+        following = {"change": "done", "invalidate": "stored"}.get(part.role, "noted")
         yield put(world, number, part._replace(at=following, version=world.db[key]))
 
     def noted(self, world: World, number: int, part: Part) -> Iterator[World]:
@@ -196,7 +196,7 @@ class Explorer:
         yield put(world, number, part._replace(at="joined", values=values, lookups=part.lookups + 1))
 
     def joined(self, world: World, number: int, part: Part) -> Iterator[World]:
-        """Wait for who publishes in this process, or publish for all who wait in it."""
+        """Wait for a thread that publishes in this process, or publish for all that wait in it."""
         if sum(other.process == part.process for other in world.parts) == 1:
             yield put(world, number, part._replace(at="drafts", batch=(number,)))
         else:
@@ -205,17 +205,17 @@ class Explorer:
     def waits(self, world: World, number: int, part: Part) -> Iterator[World]:
         if part.process in world.publishing:
             return
-        batch = tuple(one for one in world.waiting if world.parts[one].process == part.process)
+        batch = tuple(member for member in world.waiting if world.parts[member].process == part.process)
         world = world._replace(
-            waiting=tuple(one for one in world.waiting if one not in batch),
+            waiting=tuple(member for member in world.waiting if member not in batch),
             publishing=(*world.publishing, part.process),
         )
-        for one in batch:
-            world = put(world, one, world.parts[one]._replace(at="taken"))
+        for member in batch:
+            world = put(world, member, world.parts[member]._replace(at="taken"))
         yield put(world, number, world.parts[number]._replace(at="drafts", batch=batch))
 
     def taken(self, world: World, number: int, part: Part) -> Iterator[World]:
-        """Somebody else publishes it."""
+        """Another participant publishes its change."""
         yield from ()
 
     def drafts(self, world: World, number: int, part: Part) -> Iterator[World]:
@@ -223,11 +223,11 @@ class Explorer:
         if index is None:
             yield self.ended(world, number, part, ())
             return
-        fitting = [one for one in part.batch if not self.is_outdated(index, world.parts[one])]
+        fitting = [member for member in part.batch if not self.is_overwritten(index, world.parts[member])]
         chosen: dict[int, tuple[int, int]] = {}
-        for one in fitting:
-            written = world.parts[one]
-            order = written.order if self.rules.last_begun_counts else 0
+        for member in fitting:
+            written = world.parts[member]
+            order = written.order if self.rules.last_lookup_wins else 0
             for key, value in zip(written.keys, written.values, strict=True):
                 if key not in chosen or chosen[key][0] <= order:
                     chosen[key] = (order, value)
@@ -243,10 +243,10 @@ class Explorer:
             return
         yield put(world, number, part._replace(at="commits", base=index.generation, draft=draft))
 
-    def is_outdated(self, index: Index, part: Part) -> bool:
+    def is_overwritten(self, index: Index, part: Part) -> bool:
         if part.role == "discard":
             return False
-        others = [index.rebuilt] if self.rules.rebuild_outdates else []
+        others = [index.rebuilt] if self.rules.rebuild_overwrites else []
         if self.rules.looked_up_again:
             others += [index.writes[key] for key in part.keys]
         return max(others, default=0) > part.begin
@@ -257,39 +257,39 @@ class Explorer:
         if self.rules.base_is_checked and index.generation != part.base:
             yield put(world, number, part._replace(at="drafts"))
             if self.crashes:
-                yield self.ended(world, number, part, ())  # its time is over
+                yield self.ended(world, number, part, ())  # its deadline has passed
             return
         draft = draft._replace(
             generation=max(draft.generation, index.generation + 1),
-            marked=(index.marked or world.token != draft.token) and self.rules.marks_are_kept,
-            token=draft.token if self.rules.marks_are_kept else world.token,
+            marked=(index.marked or world.invalidation != draft.invalidation) and self.rules.marks_are_kept,
+            invalidation=draft.invalidation if self.rules.marks_are_kept else world.invalidation,
         )
-        fitting = tuple(one for one in part.batch if not self.is_outdated(index, world.parts[one]))
+        fitting = tuple(member for member in part.batch if not self.is_overwritten(index, world.parts[member]))
         yield self.ended(published(world, draft), number, part, fitting)
 
     def ended(self, world: World, number: int, part: Part, published_for: tuple[int, ...]) -> World:
-        """Tell all for whom this one has published, or has not."""
-        world = world._replace(publishing=tuple(one for one in world.publishing if one != part.process))
-        for one in part.batch:
-            mine = world.parts[one]
+        """Give the result to every participant of the batch."""
+        world = world._replace(publishing=tuple(member for member in world.publishing if member != part.process))
+        for member in part.batch:
+            mine = world.parts[member]
             index = world.now
-            if one in published_for:
+            if member in published_for:
                 if mine.role != "rebuild":
                     world = world._replace(promised=raised(world.promised, mine.keys, (mine.version,)))
-                world = put(world, one, mine._replace(at="done"))
-            elif index is not None and self.is_outdated(index, mine) and mine.lookups < LOOKUPS:
-                world = put(world, one, mine._replace(at="noted"))
+                world = put(world, member, mine._replace(at="done"))
+            elif index is not None and self.is_overwritten(index, mine) and mine.lookups < LOOKUPS:
+                world = put(world, member, mine._replace(at="noted"))
             else:
                 if self.rules.lost_is_marked:
                     world = marked(world)
                 world = world._replace(owed=raised(world.owed, mine.keys, (mine.version,) * len(mine.keys)))
-                world = put(world, one, mine._replace(at="done"))
+                world = put(world, member, mine._replace(at="done"))
         return forgotten(world)
 
     # Invalidating
 
-    def tokened(self, world: World, number: int, part: Part) -> Iterator[World]:
-        yield put(world._replace(token=world.token + 1), number, part._replace(at="marks"))
+    def stored(self, world: World, number: int, part: Part) -> Iterator[World]:
+        yield put(world._replace(invalidation=world.invalidation + 1), number, part._replace(at="marks"))
 
     def marks(self, world: World, number: int, part: Part) -> Iterator[World]:
         if world.now is not None:
@@ -300,20 +300,20 @@ class Explorer:
     # Rebuilding
 
     def rebuild_begin(self, world: World, number: int, part: Part) -> Iterator[World]:
-        """What the source will be compared with, and that later writes win."""
+        """Note what the source will be compared with; later writes win."""
         index = world.now
         old = None if index is None or not index.complete else index.values
         begin = 0 if index is None else index.generation
         yield put(world, number, part._replace(at="starts", old=old, begin=begin))
 
     def starts(self, world: World, number: int, part: Part) -> Iterator[World]:
-        part = part._replace(at="reads", token=world.token)
-        if not self.rules.begins_with_base:
+        part = part._replace(at="reads", invalidation=world.invalidation)
+        if not self.rules.newer_than_base_wins:
             part = part._replace(begin=0 if world.now is None else world.now.generation)
         yield put(world, number, part)
 
     def reads(self, world: World, number: int, part: Part) -> Iterator[World]:
-        """The source, key by key; a list that was never there is shown in between."""
+        """Read the source, key by key; a first build publishes a partial list in between."""
         values = (*part.values, world.db[len(part.values)])
         is_first = part.old is None and len(values) == 1 < len(world.db)
         at = "prepares" if is_first or len(values) == len(world.db) else "reads"
@@ -328,10 +328,10 @@ class Explorer:
         complete = len(part.values) == len(world.db)
         if index is not None:
             generation = index.generation + 1
-            # What is not complete has not read everything that it began after.
+            # A partial list lacks items, so all writes before it stay.
             begin = part.begin if complete else 0
             won = tuple(key for key, sequence in enumerate(index.writes) if sequence > begin)
-            if part.old is not None:  # few changes: what is as it was is left as it is
+            if part.old is not None:  # few changes: an unchanged item is left as it is
                 for key, (before, now) in enumerate(zip(part.old, index.values, strict=True)):
                     if before == ABSENT < now and key not in won:
                         raise Violation("two items with one key")
@@ -343,9 +343,9 @@ class Explorer:
                 values = tuple(index.values[key] if key in won else new for key, new in enumerate(values))
             writes = tuple(sequence if key in won else 0 for key, sequence in enumerate(index.writes))
         if not complete and index is not None and index.values.count(ABSENT) <= values.count(ABSENT):
-            yield put(world, number, part._replace(at="reads"))  # an interrupted first build had shown more
+            yield put(world, number, part._replace(at="reads"))  # an interrupted first build has published more
             return
-        draft = Index(generation, values, writes, generation, part.token, False, complete)
+        draft = Index(generation, values, writes, generation, part.invalidation, False, complete)
         base = 0 if index is None else index.generation
         yield put(world, number, part._replace(at="publishes", draft=draft, base=base, won=won))
 
@@ -357,18 +357,18 @@ class Explorer:
             return
         if index is not None and index.generation >= draft.generation:
             draft = draft._replace(generation=index.generation + 1, rebuilt=index.generation + 1)
-        if not self.rules.token_is_noted:
-            draft = draft._replace(token=world.token)
+        if not self.rules.invalidation_is_noted:
+            draft = draft._replace(invalidation=world.invalidation)
         if not draft.complete:
             yield put(published(world, draft), number, part._replace(at="reads"))
             return
-        # Between the rename and the mark it may die; the token in the index says the same.
+        # It may die between the rename and the mark; the invalidation in the index has the same effect.
         yield put(published(world, draft), number, part._replace(at="compares"))
 
     def compares(self, world: World, number: int, part: Part) -> Iterator[World]:
         index = world.now
         assert index is not None
-        if world.token != part.token:
+        if world.invalidation != part.invalidation:
             world = world._replace(now=index._replace(marked=True))
         if part.won:
             again = Part("rebuild", part.process, part.won, "noted", old=part.values)
@@ -385,30 +385,30 @@ class Explorer:
 
 
 def put(world: World, number: int, part: Part) -> World:
-    """The world with this participant moved on; what a finished one remembers does not matter."""
+    """Return the world with this participant changed; what a finished one remembers does not matter."""
     if part.at == "done":
         part = Part(part.role, part.process, part.keys, "done")
     return world._replace(parts=(*world.parts[:number], part, *world.parts[number + 1 :]))
 
 
 def died(world: World, process: int) -> World:
-    """A process is killed with all its threads; its locks are free."""
+    """Kill a process with all its threads, which releases its locks."""
     for number, part in enumerate(world.parts):
         if part.process == process and part.at != "done":
             world = put(world, number, Part(part.role, part.process, part.keys, "dead"))
     gone = {number for number, part in enumerate(world.parts) if part.at == "dead"}
-    return forgotten(world._replace(waiting=tuple(one for one in world.waiting if one not in gone)))
+    return forgotten(world._replace(waiting=tuple(member for member in world.waiting if member not in gone)))
 
 
 def forgotten(world: World) -> World:
-    """Without what can make no difference any more, so that equal states are found to be equal."""
+    """Reset what no longer matters, so that equivalent states are equal."""
     if not any(part.at in ("looked", "joined", "waits", "taken", "drafts", "commits") for part in world.parts):
         world = world._replace(orders=0)
     return world
 
 
 def published(world: World, draft: Index) -> World:
-    """The world behind a rename.
+    """Return the world after a rename.
 
     :raises Violation: when a reader sees the list go backwards.
     """
@@ -421,9 +421,9 @@ def published(world: World, draft: Index) -> World:
 
 
 def marked(world: World) -> World:
-    """The world behind ``invalidate``."""
+    """Return the world after ``invalidate``."""
     index = world.now
-    return world._replace(token=world.token + 1, now=index and index._replace(marked=True))
+    return world._replace(invalidation=world.invalidation + 1, now=index and index._replace(marked=True))
 
 
 def with_value(values: Versions, key: int, value: int) -> Versions:
@@ -437,9 +437,9 @@ def raised(values: Versions, keys: tuple[int, ...], to: Versions) -> Versions:
 
 
 def world_of(*parts: Part, keys: int = 1, cold: bool = False, missing: bool = False) -> World:
-    """A list that is as the database, or that was never built.
+    """Return a list that equals the database, or that was never built.
 
-    :param missing: the last key is in neither.
+    :param missing: neither has the last key.
     """
     none, zeros = (ABSENT,) * keys, (0,) * keys
     db = with_value(zeros, keys - 1, ABSENT) if missing else zeros
@@ -462,7 +462,7 @@ SCENES = {
     "the first list is built": (world_of(rebuild(2), write(1, 0), write(2, 1), keys=2, cold=True), True),
     "its second part is written": (world_of(rebuild(2), write(1, 1), write(2, 1), keys=2, cold=True), False),
     "a new key is written": (world_of(rebuild(2), write(1, 1), write(2, 1), keys=2, missing=True), True),
-    "one changes without a word": (world_of(rebuild(), write(1), write(2, 0, "change")), True),
+    "one changes without a refresh": (world_of(rebuild(), write(1), write(2, 0, "change")), True),
     "one invalidates": (world_of(rebuild(), write(1), write(2, 0, "invalidate")), True),
     "one discards": (world_of(rebuild(), write(1), write(2, 0, "discard")), True),
     "three at once": (world_of(rebuild(), write(1), write(2, 0, "change"), write(3, 0, "invalidate")), True),
@@ -490,11 +490,11 @@ def test_every_interleaving_keeps_every_promise(scene: str) -> None:
         ("writes_are_kept", "two processes write one key"),
         ("won_is_stale", "one invalidates"),
         ("looked_up_again", "two processes write one key"),
-        ("rebuild_outdates", "two processes write one key"),
-        ("last_begun_counts", "two threads write one key"),
+        ("rebuild_overwrites", "two processes write one key"),
+        ("last_lookup_wins", "two threads write one key"),
         ("base_is_checked", "two processes write one key"),
-        ("begins_with_base", "a new key is written"),
-        ("token_is_noted", "one invalidates"),
+        ("newer_than_base_wins", "a new key is written"),
+        ("invalidation_is_noted", "one invalidates"),
         ("marks_are_kept", "one invalidates"),
         ("lost_is_marked", "the first list is built"),
     ],

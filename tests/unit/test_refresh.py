@@ -1,4 +1,4 @@
-"""What a request may ask beside a page: ``refresh=true``; and what it may not ask at all."""
+"""The query parameter ``refresh=true``, and parameters that are refused."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_refresh_asks_for_a_rebuild_once(tmp_path: Path) -> None:
     assert marked.st_mtime_ns < 10**9
     for _ in range(5):
         assert site.client.get("/files?refresh=1").get_json()["cache_rebuilding"] is True
-    assert index.stat().st_ctime_ns == marked.st_ctime_ns  # joined: nothing was written again
+    assert index.stat().st_ctime_ns == marked.st_ctime_ns  # the request joined, and wrote nothing
     state_of(site.app).keeper.tick()
 
 
@@ -97,7 +97,7 @@ def test_refresh_in_a_read_only_folder_is_no_error(tmp_path: Path, monkeypatch: 
     site = Site(tmp_path, refresh_interval=0)
     site.build()
 
-    def read_only(*given: Any, **named: Any) -> None:
+    def read_only(*arguments: Any, **options: Any) -> None:
         raise PermissionError
 
     monkeypatch.setattr("os.utime", read_only)

@@ -1,4 +1,4 @@
-"""An interrupted rebuild leaves what it finished, and the next one goes on from there."""
+"""An interrupted rebuild leaves the items it finished, and the next one resumes from there."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ ITEMS = files(*NAMES)
 
 
 class Stop(BaseException):
-    """What ends a rebuild between two items, as a hand-over does."""
+    """Ends a rebuild between two items, as handing it over to a child does."""
 
 
 class Enrich:
-    """Completes items and counts them; is interrupted at one of them."""
+    """Completes items and notes them, and raises at one of them."""
 
     def __init__(self, at: int | None = None, by: type[BaseException] = KeyboardInterrupt, mark: str = "") -> None:
         self.seen: list[str] = []
@@ -58,11 +58,11 @@ def made(items: list[Item], mark: str = "") -> list[Item]:
     return [{**item, "made": item["path"].upper() + mark} for item in items]
 
 
-def interrupt(shelf: Shelf, at: int, items: list[Item] = ITEMS, **given: Any) -> Enrich:
-    """A rebuild that ends at the item of this number."""
-    enrich = Enrich(at, given.pop("by", KeyboardInterrupt), given.pop("mark", ""))
+def interrupt(shelf: Shelf, at: int, items: list[Item] = ITEMS, **options: Any) -> Enrich:
+    """Run a rebuild that is interrupted at the item of this number."""
+    enrich = Enrich(at, options.pop("by", KeyboardInterrupt), options.pop("mark", ""))
     with pytest.raises(enrich.by):
-        shelf.rebuild(items, enrich=enrich, **given)
+        shelf.rebuild(items, enrich=enrich, **options)
     return enrich
 
 
@@ -164,26 +164,26 @@ def test_rebuild_that_stops_within_a_batch_keeps_the_whole_batch(shelf: Shelf) -
 
 @pytest.mark.parametrize("how", [{}, {"batch": 4}, {"workers": 2}, {"batch": 2, "workers": 2}], ids=str)
 def test_finished_items_are_in_the_file_before_a_long_item_begins(shelf: Shelf, how: dict[str, Any]) -> None:
-    """Else it would be lost with a killed process, though that takes no more than the last milliseconds."""
+    """If the process is killed during the long item, only the last milliseconds before it may be lost."""
     found: list[bool] = []
 
     def are_there() -> bool:
         content = b"".join(path.read_bytes() for path in data_files(shelf))
         return all(f'"{name}"'.encode() in content for name in NAMES[:4])
 
-    def enrich(given: Any) -> Any:
-        items = given if isinstance(given, list) else [given]
+    def enrich(options: Any) -> Any:
+        items = options if isinstance(options, list) else [options]
         if items[-1]["path"] == NAMES[7]:
             found.append(until(are_there))
         else:
-            time.sleep(0.006)  # longer than what may be lost
-        return made(items) if isinstance(given, list) else made(items)[0]
+            time.sleep(0.006)  # longer than the time whose items may be lost
+        return made(items) if isinstance(options, list) else made(items)[0]
 
     shelf.rebuild(ITEMS[:8], enrich=enrich, **how)
     assert found == [True]
 
 
-# What a power failure or a killed writer leaves
+# What a power failure or a killed process leaves
 
 ENDS = [
     pytest.param(b"", id="nothing"),
@@ -223,7 +223,7 @@ def test_data_file_truncated_or_damaged_anywhere_is_resumed(data: st.DataObject)
         enrich = Enrich()
         shelf.rebuild(ITEMS, enrich=enrich)
         assert shelf.items() == made(ITEMS)
-        if whole >= 0:  # else it cannot be told what the file is
+        if whole >= 0:  # otherwise nothing shows what the file is
             assert enrich.seen in (NAMES[whole:], NAMES[whole + 1 :])
         assert intact(shelf)
         assert len(data_files(shelf)) == 1
@@ -281,7 +281,7 @@ def test_data_file_of_an_unknown_format_is_removed(shelf: Shelf, foreign: bytes)
 
 @pytest.fixture
 def no_dead_weight(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Even a small file is not gone on in when it is mostly useless."""
+    """Replace even a small file when most of it is useless."""
     monkeypatch.setattr("flask_warmcache.store.compaction.COMPACT_FROM", 0)
 
 
@@ -300,7 +300,7 @@ def test_mostly_useless_leftover_file_is_replaced(shelf: Shelf) -> None:
 @pytest.mark.usefixtures("no_dead_weight")
 def test_useful_items_survive_a_second_interruption(shelf: Shelf) -> None:
     interrupt(shelf, 10)
-    # In the source's new order what is finished comes last.
+    # In the new order of the source, the finished items come last.
     items = [*ITEMS[10:], *files("new", "newer"), *ITEMS[7:10]]
     interrupt(shelf, 1, items)
     assert len(data_files(shelf)) == 1
@@ -373,17 +373,17 @@ def test_list_without_keys_is_not_resumed(shelf: Shelf) -> None:
     assert (enrich.seen, len(data_files(shelf))) == (NAMES, 1)
 
 
-# A first build is shown in part
+# A first build publishes partial lists
 
 
 class Partly:
-    """A first build, looked at whenever an item is enriched."""
+    """A first build that checks what is published whenever it enriches an item."""
 
-    def __init__(self, shelf: Shelf, first_page: int, until_item: int | None = None, **given: Any) -> None:
+    def __init__(self, shelf: Shelf, first_page: int, until_item: int | None = None, **options: Any) -> None:
         self.shelf = shelf
         self.first_page = first_page
         self.until_item = until_item
-        self.given = given
+        self.options = options
         self.counts: list[int] = []
         self.enriched: list[str] = []
 
@@ -393,21 +393,21 @@ class Partly:
         snapshot = self.shelf.store.published(self.shelf.name)
         if snapshot is not None:
             assert snapshot.complete is False or snapshot.count == len(ITEMS)
-            assert self.shelf.items() == made(ITEMS[: snapshot.count], self.given.get("mark", ""))
-            assert snapshot.filter_count("long") == sum(LONG["long"](one) for one in self.shelf.items())
+            assert self.shelf.items() == made(ITEMS[: snapshot.count], self.options.get("mark", ""))
+            assert snapshot.filter_count("long") == sum(LONG["long"](item) for item in self.shelf.items())
             assert [snapshot.item(slot)["path"] for slot in snapshot.order("all", "back")] == sorted(
-                (one["path"] for one in self.shelf.items()), reverse=True
+                (item["path"] for item in self.shelf.items()), reverse=True
             )
         self.counts.append(0 if snapshot is None else snapshot.count)
         self.enriched.append(item["path"])
-        return made([item], self.given.get("mark", ""))[0]
+        return made([item], self.options.get("mark", ""))[0]
 
-    def run(self, items: list[Item] = ITEMS, **given: Any) -> Outcome:
+    def run(self, items: list[Item] = ITEMS, **options: Any) -> Outcome:
         lock = self.shelf.lock()
         try:
             old = self.shelf.store.reader(self.shelf.name).current()
-            tools = Tools(encode, given.pop("context", Context), lambda: None, first_page=self.first_page)
-            declaration = declare(source=lambda: list(items), enrich=self.enrich, **VIEWS, **given)
+            tools = Tools(encode, options.pop("context", Context), lambda: None, first_page=self.first_page)
+            declaration = declare(source=lambda: list(items), enrich=self.enrich, **VIEWS, **options)
             progress = Progress(self.shelf.reports.append, None)
             return Job(declaration, self.shelf.store, lock, old, None, tools, progress, 1).run()
         finally:
@@ -415,7 +415,7 @@ class Partly:
 
 
 class Context:
-    """An app context that is of no use."""
+    """An app context that does nothing."""
 
     def __enter__(self) -> None: ...
 
@@ -432,7 +432,7 @@ VIEWS: dict[str, Any] = {
 
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A part is shown after each item, whatever that costs."""
+    """Publish a partial list after each item, whatever that costs."""
     monkeypatch.setattr(partial_module, "PARTIAL_EVERY", 0)
     monkeypatch.setattr(partial_module, "PARTIAL_COST", 0)
 
@@ -491,7 +491,7 @@ def test_new_version_starts_over_and_keeps_the_partial_list(shelf: Shelf) -> Non
         with pytest.raises(KeyboardInterrupt):
             build.run(version="2")
         seen += anew.seen
-        assert shelf.items() == made(ITEMS[:7])  # what is new is fewer
+        assert shelf.items() == made(ITEMS[:7])  # the new build has fewer items
     assert seen == NAMES[:6]
     build = Partly(shelf, 2)
     build.enrich = anew = Enrich(mark=" two")  # type: ignore[method-assign]
@@ -515,9 +515,9 @@ def test_damaged_complete_list_is_not_replaced_by_a_partial_one(shelf: Shelf, li
     again.enrich = lambda item: made([item])[0]  # type: ignore[method-assign]
     published: list[bool] = []
 
-    def noted(*given: Any, complete: bool) -> int:
+    def noted(*arguments: Any, complete: bool) -> int:
         published.append(complete)
-        return built(*given, complete=complete)
+        return built(*arguments, complete=complete)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Publisher, "built", noted)
@@ -567,7 +567,7 @@ def test_readers_see_that_a_list_is_partial(tmp_path: Path) -> None:
 
 
 def test_partial_publications_take_a_twentieth_of_the_time(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a clock that runs a second for each item, and ten for each publication."""
+    """The clock advances by one second for each item, and by ten for each publication."""
     now = [0.0]
 
     class Clock:
@@ -577,10 +577,10 @@ def test_partial_publications_take_a_twentieth_of_the_time(shelf: Shelf, monkeyp
     built = Publisher.built
     published: list[float] = []
 
-    def slow(*given: Any, **named: Any) -> int:
+    def slow(*arguments: Any, **options: Any) -> int:
         now[0] += 10
         published.append(now[0])
-        return built(*given, **named)
+        return built(*arguments, **options)
 
     def enrich(item: Item) -> Item:
         now[0] += 1
@@ -591,7 +591,7 @@ def test_partial_publications_take_a_twentieth_of_the_time(shelf: Shelf, monkeyp
     build = Partly(shelf, 2)
     build.enrich = enrich  # type: ignore[method-assign]
     build.run(files(*map(str, range(1000))))
-    # The first page at once; then each publication is followed by twenty times its time without one.
+    # The first page is published at once. After each publication, none follows for twenty times its duration.
     assert published[0] == 2 + 10
     waits = [later - earlier - 10 for earlier, later in zip(published[:-2], published[1:-1], strict=True)]
     assert waits and all(200 <= wait <= 201 for wait in waits)
@@ -616,7 +616,7 @@ def test_values_and_lists_without_keys_are_published_only_when_complete(shelf: S
 # Killed
 
 
-# Each child rebuilds; the kernel ends it so many seconds after so many items.
+# Each child rebuilds, until a timer of the kernel kills it some time after some item.
 KILLED = """
 import os, signal, sys
 from contextlib import nullcontext
@@ -679,11 +679,11 @@ def test_rebuild_killed_at_any_instant_loses_nothing_it_has_written(tmp_path: Pa
             assert len(list(shelf.folder.glob("*.data.tmp"))) <= 1
     print(f"\n{kills} kills, {enriched} enriched")
     assert (shown, kills > 1) == (count, True)
-    if workers == 1:  # of each that was killed, the item under way
+    if workers == 1:  # each killed child loses the item that was under way
         assert enriched - count <= kills
 
 
 def names_in(data: list[Path]) -> set[str]:
-    """The finished items in data files; the last line may be half written."""
+    """Return the finished items in data files; the last line may be incomplete."""
     lines = [line for path in data for line in path.read_bytes().split(b"\n")[1:-1]]
     return {json.loads(line.partition(b"\t")[2])["path"] for line in lines if line}

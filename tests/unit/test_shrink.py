@@ -1,4 +1,4 @@
-"""A list that suddenly shrinks is suspected: an unmounted share looks like an empty folder."""
+"""A source that suddenly gives far fewer items is refused: an unmounted share looks like an empty folder."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_max_shrink_is_the_share_of_items_that_may_go(
         shelf.rebuild(numbered(after), max_shrink=max_shrink)
         assert shelf.items() == numbered(after)
         return
-    for _ in range(2):  # it is no less suspicious the second time
+    for _ in range(2):  # it is refused again
         with pytest.raises(SourceShrunkError, match=f"source gave {after} items where the list has {before}"):
             shelf.rebuild(numbered(after), max_shrink=max_shrink)
         assert shelf.snapshot().generation == generation

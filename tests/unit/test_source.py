@@ -1,4 +1,4 @@
-"""The source: what it may give, and what is refused or left out."""
+"""What a source may give, and which of it is refused or left out."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def test_generator_runs_in_the_app_context(shelf: Shelf) -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "kind"), [(None, "NoneType"), ("text", "str"), (b"x", "bytes"), ({"a": 1}, "dict"), (5, "int")]
+    ("produced", "kind"), [(None, "NoneType"), ("text", "str"), (b"x", "bytes"), ({"a": 1}, "dict"), (5, "int")]
 )
-def test_source_that_gives_no_list_keeps_the_old_list(shelf: Shelf, given: object, kind: str) -> None:
+def test_source_that_gives_no_list_keeps_the_old_list(shelf: Shelf, produced: object, kind: str) -> None:
     shelf.rebuild(files("old"))
     with pytest.raises(RebuildError, match=f"source of 'files' gave a {kind}, not a list of items"):
-        shelf.rebuild(lambda: given)
+        shelf.rebuild(lambda: produced)
     assert shelf.items() == files("old")
 
 

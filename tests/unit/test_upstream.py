@@ -1,4 +1,4 @@
-"""Lists made of others: brought up to date in order, and neither waits for the other in a loop."""
+"""Lists made of others: the source list is rebuilt first, and neither waits for the other in a loop."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from .world import files, make_app, state_of
 
 
 class Chain:
-    """Files as scanned, and made of them files with titles."""
+    """A list of scanned files, and a list made of it that adds titles."""
 
     def __init__(self, folder: Path, with_source: bool = True, **config: Any) -> None:
         self.app: Flask = make_app(folder, **config)
@@ -40,7 +40,7 @@ class Chain:
         return list(self.items)
 
     def tick(self) -> None:
-        """Two looks: at the first both lists may go for the same source list, and one gives way."""
+        """Tick twice: at the first tick both lists may try to rebuild the source list, and one yields."""
         for _ in range(2):
             state_of(self.app).keeper.tick()
             until(lambda: not any("-rebuild-" in thread.name for thread in threading.enumerate()))
@@ -142,16 +142,16 @@ def test_trouble_with_the_source_list_causes_few_attempts(tmp_path: Path, troubl
     state = state_of(chain.app)
     rebuild, attempts = state.rebuilder.rebuild, [0]
 
-    def counted(*given: Any, **named: Any) -> Any:
+    def counted(*arguments: Any, **options: Any) -> Any:
         attempts[0] += 1
-        return rebuild(*given, **named)
+        return rebuild(*arguments, **options)
 
     state.rebuilder.rebuild = counted  # type: ignore[method-assign]
     lock = FileStore(state.store.folder).try_lock("scan") if trouble == "is locked" else None
     began = time.monotonic()
     with chain.app.app_context():
         chain.made.get()
-        stays_false(lambda: attempts[0] > 20, 0.5)  # what does not happen has no other sign
+        stays_false(lambda: attempts[0] > 20, 0.5)  # only time can show that nothing happens
     assert attempts[0] <= 3 + 5 * (time.monotonic() - began)
     if lock is not None:
         lock.close()

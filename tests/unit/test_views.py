@@ -1,4 +1,4 @@
-"""Filters and orders: computed once, and one odd item does not sink the list."""
+"""Filters and sorts are computed once, and one odd item does not sink the list."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from flask_warmcache.store import format as fmt
 from .world import Shelf, breathe, declare, positions
 
 
-def order(shelf: Shelf, values: list[Any], backwards: bool = False, **given: Any) -> list[Any]:
-    """The values as a list sorted by them gives them back."""
-    given.setdefault("sorts", {"value": lambda item: item["value"]})
-    shelf.rebuild([{"path": number, "value": value} for number, value in enumerate(values)], **given)
+def order(shelf: Shelf, values: list[Any], backwards: bool = False, **declared: Any) -> list[Any]:
+    """Return the values in the order of a list that is sorted by them."""
+    declared.setdefault("sorts", {"value": lambda item: item["value"]})
+    shelf.rebuild([{"path": number, "value": value} for number, value in enumerate(values)], **declared)
     snapshot = shelf.snapshot()
     places = positions(snapshot, "all", "value")[:: -1 if backwards else 1]
     return [snapshot.item(position)["value"] for position in places]
@@ -89,7 +89,7 @@ def test_filters_and_sorts_see_items_decoded_from_json(shelf: Shelf) -> None:
     shelf.rebuild(
         [{"path": "a", "pair": (1, 2)}],
         filters={"any": lambda item: seen.append(item["pair"])},
-        search=("path",),  # another declaration, so the views are computed anew
+        search=("path",),  # a changed declaration, so that all views are computed
     )
     assert seen == [[1, 2], [1, 2]]
 
@@ -134,7 +134,7 @@ def test_changed_declaration_updates_views_of_unchanged_items(shelf: Shelf) -> N
 
 
 def test_sort_errors_are_counted_once_however_often_sections_are_made() -> None:
-    """A list that is shown in part has its sections made again and again."""
+    """The sections of a partial list are made again and again."""
     builder = ViewBuilder(declare(sorts={"value": lambda item: item["value"]}), breathe)
     places = array("I")
     for number, value in enumerate([{}, "a", "b", "c", {}]):
@@ -152,11 +152,11 @@ def test_nan_as_sort_key_comes_last(shelf: Shelf, odd: float) -> None:
 
 @pytest.mark.parametrize("values", [[None, None], [5, None, None], [None] * 50 + [5], [None, [1], [None]]])
 def test_none_as_sort_key_comes_last_however_frequent(shelf: Shelf, values: list[Any]) -> None:
-    wanted = sorted(values, key=lambda value: (value is None, value == [None]))
-    assert order(shelf, values) == wanted
-    for number in range(3):  # a mended list, too
+    expected = sorted(values, key=lambda value: (value is None, value == [None]))
+    assert order(shelf, values) == expected
+    for number in range(3):  # these rebuilds patch
         values = [*values, None]
-        assert order(shelf, values) == [*wanted, *[None] * (number + 1)]
+        assert order(shelf, values) == [*expected, *[None] * (number + 1)]
 
 
 def test_none_in_a_tuple_comes_last(shelf: Shelf) -> None:

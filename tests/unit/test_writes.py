@@ -1,4 +1,4 @@
-"""refresh and discard on the real files: against a plain dict, beside rebuilds, in threads and in processes."""
+"""refresh and discard: compared with a plain dict, beside rebuilds, in threads and in processes."""
 
 from __future__ import annotations
 
@@ -46,9 +46,9 @@ DECLARED: dict[str, Any] = {
 
 
 class Desk(Shelf):
-    """A list of the sizes in a dict, and who writes it."""
+    """A list of the sizes in a dict, and what writes to it."""
 
-    def __init__(self, folder: Path, **given: Any) -> None:
+    def __init__(self, folder: Path, **options: Any) -> None:
         super().__init__(folder)
         self.sizes: dict[Key, int] = {}
         self.meanwhile: Callable[[str], None] = lambda where: None  # called in the app's functions
@@ -58,13 +58,13 @@ class Desk(Shelf):
                 "source": self.source,
                 "lookup": self.lookup,
                 "enrich": self.enrich,
-                **given,
+                **options,
             }
         )
         self.writes = self.writer()
 
     def writer(self, store: FileStore | None = None) -> Writes:
-        """What another process of the same app has."""
+        """Return the writes of another process of the same app."""
         tools = Tools(encode, nullcontext, breathe)
         return Writes(self.declaration, store or FileStore(self.folder), tools, self.declaration.lookup)
 
@@ -91,7 +91,7 @@ class Desk(Shelf):
         return self
 
     def shown(self) -> dict[Key, int]:
-        """What readers see, in source order."""
+        """Return what readers see, in source order."""
         items = self.items()
         assert all(item["double"] == 2 * item["size"] for item in items)
         shown = {item["path"]: item["size"] for item in items}
@@ -99,7 +99,7 @@ class Desk(Shelf):
         return shown
 
     def check(self, shown: dict[Key, int]) -> None:
-        """Everything that can be seen of the list is of these items."""
+        """Check that all readers can see is these items."""
         assert self.shown() == shown
         snapshot = self.snapshot()
         assert not Verifier(self.folder, self.name).is_damaged(snapshot)
@@ -108,7 +108,7 @@ class Desk(Shelf):
             slot = snapshot.find(key, "path")
             assert slot is not None and snapshot.item(slot)["size"] == size
         if len(shown) > 500:
-            return  # more than a page
+            return  # these do not fit on one page
         pager = self.pager(self.declaration, search_budget=60.0)
         order = list(shown)
         for query, expected in (
@@ -126,14 +126,14 @@ class Desk(Shelf):
                 assert (query, sorted(found, key=str)) == (query, sorted(expected, key=str))
 
     def is_owed(self) -> bool:
-        """Whether readers are told that the list is out of date."""
+        """Whether the list is marked as out of date."""
         snapshot = self.snapshot()
         return snapshot.is_invalidated or snapshot.header["invalidation"] != self.store.invalidation(self.name)
 
 
 @pytest.fixture(autouse=True)
 def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A write waits for its turn however slow the machine is."""
+    """Let a write wait for its turn, however slow the machine is."""
     monkeypatch.setattr(write_queue, "DEADLINE", 60.0)
 
 
@@ -144,12 +144,12 @@ def desk(folder: Path) -> Desk:
     return desk.build()
 
 
-# Against a dict
+# Compared with a dict
 
 keys = st.sampled_from(["a", "b", "ab", "ä", 1, "1", 2])
 sizes = st.none() | st.integers(0, 4)
 changes = st.dictionaries(keys, sizes, min_size=1, max_size=3)
-one_write = st.tuples(st.sampled_from(["refresh", "given", "discard"]), changes, st.booleans())
+one_write = st.tuples(st.sampled_from(["refresh", "items", "discard"]), changes, st.booleans())
 operations = st.lists(
     one_write
     | st.tuples(st.just("rebuild"), st.lists(st.tuples(st.integers(0, 8), one_write), max_size=3), st.booleans())
@@ -161,7 +161,7 @@ operations = st.lists(
 
 
 class Run:
-    """Operations, done to the files and to a dict."""
+    """Performs operations on the files and on a dict."""
 
     def __init__(self, desk: Desk) -> None:
         self.desk = desk
@@ -181,7 +181,7 @@ class Run:
         self.written |= set(values)
         if what == "discard":
             done = writes.discard(values)
-        elif what == "given":
+        elif what == "items":
             present = [{"path": key, "size": desk.sizes[key]} for key in values if key in desk.sizes]
             done = writes.refresh([*present, *(key for key in values if key not in desk.sizes)])
         else:
@@ -189,9 +189,9 @@ class Run:
         assert done
         for key in values:
             assert desk.shown().get(key) == desk.sizes.get(key)
-        self.look()
+        self.note_generation()
 
-    def look(self) -> None:
+    def note_generation(self) -> None:
         snapshot = self.desk.snapshot()
         assert snapshot.generation > self.generation
         self.generation = snapshot.generation
@@ -199,7 +199,7 @@ class Run:
     def rebuild(self, meanwhile: list[tuple[int, tuple[str, dict[Key, int | None], bool]]]) -> None:
         desk = self.desk
         self.written = set()
-        left = sorted(meanwhile, key=lambda one: one[0])
+        left = sorted(meanwhile, key=lambda entry: entry[0])
         calls = 0
 
         def inside(where: str) -> None:
@@ -215,12 +215,12 @@ class Run:
         desk.build()
         desk.meanwhile = lambda where: None
         assert desk.snapshot().generation > before
-        self.look() if desk.snapshot().generation != self.generation else None
+        self.note_generation() if desk.snapshot().generation != self.generation else None
         assert not desk.is_owed() and not desk.snapshot().is_unsettled
         assert {write.key for write in desk.snapshot().writes()} == self.written
 
     def fail(self, values: dict[Key, int | None]) -> None:
-        """A look-up that fails changes nothing, whichever of the keys it is."""
+        """Check that a failing look-up changes nothing, whichever key it fails for."""
         before, last = self.desk.shown(), list(values)[-1]
         real = self.desk.declaration.lookup
 
@@ -248,7 +248,7 @@ def test_list_equals_a_dict_after_any_operations(first: dict[Key, int], done: li
         desk.sizes = dict(first)
         desk.build()
         run = Run(desk)
-        run.look()
+        run.note_generation()
         for what, values, by_other in done:
             published_at = desk.snapshot().published_at
             if what == "rebuild":
@@ -272,7 +272,7 @@ def test_list_equals_a_dict_after_any_operations(first: dict[Key, int], done: li
         assert desk.snapshot().writes() == []
 
 
-# What a write leaves as it is
+# What a write does not change
 
 
 def test_write_changes_neither_the_age_nor_the_facts_of_the_rebuild(desk: Desk) -> None:
@@ -340,7 +340,7 @@ def test_writes_stay_in_the_index_until_a_rebuild_has_seen_them(desk: Desk) -> N
     assert len(desk.build().snapshot().writes()) == 0
 
 
-# What cannot be done
+# Writes that cannot be published
 
 
 def test_write_to_a_cold_list_invalidates_it(folder: Path) -> None:
@@ -360,16 +360,16 @@ def test_write_to_a_cold_list_invalidates_it(folder: Path) -> None:
 def test_write_before_the_first_partial_list_causes_another_rebuild(folder: Path) -> None:
     desk = Desk(folder)
     desk.sizes = {"a": 1, "b": 2}
-    told: list[bool] = []
+    answers: list[bool] = []
 
     def meanwhile(where: str) -> None:
         if where == "enrich" and desk.sizes["a"] == 1:
             desk.sizes["a"] = 7
-            told.append(desk.writes.refresh(["a"]))
+            answers.append(desk.writes.refresh(["a"]))
 
     desk.meanwhile = meanwhile
     desk.build()
-    assert told == [False] and desk.is_owed()
+    assert answers == [False] and desk.is_owed()
     assert desk.build().shown() == {"a": 7, "b": 2}
 
 
@@ -450,7 +450,7 @@ def test_write_after_the_folder_was_removed_is_no_error(desk: Desk) -> None:
     assert not desk.writes.refresh(["a"])
 
 
-# Beside others
+# Beside other writes and rebuilds
 
 
 def test_writes_that_wait_together_share_a_publication(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -466,10 +466,10 @@ def test_writes_that_wait_together_share_a_publication(desk: Desk, monkeypatch: 
 
     monkeypatch.setattr(Draft, "publish", slowly)
     with ThreadPoolExecutor(len(names)) as pool:
-        told = [pool.submit(desk.writes.refresh, [name]) for name in names]
+        answers = [pool.submit(desk.writes.refresh, [name]) for name in names]
         until(lambda: len(desk.writes.queue.waiting) == len(names) - 1)
         is_open.set()
-        assert all(one.result(20) for one in told)
+        assert all(answer.result(20) for answer in answers)
     assert len(published) == 2
     desk.check(desk.sizes)
 
@@ -480,7 +480,7 @@ def test_later_lookup_of_two_published_together_wins(desk: Desk) -> None:
 
         def meanwhile(where: str) -> None:
             if where == "enrich" and desk.sizes["a"] == 5 and not is_late.is_set():
-                is_late.set()  # it has looked up 5, and something takes long
+                is_late.set()  # it has looked_up up 5, and enriching takes long
                 assert may_go.wait(20)
 
         desk.meanwhile = meanwhile
@@ -502,13 +502,13 @@ def test_later_lookup_of_two_published_together_wins(desk: Desk) -> None:
 
 @pytest.mark.parametrize("other", ["refreshes", "rebuilds"])
 def test_outdated_lookup_is_repeated(desk: Desk, other: str) -> None:
-    """A looks up 5 and is slow; B publishes 6, and a rebuild forgets the write of B; then A is ready."""
-    looked: list[int] = []
+    """A looks up 5 and is slow. B publishes 6, and a rebuild drops B's write from the index. Then A is ready."""
+    looked_up: list[int] = []
 
     def meanwhile(where: str) -> None:
-        if where != "enrich" or looked:
+        if where != "enrich" or looked_up:
             return
-        looked.append(desk.sizes["a"])
+        looked_up.append(desk.sizes["a"])
         desk.sizes["a"] = 6
         if other == "refreshes":
             assert desk.writer().refresh(["a"])
@@ -517,7 +517,7 @@ def test_outdated_lookup_is_repeated(desk: Desk, other: str) -> None:
     desk.meanwhile = meanwhile
     desk.sizes["a"] = 5
     assert desk.writes.refresh(["a"])
-    assert looked == [5]
+    assert looked_up == [5]
     assert desk.shown()["a"] == 6
 
 
@@ -542,12 +542,12 @@ def test_key_that_others_keep_overwriting_is_left_to_a_rebuild(desk: Desk) -> No
 def test_write_during_a_first_build_wins(folder: Path) -> None:
     desk = Desk(folder)
     desk.sizes = {f"n{number:04}": 1 for number in range(3000)}
-    told: list[bool] = []
+    written: list[bool] = []
 
     def meanwhile(where: str) -> None:
-        if where == "enrich" and not told and desk.index.exists():
-            told.append(True)
-            for name in ("n0001", "n2999"):  # one that is shown, one that is still to come
+        if where == "enrich" and not written and desk.index.exists():
+            written.append(True)
+            for name in ("n0001", "n2999"):  # one is published, and one is not reached yet
                 desk.sizes[name] = 2
             assert desk.writes.discard(["n0002"])
             del desk.sizes["n0002"]
@@ -557,7 +557,7 @@ def test_write_during_a_first_build_wins(folder: Path) -> None:
 
     desk.meanwhile = meanwhile
     desk.build()
-    assert told
+    assert written
     assert desk.shown() == desk.sizes
     assert not desk.snapshot().is_unsettled
     desk.build()
@@ -565,7 +565,7 @@ def test_write_during_a_first_build_wins(folder: Path) -> None:
 
 
 def test_half_a_line_in_the_data_file_is_skipped(desk: Desk) -> None:
-    """As a write leaves it that is killed while it appends."""
+    """A write that is killed while it appends leaves such a line."""
 
     def cut_off() -> None:
         with open(desk.data, "ab") as data:
@@ -620,8 +620,8 @@ def test_constant_writes_do_not_starve_a_rebuild(desk: Desk) -> None:
     desk.check(desk.sizes)
 
 
-# Each child writes, or rebuilds, until the file "stop" is there. The database is a folder of files whose sizes are
-# the values: a new value is one byte more.
+# Each child writes or rebuilds until the file "stop" exists. The database is a folder: the value of a key is the
+# size of its file, and each change appends one byte.
 WRITER = """
 import os, sys, threading
 from contextlib import nullcontext
@@ -641,7 +641,7 @@ def item(key):
     return {"path": key, "size": size(key)}
 
 declaration = declare(source=lambda: [item(key) for key in KEYS], lookup=item, max_shrink=1,
-                      sorts={"size": lambda one: -one["size"]})
+                      sorts={"size": lambda item: -item["size"]})
 
 def goes_on():
     return os.getppid() == parent and not (base / "stop").exists()
@@ -676,7 +676,7 @@ def write(writer, at):
 
 
 class Storm:
-    """Processes that write and rebuild one list, and a reader that holds them to what they promise."""
+    """Processes that write and rebuild one list, and a reader that checks what they promised."""
 
     def __init__(self, folder: Path, base: Path, processes: Forker) -> None:
         base.mkdir()
@@ -695,9 +695,9 @@ class Storm:
         self.reads = 0
         self.seen = dict(self.kept)
 
-    def look(self) -> None:
-        """No item is older than what was promised before the look, or than what was seen before."""
-        *lines, self._begun = (self._begun + self._promises.read()).split("\n")  # the last may be half written
+    def check(self) -> None:
+        """Check that no item is older than what was promised, or read, before this read."""
+        *lines, self._begun = (self._begun + self._promises.read()).split("\n")  # the last line may be incomplete
         self.promised += len(lines)
         for line in lines:
             key, size = line.split()
@@ -713,8 +713,8 @@ class Storm:
             self.seen[key] = size
 
     def has_promised(self, number: int) -> bool:
-        """Look, and say whether so many writes were promised."""
-        self.look()
+        """Check the list, and return whether this many writes were promised."""
+        self.check()
         return self.promised >= number
 
     @property
@@ -736,7 +736,7 @@ def test_no_key_goes_backwards_beside_rebuilds(storm: Storm) -> None:
     until(lambda: storm.has_promised(300) and storm.rebuilds >= 30 and storm.reads >= 200)
     (storm.base / "stop").touch()
     assert [storm.processes.wait(child) for child in children] == [0] * 5
-    storm.look()
+    storm.check()
 
 
 def test_killed_writers_leave_old_or_new_items(storm: Storm) -> None:
@@ -747,7 +747,7 @@ def test_killed_writers_leave_old_or_new_items(storm: Storm) -> None:
         until(lambda: storm.has_promised(enough), pause=lambda _: None)  # noqa: B023
         os.kill(child, signal.SIGKILL)
         assert storm.processes.wait(child) == -signal.SIGKILL
-        storm.look()
+        storm.check()
         snapshot = storm.shelf.snapshot()
         assert not Verifier(storm.folder, "files").is_damaged(snapshot)
         slots = snapshot.order("all", "size")
@@ -764,7 +764,7 @@ def test_killed_writers_leave_old_or_new_items(storm: Storm) -> None:
 
 
 class Office:
-    """An app whose list is changed by its requests."""
+    """An app whose requests change its list."""
 
     def __init__(self, folder: Path) -> None:
         self.app = make_app(folder)
