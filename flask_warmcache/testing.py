@@ -131,7 +131,7 @@ class _InlineState(AppState):
         :param forced: even if it is not due.
         :raises Exception: what ended the rebuild, or the error of the first failed item if errors are raised.
         """
-        errors: list[BaseException] = []  # of failed items, also of the source list's
+        errors: list[BaseException] = []  # of failed items in this list and in its source lists
         Failures.callbacks.append(errors.append)
         try:
             outcome = self.rebuilder.rebuild_now(status.name, only_if_due=not forced)

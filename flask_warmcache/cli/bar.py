@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 import click
 
 Result = TypeVar("Result")
-POLL = 0.1  # seconds between two looks at what is shown
+POLL = 0.1  # seconds between two updates of the bar
 
 
 class Background(threading.Thread, Generic[Result]):

@@ -28,9 +28,10 @@ def _with_keys(command: Callable[..., None]) -> Callable[..., None]:
 @_with_keys
 @with_appcontext
 def refresh_command(name: str, keys: tuple[str, ...], as_int: bool) -> None:
-    """Look up the items KEY... of the list NAME again, enrich them and publish them. Other items stay unchanged.
+    """Renew the items KEY... of the list NAME.
 
-    The exit code is 1 when this fails, and 3 when it cannot be published now. The list is then invalidated.
+    They are looked up again, enriched and published. Other items stay unchanged. The exit code is 1 when this
+    fails, and 3 when it cannot be published now. The list is then invalidated.
     """
     _change("refresh", name, keys, as_int)
 

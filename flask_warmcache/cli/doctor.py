@@ -17,7 +17,9 @@ from .opened import opened_state
 @click.option("--pid", type=click.IntRange(1), metavar="MASTER", help="The process id of the gunicorn to examine.")
 @with_appcontext
 def doctor_command(as_json: bool, pid: int | None) -> None:
-    """Check how the app is run: settings in force, imports, lists, cache folder, and memory.
+    """Check how the app is run.
+
+    The checks are about settings in force, imports, lists, the cache folder and memory.
 
     The exit code is 0 when there is nothing to do, 1 with warnings, and 2 with faults.
     """

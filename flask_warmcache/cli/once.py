@@ -25,10 +25,11 @@ from .opened import BUSY, FAILED, opened_state
 @click.option("--json", "as_json", is_flag=True, help="Print what was done as JSON, one line for each task.")
 @with_appcontext
 def once_command(name: str | None, wait: bool, again: bool, as_json: bool) -> None:
-    """Run the one-time task NAME, or all in the order of their declaration, unless this deployment has run them.
+    """Run the one-time task NAME, or all tasks.
 
-    The command stops at the first task that is not done. The exit code is 1 when it fails, and 3 when another
-    process is running it (see --wait).
+    A task that this deployment has run is not run again. The order is that of the declarations. The command stops
+    at the first task that is not done. The exit code is 1 when it fails, and 3 when another process is running it
+    (see --wait).
     """
     tasks = opened_state().tasks
     names = tasks.names if name is None else [name]

@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome, or an error, as JSON.")
 @with_appcontext
 def rebuild_command(name: str, wait: bool, as_json: bool) -> None:
-    """Rebuild the list NAME in this process, with a progress bar on a terminal.
+    """Rebuild the list NAME in this process.
 
-    The exit code is 1 when the rebuild fails, and 3 when another process is rebuilding the list (see --wait).
+    A terminal shows a progress bar. The exit code is 1 when the rebuild fails, and 3 when another process is
+    rebuilding the list (see --wait).
     """
     status, rebuilder = opened_list(name), opened_state().rebuilder
     rebuild = Background(lambda: rebuilder.rebuild_now(name))
@@ -102,7 +103,7 @@ def _show_progress(status: ListStatus, is_running: Callable[[], bool]) -> None:
         report = status.report if status.progress is None else status.progress.report
         if report is None or not report.running:
             return None
-        # Only in this phase items are counted from the beginning.
+        # In the other phases the total is shown only once something is done.
         total = report.total if report.done or report.phase == "enrich" else None
         return ", ".join([report.phase, *pace(report.rate, report.eta)]), report.done, total
 

@@ -60,7 +60,10 @@ def check_folder(report: Report, store: FileStore) -> None:
 
 
 def _add_unusable(report: Report, folder: Path, error: str) -> None:
-    """:param error: a message that says what is wrong, and then what to do."""
+    """Report that the folder cannot be used.
+
+    :param error: a message that says what is wrong, and then what to do.
+    """
     what, _, do = error.partition(". ")
     report.add(
         "folder.unusable",

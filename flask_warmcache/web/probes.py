@@ -68,7 +68,7 @@ class Probes:
         return self._verdict(is_open, missing, self._declared.startup_progress())
 
     def _started(self) -> tuple[int, bytes]:
-        is_open = self._open()  # only then all that was declared is known
+        is_open = self._open()  # this closes the declarations, so that all are known
         counts = self._declared.startup_progress()
         missing = [f"{name}: {done} of {total}" for name, (done, total) in counts.items() if done < total]
         return self._verdict(is_open, missing, counts)

@@ -71,7 +71,7 @@ for line in sys.stdin:
 
 @pytest.fixture
 def other(shop: Shop) -> Iterator[subprocess.Popen[str]]:
-    """Another process, in the middle of a rebuild, which ends in the phase that is sent to it."""
+    """Start another process, in the middle of a rebuild, which ends in the phase that is sent to it."""
     with started(python("-c", HOLD, shop.folder)) as process:
         assert line_of(process) == "ready"
         yield process
@@ -178,7 +178,7 @@ def test_rebuild_exits_with_3_while_another_process_rebuilds(shop: Shop, other: 
 
 @pytest.fixture
 def probes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every question whether a list is locked."""
+    """Record every check whether a list is locked."""
     monkeypatch.setattr("flask_warmcache.cli.rebuild.POLL", 0.001)
     asked: list[str] = []
     is_locked = FileStore.is_locked
@@ -328,7 +328,7 @@ def test_rebuild_shows_a_bar_on_a_terminal(tmp_path: Path) -> None:
 
 @pytest.fixture
 def changes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, tuple[object, ...]]]:
-    """The calls of the lists' methods: which method, which list, which keys."""
+    """Record the calls of the lists' methods: which method, which list, which keys."""
     calls: list[tuple[str, str, tuple[object, ...]]] = []
 
     def method_of(what: str) -> Any:
