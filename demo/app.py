@@ -27,7 +27,7 @@ _HEADERS = {
 
 
 def create_app(watched_dir: str | Path | None = None, data: str | Path | None = None) -> Flask:
-    """Make the app; what is not given is taken from ``WATCHED_DIR`` and ``DEMO_DATA``."""
+    """Make the app; an argument that is missing is read from ``WATCHED_DIR`` or ``DEMO_DATA``."""
     app = Flask(__name__)
     data = Path(data or os.environ.get("DEMO_DATA") or Path(__file__).with_name("data")).absolute()
     root = Path(watched_dir or os.environ.get("WATCHED_DIR") or data / "library").absolute()
@@ -39,27 +39,27 @@ def create_app(watched_dir: str | Path | None = None, data: str | Path | None = 
     app.add_url_rule("/api/files", view_func=list_files)
     app.add_url_rule("/api/files/mark", view_func=mark, methods=["POST"])
     app.add_url_rule("/covers/<cover_id>.webp", view_func=cover)
-    app.register_error_handler(HTTPException, tell_error)
+    app.register_error_handler(HTTPException, answer_error)
     app.after_request(secure)
     return app
 
 
 def index() -> str:
-    """Show the page; it fetches the list itself."""
+    """Send the page, which fetches the list itself."""
     return render_template("index.html")
 
 
 def list_files() -> ResponseReturnValue:
-    """Answer one page of the list, as the query asks."""
+    """Answer with the page of the list that the query asks for."""
     return files.response(sort="name")
 
 
 def mark() -> ResponseReturnValue:
-    """Set markers of some comics; the next request in every worker sees them."""
+    """Set markers of some comics, so that the next request in any worker sees them."""
     if not _is_same_origin():
         abort(403, "Markers can be changed from the library's own page only.")
-    asked = request.get_json()  # 415 for another content type: a form on another site cannot send this one
-    paths, changes = _check_mark(asked)
+    # get_json() answers 415 to any other content type. A form on another site cannot send JSON.
+    paths, changes = _check_mark(request.get_json())
     here = library()
     prefix = f"{here.shown_root}/"
     relative = {path: path.removeprefix(prefix) for path in paths}
@@ -72,7 +72,7 @@ def mark() -> ResponseReturnValue:
 
 
 def cover(cover_id: str) -> ResponseReturnValue:
-    """Send a cover; its id changes with the comic, so browsers may keep it for ever."""
+    """Send a cover, which browsers may keep forever because its id changes with the comic."""
     if not _COVER_ID.fullmatch(cover_id):
         abort(404)
     path = library().cover(cover_id)
@@ -83,15 +83,15 @@ def cover(cover_id: str) -> ResponseReturnValue:
     return answer
 
 
-def tell_error(error: HTTPException) -> ResponseReturnValue:
-    """Answer errors of the API as JSON, others as werkzeug does."""
+def answer_error(error: HTTPException) -> ResponseReturnValue:
+    """Answer errors of the API in JSON, and all others as Werkzeug does."""
     if error.response is not None or not request.path.startswith("/api/"):
         return error
     return jsonify(error=error.description), error.code or 500
 
 
 def secure(response: Response) -> Response:
-    """Add the headers that let the page load only what is its own."""
+    """Add the headers that let the page load content from its own origin only."""
     for name, value in _HEADERS.items():
         response.headers.setdefault(name, value)
     return response
@@ -102,19 +102,19 @@ def _is_same_origin() -> bool:
     origin = request.headers.get("Origin")
     if site is not None and site not in ("same-origin", "none"):
         return False
-    # No Origin: not a browser, or one that says Sec-Fetch-Site.
+    # A request without Origin comes from a program, or from a browser that sends Sec-Fetch-Site.
     return origin is None or urlsplit(origin).netloc == request.host
 
 
-def _check_mark(asked: Any) -> tuple[list[str], dict[str, bool]]:
-    if not isinstance(asked, dict):
+def _check_mark(body: Any) -> tuple[list[str], dict[str, bool]]:
+    if not isinstance(body, dict):
         abort(400, "Send a JSON object.")
-    paths = asked.get("paths")
+    paths = body.get("paths")
     if not isinstance(paths, list) or not all(isinstance(path, str) and path for path in paths):
         abort(400, "'paths' must be a list of texts.")
     if not 1 <= len(paths) <= MOST_PATHS:
         abort(400, f"'paths' must hold 1 to {MOST_PATHS} paths, not {len(paths)}.")
-    changes = {name: asked[name] for name in ("processed", "duplicate") if name in asked}
+    changes = {name: body[name] for name in ("processed", "duplicate") if name in body}
     if not changes or not all(isinstance(value, bool) for value in changes.values()):
         abort(400, "Give 'processed' or 'duplicate' or both, as true or false.")
     return paths, changes

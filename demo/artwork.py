@@ -1,4 +1,4 @@
-"""How the invented comics look: a cover for each issue, a few pages for each series."""
+"""Draw the invented comics: a cover for each issue, and a few pages for each series."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw, ImageFont
 Colour = tuple[int, int, int]
 
 WIDTH, HEIGHT = 400, 600
-_DRAWN = 2  # shapes are drawn this many times larger: Pillow's polygons have hard edges
+_DRAWN = 2  # shapes are drawn this many times larger and reduced, because Pillow's polygons have hard edges
 _W, _H = WIDTH * _DRAWN, HEIGHT * _DRAWN
 _PAPER: Colour = (246, 240, 228)
 _INK: Colour = (24, 24, 34)
@@ -35,7 +35,7 @@ PALETTES = (
 
 
 def bases(title: str, rng: Random, how_many: int = 3) -> list[Image.Image]:
-    """Draw the covers of a series as they are before a single issue's number is added."""
+    """Draw the covers of a series, still without the number of an issue."""
     palette = [_colour(text) for text in rng.choice(PALETTES)]
     scene = rng.choice(SCENES)
     banner = rng.choice((_banner_on_top, _banner_over, _banner_below))
@@ -51,7 +51,7 @@ def bases(title: str, rng: Random, how_many: int = 3) -> list[Image.Image]:
 
 
 def cover(base: Image.Image, number: int, year: int, rng: Random) -> Image.Image:
-    """Make one issue's cover from its series' base: a tint of its own, number and year."""
+    """Make the cover of one issue from a base of its series: add a tint, the number and the year."""
     tint = Image.new("RGB", base.size, _colour(rng.choice(rng.choice(PALETTES)[:4])))
     picture = Image.blend(base, tint, rng.uniform(0.0, 0.22))
     draw = ImageDraw.Draw(picture)
@@ -62,7 +62,7 @@ def cover(base: Image.Image, number: int, year: int, rng: Random) -> Image.Image
 
 
 def page(rng: Random) -> Image.Image:
-    """Draw one inner page: panels with a scene in each."""
+    """Draw one inner page, with a scene in each panel."""
     palette = [_colour(text) for text in rng.choice(PALETTES)]
     picture = Image.new("RGB", (WIDTH, HEIGHT), _PAPER)
     draw = ImageDraw.Draw(picture)

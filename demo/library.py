@@ -1,8 +1,8 @@
-"""A library of comics for the demo: ``python -m demo.library FOLDER --count 10300``.
+"""Make a library of comics for the demo: ``python -m demo.library FOLDER --count 10300``.
 
-The comics are invented, the files are real: zip archives with pages and a ComicInfo.xml, in a folder for
-each publisher and series.  A few are broken or doubled, as in every real library.  The same count and seed give
-the same files.  An interrupted run goes on where it stopped.
+The comics are invented, but the files are real: zip archives with pages and a ComicInfo.xml, in a folder for
+each publisher and series. A few are broken or duplicates, as in every real library. The same count and seed give
+the same files. The next run resumes an interrupted one.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ COUNT = 10_300
 SEED = 2026
 DONE = ".library.json"  # written last; says which library the folder holds
 FLAWS = ("empty", "cut off", "not a zip", "no pages", "damaged cover", "damaged directory")
-_SPECIAL = 12  # so many broken comics and so many doubles, fewer in a small library
-_TAGGED = 8_234 / 10_300  # the share already processed: the rest leaves something to do
-_BATCH = 50  # comics for one task; a series is drawn once for each of its tasks
+_SPECIAL = 12  # the number of broken comics, and of duplicates; a small library has fewer
+_TAGGED = 8_234 / 10_300  # the share that starts as processed
+_BATCH = 50  # comics in one task; every task draws its series again
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,16 @@ class Issue:
     number: int
     year: int
     title: str
-    pages: int  # with the cover
+    pages: int  # including the cover
     suffix: str = ".cbz"
-    tagged: bool = True  # has a ComicInfo.xml
-    note: str = ""  # follows the number in the file's name
-    flaw: str = ""  # one of FLAWS, or nothing
+    tagged: bool = True  # whether it has a ComicInfo.xml
+    note: str = ""  # follows the year in the file's name
+    flaw: str = ""  # one of FLAWS, or empty
 
 
 @dataclass(frozen=True)
 class Series:
-    """Some issues of one series."""
+    """A series, or some of its issues."""
 
     name: str
     publisher: str
@@ -61,13 +61,13 @@ class Series:
     issues: tuple[Issue, ...]
 
     def path(self, issue: Issue) -> str:
-        """Return where an issue's file is, relative to the library."""
+        """Return the path of an issue's file, relative to the library."""
         name = f"{self.name} {issue.number:03} ({issue.year}){issue.note}{issue.suffix}"
         return f"{self.publisher}/{self.name} ({self.year})/{name}"
 
 
 def plan(count: int, seed: int = SEED) -> list[Series]:
-    """Say which comics a library of ``count`` files holds."""
+    """Return the comics that a library of ``count`` files holds."""
     rng = Random(seed)
     names = titles.series_names(rng)
     planned: list[Series] = []
@@ -84,14 +84,14 @@ def plan(count: int, seed: int = SEED) -> list[Series]:
 
 
 def first_markers(planned: list[Series], seed: int = SEED) -> tuple[list[str], list[str]]:
-    """Return which files start as processed and which as duplicates."""
+    """Return the files that start as processed, and those that start as duplicates."""
     paths = [series.path(issue) for series in planned for issue in series.issues]
     doubles = [series.path(issue) for series in planned for issue in series.issues if issue.note]
     return sorted(Random(seed).sample(paths, round(len(paths) * _TAGGED))), doubles
 
 
 def make(folder: Path, count: int = COUNT, seed: int = SEED, processes: int | None = None) -> list[Series]:
-    """Write the library, or what is missing of it, and return its plan."""
+    """Write the missing files of the library, and return its plan."""
     done = {"count": count, "seed": seed}
     planned = plan(count, seed)
     found = _read_done(folder)
@@ -100,7 +100,7 @@ def make(folder: Path, count: int = COUNT, seed: int = SEED, processes: int | No
     if found is not None:
         raise FileExistsError(f"{folder} holds another library, {found}. Choose another folder, or delete it.")
     folder.mkdir(parents=True, exist_ok=True)
-    # "spawn", since the parent may have threads, and then a forked child can hang.
+    # The parent may have threads. A forked child could then hang, so children are spawned.
     spawn = multiprocessing.get_context("spawn")
     workers = processes or min(os.cpu_count() or 1, 8)
     with (
@@ -114,12 +114,12 @@ def make(folder: Path, count: int = COUNT, seed: int = SEED, processes: int | No
 
 
 def write(folder: Path, series: Series, seed: int = SEED) -> int:
-    """Write the files of one series that do not exist yet, and return how many it has."""
+    """Write the missing files of one series, and return the number of its issues."""
     missing = [issue for issue in series.issues if not (folder / series.path(issue)).exists()]
     if missing:
         (folder / series.path(missing[0])).parent.mkdir(parents=True, exist_ok=True)
         rng = Random(f"{seed} {series.name}")
-        image = rng.choice((*["JPEG"] * 8, "WEBP", "PNG"))  # mostly what is quickest to write
+        image = rng.choice((*["JPEG"] * 8, "WEBP", "PNG"))  # mostly JPEG, which is the fastest to write
         bases = artwork.bases(series.name, rng)
         inner = [_encode(artwork.page(rng).reduce(2), "PNG") for _ in range(3)]
         inner += [_encode(artwork.page(rng).reduce(2), "WEBP") for _ in range(3)]
@@ -129,8 +129,8 @@ def write(folder: Path, series: Series, seed: int = SEED) -> int:
             pages = [_encode(front, image), *rng.sample(inner, issue.pages - 1)]
             path = folder / series.path(issue)
             _write_whole(path, _archive(series, issue, pages))
-            then = rng.randint(1_546_300_800, 1_767_225_600)  # collected from 2019 to 2025, not all in this minute
-            os.utime(path, (then, then))
+            collected = rng.randint(1_546_300_800, 1_767_225_600)  # from 2019 to 2025, not all in this minute
+            os.utime(path, (collected, collected))
     return len(series.issues)
 
 
@@ -140,16 +140,16 @@ def _issue(number: int, year: int, rng: Random) -> Issue:
 
 
 def _spoil(planned: list[Series], rng: Random) -> list[Series]:
-    """Break some issues, and turn others into doubles of their neighbour."""
+    """Break some issues, and turn others into duplicates of the issue before."""
     issues = [[*series.issues] for series in planned]
-    # Every other one: the neighbour of a double must not be a double of the same issue.
+    # Take only every second issue, so that an issue and the one before are never both duplicates.
     places = [(row, at) for row, series in enumerate(issues) for at in range(1, len(series), 2)]
     few = min(_SPECIAL, len(places) // 4)
     chosen = rng.sample(places, 2 * few)
     for turn, (row, at) in enumerate(chosen[:few]):
         issues[row][at] = replace(issues[row][at], flaw=FLAWS[turn % len(FLAWS)])
     for row, at in chosen[few:]:
-        # The same number once more; the number it had is missing, as in a real collection.
+        # The duplicate repeats the number before; its own number is then missing, as in a real collection.
         issues[row][at] = replace(issues[row][at - 1], note=" (second scan)", flaw="")
     return [replace(series, issues=tuple(row)) for series, row in zip(planned, issues, strict=True)]
 
@@ -170,7 +170,7 @@ def _archive(series: Series, issue: Issue, pages: list[bytes]) -> bytes:
     if issue.flaw == "no pages":
         pages = []
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w") as archive:  # stored: pages are compressed already
+    with zipfile.ZipFile(buffer, "w") as archive:  # stored, because pages are compressed already
         if issue.suffix == ".epub":
             archive.writestr("mimetype", "application/epub+zip")
         for number, page in enumerate(pages):
@@ -228,14 +228,16 @@ def _read_done(folder: Path) -> object:
 
 
 def main() -> int:
-    """Make the library that the command line asks for."""
+    """Make the library that the command line describes."""
     parser = argparse.ArgumentParser(
         prog="python -m demo.library", description="Make a library of invented comics."
     )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--count", type=int, default=COUNT, help="how many files (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=SEED, help="another number, other comics")
-    parser.add_argument("--markers", type=Path, help="also mark some as processed, in this new sqlite file")
+    parser.add_argument(
+        "--seed", type=int, default=SEED, help="another seed makes other comics (default: %(default)s)"
+    )
+    parser.add_argument("--markers", type=Path, help="also mark some as processed, in this new SQLite file")
     asked = parser.parse_args()
     if asked.count < 1:
         parser.error("--count must be at least 1")

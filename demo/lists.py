@@ -1,4 +1,4 @@
-"""The two warm lists of the comic library: the files that exist, and what is in them."""
+"""Declare the two warm lists of the comic library: the files that exist, and the files with their contents."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ EXTENSION = "comic_library"
 
 @dataclass(frozen=True)
 class Library:
-    """Where one app's comics are, and what the demo keeps about them."""
+    """The comics of one app, and the files that the demo keeps about them."""
 
     root: Path
     data: Path
@@ -27,11 +27,11 @@ class Library:
 
     @property
     def shown_root(self) -> str:
-        """What stands for the folder in a comic's path: its name, since where it lies is nobody's business."""
+        """The name of the folder, shown in place of its path because visitors need not know where it lies."""
         return self.root.name or "comics"
 
     def cover(self, cover_id: str) -> Path:
-        """Return the file of a cover."""
+        """Return the path of a cover's file."""
         return self.data / "covers" / cover_id[:2] / f"{cover_id}.webp"
 
 
@@ -83,7 +83,7 @@ def _described(here: Library, file: comics.ComicFile, markers: Markers) -> dict[
 
 @file_list.lookup
 def find_comic(path: str) -> dict[str, Any] | None:
-    """Look one comic up; what is in it follows, since the other list is made of this one."""
+    """Look up one comic; ``files`` is updated too, because it is derived from this list."""
     here = library()
     relative = path.removeprefix(f"{here.shown_root}/")
     if not comics.contains(here.root, relative):
@@ -95,23 +95,23 @@ def find_comic(path: str) -> dict[str, Any] | None:
 
 @files.enrich
 def read_tags(file: dict[str, Any]) -> dict[str, Any]:
-    """Open one comic: its tags, its number of pages, and a small cover, made once for each state of the file."""
+    """Open one comic for its tags and the number of pages; make a small cover once for each state of the file."""
     here = library()
     state = f"{file['relative_path']}\0{file['size']}\0{file['modified']}"
     cover_id = hashlib.sha256(state.encode()).hexdigest()[:32]
-    told = comics.read(here.root / file["relative_path"], here.cover(cover_id))
-    return file | told | {"cover": None if told["error"] else f"/covers/{cover_id}.webp"}
+    facts = comics.read(here.root / file["relative_path"], here.cover(cover_id))
+    return file | facts | {"cover": None if facts["error"] else f"/covers/{cover_id}.webp"}
 
 
 @warmcache.authorize
 def may(action: str, list_name: str | None) -> bool:
-    """Let everybody press the buttons of the status page, as everybody may mark comics; the rest is in the log."""
+    """Allow everybody to start rebuilds, as everybody may mark comics, but show details of errors to nobody."""
     return action == "rebuild"
 
 
 @warmcache.stats_section("markers")
 def marker_stats() -> dict[str, Any]:
-    """Count the markers, for ``/api/cache/stats``."""
+    """Count the markers for ``/api/cache/stats``."""
     markers = library().markers
     counts = markers.counts()
     return {

@@ -1,4 +1,4 @@
-"""What people have said about the comics: processed, duplicate."""
+"""Store which comics people have marked as processed or as duplicates."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Markers(NamedTuple):
 
 
 class Counts(NamedTuple):
-    """How many comics have each marker."""
+    """The number of comics with each marker."""
 
     processed: int
     duplicate: int
@@ -42,19 +42,19 @@ class Counts(NamedTuple):
 
 
 class MarkerStore:
-    """Markers by relative path, in a SQLite file that several processes may use at once."""
+    """The markers by relative path, in an SQLite file that several processes may use at once."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         path.parent.mkdir(parents=True, exist_ok=True)
         with self._connect() as connection:
-            # Workers that start together may all try; the mode stays in the file, so one success is enough.
+            # Workers that start together may all try this. The file keeps the mode, so one success is enough.
             with suppress(sqlite3.OperationalError):
                 connection.execute("pragma journal_mode = wal")
             connection.execute(_TABLE)
 
     def all(self) -> dict[str, Markers]:
-        """Return the markers of every comic that ever got one."""
+        """Return the markers of every comic that was ever marked."""
         with self._connect() as connection:
             rows = connection.execute("select relative_path, processed, duplicate, web_modified from markers")
             return {path: Markers(*map(bool, flags)) for path, *flags in rows}
@@ -67,7 +67,7 @@ class MarkerStore:
             return Markers() if row is None else Markers(*map(bool, row))
 
     def counts(self) -> Counts:
-        """Return how many comics have each marker."""
+        """Return the number of comics with each marker."""
         with self._connect() as connection:
             row = connection.execute("select total(processed), total(duplicate), total(web_modified) from markers")
             return Counts(*map(int, row.fetchone()))
@@ -80,7 +80,7 @@ class MarkerStore:
         duplicate: bool | None = None,
         by_web: bool = True,
     ) -> dict[str, Markers]:
-        """Change the given markers of all these comics or of none, and return all their markers."""
+        """Change the given markers of all these comics atomically, and return all their markers."""
         paths = list(paths)
         with self._connect() as connection:
             connection.execute("begin immediate")
@@ -92,6 +92,6 @@ class MarkerStore:
 
     @contextmanager
     def _connect(self) -> Iterator[sqlite3.Connection]:
-        # One per operation: a connection belongs to one thread and must not cross a fork.
+        # Each operation opens a connection, because one belongs to a single thread and must not cross a fork.
         with closing(sqlite3.connect(self.path, timeout=10, isolation_level=None)) as connection:
             yield connection

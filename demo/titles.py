@@ -1,4 +1,4 @@
-"""What the invented comics are called."""
+"""Name the invented comics."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ _CLOSINGS = (
 
 
 def series_names(rng: Random) -> Iterator[str]:
-    """Yield names of series, each once, first short ones and in the end numbered volumes."""
+    """Yield names of series, none of them twice: first short names, later the same names with volume numbers."""
     plain = [f"{kind} {thing}" for kind in _KINDS for thing in _THINGS]
     placed = [f"{thing} of {place}" for thing in _THINGS for place in _PLACES]
     names = [rng.choice(("", "The ")) + name for name in plain] + placed
@@ -74,5 +74,5 @@ def series_names(rng: Random) -> Iterator[str]:
 
 
 def story(rng: Random) -> str:
-    """Return the title of one issue's story."""
+    """Return a title for the story of one issue."""
     return f"{rng.choice(_OPENINGS)} {rng.choice(_CLOSINGS)}"

@@ -1,7 +1,7 @@
-/* How comics become elements: a card or a table row for each.
+/* Make an element, a card or a table row, for each comic.
  *
- * An element is kept as long as its comic stays on the page, so a refreshed list neither flickers nor takes the
- * focus away. Text goes in as text, never as HTML: names of files are anybody's. */
+ * An element is kept as long as its comic stays on the page, so a refreshed list neither flickers nor loses the
+ * focus. Text is inserted as text, never as HTML, because names of files may come from anybody. */
 
 const whole = new Intl.NumberFormat();
 const day = new Intl.DateTimeFormat(undefined, { year: "numeric", month: "short", day: "numeric" });
@@ -21,7 +21,7 @@ function bytes(size) {
   return `${value < 9.95 ? value.toFixed(1) : Math.round(value)} ${"kMG"[power - 1]}B`;
 }
 
-/** What is shown of one comic, as text. */
+/** Return the texts shown for one comic. */
 function texts(comic) {
   const folder = comic.relative_path.split("/").slice(0, -1).join(" / ");
   return {
@@ -54,7 +54,7 @@ function fill(element, comic) {
     button.setAttribute("aria-pressed", String(Boolean(comic[button.dataset.mark])));
     const word = button.dataset.mark === "processed" ? "Processed" : "Duplicate";
     button.setAttribute("aria-label", `${word}: ${text.series} ${text.number}`);
-    button.title = comic[button.dataset.mark] ? `${word}. Press to undo` : `Mark as ${word.toLowerCase()}`;
+    button.title = comic[button.dataset.mark] ? `${word} (press to undo)` : `Mark as ${word.toLowerCase()}`;
   }
 }
 
@@ -90,7 +90,7 @@ export function renderSkeleton(container, howMany) {
   container.replaceChildren(...shapes);
 }
 
-/** Where the focus is: which comic, which button. */
+/** Return which button of which comic has the focus. */
 function focusIn(container) {
   const active = document.activeElement;
   const element = active && active.closest(".comic");
@@ -98,7 +98,7 @@ function focusIn(container) {
   return { active, place: [...container.children].indexOf(element), mark: active.dataset.mark };
 }
 
-/** A comic that was just marked may have left the list: go on with the one in its place. */
+/** Focus the same button again. If its comic has left the list, focus that of the comic now in its place. */
 function restore(container, focused) {
   if (!focused || focused.active === document.activeElement) return;
   const target = focused.active.isConnected

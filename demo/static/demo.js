@@ -1,7 +1,7 @@
-/* The page of the comic library: what is asked for stands in the address, what is shown comes from /api/files.
+/* The page of the comic library. Its address holds the query, and /api/files answers it.
  *
- * While the list is being rebuilt, warmcache.js asks for its state and calls show() again with the new list. When it is
- * not, it goes on asking now and then, for what other tabs and people mark. */
+ * While the list is being rebuilt, warmcache.js polls its status and calls show() again with the new list. At other
+ * times it polls slowly, so that the page also shows marks made in other tabs or by other people. */
 import { count, plural, render, renderSkeleton } from "./comics.js";
 
 const LIST = "enriched_file_cache";
@@ -15,20 +15,20 @@ const DIRECTIONS = {
   "-size": "Smallest first",
 };
 const TROUBLES = {
-  offline: "You are offline; what is shown may be old.",
-  stalled: "The comics take long to read, and this page has stopped asking. Try again to hear more.",
+  offline: "You are offline; this list may be out of date.",
+  stalled: "Reading the comics takes long, so this page has stopped checking. Try again to continue.",
 };
-const KEPT = 30_000; // ms that a mark is shown although the list does not have it yet
+const KEPT = 30_000; // ms for which a mark is shown although the list does not have it yet
 
 const at = (id) => document.getElementById(id);
 const views = { grid: at("grid"), table: at("rows") };
 const templates = { grid: at("card"), table: at("row") };
 
 let state = readAddress();
-let asked = null; // the one running Warmcache.json(); null when it has come to its end
+let running = null; // the current Warmcache.json() call, or null after it has ended
 let shown = null; // the last answer
 let posts = Promise.resolve(); // marks are sent one after another, so that the last press wins
-const marked = new Map(); // path -> markers sent, shown until the list has them too
+const marked = new Map(); // path -> markers that were sent; they are shown until the list has them too
 
 /* ---- the address ---- */
 
@@ -54,7 +54,7 @@ function address(changes) {
   return query.size ? `/?${query}` : "/";
 }
 
-/** Ask for something else: the address changes, the list follows. */
+/** Change the query: update the address and load the list. */
 function go(changes, { replace = false } = {}) {
   const next = { page: 1, ...changes };
   if (replace) history.replaceState(null, "", address(next));
@@ -64,41 +64,41 @@ function go(changes, { replace = false } = {}) {
   load();
 }
 
-/* ---- asking ---- */
+/* ---- fetching ---- */
 
 function load() {
-  asked?.stop();
+  running?.stop();
   const { view, ...query } = state;
   if (query.filter === "all") delete query.filter;
   if (!query.search) delete query.search;
   if (!shown) renderSkeleton(views.grid, 24);
   const mine = Warmcache.json(`/api/files?${new URLSearchParams(query)}`, show, { name: LIST });
-  asked = mine;
+  running = mine;
   mine.done
     .catch((error) => {
-      if (asked === mine) showError(`The list could not be fetched: ${error.message}.`, "fetch");
+      if (running === mine) showError(`The list could not be fetched: ${error.message}.`, "fetch");
     })
     .finally(() => {
-      if (asked === mine) asked = null;
+      if (running === mine) running = null;
     });
 }
 
-/** Somebody has changed the list, unless it is the one that we show, or wait for anyway. */
+/** Load the list after somebody has changed it, unless this page shows that list or is already waiting for it. */
 function follow({ generation }) {
-  if (asked || generation === shown?.generation) return false;
+  if (running || generation === shown?.generation) return false;
   load();
   return true;
 }
 
 async function refresh() {
-  // A request of its own: load() asks again after the rebuild, and that must not ask for another rebuild.
+  // Use a separate request: load() repeats its own after the rebuild, which must not start another rebuild.
   try {
     const response = await fetch("/api/files?per_page=1&refresh=true");
     if (!response.ok) throw new Error(`the server answered ${response.status}`);
-    say("Looking through the folder again");
+    announce("Looking through the folder again");
     load();
   } catch (error) {
-    showError(`No refresh: ${error.message}.`, "fetch");
+    showError(`The list was not refreshed: ${error.message}.`, "fetch");
   }
 }
 
@@ -119,7 +119,7 @@ async function sendMark(path, name, value) {
       const answer = await response.json().catch(() => ({}));
       throw new Error(answer.error || `the server answered ${response.status}`);
     }
-    say(`${value ? "Marked" : "No longer marked"} as ${name}`);
+    announce(`${value ? "Marked" : "No longer marked"} as ${name}`);
     load();
   } catch (error) {
     marked.delete(path);
@@ -133,7 +133,7 @@ async function sendMark(path, name, value) {
 function show(data, { rebuilding, generation }) {
   hideError("fetch");
   if (!data.files.length && data.total_files && state.page > data.total_pages) {
-    go({ page: data.total_pages }, { replace: true }); // comics went away, and their page with them
+    go({ page: data.total_pages }, { replace: true }); // there are fewer comics now, and this page is gone
     return;
   }
   const first = !shown;
@@ -143,7 +143,7 @@ function show(data, { rebuilding, generation }) {
   showPages();
   if (rebuilding && at("rebuild").hidden) showProgress({});
   at("rebuild").hidden = !rebuilding;
-  if (first && !rebuilding) say(at("total").textContent);
+  if (first && !rebuilding) announce(at("total").textContent);
 }
 
 function showComics() {
@@ -162,7 +162,7 @@ function showComics() {
   if (!at("nothing").hidden) explainNothing(rebuilding);
 }
 
-/** A comic as the person at this page left it: the list may not have the latest mark yet. */
+/** Return a comic with the marks made on this page, which the list may not have yet. */
 function withMarks(comic) {
   const mine = marked.get(comic.path);
   if (!mine) return comic;
@@ -177,7 +177,7 @@ function withMarks(comic) {
 function showCounts() {
   const { data } = shown;
   const all = data.marked_count + data.unmarked_count;
-  const isKnown = all > 0 || !shown.rebuilding; // "0 comics" would be wrong while the first are being read
+  const isKnown = all > 0 || !shown.rebuilding; // "0 comics" would be wrong during the first rebuild
   const counts = {
     all,
     marked: data.marked_count,
@@ -237,7 +237,7 @@ function showControls() {
   for (const chip of at("filters").children) press(chip, chip.dataset.filter === state.filter);
   for (const button of at("views").children) press(button, button.dataset.view === state.view);
   for (const head of document.querySelectorAll("th[data-sort]")) {
-    const down = state.sort.startsWith("-") === (bare === "name"); // dates and sizes begin with the largest
+    const down = state.sort.startsWith("-") === (bare === "name"); // dates and sizes start with the largest
     if (head.dataset.sort === bare) head.setAttribute("aria-sort", down ? "descending" : "ascending");
     else head.removeAttribute("aria-sort");
   }
@@ -252,28 +252,28 @@ async function explainNothing(rebuilding) {
   const narrowed = state.search || state.filter !== "all";
   const text = at("nothing").querySelector("p");
   at("show-all").hidden = !narrowed;
-  text.textContent = narrowed ? "No comic fits." : "No comics here yet.";
+  text.textContent = narrowed ? "No comics match." : "There are no comics here yet.";
   if (narrowed || rebuilding) return;
   try {
     const status = await (await fetch(`/api/cache/stats/${LIST}`)).json();
     if (status.state === "failed") text.textContent = `The folder could not be read (${status.last_error}).`;
   } catch {
-    // The sentence above stands.
+    // Keep the text set above.
   }
 }
 
-/* ---- telling ---- */
+/* ---- messages ---- */
 
-/** Tell people who listen to the page instead of looking at it. */
-function say(text) {
-  at("said").textContent = text;
+/** Announce a text to users of screen readers. */
+function announce(text) {
+  at("announcement").textContent = text;
 }
 
 function showError(text, kind) {
   at("error").dataset.kind = kind;
   at("error").querySelector("p").textContent = text;
   at("error").hidden = false;
-  if (!shown) views.grid.replaceChildren(); // no shapes that promise comics
+  if (!shown) views.grid.replaceChildren(); // the grey shapes would promise comics
 }
 
 function hideError(kind) {
@@ -294,7 +294,7 @@ function showProgress({ done, total, ratio, eta }) {
   else if (done) text = `Found ${plural(done)}`;
   at("doing").textContent = text;
   const now = Math.floor((ratio || 0) * 4);
-  if (now > quarter) say(text);
+  if (now > quarter) announce(text);
   quarter = now;
 }
 
@@ -303,7 +303,7 @@ function left(seconds) {
   return `${Math.round(seconds / 60)} min`;
 }
 
-/* ---- what people and the poller do ---- */
+/* ---- events of people and of the poller ---- */
 
 function isDark() {
   const { theme } = document.documentElement.dataset;
@@ -317,7 +317,7 @@ function toggleTheme() {
   try {
     localStorage.setItem("theme", theme);
   } catch {
-    // Not kept, but seen.
+    // The theme is shown, but not remembered.
   }
 }
 
@@ -361,13 +361,13 @@ function listen() {
     history.replaceState(null, "", address());
     showControls();
     showComics();
-    if (shown) showPages(); // its links carry the view
+    if (shown) showPages(); // its links contain the view
   });
   onClick("table", "th[data-sort]", ({ dataset: { sort } }) =>
     go({ sort: state.sort === sort ? reverse(sort) : sort }),
   );
   onClick("pages", "[data-page]", (link, event) => {
-    if (event.ctrlKey || event.metaKey || event.shiftKey) return; // a new tab, as for any link
+    if (event.ctrlKey || event.metaKey || event.shiftKey) return; // the browser opens a new tab, as for any link
     event.preventDefault();
     go({ page: Number(link.dataset.page) });
     scrollTo({ top: 0 });
@@ -400,7 +400,7 @@ function listen() {
   document.body.addEventListener("warmcache:progress", (event) => showProgress(event.detail));
   document.body.addEventListener("warmcache:error", ({ detail: { code, message } }) => {
     if (code === "rebuild") showError(`The folder could not be read (${message}).`, "state");
-    else showError(`No news of the list: ${message}${/[.!]$/.test(message) ? "" : "."}`, "fetch");
+    else showError(`The list's status is not known: ${message}${/[.!]$/.test(message) ? "" : "."}`, "fetch");
   });
   document.body.addEventListener("warmcache:state", ({ detail: { to } }) => {
     if (TROUBLES[to]) showError(TROUBLES[to], "state");
@@ -408,9 +408,9 @@ function listen() {
   });
 }
 
-// What goes wrong is said on the page: nobody looks at a console.
-addEventListener("error", (event) => showError(`This page made an error: ${event.message}`, "script"));
-addEventListener("unhandledrejection", (event) => showError(`This page made an error: ${event.reason}`, "script"));
+// Show errors on the page, because nobody looks at the console.
+addEventListener("error", (event) => showError(`This page has an error: ${event.message}`, "script"));
+addEventListener("unhandledrejection", (event) => showError(`This page has an error: ${event.reason}`, "script"));
 
 showControls();
 listen();

@@ -1,4 +1,4 @@
-"""The demo as people start it: a library of real files, gunicorn with two workers, a browser."""
+"""Run the demo as people do: with a library of real files, two gunicorn workers and a browser."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext
 
 CHECKOUT = Path(__file__).parents[2]
-COUNT = 120  # comics: three pages of 48, twelve broken ones and twelve doubles
+COUNT = 120  # comics, among them twelve broken ones and twelve duplicates; they fill three pages of 48
 
 
 @dataclass(frozen=True)
@@ -37,40 +37,40 @@ class Server:
     log: Path
 
     def get(self, path: str, **query: str | int) -> requests.Response:
-        """Ask as a program does."""
+        """Send a GET request."""
         return requests.get(self.url + path, params=query, timeout=20)
 
     def mark(self, body: object, **headers: str) -> requests.Response:
-        """Send markers as a program does."""
+        """Send markers."""
         return requests.post(self.url + "/api/files/mark", json=body, headers=headers, timeout=20)
 
     def settle(self) -> None:
         """Wait until no list is being rebuilt."""
         until(
             lambda: self.get("/api/files", per_page=1).json()["cache_rebuilding"] is False,
-            lambda: f"the list is made:\n{self.log.read_text()}",
+            lambda: f"the list is still being rebuilt:\n{self.log.read_text()}",
         )
 
     def marker_counts(self) -> Counts:
-        """What the store holds: the stats may be a second old."""
+        """Count the markers in the store itself, because the stats may be a second old."""
         return MarkerStore(self.data / "markers.sqlite3").counts()
 
 
 @pytest.fixture(scope="session")
 def planned() -> list[library.Series]:
-    """The comics of ``small_library``."""
+    """Return the comics of ``small_library``."""
     return library.plan(COUNT)
 
 
 @pytest.fixture(scope="session")
 def small_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with comics and the markers they start with; copy it before changing it."""
+    """Return a folder with comics and their first markers; copy it before changing it."""
     folder = tmp_path_factory.mktemp("library")
     planned = library.make(folder / "library", COUNT, processes=2)
-    processed, doubles = library.first_markers(planned)
+    processed, duplicates = library.first_markers(planned)
     store = MarkerStore(folder / "markers.sqlite3")
     store.set_markers(processed, processed=True, by_web=False)
-    store.set_markers(doubles, duplicate=True, by_web=False)
+    store.set_markers(duplicates, duplicate=True, by_web=False)
     return folder
 
 
@@ -81,14 +81,14 @@ def serving(folder: Path, **environment: str) -> Iterator[Server]:
     log = folder / "gunicorn.log"
     command = [sys.executable, "-m", "gunicorn", "-c", "python:flask_warmcache.gunicorn_conf"]
     command += ["--worker-class", "gthread", "--workers", "2", "--threads", "4", "--bind", address]
-    given = {"WATCHED_DIR": str(folder / "library"), "DEMO_DATA": str(folder)} | environment
+    variables = {"WATCHED_DIR": str(folder / "library"), "DEMO_DATA": str(folder), **environment}
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*command, "demo.app:app"], cwd=CHECKOUT, env=os.environ | given, stdout=output, stderr=output
+            [*command, "demo.app:app"], cwd=CHECKOUT, env=os.environ | variables, stdout=output, stderr=output
         )
     try:
         server = Server(f"http://{address}", folder / "library", folder, log)
-        until(lambda: _answers(server, process), lambda: f"the demo answers:\n{log.read_text()}")
+        until(lambda: _answers(server, process), lambda: f"the demo does not answer:\n{log.read_text()}")
         yield server
     finally:
         process.terminate()
@@ -110,14 +110,14 @@ def _answers(server: Server, process: subprocess.Popen[bytes]) -> bool:
 
 @pytest.fixture
 def cold_server(small_library: Path, tmp_path: Path) -> Iterator[Server]:
-    """A demo of this test's own that has just been started and has read nothing yet."""
+    """Start a demo for one test, which has not read the comics yet."""
     with serving(Path(shutil.copytree(small_library, tmp_path / "demo"))) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def server(small_library: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """A demo that has read its comics; the tests of a module share it and the marks they make."""
+    """Start a demo that has read its comics; the tests of a module share it and their marks."""
     with serving(shutil.copytree(small_library, tmp_path_factory.mktemp("shared") / "demo")) as running:
         running.settle()
         yield running
@@ -125,7 +125,7 @@ def server(small_library: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture
 def context(browser: Browser) -> Iterator[BrowserContext]:
-    """A window with nothing remembered."""
+    """Open a browser context without stored data."""
     with browser.new_context(locale="en-GB", viewport={"width": 1280, "height": 900}) as fresh:
         fresh.set_default_timeout(20_000)
         yield fresh

@@ -23,7 +23,7 @@ def picture(size: tuple[int, int] = (40, 60), kind: str = "PNG") -> bytes:
 
 @pytest.fixture
 def read(tmp_path: Path) -> Make:
-    """Write an archive with this content, or these bytes instead of one, and read it."""
+    """Write a file, either an archive of these members or these bytes, and read it as a comic."""
 
     def read(
         content: dict[str, bytes] | bytes,
@@ -54,43 +54,43 @@ def info(**tags: str) -> bytes:
 # Reading one comic
 
 
-def test_tags_win_over_the_name(read: Make) -> None:
-    told = read(
+def test_tags_override_the_name(read: Make) -> None:
+    comic = read(
         {"ComicInfo.xml": info(Series="Owls", Number="12.5", Title="Night", Year="2001"), "1.png": picture()}
     )
-    assert (told["series"], told["number"], told["title"], told["year"]) == ("Owls", "12.5", "Night", 2001)
-    assert told["error"] is None
+    assert (comic["series"], comic["number"], comic["title"], comic["year"]) == ("Owls", "12.5", "Night", 2001)
+    assert comic["error"] is None
 
 
-def test_without_tags_the_name_tells(read: Make) -> None:
-    told = read({"1.png": picture()})
-    assert (told["series"], told["number"], told["year"], told["title"]) == ("Some Series", "7", 1999, None)
+def test_name_describes_a_comic_without_tags(read: Make) -> None:
+    comic = read({"1.png": picture()})
+    assert (comic["series"], comic["number"], comic["year"], comic["title"]) == ("Some Series", "7", 1999, None)
 
 
-def test_a_name_without_a_number_is_the_series(read: Make) -> None:
+def test_name_without_a_number_is_the_series(read: Make) -> None:
     assert read({"1.png": picture()}, "Annual.cbz")["series"] == "Annual"
 
 
-def test_pages_are_counted_and_the_first_is_the_cover(read: Make, cover: Path) -> None:
-    told = read({"p10.png": picture((10, 10)), "p2.jpg": picture((400, 600), "JPEG"), "notes.txt": b"no page"})
-    assert (told["pages"], told["width"], told["height"]) == (2, 400, 600)
+def test_first_page_is_the_cover(read: Make, cover: Path) -> None:
+    comic = read({"p10.png": picture((10, 10)), "p2.jpg": picture((400, 600), "JPEG"), "notes.txt": b"no page"})
+    assert (comic["pages"], comic["width"], comic["height"]) == (2, 400, 600)
     with Image.open(cover) as small:
         assert (small.format, small.size) == ("WEBP", (200, 300))
 
 
-def test_a_cover_that_exists_is_not_made_again(read: Make, cover: Path) -> None:
+def test_existing_cover_is_kept(read: Make, cover: Path) -> None:
     cover.parent.mkdir()
     cover.write_bytes(b"kept")
-    told = read({"1.png": picture((30, 50))})
-    assert (told["width"], told["error"], cover.read_bytes()) == (30, None, b"kept")
+    comic = read({"1.png": picture((30, 50))})
+    assert (comic["width"], comic["error"], cover.read_bytes()) == (30, None, b"kept")
 
 
-def test_no_draft_of_a_cover_is_left(read: Make, cover: Path) -> None:
+def test_no_temporary_cover_is_left(read: Make, cover: Path) -> None:
     read({"1.png": picture()})
     assert list(cover.parent.iterdir()) == [cover]
 
 
-def test_leftovers_of_other_systems_are_no_pages(read: Make) -> None:
+def test_hidden_files_are_not_pages(read: Make) -> None:
     assert read({"__MACOSX/1.png": picture(), ".1.png": picture(), "2.png": picture()})["pages"] == 1
 
 
@@ -110,39 +110,39 @@ def test_leftovers_of_other_systems_are_no_pages(read: Make) -> None:
         ({"1.png": picture(kind="TIFF")}, "cover is damaged"),
     ],
 )
-def test_a_broken_comic_says_why(read: Make, cover: Path, content: bytes, error: str) -> None:
+def test_broken_comic_has_a_reason(read: Make, cover: Path, content: bytes, error: str) -> None:
     assert read(content)["error"] == error
     assert not cover.exists()
 
 
-def test_a_cut_off_archive_is_not_a_zip_file(read: Make, tmp_path: Path) -> None:
+def test_truncated_archive_has_an_error(read: Make, tmp_path: Path) -> None:
     read({"1.png": picture()}, "whole.cbz")
     whole = (tmp_path / "whole.cbz").read_bytes()
     for end in range(1, len(whole) - 1, 37):
         assert read(whole[:end])["error"]
 
 
-def test_a_file_that_is_gone_is_an_answer_too(tmp_path: Path, cover: Path) -> None:
+def test_missing_file_has_an_error(tmp_path: Path, cover: Path) -> None:
     assert comics.read(tmp_path / "gone.cbz", cover)["error"] == "No such file or directory"
 
 
-def test_flipped_bytes_never_raise(read: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_corrupt_bytes_raise_nothing(read: Make, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     read({"ComicInfo.xml": info(Series="Owls"), "1.jpg": picture(kind="JPEG")}, "whole.cbz", zipfile.ZIP_DEFLATED)
     whole = (tmp_path / "whole.cbz").read_bytes()
     for place in range(0, len(whole), 5):
-        told = read(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
-        assert told["error"] is None or isinstance(told["error"], str)
+        comic = read(whole[:place] + bytes([whole[place] ^ 0xFF]) + whole[place + 1 :])
+        assert comic["error"] is None or isinstance(comic["error"], str)
 
 
-def test_an_image_with_too_many_pixels_is_refused_unread(read: Make, cover: Path) -> None:
+def test_image_with_too_many_pixels_is_not_decoded(read: Make, cover: Path) -> None:
     bomb = io.BytesIO()
     Image.new("1", (30_000, 30_000)).save(bomb, "PNG")
-    told = read({"1.png": bomb.getvalue()})
-    assert told["error"] == "cover is too large"
+    comic = read({"1.png": bomb.getvalue()})
+    assert comic["error"] == "cover is too large"
     assert not cover.exists()
 
 
-def test_a_compression_bomb_is_read_to_its_limit_only(read: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compression_bomb_is_refused(read: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comics, "_MOST_IMAGE", 1_000_000)
     assert read({"1.png": bytes(5_000_000)}, method=zipfile.ZIP_DEFLATED)["error"] == "1.png is too large"
 
@@ -156,20 +156,20 @@ def test_a_compression_bomb_is_read_to_its_limit_only(read: Make, monkeypatch: p
         b'<!DOCTYPE x [<!ENTITY f SYSTEM "file:///etc/hostname">]><ComicInfo><Series>&f;</Series></ComicInfo>',
     ],
 )
-def test_bad_or_hostile_tags_leave_the_name(read: Make, xml: bytes) -> None:
-    told = read({"ComicInfo.xml": xml, "1.png": picture()})
-    assert (told["series"], told["error"]) == ("Some Series", None)
+def test_broken_or_hostile_tags_are_ignored(read: Make, xml: bytes) -> None:
+    comic = read({"ComicInfo.xml": xml, "1.png": picture()})
+    assert (comic["series"], comic["error"]) == ("Some Series", None)
 
 
-def test_tags_are_cut_to_a_length(read: Make) -> None:
-    told = read({"ComicInfo.xml": info(Series="x" * 5000, Year="no"), "1.png": picture()})
-    assert len(told["series"]) == 200
-    assert told["year"] == 1999
+def test_long_tags_are_shortened(read: Make) -> None:
+    comic = read({"ComicInfo.xml": info(Series="x" * 5000, Year="no"), "1.png": picture()})
+    assert len(comic["series"]) == 200
+    assert comic["year"] == 1999
 
 
-def test_paths_inside_an_archive_lead_nowhere(read: Make, tmp_path: Path) -> None:
-    told = read({"../../1.png": picture(), "/etc/2.png": picture()})
-    assert told["pages"] == 2
+def test_archive_is_not_unpacked_to_disk(read: Make, tmp_path: Path) -> None:
+    comic = read({"../../1.png": picture(), "/etc/2.png": picture()})
+    assert comic["pages"] == 2
     assert {path.name for path in tmp_path.rglob("*.png")} == set()
 
 
@@ -191,24 +191,24 @@ def paths(root: Path) -> set[str]:
 FOUND = {"b/2.cbz", "a/deep/1.CBZ", "3.epub", "4.zip"}
 
 
-def test_comics_are_found_in_all_folders_but_hidden_ones(folder: Path) -> None:
+def test_walk_skips_hidden_folders(folder: Path) -> None:
     assert paths(folder) == FOUND
     assert {file.size for file in comics.walk(folder)} == {5}
 
 
-def test_links_are_not_followed(folder: Path) -> None:
+def test_walk_does_not_follow_links(folder: Path) -> None:
     (folder / "a" / "loop").symlink_to(folder)
     (folder / "7.cbz").symlink_to("/etc/hostname")
     assert paths(folder) == FOUND
 
 
-def test_what_only_looks_like_a_comic_is_left_out(folder: Path) -> None:
+def test_walk_skips_pipes_and_folders_named_like_comics(folder: Path) -> None:
     os.mkfifo(folder / "8.cbz")
     (folder / "9.cbz").mkdir()
     assert paths(folder) == FOUND
 
 
-def test_a_folder_that_cannot_be_read_is_left_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_walk_skips_unreadable_folders(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scandir = os.scandir
 
     def refuse(path: Any) -> Any:
@@ -216,26 +216,26 @@ def test_a_folder_that_cannot_be_read_is_left_out(folder: Path, monkeypatch: pyt
             raise PermissionError(13, "Permission denied")
         return scandir(path)
 
-    monkeypatch.setattr(os, "scandir", refuse)  # root may read everything, so chmod would not do
+    monkeypatch.setattr(os, "scandir", refuse)  # chmod has no effect on root, who may read everything
     assert paths(folder) == FOUND - {"b/2.cbz"}
 
 
-def test_a_missing_root_is_an_error_and_not_an_empty_library(tmp_path: Path) -> None:
+def test_walk_fails_for_a_missing_root(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         paths(tmp_path / "unmounted")
 
 
-def test_a_name_that_is_not_text_is_left_out(folder: Path) -> None:
+def test_walk_skips_names_that_are_not_utf8(folder: Path) -> None:
     with open(os.fsencode(folder) + b"/\xff.cbz", "wb"):
         pass
     assert paths(folder) == FOUND
 
 
-# Which paths a browser may name
+# Paths that a browser may send
 
 
 @pytest.mark.parametrize("path", sorted(FOUND))
-def test_a_comic_that_walk_finds_is_contained(folder: Path, path: str) -> None:
+def test_comics_found_by_walk_are_contained(folder: Path, path: str) -> None:
     assert comics.contains(folder, path)
 
 
@@ -263,6 +263,6 @@ def test_other_paths_are_not_contained(folder: Path, path: str) -> None:
     assert not comics.contains(folder, path)
 
 
-def test_a_path_through_a_link_is_not_contained(folder: Path) -> None:
+def test_path_through_a_link_is_not_contained(folder: Path) -> None:
     (folder / "link").symlink_to(folder / "b")
     assert not comics.contains(folder, "link/2.cbz")

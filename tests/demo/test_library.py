@@ -9,30 +9,30 @@ import pytest
 from demo import comics, library
 
 
-def test_a_plan_has_exactly_as_many_files_as_asked() -> None:
+def test_plan_has_the_requested_number_of_files() -> None:
     for count in (1, 7, 120, 10_300):
         paths = [series.path(issue) for series in library.plan(count) for issue in series.issues]
         assert len(paths) == count
         assert len(set(paths)) == count
 
 
-def test_the_same_seed_plans_the_same_library() -> None:
+def test_plan_depends_on_the_seed_only() -> None:
     assert library.plan(500) == library.plan(500)
     assert library.plan(500) != library.plan(500, seed=1)
 
 
-def test_the_full_library_starts_with_the_markers_of_the_example() -> None:
+def test_full_library_has_the_markers_of_the_example() -> None:
     processed, duplicates = library.first_markers(library.plan(10_300))
     assert (len(processed), len(duplicates)) == (8_234, 12)
 
 
-def test_every_kind_of_flaw_is_in_the_full_library() -> None:
+def test_full_library_has_every_kind_of_flaw() -> None:
     flaws = Counter(issue.flaw for series in library.plan(10_300) for issue in series.issues if issue.flaw)
     assert set(flaws) == set(library.FLAWS)
     assert sum(flaws.values()) == 12
 
 
-def test_what_is_written_is_what_was_planned(small_library: Path, planned: list[library.Series]) -> None:
+def test_written_files_match_the_plan(small_library: Path, planned: list[library.Series]) -> None:
     paths = {series.path(issue) for series in planned for issue in series.issues}
     assert {file.relative_path for file in comics.walk(small_library / "library")} == paths
 
@@ -45,19 +45,19 @@ def test_comics_are_archives_with_their_pages(small_library: Path, planned: list
         assert len([name for name in archive.namelist() if name.startswith("page-")]) == issue.pages
 
 
-def test_broken_comics_do_not_sink_the_others(small_library: Path, tmp_path: Path) -> None:
+def test_broken_comics_do_not_affect_others(small_library: Path, tmp_path: Path) -> None:
     root = small_library / "library"
-    told = [
+    described = [
         comics.read(root / file.relative_path, tmp_path / f"{number}.webp")
         for number, file in enumerate(comics.walk(root))
     ]
-    broken = Counter(one["error"] for one in told if one["error"])
+    broken = Counter(comic["error"] for comic in described if comic["error"])
     assert sum(broken.values()) == 12
     assert set(broken) == {"empty file", "not a zip file", "no pages inside", "cover is damaged"}
-    assert len(list(tmp_path.glob("*.webp"))) == len(told) - 12
+    assert len(list(tmp_path.glob("*.webp"))) == len(described) - 12
 
 
-def test_an_interrupted_library_is_completed(tmp_path: Path) -> None:
+def test_interrupted_library_is_completed(tmp_path: Path) -> None:
     planned = library.plan(20)
     library.write(tmp_path, planned[0])
     first = tmp_path / planned[0].path(planned[0].issues[0])
@@ -67,11 +67,11 @@ def test_an_interrupted_library_is_completed(tmp_path: Path) -> None:
     assert first.stat().st_ino == before.st_ino, "a finished file was written again"
 
 
-def test_a_finished_library_is_left_alone_and_another_is_refused(tmp_path: Path) -> None:
+def test_finished_library_is_not_changed(tmp_path: Path) -> None:
     library.make(tmp_path, 6, processes=1)
-    gone = next(comics.walk(tmp_path)).relative_path
-    (tmp_path / gone).unlink()
+    deleted = tmp_path / next(comics.walk(tmp_path)).relative_path
+    deleted.unlink()
     library.make(tmp_path, 6)
-    assert not (tmp_path / gone).exists(), "the owner's deletion was undone"
+    assert not deleted.exists(), "the owner's deletion was undone"
     with pytest.raises(FileExistsError, match="another library"):
         library.make(tmp_path, 7)

@@ -15,23 +15,23 @@ def store(tmp_path: Path) -> MarkerStore:
     return MarkerStore(tmp_path / "new" / "markers.sqlite3")
 
 
-def test_a_new_store_is_empty(store: MarkerStore) -> None:
+def test_new_store_is_empty(store: MarkerStore) -> None:
     assert store.all() == {}
     assert store.counts() == Counts(0, 0, 0)
 
 
-def test_a_marker_is_kept_in_the_file(store: MarkerStore) -> None:
+def test_marker_is_stored_in_the_file(store: MarkerStore) -> None:
     store.set_markers(["a/b.cbz"], processed=True)
     assert MarkerStore(store.path).all() == {"a/b.cbz": Markers(True, False, True)}
 
 
-def test_a_marker_not_given_stays(store: MarkerStore) -> None:
+def test_other_marker_is_kept(store: MarkerStore) -> None:
     store.set_markers(["a.cbz"], duplicate=True)
     assert store.set_markers(["a.cbz"], processed=True) == {"a.cbz": Markers(True, True, True)}
     assert store.set_markers(["a.cbz"], duplicate=False) == {"a.cbz": Markers(True, False, True)}
 
 
-def test_only_changes_from_the_page_count_as_web_modified(store: MarkerStore) -> None:
+def test_only_changes_by_the_page_are_web_modified(store: MarkerStore) -> None:
     store.set_markers(["a.cbz", "b.cbz"], processed=True, by_web=False)
     assert store.counts() == Counts(2, 0, 0)
     store.set_markers(["b.cbz"], processed=False)
@@ -40,19 +40,19 @@ def test_only_changes_from_the_page_count_as_web_modified(store: MarkerStore) ->
     assert store.counts().web_modified == 1
 
 
-def test_names_are_data_not_sql(store: MarkerStore) -> None:
+def test_names_are_not_executed_as_sql(store: MarkerStore) -> None:
     name = "x'); drop table markers; --.cbz"
     store.set_markers([name, "ü \N{SNOWMAN}.cbz"], processed=True)
     assert set(store.all()) == {name, "ü \N{SNOWMAN}.cbz"}
 
 
-def test_threads_lose_no_marker(store: MarkerStore) -> None:
+def test_concurrent_threads_lose_no_marker(store: MarkerStore) -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda n: store.set_markers([f"{n}.cbz"], processed=True), range(80)))
     assert store.counts().processed == 80
 
 
-def test_processes_that_open_a_new_store_together_all_succeed(tmp_path: Path) -> None:
+def test_processes_can_open_a_new_store_at_once(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from demo.markers import MarkerStore\n"
         "store = MarkerStore(Path(sys.argv[1]))\n"

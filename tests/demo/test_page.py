@@ -25,7 +25,7 @@ TOPS = "[...document.querySelectorAll('.comic')].slice(0, 12).map((one) => one.g
 
 
 class Trouble(list[str]):
-    """What a page complained about: uncaught errors, the console's errors and warnings, the policy's refusals."""
+    """The uncaught errors, console errors and warnings, and policy violations of a page."""
 
     def listen(self, page: Page) -> None:
         page.on("pageerror", lambda error: self.append(f"uncaught: {error}"))
@@ -38,7 +38,7 @@ class Trouble(list[str]):
 
 @pytest.fixture
 def page(context: BrowserContext) -> Iterator[Page]:
-    """A tab that must not complain about anything."""
+    """Open a tab, and fail if it has any trouble."""
     trouble = Trouble()
     tab = context.new_page()
     trouble.listen(tab)
@@ -59,7 +59,7 @@ def wait_for_total(page: Page, text: str) -> None:
 
 
 def wait_for(page: Page, expression: str, argument: object = None) -> None:
-    """Ask the page until the expression is true; ``wait_for_function`` needs an eval, which our policy refuses."""
+    """Evaluate the expression until it is true; the policy refuses the eval that ``wait_for_function`` needs."""
     until(lambda: page.evaluate(expression, argument), expression)
 
 
@@ -71,10 +71,10 @@ def count_of(page: Page, name: str) -> int:
     return int(page.locator(f"[data-filter={name}] .count").inner_text().replace(",", ""))
 
 
-# A page that is not ready yet
+# Loading
 
 
-def test_a_cold_page_fills_itself_without_a_reload(cold_server: Server, page: Page) -> None:
+def test_cold_page_fills_without_a_reload(cold_server: Server, page: Page) -> None:
     page.goto(cold_server.url)
     page.evaluate("window.sameDocument = true")
     wait_for_total(page, "120 comics")
@@ -85,19 +85,19 @@ def test_a_cold_page_fills_itself_without_a_reload(cold_server: Server, page: Pa
     wait_for(page, HAS_COVERS)
 
 
-def test_what_the_page_shows_is_not_fetched_again(server: Server, page: Page) -> None:
+def test_shown_list_is_not_fetched_again(server: Server, page: Page) -> None:
     asked: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
     page.goto(server.url)
     comics(page).first.wait_for()
     with page.expect_response(re.compile("/api/cache/stats/")):
         pass
-    page.wait_for_timeout(2_000)  # longer than a refresh is put off
+    page.wait_for_timeout(2_000)  # a refresh would be spread over less time
     assert len([url for url in asked if "/api/files" in url]) == 1
 
 
-def tell_cold(page: Page) -> None:
-    """Let the page hear that the library is being read for the first time."""
+def answer_cold(page: Page) -> None:
+    """Answer the page as during the first rebuild."""
     cold = {"files": [], "page": 1, "per_page": 48, "total_files": 0, "total_pages": 1, "marked_count": 0}
     cold |= {"unmarked_count": 0, "duplicates_count": 0, "cache_rebuilding": True}
     progress = {"phase": "enrich", "done": 3214, "total": 10_300, "rate": 600.0, "eta_seconds": 12.0}
@@ -106,8 +106,8 @@ def tell_cold(page: Page) -> None:
     page.route("**/api/cache/stats/*", lambda route: route.fulfill(json=status))
 
 
-def test_while_there_is_nothing_the_page_shows_where_comics_will_be(server: Server, page: Page) -> None:
-    tell_cold(page)
+def test_cold_page_shows_placeholders_and_progress(server: Server, page: Page) -> None:
+    answer_cold(page)
     page.goto(server.url)
     page.locator("#doing", has_text="Reading 3,214 of 10,300 comics, about 12 s left").wait_for()
     assert page.get_by_role("status").inner_text() == "Reading 3,214 of 10,300 comics, about 12 s left"
@@ -117,8 +117,8 @@ def test_while_there_is_nothing_the_page_shows_where_comics_will_be(server: Serv
     assert page.locator("#total").inner_text() == ""
 
 
-def test_a_failed_fetch_is_told_and_can_be_tried_again(server: Server, context: BrowserContext) -> None:
-    page = context.new_page()  # its console will complain
+def test_failed_fetch_can_be_retried(server: Server, context: BrowserContext) -> None:
+    page = context.new_page()  # without the check for trouble: errors are expected
     page.route("**/api/files?**", lambda route: route.abort())
     page.goto(server.url)
     alert = page.get_by_role("alert")
@@ -129,8 +129,8 @@ def test_a_failed_fetch_is_told_and_can_be_tried_again(server: Server, context: 
     alert.wait_for(state="hidden")
 
 
-def test_a_page_that_is_offline_says_so_until_it_is_not(server: Server, context: BrowserContext) -> None:
-    page = context.new_page()  # its console will complain
+def test_offline_page_shows_a_warning(server: Server, context: BrowserContext) -> None:
+    page = context.new_page()  # without the check for trouble: errors are expected
     page.goto(server.url)
     comics(page).first.wait_for()
     context.set_offline(True)
@@ -139,7 +139,7 @@ def test_a_page_that_is_offline_says_so_until_it_is_not(server: Server, context:
     page.get_by_role("alert").wait_for(state="hidden")
 
 
-def test_a_folder_that_cannot_be_read_is_told_of_beside_the_comics(server: Server, page: Page) -> None:
+def test_error_of_the_folder_is_shown_beside_the_comics(server: Server, page: Page) -> None:
     answer = server.get("/api/files", per_page=48)
     page.route("**/api/files?**", lambda route: route.fulfill(json=answer.json() | {"cache_rebuilding": True}))
     failed = {"state": "failed", "generation": "g1", "cache_rebuilding": False, "last_error": "OSError"}
@@ -152,34 +152,35 @@ def test_a_folder_that_cannot_be_read_is_told_of_beside_the_comics(server: Serve
 # Marking
 
 
-def test_a_mark_shows_at_once_and_stays_after_the_rebuild(server: Server, page: Page) -> None:
+def test_mark_is_shown_at_once_and_kept(server: Server, page: Page) -> None:
     page.goto(f"{server.url}/?filter=unmarked")
     comics(page).first.wait_for()
     wait_until_quiet(page)
     marked, unmarked = count_of(page, "marked"), count_of(page, "unmarked")
     path = comics(page).first.get_attribute("data-path")
     page.locator(f'[data-path="{path}"] [data-mark=processed]').click()
-    page.locator(f'[data-path="{path}"]').wait_for(state="detached")  # the list has followed: it is not unmarked
+    page.locator(f'[data-path="{path}"]').wait_for(state="detached")  # the updated list has it as marked
     page.locator("[data-filter=marked] .count", has_text=str(marked + 1)).wait_for()
     assert count_of(page, "unmarked") == unmarked - 1
     wait_until_quiet(page)
-    item = next(one for one in server.get("/api/files", per_page=120).json()["files"] if one["path"] == path)
+    files = server.get("/api/files", per_page=120).json()["files"]
+    item = next(file for file in files if file["path"] == path)
     assert (item["processed"], item["web_modified"]) == (True, True)
 
 
-def test_a_mark_is_pressed_before_the_server_answers(server: Server, page: Page) -> None:
+def test_mark_is_shown_before_the_server_answers(server: Server, page: Page) -> None:
     page.goto(server.url)
     button = comics(page).first.locator("[data-mark=duplicate]")
     was = button.get_attribute("aria-pressed")
     now = "false" if was == "true" else "true"
-    page.route("**/api/files/mark", lambda route: None)  # never answered
+    page.route("**/api/files/mark", lambda route: None)  # the server never answers
     button.click()
     comics(page).first.locator(f"[data-mark=duplicate][aria-pressed={now}]").wait_for()
     page.unroute_all(behavior="ignoreErrors")
 
 
-def test_a_refused_mark_is_taken_back_and_told(server: Server, context: BrowserContext) -> None:
-    page = context.new_page()  # its console will complain
+def test_refused_mark_is_undone_with_an_error(server: Server, context: BrowserContext) -> None:
+    page = context.new_page()  # without the check for trouble: errors are expected
     page.route("**/api/files/mark", lambda route: route.fulfill(status=403, json={"error": "Not today."}))
     page.goto(server.url)
     button = comics(page).first.locator("[data-mark=duplicate]")
@@ -189,7 +190,7 @@ def test_a_refused_mark_is_taken_back_and_told(server: Server, context: BrowserC
     assert button.get_attribute("aria-pressed") == was
 
 
-def test_a_mark_in_one_tab_shows_in_another(server: Server, page: Page, context: BrowserContext) -> None:
+def test_mark_in_one_tab_is_shown_in_another(server: Server, page: Page, context: BrowserContext) -> None:
     page.goto(server.url)
     comics(page).first.wait_for()
     wait_until_quiet(page)
@@ -204,10 +205,10 @@ def test_a_mark_in_one_tab_shows_in_another(server: Server, page: Page, context:
     assert page.evaluate("performance.getEntriesByType('navigation').length") == 1
 
 
-# Finding
+# Searching and sorting
 
 
-def test_search_narrows_the_list_and_the_address_keeps_it(server: Server, page: Page) -> None:
+def test_search_is_kept_in_the_address(server: Server, page: Page) -> None:
     page.goto(f"{server.url}/?view=table")
     wait_for_total(page, "120 comics")
     word = names(page)[0].split()[1]
@@ -221,15 +222,15 @@ def test_search_narrows_the_list_and_the_address_keeps_it(server: Server, page: 
     assert page.get_by_role("searchbox").input_value() == word
 
 
-def test_a_search_that_finds_nothing_offers_the_way_back(server: Server, page: Page) -> None:
+def test_empty_search_result_offers_all_comics(server: Server, page: Page) -> None:
     page.goto(f"{server.url}/?search=no+such+comic")
-    page.get_by_text("No comic fits.").wait_for()
+    page.get_by_text("No comics match.").wait_for()
     page.get_by_role("button", name="Show all comics").click()
     wait_for_total(page, "120 comics")
     assert page.get_by_role("searchbox").input_value() == ""
 
 
-def test_filters_show_as_many_comics_as_they_count(server: Server, page: Page) -> None:
+def test_filters_match_their_counts(server: Server, page: Page) -> None:
     page.goto(server.url)
     wait_for_total(page, "120 comics")
     for name in ("marked", "unmarked", "duplicates"):
@@ -240,7 +241,7 @@ def test_filters_show_as_many_comics_as_they_count(server: Server, page: Page) -
     assert count_of(page, "marked") + count_of(page, "unmarked") == 120
 
 
-def test_the_order_can_be_chosen_and_turned_round(server: Server, page: Page) -> None:
+def test_order_can_be_chosen_and_reversed(server: Server, page: Page) -> None:
     page.goto(f"{server.url}/?view=table")
     comics(page).first.wait_for()
     page.locator("#sort").select_option("name")
@@ -255,7 +256,7 @@ def test_the_order_can_be_chosen_and_turned_round(server: Server, page: Page) ->
     assert page.locator("#direction").inner_text() == "Largest first"
 
 
-def test_pages_follow_each_other_and_the_back_button(server: Server, page: Page) -> None:
+def test_pages_work_with_the_back_button(server: Server, page: Page) -> None:
     page.goto(server.url)
     comics(page).first.wait_for()
     first = comics(page).first.get_attribute("data-path")
@@ -272,12 +273,12 @@ def test_pages_follow_each_other_and_the_back_button(server: Server, page: Page)
     wait_for(page, "document.querySelectorAll('.comic').length === 120")
 
 
-def test_a_page_beyond_the_last_becomes_the_last(server: Server, page: Page) -> None:
+def test_page_beyond_the_last_becomes_the_last(server: Server, page: Page) -> None:
     page.goto(f"{server.url}/?page=999")
     page.locator('.pages [aria-current=page]:text-is("3")').wait_for()
 
 
-def test_refresh_asks_once_for_a_rebuild(cold_server: Server, page: Page) -> None:
+def test_refresh_requests_one_rebuild(cold_server: Server, page: Page) -> None:
     cold_server.settle()
     page.goto(cold_server.url)
     wait_for_total(page, "120 comics")
@@ -291,16 +292,16 @@ def test_refresh_asks_once_for_a_rebuild(cold_server: Server, page: Page) -> Non
     assert len(asked) == 1
 
 
-# For everybody
+# Accessibility and layout
 
 
-def test_everything_works_from_the_keyboard(server: Server, page: Page) -> None:
+def test_keyboard_operates_everything(server: Server, page: Page) -> None:
     page.goto(server.url)
     comics(page).first.wait_for()
     page.keyboard.press("/")
     assert page.evaluate("document.activeElement.id") == "search"
     page.keyboard.type("zzz")
-    page.get_by_text("No comic fits.").wait_for()
+    page.get_by_text("No comics match.").wait_for()
     page.keyboard.press("Tab")
     page.keyboard.press("Shift+Tab")
     assert page.evaluate("document.activeElement.id") == "search"
@@ -317,7 +318,7 @@ def test_everything_works_from_the_keyboard(server: Server, page: Page) -> None:
     assert button.evaluate("(button) => button === document.activeElement"), "the rebuild took the focus away"
 
 
-def test_a_comic_that_leaves_the_list_passes_the_focus_on(server: Server, page: Page) -> None:
+def test_removed_comic_passes_its_focus_on(server: Server, page: Page) -> None:
     page.goto(f"{server.url}/?filter=duplicates")
     comics(page).nth(1).wait_for()
     gone, next_one = (comics(page).nth(place).get_attribute("data-path") for place in (0, 1))
@@ -328,7 +329,7 @@ def test_a_comic_that_leaves_the_list_passes_the_focus_on(server: Server, page: 
 
 @pytest.mark.parametrize("view", ["grid", "table"])
 @pytest.mark.parametrize("width", [320, 390, 700, 1280])
-def test_no_window_is_too_narrow(server: Server, page: Page, width: int, view: str) -> None:
+def test_narrow_window_does_not_scroll_sideways(server: Server, page: Page, width: int, view: str) -> None:
     page.set_viewport_size({"width": width, "height": 800})
     page.goto(f"{server.url}/?view={view}")
     comics(page).first.wait_for()
@@ -336,18 +337,16 @@ def test_no_window_is_too_narrow(server: Server, page: Page, width: int, view: s
 
 
 @pytest.mark.parametrize("view", ["grid", "table"])
-def test_the_page_is_accessible(server: Server, page: Page, view: str) -> None:
+def test_page_is_accessible(server: Server, page: Page, view: str) -> None:
     page.goto(f"{server.url}/?view={view}")
     comics(page).first.wait_for()
     wait_until_quiet(page)
     assert violations_in_every_look(page) == []
 
 
-def test_the_page_is_accessible_while_it_waits_and_when_nothing_comes(
-    server: Server, context: BrowserContext
-) -> None:
-    page = context.new_page()  # its console will complain
-    tell_cold(page)
+def test_waiting_or_failed_page_is_accessible(server: Server, context: BrowserContext) -> None:
+    page = context.new_page()  # without the check for trouble: errors are expected
+    answer_cold(page)
     page.goto(server.url)
     page.locator("#doing", has_text="Reading").wait_for()
     assert violations_in_every_look(page) == []
@@ -357,13 +356,13 @@ def test_the_page_is_accessible_while_it_waits_and_when_nothing_comes(
     assert violations_in_every_look(page) == []
 
 
-def test_the_page_is_accessible_without_javascript(server: Server, page: Page) -> None:
+def test_page_without_javascript_is_accessible(server: Server, page: Page) -> None:
     without_javascript(page, f"{server.url}/")
     page.get_by_text("JavaScript, which is switched off").wait_for()
     assert violations_in_every_look(page) == []
 
 
-def test_dark_follows_the_system_until_chosen(server: Server, page: Page) -> None:
+def test_theme_follows_the_system_until_chosen(server: Server, page: Page) -> None:
     ground = "getComputedStyle(document.body).backgroundColor"
     page.emulate_media(color_scheme="dark")
     page.goto(server.url)
@@ -377,7 +376,7 @@ def test_dark_follows_the_system_until_chosen(server: Server, page: Page) -> Non
     assert page.evaluate(ground) == dark
 
 
-def test_what_is_pressed_is_seen_in_forced_colours(server: Server, page: Page) -> None:
+def test_pressed_buttons_are_visible_in_forced_colours(server: Server, page: Page) -> None:
     page.emulate_media(forced_colors="active")
     page.goto(server.url)
     comics(page).first.wait_for()
@@ -386,7 +385,7 @@ def test_what_is_pressed_is_seen_in_forced_colours(server: Server, page: Page) -
     assert pressed != other
 
 
-def test_covers_take_their_place_before_they_arrive(server: Server, page: Page) -> None:
+def test_layout_reserves_space_for_covers(server: Server, page: Page) -> None:
     page.route("**/covers/**", lambda route: None)  # they never arrive
     page.goto(f"{server.url}/?filter=marked")
     comics(page).nth(12).wait_for()
@@ -398,7 +397,7 @@ def test_covers_take_their_place_before_they_arrive(server: Server, page: Page) 
     assert page.evaluate(TOPS) == without
 
 
-def test_names_from_files_are_text_and_never_markup(server: Server, page: Page) -> None:
+def test_names_of_files_are_never_markup(server: Server, page: Page) -> None:
     evil = '<img src=x onerror="window.owned = true">'
     item = server.get("/api/files").json()["files"][0]
     item |= {"series": evil, "title": evil, "name": evil, "relative_path": evil, "error": evil, "path": evil}

@@ -1,4 +1,4 @@
-/* <warmcache-status> and <warmcache-progress>: what they show and, above all, what they say. */
+/* <warmcache-status> and <warmcache-progress>: what they show, and what they announce. */
 "use strict";
 
 const assert = require("node:assert/strict");
@@ -7,23 +7,23 @@ const { fresh, open, status } = require("./page.cjs");
 
 const working = (done, more = {}) => status({ progress: { phase: "enrich", done, total: 100, eta_seconds: null }, ...more });
 
-/** Every text that the line has had, in order. */
+/** Record every text of the line, in order. */
 function listen(element) {
-  const said = [];
+  const announced = [];
   const line = element.querySelector("span");
   let text = "";
   Object.defineProperty(line, "textContent", {
     get: () => text,
     set: (value) => {
-      if (value !== text) said.push(value);
+      if (value !== text) announced.push(value);
       text = value;
     },
   });
   line.textContent = "";
-  return said;
+  return announced;
 }
 
-test("it reads the state when it is connected, and speaks a moment later", async () => {
+test("an element reads the state when it is connected and announces it a moment later", async () => {
   const page = open({ elements: true });
   page.world = () => working(25);
   page.Warmcache.watch("files");
@@ -36,34 +36,34 @@ test("it reads the state when it is connected, and speaks a moment later", async
   assert.equal(line.textContent, "Updating 25 %");
 });
 
-test("a hundred steps are six texts at most, five seconds apart while the state is the same", async () => {
+test("a hundred steps are announced by at most six texts, five seconds apart within a state", async () => {
   const page = open({ elements: true, attributes: { interval: "500" } });
   const element = page.connect("warmcache-status");
-  const said = listen(element);
+  const announced = listen(element);
   let done = -1;
   page.world = () => ((done += 1) < 100 ? working(done) : fresh("g2"));
   page.Warmcache.watch("files", { refresh: () => {} });
   await page.clock.advance(120000);
-  assert.deepEqual(said, ["Updating", "Updating 25 %", "Updating 50 %", "Updating 75 %", "Up to date"]);
+  assert.deepEqual(announced, ["Updating", "Updating 25 %", "Updating 50 %", "Updating 75 %", "Up to date"]);
 });
 
-test("quick quarters are left out", async () => {
+test("fast progress is not announced", async () => {
   const page = open({ elements: true, attributes: { interval: "500" } });
   const element = page.connect("warmcache-status");
-  const said = listen(element);
+  const announced = listen(element);
   let done = -20;
   page.world = () => ((done += 20) < 100 ? working(done) : fresh("g2"));
   page.Warmcache.watch("files", { refresh: () => {} });
   await page.clock.advance(60000);
-  assert.deepEqual(said, ["Updating", "Up to date"]);
+  assert.deepEqual(announced, ["Updating", "Up to date"]);
 });
 
-test("a page that is fresh from the start says nothing", async () => {
+test("a fresh page announces nothing", async () => {
   const page = open({ elements: true });
   const element = page.connect("warmcache-status");
-  const said = listen(element);
+  const announced = listen(element);
   await page.clock.advance(60000);
-  assert.deepEqual(said, []);
+  assert.deepEqual(announced, []);
   assert.equal(element.querySelector("button").hidden, true);
   page.world = () => fresh("g1");
   page.Warmcache.watch("files", { generation: "g1" });
@@ -73,7 +73,7 @@ test("a page that is fresh from the start says nothing", async () => {
   assert.deepEqual([late.getAttribute("state"), late.querySelector("span").textContent], ["fresh", undefined]);
 });
 
-test("the bar has no value while the total is unknown, and rests when nothing is under way", async () => {
+test("the bar has no value while the total is unknown, and stops when no rebuild runs", async () => {
   const page = open({ elements: true });
   const element = page.connect("warmcache-progress", { label: "Fortschritt" });
   const bar = element.querySelector("progress");
@@ -87,7 +87,7 @@ test("the bar has no value while the total is unknown, and rests when nothing is
   assert.equal(bar.hidden, true);
 });
 
-test("a stalled list offers to check again, a blocked refresh to go ahead; texts come from attributes", async () => {
+test("a stalled list offers to check again, a blocked refresh to proceed, with texts from attributes", async () => {
   const page = open({ elements: true, attributes: { maxWait: "5000" } });
   const element = page.connect("warmcache-status", { "text-stalled": "Das dauert" });
   const button = element.querySelector("button");
@@ -98,7 +98,7 @@ test("a stalled list offers to check again, a blocked refresh to go ahead; texts
   page.document.activeElement = button;
   button.onclick();
   await page.clock.advance(100);
-  assert.equal(button.hidden, false); // the focus would be lost
+  assert.equal(button.hidden, false); // hiding it would lose the focus
   page.document.activeElement = null;
   button.onblur();
   assert.equal(button.hidden, true);
@@ -113,7 +113,7 @@ test("a stalled list offers to check again, a blocked refresh to go ahead; texts
   assert.equal(page.navigations, 1);
 });
 
-test("one for another list, or one that has left the page, is left alone", async () => {
+test("an element for another list, or outside the page, does not change", async () => {
   const page = open({ elements: true });
   const other = page.connect("warmcache-progress", { for: "markers" });
   const gone = page.connect("warmcache-progress");
@@ -123,7 +123,7 @@ test("one for another list, or one that has left the page, is left alone", async
   assert.deepEqual([other, gone].map((element) => element.getAttribute("state")), ["idle", "idle"]);
 });
 
-test("a page without custom elements does without", async () => {
+test("the script works in a browser without custom elements", async () => {
   const page = open();
   page.Warmcache.watch("files");
   await page.clock.advance(4000);

@@ -1,18 +1,18 @@
-/* What the poller says, and what it refreshes. */
+/* The poller's events and refreshes. */
 "use strict";
 
 const assert = require("node:assert/strict");
 const { test } = require("node:test");
 const { Node, answer, fresh, hang, open, settle, status } = require("./page.cjs");
 
-const plain = (value) => JSON.parse(JSON.stringify(value)); // the vm has prototypes of its own
+const plain = (value) => JSON.parse(JSON.stringify(value)); // objects of the vm have other prototypes
 
-test("ready, then one refresh, then silence", async () => {
+test("a publication causes one ready, one refresh and no more polls", async () => {
   const page = open();
   const calls = [];
   const watcher = page.Warmcache.watch("files", {
     generation: "g1",
-    refresh: (given, self, signal) => void calls.push([given.generation, self === watcher, signal.aborted]),
+    refresh: (newest, self, signal) => void calls.push([newest.generation, self === watcher, signal.aborted]),
   });
   await page.clock.advance(4000);
   page.world = () => fresh("g2");
@@ -33,7 +33,7 @@ test("ready, then one refresh, then silence", async () => {
   assert.deepEqual([watcher.name, watcher.state, watcher.generation], ["files", "fresh", "g2"]);
 });
 
-test("events bubble from the element; body hears nothing of its own", async () => {
+test("events bubble from the element and are not repeated on body", async () => {
   const page = open();
   const element = new Node();
   page.world = () => fresh();
@@ -58,7 +58,7 @@ test("a prevented ready cancels the refresh", async () => {
   assert.equal(page.body.heard("refreshed").length, 0);
 });
 
-test("two callers with the same target: one ready, both refreshed", async () => {
+test("two watchers of one element share a ready event, and both refresh", async () => {
   const page = open();
   page.world = () => fresh();
   const calls = [];
@@ -72,7 +72,7 @@ test("two callers with the same target: one ready, both refreshed", async () => 
 test("a partial list is refreshed once for each new generation, and once at the end", async () => {
   const page = open();
   const seen = [];
-  page.Warmcache.watch("files", { refresh: (given) => void seen.push([given.generation, given.state]) });
+  page.Warmcache.watch("files", { refresh: (newest) => void seen.push([newest.generation, newest.state]) });
   page.world = () => status({ state: "cold", generation: null });
   await page.clock.advance(6000);
   for (const generation of ["p1", "p2"]) {
@@ -86,7 +86,7 @@ test("a partial list is refreshed once for each new generation, and once at the 
   assert.equal(page.body.heard("refreshed").length, 3);
 });
 
-test("the generation that the page has is not fetched again while it is partial", async () => {
+test("a partial generation that the page shows is not fetched again", async () => {
   const page = open();
   let refreshes = 0;
   page.world = () => status({ state: "partial", generation: "p1" });
@@ -95,7 +95,7 @@ test("the generation that the page has is not fetched again while it is partial"
   assert.equal(refreshes, 0);
 });
 
-test("two hosts that disagree about a partial list do not make a loop", async () => {
+test("two hosts with different partial generations cause no loop", async () => {
   const page = open();
   let refreshes = 0;
   const generations = ["p1", "p2"];
@@ -108,17 +108,17 @@ test("two hosts that disagree about a partial list do not make a loop", async ()
   assert.equal(refreshes, 2);
 });
 
-test("a stale page is left in peace until the end", async () => {
+test("a stale page is refreshed only after the rebuild", async () => {
   const page = open();
   let refreshes = 0;
   let generation = 1;
-  page.world = () => status({ generation: `g${(generation += 1)}` }); // refresh(key) publishes, too
+  page.world = () => status({ generation: `g${(generation += 1)}` }); // as when refresh(key) publishes
   page.Warmcache.watch("files", { generation: "g1", refresh: () => void (refreshes += 1) });
   await page.clock.advance(20000);
   assert.equal(refreshes, 0);
 });
 
-test("with nothing published it is not ready, whatever the flag says", async () => {
+test("a list without a publication is not ready, whatever the flag says", async () => {
   const page = open();
   page.world = () => status({ state: "cold", generation: null, cache_rebuilding: false });
   page.Warmcache.watch("files");
@@ -127,7 +127,7 @@ test("with nothing published it is not ready, whatever the flag says", async () 
   assert.equal(page.body.heard("ready").length, 0);
 });
 
-test("a rebuild that failed is an end, told as an error; what is shown already is not fetched again", async () => {
+test("a failed rebuild ends the wait with an error and fetches nothing again", async () => {
   const page = open();
   let refreshes = 0;
   page.world = () => fresh("g1", { state: "failed", last_error: "OSError" });
@@ -141,7 +141,7 @@ test("a rebuild that failed is an end, told as an error; what is shown already i
   assert.equal(watcher.state, "failed");
 });
 
-test("the same generation is no news: no ready, no refresh", async () => {
+test("an unchanged generation causes no ready and no refresh", async () => {
   const page = open();
   page.world = () => fresh("g1");
   page.Warmcache.watch("files", { generation: "g1", refresh: () => assert.fail("refreshed") });
@@ -150,7 +150,7 @@ test("the same generation is no news: no ready, no refresh", async () => {
   assert.equal(page.clock.timers.size, 0);
 });
 
-test("a list that is stale and not being rebuilt is at rest", async () => {
+test("a stale list without a rebuild is not polled", async () => {
   const page = open();
   page.world = () => fresh("g1", { state: "stale" });
   const watcher = page.Warmcache.watch("files", { generation: "g1" });
@@ -159,7 +159,7 @@ test("a list that is stale and not being rebuilt is at rest", async () => {
   assert.equal(page.requests.length, 1);
 });
 
-test("a failed refresh is tried again, with back-off; ready is said once", async () => {
+test("a failed refresh is retried with back-off, but ready is sent once", async () => {
   const page = open();
   page.world = () => fresh();
   let calls = 0;
@@ -177,10 +177,10 @@ test("a failed refresh is tried again, with back-off; ready is said once", async
   assert.equal(page.body.heard("refreshed").length, 1);
   const errors = plain(page.body.heard("error"));
   assert.deepEqual(errors.map((e) => [e.code, e.failures, e.fatal]), [["refresh", 2, false]]);
-  assert.equal(page.errors.length, 2); // the developer sees each one in the console
+  assert.equal(page.errors.length, 2); // the console shows each failure
 });
 
-test("a refresh that fails five times is given up", async () => {
+test("a refresh that fails five times is abandoned", async () => {
   const page = open();
   page.world = () => fresh();
   let calls = 0;
@@ -191,7 +191,7 @@ test("a refresh that fails five times is given up", async () => {
   assert.equal(page.clock.timers.size, 0);
 });
 
-test("one whose refresh is given up does not keep the others waiting", async () => {
+test("an abandoned refresh does not delay other watchers", async () => {
   const page = open();
   page.world = () => fresh();
   page.Warmcache.watch("files", { refresh: () => Promise.reject(new Error("no")) });
@@ -202,15 +202,15 @@ test("one whose refresh is given up does not keep the others waiting", async () 
   assert.equal(page.body.heard("ready").length, 1);
 });
 
-test("a slow refresh of a partial list is not started twice, and the end waits for it", async () => {
+test("a slow partial refresh is not started twice, and delays the last one", async () => {
   const page = open();
   const started = [];
   const finish = [];
   page.world = () => status({ state: "partial", generation: "p1" });
   page.Warmcache.watch("files", {
     generation: "g1",
-    refresh: (given) => {
-      started.push(given.generation);
+    refresh: (newest) => {
+      started.push(newest.generation);
       return new Promise((resolve) => finish.push(resolve));
     },
   });
@@ -226,7 +226,7 @@ test("a slow refresh of a partial list is not started twice, and the end waits f
   assert.equal(page.clock.timers.size, 0);
 });
 
-test("a slow last refresh is waited for without a poll or a second ready", async () => {
+test("a slow last refresh causes no polls and no second ready", async () => {
   const page = open();
   page.world = () => fresh("g2");
   page.Warmcache.watch("files", { refresh: () => new Promise((resolve) => page.clock.setTimeout(resolve, 30000)) });
@@ -237,28 +237,28 @@ test("a slow last refresh is waited for without a poll or a second ready", async
   assert.equal(page.body.heard("refreshed").length, 2);
 });
 
-test("a refresh that is under way when stop is called reports nothing", async () => {
+test("a refresh that is stopped while it runs reports nothing", async () => {
   const page = open();
   page.world = () => fresh();
-  let given;
+  let received;
   let finish;
   const watcher = page.Warmcache.watch("files", {
     refresh: (_status, _watcher, signal) => {
-      given = signal; 
+      received = signal;
       return new Promise((resolve) => (finish = resolve));
     },
   });
   await page.clock.advance(2000);
   watcher.stop();
-  assert.equal(given.aborted, true);
+  assert.equal(received.aborted, true);
   finish();
   await page.clock.advance(60000);
   assert.equal(page.body.heard("refreshed").length, 0);
 });
 
-test("progress is told, with nonsense taken out", async () => {
+test("invalid values are removed from progress events", async () => {
   const page = open();
-  const given = [
+  const steps = [
     { phase: "source", done: 0, total: null, rate: null, eta_seconds: null },
     { phase: "enrich", done: 25, total: 100, rate: 5, eta_seconds: 1 },
     { phase: "enrich", done: 150, total: 100, rate: 5, eta_seconds: -3 },
@@ -266,7 +266,7 @@ test("progress is told, with nonsense taken out", async () => {
     { phase: "enrich", done: 3, total: 0 },
     null,
   ];
-  page.world = () => status({ progress: given.shift() });
+  page.world = () => status({ progress: steps.shift() });
   page.Warmcache.watch("files");
   await page.clock.advance(12000);
   assert.deepEqual(
@@ -281,7 +281,7 @@ test("progress is told, with nonsense taken out", async () => {
   );
 });
 
-test("a name is needed", () => {
+test("a watcher without a name throws", () => {
   const { Warmcache } = open();
   for (const name of [undefined, null, "", 7]) assert.throws(() => Warmcache.watch(name), /list's name/);
 });
@@ -295,7 +295,7 @@ test("a name is escaped in the URL", async () => {
 
 /* ---- the script tag and configure() ---- */
 
-test("the script tag's attributes are read", async () => {
+test("attributes of the script tag are settings", async () => {
   const page = open({ attributes: { statusUrl: "/warm", interval: "500" } });
   page.Warmcache.watch("files");
   await page.clock.advance(500);
@@ -303,7 +303,7 @@ test("the script tag's attributes are read", async () => {
   assert.equal(page.warnings.length, 0);
 });
 
-test("a value that cannot be read falls back and is warned about once", async () => {
+test("an invalid attribute causes one warning and keeps the default", async () => {
   for (const value of ["2s", "", "0", "-5", "2", "NaN", "Infinity", "1e9", "99999999999"]) {
     const page = open({ attributes: { interval: value } });
     assert.equal(page.warnings.length, 1, value);
@@ -314,7 +314,7 @@ test("a value that cannot be read falls back and is warned about once", async ()
   }
 });
 
-test("configure() sets options and refuses those it does not know", async () => {
+test("configure() sets options and refuses unknown ones", async () => {
   const page = open();
   page.Warmcache.configure({ statusUrl: "/s", interval: 1000 });
   page.Warmcache.watch("files");
@@ -323,7 +323,7 @@ test("configure() sets options and refuses those it does not know", async () => 
   assert.throws(() => page.Warmcache.configure({ intervall: 1 }), /no option intervall/);
 });
 
-test("every option has values that it takes and values that it refuses", () => {
+test("every option accepts valid values and refuses others", () => {
   const cases = {
     jitter: [["0", "0.5"], ["1", "15", "-0.1", ".", "x"]],
     spread: [["0", "5000"], ["-1", "x", ""]],
@@ -345,18 +345,18 @@ test("every option has values that it takes and values that it refuses", () => {
   }
 });
 
-test("a second copy of the script leaves the first one alone", () => {
+test("a second copy of the script does not replace the first", () => {
   const before = { version: "0.0.9" };
   const page = open({ before });
   assert.equal(page.Warmcache, before);
 });
 
-test("an element with the id Warmcache is not taken for the script", () => {
+test("an element with the id Warmcache is not mistaken for the script", () => {
   const page = open({ before: new Node({ id: "Warmcache" }) });
   assert.equal(page.Warmcache.version, "0.1.0");
 });
 
-test("require() gives the same object, in a Node without a document", () => {
+test("require() returns the same object in Node without a document", () => {
   const { FILE } = require("./page.cjs");
   const Warmcache = require(FILE);
   assert.deepEqual(Object.keys(Warmcache), [

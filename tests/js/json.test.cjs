@@ -1,4 +1,4 @@
-/* json(), inspect() and ready(): what an app does that renders its list itself. */
+/* json(), inspect() and ready(), for apps that render their lists themselves. */
 "use strict";
 
 const assert = require("node:assert/strict");
@@ -9,7 +9,7 @@ const { answer, fresh, hang, open, status } = require("./page.cjs");
 
 const DATA = { url: "/api/files", headers: { "X-Warmcache": "files; gen=g1; state=stale" } };
 
-/** A world with data at DATA.url and the status elsewhere; both may be exchanged. */
+/** Return a world with data at DATA.url and the status elsewhere; a test may replace both. */
 function library(page) {
   const world = {
     data: () => answer({ files: ["old"], cache_rebuilding: true }, { headers: DATA.headers }),
@@ -21,7 +21,7 @@ function library(page) {
 
 const asked = (page) => page.requests.filter((request) => request.url === DATA.url).length;
 
-test("json() gives the data now, and again after the publication", async () => {
+test("json() passes the data at once, and again after the publication", async () => {
   const page = open();
   const world = library(page);
   const calls = [];
@@ -37,7 +37,7 @@ test("json() gives the data now, and again after the publication", async () => {
   assert.equal(page.requests[0].headers.Accept, "application/json");
 });
 
-test("json() of fresh data asks for no status", async () => {
+test("json() of fresh data polls no status", async () => {
   const page = open();
   library(page).data = () => answer({ cache_rebuilding: false });
   const job = page.Warmcache.json(DATA.url, () => {});
@@ -46,13 +46,13 @@ test("json() of fresh data asks for no status", async () => {
   assert.equal(page.requests.length, 1);
 });
 
-test("json() goes on while the new answer still says rebuilding", async () => {
+test("json() continues while the new answer is still being rebuilt", async () => {
   const page = open();
   const world = library(page);
   const calls = [];
   page.Warmcache.json(DATA.url, (data, info) => calls.push(info.rebuilding));
   world.status = () => fresh("g2");
-  // Newer data, but already the next rebuild.
+  // The data is newer, but the next rebuild already runs.
   world.data = () =>
     answer({ cache_rebuilding: true }, { headers: { "X-Warmcache": "files; gen=g2; state=stale" } });
   await page.clock.advance(2000);
@@ -62,20 +62,20 @@ test("json() goes on while the new answer still says rebuilding", async () => {
   assert.deepEqual(calls, [true, true, false]);
 });
 
-test("json() does not loop when status and data disagree for ever", async () => {
+test("json() does not loop if status and data always disagree", async () => {
   const page = open();
   const world = library(page);
   world.status = () => fresh("g2");
   const calls = [];
   const job = page.Warmcache.json(DATA.url, (data, info) => calls.push(info.rebuilding));
   await page.clock.advance(600000);
-  assert.deepEqual(calls, [true, true, false]); // the last one without a request
+  assert.deepEqual(calls, [true, true, false]); // the last call needs no request
   assert.equal(asked(page), 2);
   assert.equal(page.body.heard("ready").length, 1);
   await job.done;
 });
 
-test("json() does not loop when the data is of another generation each time, nor when it goes on after it", async () => {
+test("json() does not loop if every answer has another generation", async () => {
   const page = open();
   const world = library(page);
   world.status = () => fresh("g2");
@@ -93,7 +93,7 @@ test("json() does not loop when the data is of another generation each time, nor
   await job.done;
 });
 
-test("json() fills a partial list as it goes", async () => {
+test("json() passes a partial list as it grows", async () => {
   const page = open();
   const world = library(page);
   let size = 1;
@@ -111,7 +111,7 @@ test("json() fills a partial list as it goes", async () => {
   assert.deepEqual(sizes, [1, 2, 3]);
 });
 
-test("json() ends when a listener takes over", async () => {
+test("json() ends if a listener prevents the refresh", async () => {
   const page = open();
   const world = library(page);
   world.status = () => fresh();
@@ -122,7 +122,7 @@ test("json() ends when a listener takes over", async () => {
   assert.equal(page.requests.length, 2);
 });
 
-test("json() takes the name from the options first", async () => {
+test("json() prefers the name from the options", async () => {
   const page = open();
   library(page);
   page.Warmcache.json(DATA.url, () => {}, { name: "mine" });
@@ -130,7 +130,7 @@ test("json() takes the name from the options first", async () => {
   assert.equal(page.requests[1].url, "/api/cache/stats/mine");
 });
 
-test("json() without a name says so", async () => {
+test("json() rejects without a name", async () => {
   const page = open();
   library(page).data = () => answer({ cache_rebuilding: true });
   const job = page.Warmcache.json(DATA.url, () => {});
@@ -138,14 +138,14 @@ test("json() without a name says so", async () => {
   assert.equal(page.requests.length, 1);
 });
 
-test("json() rejects when the first fetch fails", async () => {
+test("json() rejects if the first fetch fails", async () => {
   const page = open();
   library(page).data = () => answer({}, { code: 500 });
   const job = page.Warmcache.json(DATA.url, () => assert.fail("called"));
   await assert.rejects(job.done, { code: "http", message: "/api/files answered 500" });
 });
 
-test("json() survives a lost second fetch", async () => {
+test("json() retries a failed second fetch", async () => {
   const page = open();
   const world = library(page);
   const calls = [];
@@ -160,7 +160,7 @@ test("json() survives a lost second fetch", async () => {
   assert.equal(page.body.heard("error").length, 0);
 });
 
-test("json() rejects when the session ends", async () => {
+test("json() rejects if the session ends", async () => {
   const page = open();
   const world = library(page);
   const job = page.Warmcache.json(DATA.url, () => {});
@@ -171,7 +171,7 @@ test("json() rejects when the session ends", async () => {
   await end;
 });
 
-test("json() stops by stop() and by signal, during the fetch and during the wait", async () => {
+test("stop() and a signal end json() during the fetch and during the wait", async () => {
   for (const way of ["stop", "signal"]) {
     for (const moment of [0, 3000]) {
       const page = open();
@@ -193,7 +193,7 @@ test("json() stops by stop() and by signal, during the fetch and during the wait
   }
 });
 
-test("a bug in onData is reported and does not end the wait", async () => {
+test("an error in onData is reported and does not end the wait", async () => {
   const page = open();
   const world = library(page);
   let calls = 0;
@@ -221,18 +221,18 @@ test("inspect() watches an answer that is being rebuilt", async () => {
   assert.equal(page.requests.length, 1);
 });
 
-test("inspect() leaves other answers alone", () => {
+test("inspect() ignores other answers", () => {
   const { Warmcache } = open();
   const header = { headers: { "X-Warmcache": "files; gen=g1; state=fresh" } };
-  for (const given of [null, undefined, {}, { cache_rebuilding: false }, answer({}), answer({}, header)]) {
-    assert.equal(Warmcache.inspect(given), null);
+  for (const other of [null, undefined, {}, { cache_rebuilding: false }, answer({}), answer({}, header)]) {
+    assert.equal(Warmcache.inspect(other), null);
   }
   assert.throws(() => Warmcache.inspect({ cache_rebuilding: true }), /list's name/);
 });
 
 /* ---- ready() ---- */
 
-test("ready() is a promise of the status at publication", async () => {
+test("ready() resolves to the status at publication", async () => {
   const page = open();
   const promise = page.Warmcache.ready("files");
   await page.clock.advance(4000);
@@ -242,7 +242,7 @@ test("ready() is a promise of the status at publication", async () => {
   assert.equal(page.clock.timers.size, 0);
 });
 
-test("ready() rejects on a signal, a timeout, a stall and an end of the session", async () => {
+test("ready() rejects on a signal, a timeout, a stall and the end of the session", async () => {
   const cases = {
     stopped: (page, control) => control.abort(),
     timeout: (page) => page.clock.advance(5000),

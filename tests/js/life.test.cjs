@@ -1,4 +1,4 @@
-/* The page's life: long waits, other tabs, lost networks, hidden tabs, a way back. */
+/* Long waits, other tabs, lost networks, hidden tabs, and pages from the back/forward cache. */
 "use strict";
 
 const assert = require("node:assert/strict");
@@ -8,9 +8,9 @@ const { Node, answer, fresh, hang, open, status } = require("./page.cjs");
 const gaps = (page) => page.times().map((at, i, all) => (i ? at - all[i - 1] : at));
 const types = (target) => target.events.map(([type]) => type);
 
-/* ---- the rhythm ---- */
+/* ---- intervals ---- */
 
-test("with an eta the pause is half of what is left, from one interval to thirty seconds", async () => {
+test("the pause is half of the eta, between one interval and thirty seconds", async () => {
   for (const [eta, gap] of [[0, 2000], [1, 2000], [20, 10000], [60, 30000], [3600, 30000], [null, 2000]]) {
     const page = open();
     page.world = () => status({ progress: { phase: "enrich", done: 1, total: 9, rate: 1, eta_seconds: eta } });
@@ -20,7 +20,7 @@ test("with an eta the pause is half of what is left, from one interval to thirty
   }
 });
 
-test("at most ten polls in the minute after an eta above ten seconds is known", async () => {
+test("an eta above ten seconds limits polls to ten in the next minute", async () => {
   const page = open();
   const end = 120000;
   page.world = () => status({ progress: { done: 1, total: 9, eta_seconds: (end - page.clock.now) / 1000 } });
@@ -29,7 +29,7 @@ test("at most ten polls in the minute after an eta above ten seconds is known", 
   assert.ok(page.requests.length <= 11, String(page.requests.length));
 });
 
-test("poll_after_ms is the server's wish and comes first; nonsense is passed over", async () => {
+test("poll_after_ms overrides the eta, and invalid values are ignored", async () => {
   for (const [wish, gap] of [[500, 500], [20000, 20000], [1, 250], [1e12, 300000], [0, 2000], [-1, 2000], ["x", 2000], [null, 2000]]) {
     const page = open();
     page.world = () => status({ poll_after_ms: wish });
@@ -39,7 +39,7 @@ test("poll_after_ms is the server's wish and comes first; nonsense is passed ove
   }
 });
 
-test("the refresh is spread over a second, or over the server's spread_ms if that is longer", async () => {
+test("the refresh is spread over a second, or over a longer spread_ms", async () => {
   for (const [spread, more, at] of [["1000", {}, 2500], ["0", {}, 2000], ["1000", { spread_ms: 4000 }, 4000], ["1000", { spread_ms: 10 }, 2500]]) {
     const page = open({ attributes: { spread } });
     page.world = () => fresh("g2", more);
@@ -50,7 +50,7 @@ test("the refresh is spread over a second, or over the server's spread_ms if tha
   }
 });
 
-test("after ten minutes of waiting it is stalled, and says so once", async () => {
+test("ten minutes of waiting cause one stalled event", async () => {
   const page = open();
   const watcher = page.Warmcache.watch("files");
   await page.clock.advance(3600000);
@@ -69,7 +69,7 @@ test("after ten minutes of waiting it is stalled, and says so once", async () =>
   assert.equal(watcher.state, "stale");
 });
 
-test("hidden time is not waiting", async () => {
+test("hidden time does not count as waiting", async () => {
   const page = open({ attributes: { maxWait: "60000" } });
   const watcher = page.Warmcache.watch("files");
   for (let i = 0; i < 10; i += 1) {
@@ -81,7 +81,7 @@ test("hidden time is not waiting", async () => {
   assert.equal(watcher.state, "stale");
 });
 
-test("a slow hidden tab is not stalled by the hours that nobody looks at it", async () => {
+test("hours in the background do not stall a slow hidden tab", async () => {
   const page = open({ attributes: { hidden: "slow" } });
   const watcher = page.Warmcache.watch("files");
   page.show("hidden");
@@ -89,7 +89,7 @@ test("a slow hidden tab is not stalled by the hours that nobody looks at it", as
   assert.equal(watcher.state, "stale");
 });
 
-test("a stalled page is woken by another tab's publication, and by nothing less", async () => {
+test("only a publication in another tab wakes a stalled page", async () => {
   const tabs = [];
   const page = open({ tabs, attributes: { maxWait: "5000" } });
   page.Warmcache.watch("files", { refresh: () => {} });
@@ -104,7 +104,7 @@ test("a stalled page is woken by another tab's publication, and by nothing less"
   assert.equal(page.Warmcache.state("files"), "fresh");
 });
 
-test("watch: a refresh that was blocked once is made up for by the next", async () => {
+test("watch: the next refresh replaces one that was blocked", async () => {
   const page = open({ attributes: { watch: "30000" } });
   let isBlocked = true;
   page.world = () => fresh("g2");
@@ -118,7 +118,7 @@ test("watch: a refresh that was blocked once is made up for by the next", async 
   assert.equal(page.Warmcache.state("files"), "fresh");
 });
 
-test("watch: failures that were made good are forgotten", async () => {
+test("watch: a success resets the count of failures", async () => {
   const page = open({ attributes: { watch: "30000" } });
   let left = 0;
   let done = 0;
@@ -136,7 +136,7 @@ test("watch: failures that were made good are forgotten", async () => {
   assert.equal(done, 3);
 });
 
-test("a second watcher of a stalled list wakes it", async () => {
+test("a second watcher wakes a stalled list", async () => {
   const page = open();
   page.Warmcache.watch("files");
   await page.clock.advance(3600000);
@@ -145,11 +145,11 @@ test("a second watcher of a stalled list wakes it", async () => {
   assert.equal(second.state, "stale");
 });
 
-test("watch: a page that is fresh goes on asking, and is refreshed for each generation", async () => {
+test("watch: a fresh page keeps polling and is refreshed for each generation", async () => {
   const element = new Node({ dataset: { warmcache: "files", warmcacheState: "fresh", warmcacheGeneration: "g1", warmcacheRefresh: "mine" } });
   const page = open({ regions: [element], attributes: { watch: "30000", auto: "false" } });
   const seen = [];
-  page.Warmcache.strategies.mine = (given) => void seen.push(given.generation);
+  page.Warmcache.strategies.mine = (newest) => void seen.push(newest.generation);
   page.world = () => fresh("g1");
   page.Warmcache.scan();
   await page.clock.advance(61000);
@@ -163,7 +163,7 @@ test("watch: a page that is fresh goes on asking, and is refreshed for each gene
   assert.deepEqual(element.heard("refreshed").map((detail) => detail.strategy), ["mine", "mine"]);
 });
 
-test("watch: who begins to wait meanwhile does not wait for the slow rhythm", async () => {
+test("watch: a new watcher does not wait for the slow interval", async () => {
   const page = open({ attributes: { watch: "60000" } });
   page.world = () => fresh("g1");
   page.Warmcache.watch("files");
@@ -175,16 +175,16 @@ test("watch: who begins to wait meanwhile does not wait for the slow rhythm", as
   assert.ok(page.requests.length <= 5, String(page.requests.length));
 });
 
-/* ---- one truth ---- */
+/* ---- workers with different generations ---- */
 
-test("what a newer generation has replaced is another worker talking", async () => {
+test("a replaced generation from another worker is ignored", async () => {
   const page = open();
   const watcher = page.Warmcache.watch("files", { generation: "g1", refresh: () => {} });
   page.world = () => status({ generation: "g1" });
   await page.clock.advance(2000);
-  page.world = () => status({ generation: "g2" }); // refresh(key) has published
+  page.world = () => status({ generation: "g2" }); // as after refresh(key)
   await page.clock.advance(2000);
-  page.world = () => fresh("g1"); // and a worker that has not seen it
+  page.world = () => fresh("g1"); // from a worker that has not seen it
   await page.clock.advance(10000);
   assert.deepEqual([watcher.state, watcher.generation], ["stale", "g2"]);
   page.world = () => fresh("g3");
@@ -192,7 +192,7 @@ test("what a newer generation has replaced is another worker talking", async () 
   assert.deepEqual([watcher.state, watcher.generation], ["fresh", "g3"]);
 });
 
-test("once published the refresh goes ahead, whatever is said meanwhile", async () => {
+test("a refresh after a publication happens whatever is polled before it", async () => {
   const tabs = [];
   const page = open({ tabs, attributes: { spread: "2000" } });
   let refreshes = 0;
@@ -209,7 +209,7 @@ test("once published the refresh goes ahead, whatever is said meanwhile", async 
 
 /* ---- several tabs ---- */
 
-test("tabs share what they learn: ten of them ask hardly more than one", async () => {
+test("ten tabs share their answers and poll hardly more than one", async () => {
   const tabs = [];
   const first = open({ tabs, random: 0.1 });
   const pages = [first];
@@ -226,7 +226,7 @@ test("tabs share what they learn: ten of them ask hardly more than one", async (
   for (const page of pages) assert.equal(page.body.heard("refreshed").length, 1);
 });
 
-test("an answer that is shared meanwhile ends the own request", async () => {
+test("a shared answer aborts the tab's own request", async () => {
   const tabs = [];
   const page = open({ tabs });
   page.world = hang;
@@ -239,7 +239,7 @@ test("an answer that is shared meanwhile ends the own request", async () => {
   assert.equal(page.Warmcache.state("files"), "stale");
 });
 
-test("a page that waits for nothing is not moved by other tabs", async () => {
+test("answers of other tabs do not affect a page that waits for nothing", async () => {
   const tabs = [];
   const page = open({ tabs });
   const watcher = page.Warmcache.watch("files");
@@ -250,7 +250,7 @@ test("a page that waits for nothing is not moved by other tabs", async () => {
   assert.equal(page.Warmcache.state("files"), "idle");
 });
 
-test("share=false opens no channel; another status URL has another one", async () => {
+test("share=false opens no channel, and each status URL has its own", async () => {
   assert.equal(open({ attributes: { share: "false" } }).channels.length, 0);
   const tabs = [];
   const page = open({ tabs, attributes: { statusUrl: "/a" } });
@@ -273,7 +273,7 @@ test("a fresh page opens no channel, and pagehide closes it", async () => {
   assert.equal(page.channels.length, 1);
 });
 
-test("pagehide ends the request, too, and coming back from the cache polls at once", async () => {
+test("pagehide aborts the request, and a page from the back/forward cache polls at once", async () => {
   const page = open({ random: 1 });
   page.world = hang;
   page.Warmcache.watch("files");
@@ -289,7 +289,7 @@ test("pagehide ends the request, too, and coming back from the cache polls at on
 
 /* ---- the network ---- */
 
-test("offline: the request is aborted, said so, and looked at once a minute", async () => {
+test("offline: the request is aborted, the state is sent, and a probe is made once a minute", async () => {
   const page = open();
   page.world = hang;
   const watcher = page.Warmcache.watch("files");
@@ -303,7 +303,7 @@ test("offline: the request is aborted, said so, and looked at once a minute", as
   assert.equal(watcher.state, "offline");
 });
 
-test("the browser may be wrong about offline: a probe that is answered ends it", async () => {
+test("offline: a successful probe ends it although the browser reports it", async () => {
   const page = open();
   const watcher = page.Warmcache.watch("files");
   page.go("offline");
@@ -311,14 +311,14 @@ test("the browser may be wrong about offline: a probe that is answered ends it",
   assert.equal(watcher.state, "stale");
 });
 
-test("a page that starts offline tries all the same", async () => {
+test("offline: a page that starts so polls nevertheless", async () => {
   const page = open({ online: false });
   const watcher = page.Warmcache.watch("files");
   await page.clock.advance(2000);
   assert.equal(watcher.state, "stale");
 });
 
-test("online: a poll within a second", async () => {
+test("online: the page polls within a second", async () => {
   const page = open({ random: 1 });
   page.Warmcache.watch("files");
   page.go("offline");
@@ -329,7 +329,7 @@ test("online: a poll within a second", async () => {
 
 /* ---- hidden ---- */
 
-test("hidden=slow asks once a minute, and at once when shown", async () => {
+test("hidden=slow polls once a minute, and at once when shown", async () => {
   const page = open({ attributes: { hidden: "slow" } });
   page.Warmcache.watch("files");
   await page.clock.advance(2000);
@@ -343,7 +343,7 @@ test("hidden=slow asks once a minute, and at once when shown", async () => {
   assert.ok(page.requests.length > asked);
 });
 
-test("hidden=keep goes on as if shown", async () => {
+test("hidden=keep polls as if the page were visible", async () => {
   const page = open({ attributes: { hidden: "keep" } });
   page.Warmcache.watch("files");
   page.show("hidden");
@@ -351,7 +351,7 @@ test("hidden=keep goes on as if shown", async () => {
   assert.equal(page.requests.length, 5);
 });
 
-test("a hidden tab learns from others, and is refreshed when it is shown", async () => {
+test("a hidden tab takes answers from others and refreshes when it is shown", async () => {
   const tabs = [];
   const page = open({ tabs });
   let refreshes = 0;
@@ -367,7 +367,7 @@ test("a hidden tab learns from others, and is refreshed when it is shown", async
   assert.deepEqual([refreshes, page.requests.length], [1, 0]);
 });
 
-test("with hidden=keep a hidden page is not reloaded, but prompts", async () => {
+test("hidden=keep prompts instead of reloading a hidden page", async () => {
   const element = new Node({ dataset: { warmcache: "files", warmcacheState: "cold", warmcacheRefresh: "reload" } });
   const page = open({ regions: [element], attributes: { hidden: "slow" } });
   page.world = () => fresh("g2");
@@ -378,7 +378,7 @@ test("with hidden=keep a hidden page is not reloaded, but prompts", async () => 
   assert.equal(page.Warmcache.state("files"), "ready");
 });
 
-test("a failed poll is no waiting for ever: errors lead to a stall, too", async () => {
+test("repeated errors stall a watcher", async () => {
   const page = open();
   page.world = () => answer({}, { code: 500 });
   const watcher = page.Warmcache.watch("files");

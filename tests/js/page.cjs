@@ -1,7 +1,6 @@
-/* A page made by hand for the poller: document, clock, network. No browser, no waiting.
+/* A simulated page for the poller: document, clock and network, without a browser and without waiting.
  *
- * The script runs in a context of its own (vm), so that each test has a fresh one and so that
- * document, fetch and the timers are what the test says they are.
+ * The script runs in a new vm context for each test, where the test controls document, fetch and timers.
  */
 "use strict";
 
@@ -12,12 +11,12 @@ const vm = require("node:vm");
 const FILE = path.join(__dirname, "..", "..", "static", "warmcache.js");
 const SOURCE = fs.readFileSync(FILE, "utf8");
 
-/** Let everything that waits for a promise go on, and what is said to other tabs arrive. */
+/** Let pending promises settle, and deliver messages to other tabs. */
 async function settle() {
   for (let turn = 0; turn < 3; turn += 1) await new Promise((resolve) => setImmediate(resolve));
 }
 
-/** Timers that run out only when the test says so. */
+/** Timers that fire only when the test advances the time. */
 class Clock {
   constructor() {
     this.now = 0;
@@ -51,7 +50,7 @@ class Clock {
   }
 }
 
-/** An element, or the document: as much of one as the poller touches. Remembers its events. */
+/** The parts of an element, or of the document, that the poller uses. It records its events. */
 class Node extends EventTarget {
   constructor(attributes = {}) {
     super();
@@ -59,7 +58,7 @@ class Node extends EventTarget {
     this.dataset = {};
     this.isConnected = true;
     this.fields = [];
-    this.nodes = []; // what has an id
+    this.nodes = []; // elements with an id
     this.childNodes = [];
     this.attributes = {};
     this.events = [];
@@ -71,7 +70,7 @@ class Node extends EventTarget {
     return super.dispatchEvent(event);
   }
 
-  /** The details of the events of one type. */
+  /** Return the details of the events of one type. */
   heard(type) {
     return this.events.filter((event) => event[0] === type).map((event) => event[1]);
   }
@@ -119,7 +118,7 @@ class Node extends EventTarget {
   }
 }
 
-/** A field as far as the poller looks at it; which kinds of fields are dirty is tested in a browser. */
+/** The parts of a field that the poller uses; a browser test covers which kinds of fields are dirty. */
 class Field {
   constructor(attributes) {
     Object.assign(this, { value: "", defaultValue: "", kept: false }, attributes);
@@ -145,7 +144,7 @@ class Form {
   }
 }
 
-/** The channel between the tabs that share `others`. */
+/** A channel between the tabs that share `others`. */
 class Channel {
   constructor(name, others) {
     this.name = name;
@@ -181,7 +180,7 @@ const status = (more = {}) => ({
 const fresh = (generation = "g2", more = {}) =>
   status({ state: "fresh", generation, cache_rebuilding: false, rebuild_in_progress: false, ...more });
 
-/** An answer of the server: a Response that can also say that it was redirected. */
+/** Make an answer of the server: a Response that may be marked as redirected. */
 function answer(body, { code = 200, headers = {}, redirected = false } = {}) {
   const text = typeof body === "string" ? body : JSON.stringify(body);
   const type = typeof body === "string" ? "text/html" : "application/json";
@@ -191,16 +190,16 @@ function answer(body, { code = 200, headers = {}, redirected = false } = {}) {
 }
 
 /**
- * Load the script into a fresh page. Options: attributes (of the script tag, as a dataset),
- * regions, random (a number, or a function like Math.random), visibility, readyState, storage, tabs (a list that several pages
- * share, for their channels), clock (shared, too), online. page.world answers every request:
- * a function of (url, request) that returns a body, a Response, an Error, or a promise of one.
+ * Load the script into a new page. Options: attributes (the dataset of the script tag), regions, random (a number, or
+ * a function like Math.random), visibility, readyState, storage, tabs (a list of channels that several pages share),
+ * clock (may be shared, too), online. page.world answers every request: it is a function of (url, request) that
+ * returns a body, a Response, an Error, or a promise of one.
  */
 function open(options = {}) {
   const clock = options.clock || new Clock();
   const page = { clock, requests: [], loads: [], elements: {}, warnings: [], errors: [], navigations: 0, world: () => status(), pageWorld: () => ({ code: 404 }) };
   page.document = new Node({
-    currentScript: { dataset: { spread: "0", ...options.attributes } }, // refreshed at once
+    currentScript: { dataset: { spread: "0", ...options.attributes } }, // refresh without delay
     body: new Node(),
     activeElement: null,
     visibilityState: options.visibility || "visible",
@@ -217,11 +216,11 @@ function open(options = {}) {
   page.channels = options.tabs || [];
 
   const window = new EventTarget();
-  const said = (list) => (...words) => list.push(words.map(String).join(" "));
+  const logTo = (list) => (...words) => list.push(words.map(String).join(" "));
   Object.assign(window, {
     document: page.document,
     location: { pathname: "/files", search: "", href: "http://host/files" },
-    console: { warn: said(page.warnings), error: said(page.errors) },
+    console: { warn: logTo(page.warnings), error: logTo(page.errors) },
     sessionStorage: options.storage || {},
     navigator: { onLine: options.online ?? true },
     getSelection: () => page.selection,
@@ -230,7 +229,7 @@ function open(options = {}) {
         try {
           call();
         } catch (error) {
-          page.errors.push(String(error)); // where a browser shows what nobody caught
+          page.errors.push(String(error)); // a browser shows uncaught errors in the console
         }
       }),
     HTMLElement: class extends Node {},
@@ -243,14 +242,14 @@ function open(options = {}) {
         this.headers[name] = value;
       }
       getResponseHeader(name) {
-        return this.given.headers?.[name] ?? null;
+        return this.answer.headers?.[name] ?? null;
       }
       send() {
         page.loads.push({ url: this.url, at: clock.now, headers: this.headers });
         setImmediate(() => {
-          this.given = page.pageWorld();
-          this.status = this.given.code ?? 200;
-          this.responseXML = { getElementById: () => this.given.region || null };
+          this.answer = page.pageWorld();
+          this.status = this.answer.code ?? 200;
+          this.responseXML = { getElementById: () => this.answer.region || null };
           this.onloadend();
         });
       }
@@ -269,13 +268,13 @@ function open(options = {}) {
   page.window = window;
 
   vm.createContext(window);
-  // An EventTarget's own methods want the real object, not the context that stands for it.
+  // Methods of EventTarget need the real object, not the vm context's proxy.
   for (const name of ["addEventListener", "removeEventListener", "dispatchEvent"]) {
     window[name] = EventTarget.prototype[name].bind(window);
   }
   const env = {
     now: () => clock.now,
-    random: typeof options.random === "function" ? options.random : () => options.random ?? 0.5, // 0.5 is no jitter
+    random: typeof options.random === "function" ? options.random : () => options.random ?? 0.5, // 0.5 means no jitter
     setTimeout: (call, delay) => clock.setTimeout(call, delay),
     clearTimeout: (id) => clock.clearTimeout(id),
     navigate: () => (page.navigations += 1),
@@ -285,12 +284,12 @@ function open(options = {}) {
         const abort = () => reject(request.signal.reason);
         request.signal.addEventListener("abort", abort);
       });
-      const given = await Promise.race([page.world(url, request), aborted]);
-      if (given instanceof Error) throw given;
-      return given instanceof Response ? given : answer(given);
+      const result = await Promise.race([page.world(url, request), aborted]);
+      if (result instanceof Error) throw result;
+      return result instanceof Response ? result : answer(result);
     },
   };
-  // The regions of the first scan start timers at once, so the clock has to be there before.
+  // Regions start timers during the first scan, so set the clock before loading the script.
   window.performance = { now: env.now };
   window.setTimeout = env.setTimeout;
   window.clearTimeout = env.clearTimeout;
@@ -322,7 +321,7 @@ function open(options = {}) {
   return page;
 }
 
-/** A request that nobody answers. */
+/** A request that is never answered. */
 const hang = () => new Promise(() => {});
 
 module.exports = { FILE, Field, Node, answer, fresh, hang, open, settle, status };

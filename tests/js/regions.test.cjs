@@ -1,4 +1,4 @@
-/* Regions, and the guards of the automatic reload. Swapping itself is tested in a browser. */
+/* Regions, and the guards of automatic reloads. A browser test covers swaps. */
 "use strict";
 
 const assert = require("node:assert/strict");
@@ -14,7 +14,7 @@ const region = (state, more = {}, attributes = {}) =>
 const RELOAD = { warmcacheRefresh: "reload" };
 const EVENT = { warmcacheRefresh: "event" };
 
-/** A page with one region whose list is fresh at the first poll. */
+/** Open a page with one region whose list is fresh at the first poll. */
 function publish(element, options = {}) {
   const page = open({ regions: [element], ...options });
   page.world = () => fresh("g2");
@@ -49,7 +49,7 @@ test("the region's own state is where the state event starts", async () => {
   assert.deepEqual([change.from, change.to], ["cold", "ready"]);
 });
 
-test("a region that the app has renewed itself is not refreshed for what it shows", async () => {
+test("a region that the app has updated is not refreshed for the shown generation", async () => {
   const element = region("stale", EVENT);
   const page = publish(element);
   await page.clock.advance(10000);
@@ -61,25 +61,25 @@ test("a region that the app has renewed itself is not refreshed for what it show
   assert.equal(element.heard("ready").length, 1);
 });
 
-test("data-auto=false leaves the page to Warmcache.scan()", async () => {
+test("data-auto=false watches no region before Warmcache.scan()", async () => {
   const element = region("cold", EVENT);
   const page = open({ regions: [element], attributes: { auto: "false" } });
   await page.clock.advance(10000);
   assert.equal(page.requests.length, 0);
   page.Warmcache.scan();
-  page.Warmcache.scan(page.document); // twice does no harm
+  page.Warmcache.scan(page.document); // a second scan has no effect
   await page.clock.advance(2000);
   assert.equal(page.requests.length, 1);
 });
 
-test("a document that is still loading is scanned when it is there", async () => {
+test("a loading document is scanned after it has loaded", async () => {
   const page = open({ regions: [region("cold", EVENT)], readyState: "loading" });
   assert.equal(page.clock.timers.size, 0);
   page.document.dispatchEvent(new Event("DOMContentLoaded"));
   assert.equal(page.clock.timers.size, 1);
 });
 
-test("two regions of one list share the requests and hear ready each", async () => {
+test("two regions of one list share requests, and each gets ready", async () => {
   const [first, second] = [region("cold", EVENT), region("cold", EVENT)];
   const page = open({ regions: [first, second] });
   page.world = () => fresh("g2");
@@ -88,7 +88,7 @@ test("two regions of one list share the requests and hear ready each", async () 
   assert.deepEqual([first, second].map((element) => element.heard("ready").length), [1, 1]);
 });
 
-test("strategy event: one ready, nothing else, no second wait", async () => {
+test("strategy event: one ready, no refresh and no second wait", async () => {
   const element = region("cold", EVENT);
   const page = publish(element);
   await page.clock.advance(600000);
@@ -98,7 +98,7 @@ test("strategy event: one ready, nothing else, no second wait", async () => {
 });
 
 for (const strategy of ["event", "mine"]) {
-  test(`a region that is put in place anew each time hears of a publication once: ${strategy}`, async () => {
+  test(`a region that is replaced at every refresh gets one ready for a publication: ${strategy}`, async () => {
     const page = open({ attributes: { auto: "false" } });
     let made = 0;
     const puts = () => {
@@ -113,20 +113,20 @@ for (const strategy of ["event", "mine"]) {
     page.world = () => fresh("g2");
     puts();
     await page.clock.advance(600000);
-    assert.equal(made, 2); // the load, and the refresh
+    assert.equal(made, 2); // one load and one refresh
     assert.equal(page.requests.length, 2);
     const [blocked] = page.document.regions[0].heard("blocked");
     assert.equal(blocked.reason, "loop"); // the user may go on
     assert.equal(page.Warmcache.state("files"), "ready");
 
-    page.world = () => fresh("g3"); // a new reason
+    page.world = () => fresh("g3"); // another generation may be refreshed
     puts();
     await page.clock.advance(600000);
     assert.equal(made, 4);
   });
 }
 
-test("another page of the same document is another place", async () => {
+test("another page of the same document has its own count", async () => {
   const page = open({ attributes: { auto: "false" } });
   page.world = () => fresh("g2");
   for (const url of ["/a", "/b", "/a"]) {
@@ -139,7 +139,7 @@ test("another page of the same document is another place", async () => {
   }
 });
 
-test("a region that is older than an interval is asked for at once", async () => {
+test("a region older than an interval is polled at once", async () => {
   const cases = [[Date.now() - 60000, 0], [Date.now(), 2000], [Date.now() + 60000, 2000], ["long ago", 2000]];
   for (const [at, first] of cases) {
     const page = open({ regions: [region("stale", { ...EVENT, warmcacheAt: String(at) })] });
@@ -148,7 +148,7 @@ test("a region that is older than an interval is asked for at once", async () =>
   }
 });
 
-test("a strategy that does not exist is an error, and in the end a button", async () => {
+test("an unknown strategy is an error and ends in a prompt", async () => {
   const element = region("cold", { warmcacheRefresh: "sawp" });
   const page = publish(element);
   await page.clock.advance(120000);
@@ -158,7 +158,7 @@ test("a strategy that does not exist is an error, and in the end a button", asyn
   assert.equal(page.navigations, 0);
 });
 
-test("watch() takes a strategy's name", async () => {
+test("watch() accepts the name of a strategy", async () => {
   const page = open();
   page.world = () => fresh("g2");
   page.Warmcache.watch("files", { refresh: "reload" });
@@ -166,7 +166,7 @@ test("watch() takes a strategy's name", async () => {
   assert.equal(page.navigations, 1);
 });
 
-test("reload: once, and auto means reload for a region without an id", async () => {
+test("reload: happens once, also for auto without an id", async () => {
   for (const more of [RELOAD, {}]) {
     const page = publish(region("cold", more));
     await page.clock.advance(600000);
@@ -175,7 +175,7 @@ test("reload: once, and auto means reload for a region without an id", async () 
   }
 });
 
-test("reload: not while the rebuild runs, not for a generation that the page shows", async () => {
+test("reload: never during a rebuild or for the shown generation", async () => {
   const element = region("partial", RELOAD);
   const page = open({ regions: [element] });
   page.world = () => status({ state: "partial", generation: "p2" });
@@ -195,7 +195,7 @@ test("reload: once per document, even for two lists", async () => {
   assert.equal(other.heard("blocked")[0].reason, "loop");
 });
 
-test("reload: once per page and generation, however often the page comes back cold", async () => {
+test("reload: once per page and generation, even if the page returns cold", async () => {
   const storage = {};
   let navigations = 0;
   let blocked;
@@ -212,10 +212,10 @@ test("reload: once per page and generation, however often the page comes back co
   const next = open({ regions: [region("cold", RELOAD)], storage });
   next.world = () => fresh("g3");
   await next.clock.advance(60000);
-  assert.equal(next.navigations, 1); // a new generation is a new reason
+  assert.equal(next.navigations, 1); // another generation may be reloaded
 });
 
-test("reload: never without a session store", async () => {
+test("reload: never without session storage", async () => {
   const broken = {
     get warmcache() {
       throw new Error("denied");
@@ -235,7 +235,7 @@ test("reload: never without a session store", async () => {
   }
 });
 
-test("reload: blocked while the user types, and proceed() does it after all", async () => {
+test("reload: blocked while the user types, until proceed()", async () => {
   const element = region("cold", RELOAD);
   const page = publish(element);
   page.document.fields = [new Field({ value: "half a wo" })];
@@ -246,7 +246,7 @@ test("reload: blocked while the user types, and proceed() does it after all", as
   assert.equal(page.navigations, 1);
 });
 
-test("reload: not when ready was prevented", async () => {
+test("reload: not if ready was prevented", async () => {
   const element = region("cold", RELOAD);
   const page = publish(element);
   element.addEventListener("warmcache:ready", (event) => event.preventDefault());
@@ -254,9 +254,9 @@ test("reload: not when ready was prevented", async () => {
   assert.equal(page.navigations, 0);
 });
 
-/* ---- what counts as in use: a field by field test is in the browser ---- */
+/* ---- what counts as in use; a browser test covers every kind of field ---- */
 
-test("typed text, a focused field, an open dialog, what plays and a selection block; the kept ones do not", async () => {
+test("typed text, a focused field, an open dialog, media and a selection block, except in kept elements", async () => {
   const cases = [
     [new Field({ value: "half a wo" }), 0],
     [new Field({}), 1],

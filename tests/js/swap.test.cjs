@@ -1,4 +1,4 @@
-/* When a region's new content is fetched, and when it is taken. That it is put in place is tested in a browser. */
+/* When new content for a region is fetched and accepted. A browser test covers how it is inserted. */
 "use strict";
 
 const assert = require("node:assert/strict");
@@ -19,7 +19,7 @@ function publish(element, options = {}) {
   return page;
 }
 
-test("a swap fetches once, past every cache, and takes over children and attributes", async () => {
+test("a swap fetches once, bypassing caches, and replaces children and attributes", async () => {
   const element = section("stale", "g1");
   element.setAttribute("aria-busy", "true");
   const page = publish(element);
@@ -32,7 +32,7 @@ test("a swap fetches once, past every cache, and takes over children and attribu
   assert.deepEqual(element.heard("refreshed").map((detail) => [detail.strategy, detail.generation]), [["auto", "g2"]]);
 });
 
-test("a fragment without attributes gets those of the status", async () => {
+test("a fragment without attributes gets them from the status", async () => {
   const element = section("cold", "");
   const page = publish(element);
   assert.equal(element.getAttribute("aria-busy"), "true");
@@ -42,7 +42,7 @@ test("a fragment without attributes gets those of the status", async () => {
   assert.equal(page.requests.length, 1);
 });
 
-test("old content, from a worker behind, is not taken; five times, then the user is asked", async () => {
+test("old content from another worker is refused five times, then the user is asked", async () => {
   for (const old of [section("cold", ""), section("stale", "g1")]) {
     const element = section("stale", "g1");
     const page = publish(element);
@@ -61,31 +61,31 @@ test("old content, from a worker behind, is not taken; five times, then the user
   }
 });
 
-test("what fails in the fetch is told, with its code", async () => {
+test("a failed fetch sends an error with its code", async () => {
   const cases = [
     [{ code: 0 }, "network"],
     [{ code: 500 }, "http"],
     [{ code: 403 }, "auth"],
     [{ code: 200 }, "body"],
   ];
-  for (const [given, code] of cases) {
+  for (const [failure, code] of cases) {
     const element = section("stale", "g1");
     const page = publish(element);
-    page.pageWorld = () => given;
+    page.pageWorld = () => failure;
     await page.clock.advance(10000);
     assert.equal(element.heard("error")[0].code, code);
     assert.equal(element.heard("error")[0].fatal, code === "auth");
   }
 });
 
-test("Retry-After of the page is obeyed", async () => {
+test("a swap obeys Retry-After of the page", async () => {
   const page = publish(section("stale", "g1"));
   page.pageWorld = () => ({ code: 503, headers: { "Retry-After": "60" } });
   await page.clock.advance(100000);
   assert.deepEqual(page.loads.map((load) => load.at), [2000, 62000]);
 });
 
-test("the same ETag again is no news", async () => {
+test("an unchanged ETag causes no swap", async () => {
   const element = section("cold", "");
   const page = publish(element);
   const seen = [];
@@ -99,7 +99,7 @@ test("the same ETag again is no news", async () => {
   assert.equal(element.heard("refreshed").length, 1);
 });
 
-test("what begins while the content is fetched stops the swap", async () => {
+test("an edit during the fetch stops the swap", async () => {
   const element = section("stale", "g1");
   const page = publish(element);
   const region = section("fresh", "g2", { childNodes: ["new"] });
@@ -122,7 +122,7 @@ test("what begins while the content is fetched stops the swap", async () => {
   assert.deepEqual(other.document.regions[0].childNodes, []);
 });
 
-test("a partial list is not swapped under the user, nor is he asked: the end will come", async () => {
+test("a partial list is neither swapped during an edit nor prompts", async () => {
   const element = section("partial", "p1");
   element.fields = [new Field({ value: "half a wo" })];
   const page = publish(element);
@@ -131,7 +131,7 @@ test("a partial list is not swapped under the user, nor is he asked: the end wil
   assert.deepEqual([page.loads.length, element.heard("blocked").length], [0, 0]);
 });
 
-test("a prompt that fails says so, and stays", async () => {
+test("a failed prompt reports its error and stays", async () => {
   const element = section("stale", "g1");
   element.dataset.warmcacheRefresh = "prompt";
   const page = publish(element);
@@ -146,7 +146,7 @@ test("a prompt that fails says so, and stays", async () => {
   assert.equal(element.heard("refreshed").length, 1);
 });
 
-test("auto without an id: an empty page is reloaded, a stale one prompts", async () => {
+test("auto without an id reloads an empty page and prompts on a stale one", async () => {
   for (const [state, generation, navigations] of [["cold", "", 1], ["stale", "g1", 0]]) {
     const element = section(state, generation, { id: "" });
     const page = publish(element);
@@ -158,7 +158,7 @@ test("auto without an id: an empty page is reloaded, a stale one prompts", async
   }
 });
 
-test("the answer to a POST is not reloaded by itself, nor an offline page", async () => {
+test("neither the answer to a POST nor an offline page is reloaded", async () => {
   const cases = [
     [{ attributes: { method: "POST" } }, "post"],
     [{ online: false }, "prompt"],
@@ -172,7 +172,7 @@ test("the answer to a POST is not reloaded by itself, nor an offline page", asyn
   }
 });
 
-test("at most three reloads in five minutes, and a page that arrives fresh starts anew", async () => {
+test("at most three reloads in five minutes, until a page arrives fresh", async () => {
   const storage = {};
   const visit = async (generation) => {
     const element = section("cold", "");
@@ -187,7 +187,7 @@ test("at most three reloads in five minutes, and a page that arrives fresh start
   assert.equal(await visit("e"), 1);
 });
 
-test("idiomorph is used where the page has it, and does not touch what is kept", async () => {
+test("idiomorph is used if the page has it, except for kept elements", async () => {
   const element = section("stale", "g1");
   element.dataset.warmcacheKeep = "player notes";
   const page = publish(element);
@@ -201,10 +201,10 @@ test("idiomorph is used where the page has it, and does not touch what is kept",
   const node = (kept) => ({ matches: (selector) => kept && selector === '[id="player"],[id="notes"]' });
   assert.equal(options.callbacks.beforeNodeMorphed(node(true)), false);
   assert.equal(options.callbacks.beforeNodeMorphed(node(false)), true);
-  assert.equal(options.callbacks.beforeNodeMorphed({}), true); // a text
+  assert.equal(options.callbacks.beforeNodeMorphed({}), true); // a text node
 });
 
-test("an element that left and came back waits again", async () => {
+test("an element that returns to the page waits again", async () => {
   const element = section("stale", "g1");
   const page = publish(element);
   page.world = () => status();

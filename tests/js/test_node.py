@@ -1,4 +1,4 @@
-"""The poller's unit tests run in Node; here pytest runs them, gates their coverage, and weighs the script."""
+"""Run the poller's unit tests in Node, and check their coverage and the script's size."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tests.support.processes import run
 HERE = Path(__file__).parent
 SCRIPT = HERE.parents[1] / "static" / "warmcache.js"
 
-# As shipped, with comments. The nearest peer, swr, is 6.4 kB gzipped after minifying, without React.
+# The size as shipped, with comments. For comparison, swr is 6.4 kB minified and gzipped, without React.
 MOST_BYTES = 32 * 1024
 MOST_BYTES_GZIPPED = 9000
 MOST_BYTES_MINIFIED_GZIPPED = 6000
-# Of its lines.
+# The share of its lines.
 LEAST_COVERED = 0.98
 
 
@@ -26,8 +26,8 @@ def node() -> str:
     return need_program("node", package="nodejs")
 
 
-def test_the_node_tests_pass_and_cover_the_script(tmp_path: Path) -> None:
-    # Files, not the folder: Node 22 takes a folder for a module.
+def test_node_tests_pass_and_cover_the_script(tmp_path: Path) -> None:
+    # Name the files, because Node 22 treats a folder as a module.
     files = sorted(str(path) for path in HERE.glob("*.test.cjs"))
     done = run([node(), "--test", *files], {"NODE_V8_COVERAGE": str(tmp_path)}, timeout=120)
     assert done.returncode == 0, f"node --test failed:\n{done.stdout}\n{done.stderr}"
@@ -36,8 +36,8 @@ def test_the_node_tests_pass_and_cover_the_script(tmp_path: Path) -> None:
     assert covered >= LEAST_COVERED, f"{covered:.1%} of the lines are covered, not {bare}"
 
 
-def test_a_thousand_pages_that_wait_ask_no_more_often_than_planned() -> None:
-    # By itself: the coverage of a thousand pages is not wanted.
+def test_polls_of_a_thousand_pages_are_limited() -> None:
+    # This runs separately, because measuring the coverage of a thousand pages would be slow.
     command = [node(), "--test", "--test-reporter=tap", str(HERE / "crowd.cjs")]
     done = run(command, timeout=120)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
@@ -46,15 +46,15 @@ def test_a_thousand_pages_that_wait_ask_no_more_often_than_planned() -> None:
 
 
 def code_lines() -> list[int]:
-    """The lines that hold more than a comment or a bracket, counted from 1."""
+    """Return the numbers of the lines that hold more than a comment or brackets."""
     lines = enumerate(SCRIPT.read_text().splitlines(), 1)
     return [number for number, line in lines if line.strip(" {}();,") and not line.lstrip().startswith(("/", "*"))]
 
 
 def uncovered_lines(folder: Path) -> list[int]:
-    """The lines that ran in none of the pages that the tests opened.
+    """Return the numbers of the lines that no test executed.
 
-    V8 reports ranges with counts; an inner range overrides the outer one.
+    V8 reports ranges with counts. An inner range overrides the outer one.
     """
     source = SCRIPT.read_text()
     ran = bytearray(len(source))
@@ -82,22 +82,22 @@ def counts(functions: list[dict[str, Any]], length: int) -> bytearray:
     return ran
 
 
-def test_the_script_is_small() -> None:
+def test_script_is_small() -> None:
     source = SCRIPT.read_bytes()
     assert len(source) <= MOST_BYTES
     assert len(gzip.compress(source, 9)) <= MOST_BYTES_GZIPPED
 
 
-def test_the_script_is_small_when_a_site_minifies_it() -> None:
+def test_minified_script_is_small() -> None:
     terser = node_module("terser") / "bin" / "terser"
-    # What begins with _ is private, so that a minifier may shorten it.
+    # Names that start with _ are private, so a minifier may shorten them.
     options = ["--compress", "passes=3,ecma=2022", "--mangle", "--mangle-props", "regex=/^_/"]
     minified = run([node(), str(terser), str(SCRIPT), *options], check=True).stdout.encode()
-    assert 10_000 < len(minified)  # it is the script that was weighed
+    assert 10_000 < len(minified)  # the output is the whole script
     assert len(gzip.compress(minified, 9)) <= MOST_BYTES_MINIFIED_GZIPPED
 
 
-def test_the_script_needs_no_lenient_policy() -> None:
+def test_script_works_with_a_strict_policy() -> None:
     source = SCRIPT.read_text()
     # insertAdjacentHTML and friends would let a list's data become markup; unload blocks the bfcache.
     for word in (
@@ -112,7 +112,7 @@ def test_the_script_needs_no_lenient_policy() -> None:
         assert word not in source, word
 
 
-# As an editor would read it: right use passes, and the line that is marked does not.
+# A program as an editor checks it: correct use passes, and the marked line is an error.
 USE = """
 /// <reference path="{types}" />
 import type {{ WarmcacheApi }} from "{types}";
@@ -128,11 +128,11 @@ export {{ all, watcher }};
 """
 
 
-def test_editors_know_the_api(tmp_path: Path) -> None:
-    tell = (
+def test_types_match_the_api(tmp_path: Path) -> None:
+    print_names = (
         f"const api = require({json.dumps(str(SCRIPT))}); process.stdout.write(JSON.stringify(Object.keys(api)))"
     )
-    names = json.loads(run([node(), "-e", tell], check=True).stdout)
+    names = json.loads(run([node(), "-e", print_names], check=True).stdout)
     settings = re.search(r"const settings = \{(.*?)\n  \};", SCRIPT.read_text(), re.DOTALL)
     assert settings is not None and len(names) == 10
     types = SCRIPT.with_name("warmcache.d.ts")

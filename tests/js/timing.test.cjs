@@ -1,4 +1,4 @@
-/* When the poller asks, and when it does not. */
+/* When the poller polls, and when it does not. */
 "use strict";
 
 const assert = require("node:assert/strict");
@@ -18,7 +18,7 @@ test("the first poll comes one interval after the start", async () => {
   assert.deepEqual({ ...page.requests[0].headers }, { Accept: "application/json" });
 });
 
-test("five polls in ten seconds, none after stop", async () => {
+test("five polls in ten seconds, and none after stop", async () => {
   const page = open();
   const watcher = page.Warmcache.watch("files");
   await page.clock.advance(10000);
@@ -29,7 +29,7 @@ test("five polls in ten seconds, none after stop", async () => {
   assert.equal(page.requests.length, 5);
 });
 
-test("after the last stop nothing is remembered", async () => {
+test("the last stop discards the list's state", async () => {
   const page = open();
   page.Warmcache.watch("files").stop();
   const first = page.Warmcache.watch("files");
@@ -52,7 +52,7 @@ test("an answer that comes after stop is ignored", async () => {
   assert.equal(page.body.events.length, 0);
 });
 
-test("the jitter is fifteen per cent, both ways", async () => {
+test("the jitter is fifteen per cent in both directions", async () => {
   for (const [random, first] of [[0, 1700], [1, 2300]]) {
     const page = open({ random });
     page.Warmcache.watch("files");
@@ -78,7 +78,7 @@ test("the next timer starts after the answer, so requests never overlap", async 
   assert.deepEqual(page.times(), [2000, 9000, 16000, 23000]);
 });
 
-test("after a minute of waiting the pause grows, up to max-interval", async () => {
+test("the pause grows up to max-interval after a minute of waiting", async () => {
   const page = open({ attributes: { maxInterval: "6000" } });
   page.Warmcache.watch("files");
   await page.clock.advance(600000);
@@ -88,7 +88,7 @@ test("after a minute of waiting the pause grows, up to max-interval", async () =
   assert.equal(all.at(-1), 6000);
 });
 
-test("a hidden tab does not ask; shown again it asks within a quarter of a second", async () => {
+test("a hidden tab does not poll, and polls within 250 ms when shown", async () => {
   const page = open({ random: 1 });
   page.Warmcache.watch("files");
   page.show("hidden");
@@ -100,7 +100,7 @@ test("a hidden tab does not ask; shown again it asks within a quarter of a secon
   assert.equal(page.requests.length, 1);
 });
 
-test("a watch that starts in a hidden tab waits for the tab", async () => {
+test("a watch in a hidden tab starts when the tab is shown", async () => {
   const page = open({ visibility: "hidden" });
   page.Warmcache.watch("files");
   assert.equal(page.clock.timers.size, 0);
@@ -110,7 +110,7 @@ test("a watch that starts in a hidden tab waits for the tab", async () => {
   assert.equal(page.requests.length, 1);
 });
 
-test("flicking through tabs does not cost a poll each time", async () => {
+test("switching tabs fast does not cost a poll each time", async () => {
   const page = open();
   page.Warmcache.watch("files");
   await page.clock.advance(2000);
@@ -124,7 +124,7 @@ test("flicking through tabs does not cost a poll each time", async () => {
   assert.equal(page.requests.length, 2);
 });
 
-test("a clock that jumps back does not delay the return", async () => {
+test("a clock that is set back does not delay the poll of a shown tab", async () => {
   const page = open();
   page.clock.now = 1e9;
   page.Warmcache.watch("files");
@@ -136,7 +136,7 @@ test("a clock that jumps back does not delay the return", async () => {
   assert.equal(page.requests.length, 2);
 });
 
-test("hiding aborts the request, and that is no failure", async () => {
+test("hiding aborts the request without counting a failure", async () => {
   const page = open();
   page.world = hang;
   page.Warmcache.watch("files");
@@ -150,7 +150,7 @@ test("hiding aborts the request, and that is no failure", async () => {
   assert.deepEqual(page.body.events, []);
 });
 
-test("a page that is shown while a request is out does not send another", async () => {
+test("a page that is shown during a request sends no other", async () => {
   const page = open();
   page.world = hang;
   page.Warmcache.watch("files");
@@ -161,7 +161,7 @@ test("a page that is shown while a request is out does not send another", async 
   assert.equal(page.requests.length, 1);
 });
 
-test("pagehide stops, a pageshow from the back/forward cache goes on", async () => {
+test("pagehide stops polling, and a pageshow from the back/forward cache resumes it", async () => {
   const page = open();
   page.Warmcache.watch("files");
   page.window.dispatchEvent(new Event("pagehide"));
@@ -172,7 +172,7 @@ test("pagehide stops, a pageshow from the back/forward cache goes on", async () 
   assert.equal(page.requests.length, 1);
 });
 
-test("a request that hangs ends at the deadline and counts as a failure", async () => {
+test("a request that hangs fails at its deadline", async () => {
   const page = open({ attributes: { timeout: "3000" } });
   page.world = hang;
   page.Warmcache.watch("files");
@@ -182,7 +182,7 @@ test("a request that hangs ends at the deadline and counts as a failure", async 
   assert.deepEqual(page.body.heard("error").map((error) => error.code), ["timeout"]);
 });
 
-test("errors back off to a minute, half of it fixed", async () => {
+test("errors back off to a minute, with jitter over half of it", async () => {
   for (const random of [0, 1]) {
     const page = open({ random });
     page.world = () => new TypeError("no network");
@@ -203,7 +203,7 @@ test("fewer than fourteen polls in five minutes of errors", async () => {
   assert.ok(page.requests.length < 14, String(page.requests.length));
 });
 
-test("a good answer ends the back-off", async () => {
+test("a success ends the back-off", async () => {
   const page = open();
   let failing = true;
   page.world = () => (failing ? answer({}, { code: 500 }) : status());
@@ -214,7 +214,7 @@ test("a good answer ends the back-off", async () => {
   assert.equal(gaps(page).at(-1), 2000);
 });
 
-test("Retry-After in seconds is a floor, with up to a fifth on top", async () => {
+test("Retry-After in seconds is a minimum, plus up to a fifth", async () => {
   for (const [random, wait] of [[0, 30000], [1, 36000]]) {
     const page = open({ random });
     page.world = () => answer({}, { code: 503, headers: { "Retry-After": "30" } });
@@ -224,9 +224,9 @@ test("Retry-After in seconds is a floor, with up to a fifth on top", async () =>
   }
 });
 
-test("Retry-After as a date", async () => {
+test("Retry-After may be a date", async () => {
   const page = open({ random: 0 });
-  const headers = { "Retry-After": new Date(Date.now() + 21500).toUTCString() }; // in whole seconds
+  const headers = { "Retry-After": new Date(Date.now() + 21500).toUTCString() }; // dates have whole seconds
   page.world = () => answer({}, { code: 503, headers });
   page.Warmcache.watch("files");
   await page.clock.advance(40000);
@@ -234,7 +234,7 @@ test("Retry-After as a date", async () => {
   assert.ok(gap > 18000 && gap <= 21500, String(gap));
 });
 
-test("an absurd Retry-After is cut to five minutes; junk and the past are ignored", async () => {
+test("Retry-After is limited to five minutes, and invalid or past values are ignored", async () => {
   const cases = { 999999: 300000, soon: 2000, "-5": 2000, "Tue, 01 Jan 2019 10:00:00 GMT": 2000 };
   for (const [value, wait] of Object.entries(cases)) {
     const page = open({ random: 0 });
@@ -245,7 +245,7 @@ test("an absurd Retry-After is cut to five minutes; junk and the past are ignore
   }
 });
 
-test("Retry-After is passed over once by poll(), and holds for a tab that is shown again", async () => {
+test("poll() may ignore Retry-After once, but showing the tab may not", async () => {
   const page = open({ random: 0 });
   page.world = () => answer({}, { code: 503, headers: { "Retry-After": "60" } });
   const watcher = page.Warmcache.watch("files");
@@ -263,7 +263,7 @@ test("Retry-After is passed over once by poll(), and holds for a tab that is sho
   assert.equal(page.requests.length, 3);
 });
 
-test("Retry-After on a good answer is a floor as well", async () => {
+test("Retry-After of a success is a minimum, too", async () => {
   const page = open({ random: 0 });
   page.world = () => answer(status(), { headers: { "Retry-After": "7" } });
   page.Warmcache.watch("files");
@@ -271,7 +271,7 @@ test("Retry-After on a good answer is a floor as well", async () => {
   assert.deepEqual(page.times(), [1700, 8700]);
 });
 
-test("poll() asks now and moves the timer", async () => {
+test("poll() polls at once and resets the timer", async () => {
   const page = open();
   const watcher = page.Warmcache.watch("files");
   await page.clock.advance(1000);
@@ -283,7 +283,7 @@ test("poll() asks now and moves the timer", async () => {
 });
 
 for (const code of [401, 403, 404, 410]) {
-  test(`${code} is the end, and is said once`, async () => {
+  test(`${code} ends the watch with one error`, async () => {
     const page = open();
     page.world = () => answer({}, { code });
     page.Warmcache.watch("files");
@@ -296,7 +296,7 @@ for (const code of [401, 403, 404, 410]) {
   });
 }
 
-test("a redirect to a login page is the end", async () => {
+test("a redirect to a login page ends the watch", async () => {
   const page = open();
   page.world = () => answer("<h1>Log in</h1>", { redirected: true });
   page.Warmcache.watch("files");
@@ -305,7 +305,7 @@ test("a redirect to a login page is the end", async () => {
   assert.deepEqual(page.body.heard("error").map((e) => [e.code, e.fatal]), [["auth", true]]);
 });
 
-test("a redirect to JSON is an answer", async () => {
+test("a redirect to JSON is accepted", async () => {
   const page = open();
   page.world = () => answer(status(), { redirected: true });
   page.Warmcache.watch("files");
@@ -313,7 +313,7 @@ test("a redirect to JSON is an answer", async () => {
   assert.equal(page.requests.length, 2);
 });
 
-test("one failed poll is not shown, two in a row are", async () => {
+test("the second failed poll in a row is reported", async () => {
   const page = open();
   const bad = [true, false, true, true, true];
   page.world = () => (bad.shift() ? new TypeError("no network") : status());
@@ -328,7 +328,7 @@ test("one failed poll is not shown, two in a row are", async () => {
   assert.equal(watcher.state, "stale");
 });
 
-test("what is no status is a body error", async () => {
+test("an answer that is not a status is a body error", async () => {
   for (const body of ["<h1>hello</h1>", "{", "null", "[]", "7", '{"cache_rebuilding": "no"}']) {
     const page = open();
     page.world = () => answer(body);
@@ -338,7 +338,7 @@ test("what is no status is a body error", async () => {
   }
 });
 
-test("an element that left the page ends its watch", async () => {
+test("an element that leaves the page ends its watch", async () => {
   const { Node } = require("./page.cjs");
   const page = open();
   const element = new Node();
@@ -349,7 +349,7 @@ test("an element that left the page ends its watch", async () => {
   assert.equal(page.requests.length, 1);
 });
 
-test("several callers share one poller; the last one to stop ends it", async () => {
+test("watchers share one poller until the last one stops", async () => {
   const page = open();
   const first = page.Warmcache.watch("files");
   const second = page.Warmcache.watch("files");
@@ -366,7 +366,7 @@ test("several callers share one poller; the last one to stop ends it", async () 
   assert.equal(page.requests.length, 6);
 });
 
-test("a signal stops the watch, before or after the start", async () => {
+test("a signal stops the watch before or after its start", async () => {
   const page = open();
   const control = new AbortController();
   page.Warmcache.watch("files", { signal: control.signal });
@@ -378,7 +378,7 @@ test("a signal stops the watch, before or after the start", async () => {
   assert.equal(page.clock.timers.size, 0);
 });
 
-test("stop inside an event handler is obeyed", async () => {
+test("stop() works inside an event handler", async () => {
   for (const type of ["state", "progress", "ready", "error"]) {
     const page = open();
     let refreshes = 0;
@@ -393,7 +393,7 @@ test("stop inside an event handler is obeyed", async () => {
   }
 });
 
-test("one that is stopped by what another hears of a publication hears nothing of it", async () => {
+test("a watcher stopped by another's handler gets no event", async () => {
   const page = open();
   const elements = [new Node(), new Node()];
   const [first, second] = elements.map((element) =>
@@ -406,7 +406,7 @@ test("one that is stopped by what another hears of a publication hears nothing o
   assert.deepEqual(elements.map((element) => element.heard("ready").length), [1, 0]);
 });
 
-test("five hundred watches leave no timer and no listener behind", async () => {
+test("five hundred watches leave no timer and no listener", async () => {
   const { getEventListeners } = require("node:events");
   const page = open();
   const control = new AbortController();
