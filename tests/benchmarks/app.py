@@ -1,4 +1,4 @@
-"""The apps that are compared: a list of many items, and a view of constant bytes without the extension."""
+"""The compared apps: one with a list of many items, and one with a view of constant bytes and no extension."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ app.config.from_prefixed_env()
 
 if BARE_BYTES:
     DATA = b"x" * BARE_BYTES
-    # What a list answer says besides its bytes; a server takes its time for each header.
+    # The headers of a list's answer. Each header costs the server time.
     HEADERS = {
         "Cache-Control": "private, no-cache",
         "ETag": '"18ea46b0413d1ab4-fresh-0-ff000393"',

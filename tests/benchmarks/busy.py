@@ -13,7 +13,7 @@ from flask_warmcache import WarmCache
 from flask_warmcache.host import threads
 
 ITEMS, STEPS = 400, 1000
-ROUND = Path(os.environ["BENCHMARK_DIR"]) / "round"  # another number in it changes every item
+ROUND = Path(os.environ["BENCHMARK_DIR"]) / "round"  # every item changes with the number in this file
 
 app = Flask(__name__)
 app.config.from_prefixed_env()

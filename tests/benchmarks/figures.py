@@ -1,8 +1,8 @@
-"""Put the tables and the picture of both benchmarks into the documentation.
+"""Insert the tables and the picture of both benchmarks into the documentation.
 
     python -m tests.benchmarks.figures heart.json rebuilds.json
 
-The two files are what ``tests/benchmarks/run --json`` and ``tests/benchmarks/run rebuilds --json`` print.
+The two files hold the output of ``tests/benchmarks/run --json`` and ``tests/benchmarks/run rebuilds --json``.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ BEGIN, END = "<!-- figures: python -m tests.benchmarks.figures -->\n", "<!-- end
 
 
 def tables(read: dict[str, Any], rebuilt: dict[str, Any]) -> str:
-    """What both benchmarks print."""
+    """Return the tables that both benchmarks print."""
     printed = io.StringIO()
     with redirect_stdout(printed):
         heart.show(read, read["page bytes"])

@@ -1,8 +1,8 @@
-"""The figures of the heart: pages against a bare view, opening, publishing, memory; all in one run.
+"""Measure reading in one run: pages compared with a bare view, opening, publishing and memory.
 
-Ratios are taken within a round, in which every candidate is asked for a tenth of a second, in another order each
-time, since machines are noisy; what is printed is their median. The server's only worker has one core, the load
-generator another.
+Because machines are noisy, ratios are computed within a round, in which every candidate gets requests for a tenth
+of a second, in a random order. The printed ratio is the median. The server's only worker uses one core, and the
+load generator another.
 """
 
 from __future__ import annotations
@@ -44,10 +44,10 @@ from .load import pinned, run
 
 CLASSES = {"gthread": ["--worker-class", "gthread", "--threads", "4"], "sync": ["--worker-class", "sync"]}
 LIST = "files"
-# Requests before the measured ones. The first thousands after a publication also pay for mapping what they touch:
-# at a million items, 8 µs each.
+# Requests before the measured ones. The first thousands after a publication also pay for mapping the pages they
+# touch: 8 µs each at a million items.
 WARMING = 10_000
-# What tests/benchmarks/app.py declares.
+# The filters and sorts of tests/benchmarks/app.py.
 FILTERS = ("all", "marked", "unmarked", "duplicates")
 SORTS = ("", "name", "-name", "date", "-date", "size", "-size")
 _app = Flask(__name__)
@@ -58,12 +58,12 @@ RULES = [rule.rule for rule in _app.url_map.iter_rules() if rule.endpoint != "st
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--items", type=int, nargs="+", default=[10_300, 1_000_000])
-    parser.add_argument("--requests", type=int, default=500, help="of each candidate in each round")
+    parser.add_argument("--requests", type=int, default=500, help="requests to each candidate in each round")
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--json", action="store_true", help="print the figures as JSON instead of tables")
     arguments = parser.parse_args()
     random.seed(1)
-    # As installed: with compiled modules, which take less memory to load than their sources.
+    # Compile the modules, as an installation does: loading them takes less memory than loading sources.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     compileall.compile_dir("flask_warmcache", quiet=1)
     figures: dict[str, Any] = {"python": sys.version.split()[0], "items": {}, "classes": {}}
@@ -97,7 +97,7 @@ def note(text: str) -> None:
 
 
 def environment(items: int, place: Path) -> dict[str, str]:
-    # A server that "started" in 1970 finds every snapshot newer than itself, so it does not rebuild.
+    # Every snapshot is newer than a server that "started" in 1970, so the server does not rebuild.
     return os.environ | {
         "BENCHMARK_ITEMS": str(items),
         "BENCHMARK_DIR": str(place),
@@ -129,7 +129,7 @@ def pager_of(place: Path, cache_bytes: int) -> tuple[Pager, ListStatus]:
 
 
 def best(call: Callable[[], object], times: int) -> float:
-    """The median of so many calls, in seconds."""
+    """Return the median duration of so many calls in seconds."""
     taken = []
     for _ in range(times):
         began = time.perf_counter()
@@ -143,7 +143,7 @@ def initialise() -> None:
 
 
 def add_rules() -> None:
-    """Do what any app pays for as many rules as ``init_app`` adds."""
+    """Add as many rules as ``init_app`` does, to a bare app."""
     app = Flask(__name__)
     for number, rule in enumerate(RULES):
         app.add_url_rule(rule, f"view {number}", str)
@@ -153,14 +153,14 @@ def in_process(items: int, place: Path) -> dict[str, float]:
     pager, status = pager_of(place, 0)
     condition = status.condition()
     queries = iter([query(items).encode() for _ in range(14_000)])
-    # The first pages after a publication also pay for mapping what they touch, at a million items 15 µs each.
+    # The first pages after a publication also pay for mapping: 15 µs each at a million items.
     best(lambda: pager.body(condition, next(queries), NO_DEFAULTS), 10_000)
     page = best(lambda: pager.body(condition, next(queries), NO_DEFAULTS), 4000)
     opening = best(lambda: Snapshot(place, LIST), 200)
     words = iter([f"issue {number:07}"[:12] for number in random.sample(range(items), 50)])
     searching = best(lambda: pager.body(condition, f"search={next(words)}".encode(), NO_DEFAULTS), 50)
     snapshot = Snapshot(place, LIST)
-    budget = best(lambda: search(snapshot, "issue", 60), 5) / 10  # every item is found
+    budget = best(lambda: search(snapshot, "issue", 60), 5) / 10  # every item matches
     return {
         "page seconds": page,
         "opening seconds": opening,
@@ -173,7 +173,7 @@ def in_process(items: int, place: Path) -> dict[str, float]:
 
 
 def publishing(place: Path) -> float:
-    """Write the same index again, with all that a publication does under its lock, in a copy of the folder."""
+    """Write the same index in a copy of the folder, with all that a publication does under its lock."""
     snapshot = Snapshot(place, LIST)
     raw = (place / f"{LIST}.index").read_bytes()
     base = PREAMBLE_LENGTH + int(raw[:PREAMBLE_LENGTH].split()[2])
@@ -199,7 +199,7 @@ def publishing(place: Path) -> float:
 
 
 def query(items: int) -> str:
-    """A random page of 50 of a random view."""
+    """Return the query of a random page with 50 items of a random view."""
     filter_name, sort = random.choice(FILTERS), random.choice(SORTS)
     share = {"all": 1.0, "marked": 0.8, "unmarked": 0.2, "duplicates": 0.01}[filter_name]
     page = random.randint(1, max(1, int(items * share / 50)))
@@ -214,7 +214,7 @@ def page_bytes(items: int, place: Path) -> float:
 
 @contextmanager
 def server(env: dict[str, str], options: list[str], workers: int, core: int | None) -> Iterator[tuple[int, int]]:
-    """A gunicorn on a free port; gives the port and the master's pid."""
+    """Run gunicorn on a free port; yield the port and the master's pid."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -263,7 +263,7 @@ def side_by_side(
             return stack.enter_context(server(env, options, 1, server_core))
 
         bare = start(os.environ | {"BENCHMARK_BARE_BYTES": str(size)})
-        # The bare view is asked with the same URLs: a longer one costs the server, too.
+        # The bare view gets the same URLs, because a longer URL costs the server time, too.
         first = next(iter(folders))
         asked = [f"/api/files?{query(first)}" for _ in range(WARMING)]
         headed = start(os.environ | {"BENCHMARK_BARE_BYTES": str(size), "BENCHMARK_BARE_HEADERS": "1"})
@@ -295,7 +295,7 @@ def side_by_side(
                 row["ratio"].append(row["rate"][-1] / rows["bare view"]["rate"][-1])
     os.sched_setaffinity(0, set(cores))
     asked_in_all = arguments.rounds * arguments.requests
-    # The clock of processor time ticks a hundred times a second: too coarse for one round.
+    # CPU time is counted in steps of 10 ms, which is too coarse for one round.
     return {
         name: {key: statistics.median(values) for key, values in row.items()}
         | {"cpu": cpu[name] / asked_in_all, "cpu ratio": cpu[name] / cpu["bare view"]}
@@ -304,7 +304,7 @@ def side_by_side(
 
 
 def memory(folders: dict[int, Path], size: int) -> dict[str, float]:
-    """Private bytes (USS) of each of four workers that have served pages, in the mean."""
+    """Return the mean private memory (USS) of four workers that have served pages, in bytes."""
     figures: dict[str, float] = {}
     bare_env = os.environ | {"BENCHMARK_BARE_BYTES": str(size)}
     for name, env, paths in [
@@ -315,7 +315,7 @@ def memory(folders: dict[int, Path], size: int) -> dict[str, float]:
         ),
     ]:
         with server(env, CLASSES["gthread"], 4, None) as (port, master):
-            for _ in range(8):  # several runs with new connections, so that every worker gets its share
+            for _ in range(8):  # several runs with new connections, so that every worker gets requests
                 run(port, paths, WARMING)
             figures[name] = statistics.mean(worker.memory_full_info().uss for worker in workers_of(master))
     return figures

@@ -1,4 +1,4 @@
-"""A load generator: a few connections that are never idle, in one process on a core of its own."""
+"""Generate load on a few connections that are never idle, in one process on its own core."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CONNECTIONS = 4
 
 
 class Connection:
-    """One client, which asks again as soon as it is answered; it reconnects when the server closes."""
+    """A client that sends the next request after each answer, and reconnects if the server closes."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -31,7 +31,7 @@ class Connection:
         self._socket.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n".encode())
 
     def receive(self, selector: selectors.BaseSelector) -> bool:
-        """Whether the answer is complete; anything but a 200 ends the benchmark."""
+        """Return whether the answer is complete; any status but 200 ends the benchmark."""
         assert self._socket is not None
         data = self._socket.recv(1 << 20)
         if not data:
@@ -63,12 +63,12 @@ class Connection:
 
 
 def pinned(core: int | None) -> list[str]:
-    """How a command begins whose process may use this core only; nothing for any."""
+    """Return the first words of a command that may use this core only, or none for any core."""
     return [] if core is None else ["taskset", "--cpu-list", str(core)]
 
 
 def run(port: int, paths: Sequence[str], requests: int) -> tuple[float, list[float]]:
-    """Requests per second, and the latencies in seconds, sorted."""
+    """Return the requests per second and the sorted latencies in seconds."""
     latencies: list[float] = []
     with selectors.DefaultSelector() as selector:
         clients = [Connection(port) for _ in range(CONNECTIONS)]

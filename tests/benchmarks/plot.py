@@ -1,4 +1,4 @@
-"""A picture of latencies beside a rebuild, by runner, made from the figures of tests/benchmarks/rebuilds.py."""
+"""Draw the latencies during a rebuild by runner, from the figures of tests/benchmarks/rebuilds.py."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ COLOURS = {"idle": "#888888", "thread": "#d1622b", "auto": "#2f7d4f", "process":
 
 
 def picture(latency: list[dict[str, Any]]) -> str:
-    """An SVG: for each server and load one line per runner, from p50 (dot) to p99 (bar's end)."""
+    """Return an SVG with a line for each server, load and runner, from p50 (dot) to p99 (end of the bar)."""
     lines: list[str] = []
     y = TOP
     groups: dict[tuple[str, int, bool], list[dict[str, Any]]] = {}

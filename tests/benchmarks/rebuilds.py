@@ -1,9 +1,9 @@
-"""What rebuilds cost: the latency of requests beside one, by runner; a rebuild of few changes; a write; memory.
+"""Measure the cost of rebuilds: latency during one by runner, a rebuild of few changes, a write, and memory.
 
-Latencies come from one worker, since with two the kernel hands nearly every connection to the idle one. The load
-is open loop: a request is due at its time, whether or not those before it are answered, and its latency counts
-from there. Everything is measured in one run beside the same server idle, and beside a stranger: a process that
-has nothing to do with it and computes, niced like a rebuilding child, which costs latency, too.
+Latencies are measured with one worker, because with two the kernel gives nearly every connection to the idle one.
+The load is open loop: requests are due at fixed times, whether or not earlier ones are answered, and a latency
+starts when its request is due. The same run also measures the idle server, and the server beside a "stranger": an
+unrelated process that computes at the nice value of a rebuilding child, which increases latency, too.
 """
 
 from __future__ import annotations
@@ -33,19 +33,19 @@ from .load import pinned
 CLASSES = {"sync": ["--worker-class", "sync"], "gthread": ["--worker-class", "gthread", "--threads", "4"]}
 RUNNERS = ("thread", "auto", "process")
 DEADLINE = 120.0
-SLICE = 2.0  # seconds without a rebuild, before each
-# By requests per second.  The p99 of a hundred requests is the worst of them, so few ask for longer.
+SLICE = 2.0  # seconds without a rebuild before each
+# By requests per second. The p99 of a hundred requests is the worst of them, so a low rate needs more rebuilds.
 REBUILDS = {20: 8, 100: 2}
 STRANGER = "while True: sorted('one step of very many'.split() * 8)"
-Sample = tuple[float, float]  # when it was due, and seconds until it was answered
+Sample = tuple[float, float]  # the time when a request was due, and the seconds until its answer
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "--rounds", type=int, default=1, help="times eight rebuilds at 20 requests/s, and two at 100/s"
+        "--rounds", type=int, default=1, help="rounds of eight rebuilds at 20 requests/s and two at 100/s"
     )
-    parser.add_argument("--items", type=int, default=1_000_000, help="of the list with few changes")
+    parser.add_argument("--items", type=int, default=1_000_000, help="items of the list with few changes")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON instead of tables")
     arguments = parser.parse_args()
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -69,7 +69,7 @@ def note(text: str) -> None:
 
 
 class Server:
-    """A gunicorn with one worker on tests/benchmarks/busy.py."""
+    """A gunicorn server with one worker that runs tests/benchmarks/busy.py."""
 
     def __init__(self, port: int, folder: Path) -> None:
         self.port = port
@@ -91,11 +91,11 @@ class Server:
         deadline = time.monotonic() + DEADLINE
         while (stats := self.stats())["state"] != "fresh" or stats["rebuild_in_progress"]:
             if time.monotonic() > deadline:
-                raise TimeoutError(f"the list does not get fresh: {stats}")
+                raise TimeoutError(f"the list does not become fresh: {stats}")
             time.sleep(0.05)
 
     def builder(self) -> int:
-        """The pid in the builder's report."""
+        """Return the pid in the builder's report."""
         pid: int = json.loads((self.folder / "cache" / "work.progress").read_text())["pid"]
         return pid
 
@@ -134,7 +134,7 @@ def server(runner: str, options: list[str], core: int | None, **env: str) -> Ite
 
 
 def open_loop(port: int, rate: int, goes_on: Callable[[], bool]) -> list[Sample]:
-    """Ask so often a second, until told to stop, and wait for the last answers."""
+    """Send so many requests a second while ``goes_on()`` is true, then wait for the last answers."""
     samples: list[Sample] = []
     request = b"GET /api/work HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     with selectors.DefaultSelector() as selector:
@@ -161,15 +161,15 @@ def open_loop(port: int, rate: int, goes_on: Callable[[], bool]) -> list[Sample]
 
 @dataclass
 class Beside:
-    """What was seen beside the rebuilds of one runner."""
+    """The measurements during the rebuilds of one runner."""
 
     samples: list[Sample] = field(default_factory=list)
-    handed_over: list[Sample] = field(default_factory=list)  # of these, what came after the hand-over
+    handed_over: list[Sample] = field(default_factory=list)  # those of the samples after the hand-over
     took: list[float] = field(default_factory=list)
 
 
 def latencies(name: str, options: list[str], rate: int, one_core: bool, rounds: int) -> list[dict[str, Any]]:
-    """Idle, beside a stranger, and beside a rebuild in each runner."""
+    """Measure latencies of an idle server, beside a stranger, and during a rebuild in each runner."""
     cores = sorted(os.sched_getaffinity(0))
     core = cores[0] if one_core and len(cores) > 1 else None
     if core is not None:
@@ -183,7 +183,7 @@ def latencies(name: str, options: list[str], rate: int, one_core: bool, rounds: 
             for _ in range(rounds * REBUILDS[rate]):
                 for runner in random.sample(RUNNERS, len(RUNNERS)):
                     running = servers[runner]
-                    # What rests is the same server with every runner, so these are counted together.
+                    # Without a rebuild the runner makes no difference, so these samples are counted together.
                     idle += open_loop(running.port, rate, for_a_while())
                     with stranger(core):
                         strange += open_loop(running.port, rate, for_a_while())
@@ -219,7 +219,7 @@ def stranger(core: int | None) -> Iterator[None]:
 
 
 def beside_a_rebuild(running: Server, rate: int) -> tuple[list[Sample], float, float]:
-    """The samples, how long the rebuild took, and when another process had taken it over."""
+    """Return the samples, the duration of the rebuild, and the time when another process took over."""
     before = running.builder()
     generation = running.stats()["generation"]
     running.get("/again")
@@ -252,7 +252,7 @@ def spread(samples: list[Sample]) -> dict[str, float]:
 
 
 def politeness(rounds: int) -> dict[str, float]:
-    """How long the same rebuild takes in the thread, with and without making room for requests."""
+    """Measure the same rebuild in the thread, with and without pauses for requests."""
     took: dict[str, list[float]] = {"polite": [], "impolite": []}
     for _ in range(rounds):
         for name, env in (("polite", {}), ("impolite", {"BENCHMARK_IMPOLITE": "1"})):
@@ -265,7 +265,7 @@ def politeness(rounds: int) -> dict[str, float]:
 
 
 def few_changes(items: int) -> dict[str, Any]:
-    """A first build with 50 µs of enriching an item, a rebuild with ten changed, and writes of one item."""
+    """Measure a first build that enriches each item for 50 µs, a rebuild of ten changes, and writes of one item."""
     with tempfile.TemporaryDirectory(prefix="warmcache-benchmark-") as folder:
         figures = {}
         for step in ("first", "changed", "refresh"):
@@ -276,8 +276,8 @@ def few_changes(items: int) -> dict[str, Any]:
 
 
 def step(which: str, items: int, folder: str) -> dict[str, Any]:
-    """One of them, in a process of its own, so that its memory is its own."""
-    # Without a keeper, which would find the list older than this process and rebuild it meanwhile.
+    """Measure one of these steps in this process, whose memory it alone uses."""
+    # Disable the keeper, which would rebuild the list because it is older than this process.
     os.environ |= {
         "BENCHMARK_ITEMS": str(items),
         "BENCHMARK_DIR": folder + "/cache",
@@ -347,13 +347,13 @@ def show(figures: dict[str, Any]) -> None:
         "\n| list | first build, 50 µs an item | ten changed | of it | refresh | builder's memory, first / ten |"
     )
     print("|---|---|---|---|---|---|")
-    for name, one in figures.items():
+    for name, row in figures.items():
         if name.startswith("changes "):
-            first, changed = one["first"], one["changed"]
+            first, changed = row["first"], row["changed"]
             print(
                 f"| {name.removeprefix('changes ')} items | {first['seconds']:.1f} s | {changed['seconds']:.2f} s "
                 f"({changed['calls']} enriched) | 1/{first['seconds'] / changed['seconds']:.0f} "
-                f"| {one['refresh']['median seconds'] * 1e3:.1f} ms "
+                f"| {row['refresh']['median seconds'] * 1e3:.1f} ms "
                 f"| {first['peak bytes'] / 1e6:.0f} / {changed['peak bytes'] / 1e6:.0f} MB |"
             )
 

@@ -1,10 +1,10 @@
-"""How soon a worker serves when 62 of its 69 blueprints are slow to import: gunicorn, 4 workers, --timeout 10.
+"""Measure how soon a worker serves if 62 of its 69 blueprints import slowly: gunicorn, 4 workers, --timeout 10.
 
     python -m tests.benchmarks.startup [--rounds 3] [--starts 10] [--python PYTHON] [--json]
 
-The app of tests/startup_app three times: with only the 7 blueprints that login needs; with the 62 others deferred
-and a one-time task of 30 s; and with all of them imported, and that work done, at start, without flask-warmcache.
-PYTHON is that of another environment, with another gunicorn.
+The app of tests/startup_app runs in three modes: with only the 7 blueprints that login needs; with the 62 others
+deferred and a one-time task of 30 s; and without flask-warmcache, importing all blueprints and doing that work at
+start. PYTHON may belong to another environment, with another version of gunicorn.
 """
 
 from __future__ import annotations
@@ -40,8 +40,10 @@ KILLED = re.compile(r"WORKER TIMEOUT \(pid:(\d+)\)|Worker \(pid:(\d+)\) was sent
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=3, help="starts of each app")
-    parser.add_argument("--starts", type=int, default=10, help="of the first two, only until they answer")
-    parser.add_argument("--python", default=sys.executable, help="that runs the servers")
+    parser.add_argument(
+        "--starts", type=int, default=10, help="more starts of the first two, only until they answer"
+    )
+    parser.add_argument("--python", default=sys.executable, help="the interpreter that runs the servers")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON instead of a table")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="warmcache-startup-") as folder:
@@ -56,14 +58,14 @@ def main() -> None:
                     first_answer(mode, parts, Path(folder, f"{mode}-start-{turn}"), arguments.python)
                 )
         for turn in range(arguments.rounds):
-            # By turns, and every other time backwards, so that what else the machine does hits all alike.
+            # Alternate the order, so that other load on the machine affects all modes alike.
             for mode in MODES if turn % 2 == 0 else reversed(MODES):
                 print(f"round {turn + 1}: {mode}", file=sys.stderr, flush=True)
                 runs[mode].append(measure(mode, parts, Path(folder, f"{mode}-{turn}"), arguments.python))
     figures = {mode: summary(found) for mode, found in runs.items()}
     for mode, found in runs.items():
         starts.setdefault(mode, []).extend(run["first 200"] for run in found)
-    for mode in MODES:  # each start against the one beside it, for the machine's pace changes
+    for mode in MODES:  # compare each start with the one beside it, because the machine's speed changes
         pairs = list(zip(starts[mode], starts["critical"][-len(starts[mode]) :], strict=True))
         figures[mode]["first 200 of each"] = [first and round(first, 3) for first, _ in pairs]
         figures[mode]["times of each"] = [first and base and round(first / base, 2) for first, base in pairs]
@@ -73,13 +75,13 @@ def main() -> None:
 
 
 def version_of(python: str) -> str:
-    """Of gunicorn, there."""
+    """Return the version of gunicorn in that environment."""
     command = [python, "-c", "import gunicorn; print(gunicorn.__version__)"]
     return subprocess.run(command, check=True, text=True, capture_output=True).stdout.strip()
 
 
 def compile_all(parts: Path, python: str = sys.executable) -> None:
-    """As an installation does, so that the first start does not pay for it."""
+    """Compile all modules, as an installation does, so that the first start need not."""
     subprocess.run([python, "-m", "compileall", "-q", parts, CHECKOUT / "flask_warmcache"], check=True)
 
 
@@ -116,7 +118,7 @@ def server(
 
 
 def get(port: int, path: str, timeout: float = 15.0) -> tuple[int, str, bytes]:
-    """Status, worker and body of one answer; status 0 when there is none."""
+    """Return the status, worker and body of one answer, or status 0 without an answer."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
         connection.request("GET", path, headers={"Connection": "close"})
@@ -129,7 +131,7 @@ def get(port: int, path: str, timeout: float = 15.0) -> tuple[int, str, bytes]:
 
 
 def wait_for(condition: Callable[[], bool], began: float) -> float | None:
-    """Seconds from ``began`` until it holds, or None past the deadline."""
+    """Return the seconds from ``began`` until the condition holds, or None after the deadline."""
     while time.monotonic() < began + DEADLINE:
         if condition():
             return time.monotonic() - began
@@ -138,7 +140,7 @@ def wait_for(condition: Callable[[], bool], began: float) -> float | None:
 
 
 def first_answer(mode: str, parts: Path, folder: Path, python: str) -> float | None:
-    """Seconds from the command to the first 200 of /login."""
+    """Return the seconds from the command to the first 200 of /login."""
     began = time.monotonic()
     with server(mode, parts, folder, python) as (port, _, _):
         return wait_for(lambda: get(port, "/login/")[0] == 200, began)
@@ -147,7 +149,7 @@ def first_answer(mode: str, parts: Path, folder: Path, python: str) -> float | N
 def measure(
     mode: str, parts: Path, folder: Path, python: str = sys.executable, task_seconds: float = TASK_SECONDS
 ) -> dict[str, Any]:
-    """One start, from the command until everything is loaded in every worker."""
+    """Measure one start, from the command until every worker has loaded everything."""
     began = time.monotonic()
     with server(mode, parts, folder, python, task_seconds) as (port, master, log):
         first = wait_for(lambda: get(port, "/login/")[0] == 200, began)
@@ -166,7 +168,7 @@ def measure(
                     _, _, body = get(port, "/api/cache/stats/blueprints")
                     status, pid, _ = get(port, "/login/")
                     state = json.loads(body or b"{}")
-                    # Of any worker; each is asked below, part by part.
+                    # This is the state of any one worker. ask_all() requests every part of each worker.
                     return bool(state) and state["loaded"] == state["total"] and len(logins) > 100
                 states[pid] = True
                 return len(states) == WORKERS and len(logins) > 100
@@ -181,7 +183,7 @@ def measure(
             found["pss"] = [worker.memory_full_info().pss / 1e6 for worker in workers]
         runs = folder / "runs"
         found["task runs"] = len(runs.read_text().splitlines()) if runs.exists() else 0
-        found["killed"] = len({one[1] or one[2] for one in KILLED.finditer(log.read_text())})
+        found["killed"] = len({match[1] or match[2] for match in KILLED.finditer(log.read_text())})
         found["booted"] = log.read_text().count("Booting worker")
     return found
 
@@ -192,14 +194,14 @@ def task_is_done(port: int) -> bool:
 
 
 def ask_all(port: int, began: float) -> tuple[dict[str, int], int]:
-    """How many workers answered each late blueprint with its own text, and how often one was not loaded yet."""
+    """Return how many workers answered for each late blueprint, and how often one was not loaded yet."""
     answered: dict[str, set[str]] = {name: set() for name in LATE}
     again = 0
     while time.monotonic() < began + DEADLINE:
-        open_ones = [name for name, pids in answered.items() if len(pids) < WORKERS]
-        if not open_ones:
+        missing = [name for name, pids in answered.items() if len(pids) < WORKERS]
+        if not missing:
             break
-        for name in open_ones:
+        for name in missing:
             status, pid, body = get(port, f"/{name}/")
             if status == 200 and body == name.encode():
                 answered[name].add(pid)
@@ -211,13 +213,13 @@ def ask_all(port: int, began: float) -> tuple[dict[str, int], int]:
 
 
 def middle(values: list[float | None]) -> float | None:
-    """The median, or None when something never came."""
+    """Return the median, or None if a value is missing."""
     known = [value for value in values if value is not None]
     return round(statistics.median(known), 3) if known and len(known) == len(values) else None
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
-    """Medians over the rounds, and sums of what must not happen."""
+    """Return medians over the rounds, and the sums of unwanted events."""
     return {
         "all loaded": middle([run.get("all loaded") for run in runs]),
         "login p50": middle([run.get("login p50") for run in runs]),
@@ -230,8 +232,8 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "task runs": [run["task runs"] for run in runs],
         "killed": sum(run["killed"] for run in runs),
         "booted": sum(run["booted"] for run in runs),
-        "uss": round(statistics.mean([one for run in runs for one in run.get("uss", [0])]), 1),
-        "pss": round(statistics.mean([one for run in runs for one in run.get("pss", [0])]), 1),
+        "uss": round(statistics.mean([size for run in runs for size in run.get("uss", [0])]), 1),
+        "pss": round(statistics.mean([size for run in runs for size in run.get("pss", [0])]), 1),
     }
 
 

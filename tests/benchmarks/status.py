@@ -1,8 +1,8 @@
-"""What a poll costs: one list's status against a view of constant bytes, with one gunicorn worker each.
+"""Measure the cost of a poll: the status of a list compared with a view of constant bytes, with one worker each.
 
     python -m tests.benchmarks.status
 
-The ratio is taken within a round, in which both are asked one after the other; what is printed is the median.
+The ratio is computed within a round, in which both get requests one after the other. The median is printed.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ PATH = "/api/cache/stats/files"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--items", type=int, default=10_300)
-    parser.add_argument("--requests", type=int, default=3000, help="of each in each round")
+    parser.add_argument("--requests", type=int, default=3000, help="requests to each in each round")
     parser.add_argument("--rounds", type=int, default=7)
     asked = parser.parse_args()
     cores = sorted(os.sched_getaffinity(0))
-    if len(cores) > 1:  # the server's only worker has one core, this process another
+    if len(cores) > 1:  # the server's only worker uses one core, and this process another
         os.sched_setaffinity(0, set(cores[1:]))
     core = cores[0] if len(cores) > 1 else None
     print("| one worker | requests/s | of bare | p99 | CPU/request | of bare |")

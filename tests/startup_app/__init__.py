@@ -1,1 +1,1 @@
-"""An app like those whose workers died at start: 7 blueprints that login needs, and 62 that are slow to import."""
+"""An app like those whose workers were killed at start: login needs 7 blueprints, and 62 others import slowly."""

@@ -1,7 +1,7 @@
-"""The app itself; its blueprints are written by ``parts`` to a folder on the path.
+"""The app itself, whose blueprints ``parts`` writes to a folder on the path.
 
-``STARTUP_MODE`` says how it loads the 62 late ones: ``deferred`` by flask-warmcache; ``critical``: not at all;
-``imported``: at its start; ``eager``: so, with the one-time work as well, and without flask-warmcache.
+``STARTUP_MODE`` says how the app loads the 62 late blueprints. ``deferred``: flask-warmcache loads them later.
+``critical``: not at all. ``imported``: at start. ``eager``: at start with the one-time work, without flask-warmcache.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ app = Flask(__name__)
 
 @app.after_request
 def say_who(response: Response) -> Response:
-    """Which worker has answered."""
+    """Name the worker that answers."""
     response.headers["X-Pid"] = str(os.getpid())
     return response
 
 
 def fetch_models() -> None:
-    """The one-time work of a deployment; notes each run of it."""
+    """Do the one-time work of a deployment, and record each run."""
     with open(os.environ.get("STARTUP_RUNS", os.devnull), "a", encoding="ascii") as runs:
         runs.write(f"{os.getpid()}\n")
     time.sleep(TASK_SECONDS)
@@ -39,7 +39,7 @@ def fetch_models() -> None:
 for _name in CRITICAL:
     app.register_blueprint(import_module(f"{_name}_part").bp, url_prefix=f"/{_name}")
 if MODE == "eager":
-    fetch_models()  # as apps do it: each worker, at its start
+    fetch_models()  # as many apps do: in each worker, at its start
 if MODE in ("eager", "imported"):
     for _name in LATE:
         app.register_blueprint(import_module(f"{_name}_part").bp, url_prefix=f"/{_name}")
@@ -57,13 +57,13 @@ if MODE != "eager":
 
     @products.source
     def scan() -> Iterator[dict[str, Any]]:
-        """A cold cache: every start builds this list anew."""
+        """Yield items for a list that every start builds, because its cache is cold."""
         for number in range(200):
             yield {"id": number}
 
     @products.enrich
     def complete(product: dict[str, Any]) -> dict[str, Any]:
-        """As slow as a look into a file on a share."""
+        """Take as long as reading a file on a network share."""
         time.sleep(0.01)
         return product | {"name": f"product {product['id']}"}
 

@@ -1,4 +1,4 @@
-"""Writes the app's blueprints: a module for each, of which the late ones take their time to import.
+"""Write a module for each of the app's blueprints; the late ones import slowly.
 
 python -m tests.startup_app.parts FOLDER
 """
@@ -11,8 +11,8 @@ from pathlib import Path
 CRITICAL = ("login", "users", "me", "brands", "campaigns", "content", "statusz")
 LATE = tuple(f"part{number:02}" for number in range(62))
 CRITICAL_SECONDS, LATE_SECONDS = 0.05, 0.3
-COMPUTING_EVERY = 3  # each third late module computes while it is imported, the others wait, as for a disk
-BALLAST = 500_000  # bytes that a module keeps, as a library would
+COMPUTING_EVERY = 3  # every third module computes while it is imported, the others wait, as for a disk
+BALLAST = 500_000  # bytes that a module keeps in memory, as a library would
 
 MODULE = '''"""A part of the app."""
 import time
@@ -45,10 +45,7 @@ while time.thread_time() - begin < {seconds}:
 
 
 def write(folder: Path, late_seconds: float = LATE_SECONDS) -> None:
-    """Write every module.
-
-    :param late_seconds: that the import of a late one takes.
-    """
+    """Write every module; importing a late one takes ``late_seconds``."""
     folder.mkdir(parents=True, exist_ok=True)
     for number, name in enumerate((*CRITICAL, *LATE)):
         seconds = CRITICAL_SECONDS if name in CRITICAL else late_seconds
