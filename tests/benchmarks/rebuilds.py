@@ -265,7 +265,7 @@ def politeness(rounds: int) -> dict[str, float]:
 
 
 def few_changes(items: int) -> dict[str, Any]:
-    """Measure a first build that enriches each item for 50 µs, a rebuild of ten changes, and writes of one item."""
+    """Measure a first build with 50 µs of enriching an item, a rebuild of ten changes, and writes of one item."""
     with tempfile.TemporaryDirectory(prefix="warmcache-benchmark-") as folder:
         figures = {}
         for step in ("first", "changed", "refresh"):

@@ -1,7 +1,7 @@
 """The app itself, whose blueprints ``parts`` writes to a folder on the path.
 
 ``STARTUP_MODE`` says how the app loads the 62 late blueprints. ``deferred``: flask-warmcache loads them later.
-``critical``: not at all. ``imported``: at start. ``eager``: at start with the one-time work, without flask-warmcache.
+``critical``: not at all. ``imported``: at start. ``eager``: at start with the one-time work; no flask-warmcache.
 """
 
 from __future__ import annotations
