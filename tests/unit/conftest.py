@@ -1,4 +1,4 @@
-"""Keepers stand still unless a test asks for live ones, and nothing is left behind."""
+"""Keep keepers from running unless a test needs live ones, and clean up after each test."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ settings.load_profile("unit")
 
 @pytest.fixture
 def live() -> None:
-    """Keepers run as in a worker; otherwise tests call ``tick`` themselves."""
+    """Let keepers run as in a worker; other tests call ``tick`` themselves."""
 
 
 @pytest.fixture(autouse=True)
 def _nothing_stays(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Keep keepers from starting, or end those that started; no thread outlives its test."""
+    """Keep keepers from starting, or stop them after the test; check that no thread outlives it."""
     threads, interval = set(threading.enumerate()), sys.getswitchinterval()
     if "live" not in request.fixturenames:
         monkeypatch.setattr(Keeper, "ensure", lambda self: None)
@@ -51,11 +51,11 @@ def _nothing_stays(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A cache folder that does not exist yet."""
+    """Return a cache folder that does not exist yet."""
     return tmp_path / "cache"
 
 
 @pytest.fixture
 def shelf(folder: Path) -> Shelf:
-    """A list without Flask, in that folder."""
+    """Return a list in that folder, without Flask."""
     return Shelf(folder)

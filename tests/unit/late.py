@@ -1,10 +1,12 @@
-"""Blueprints in modules of their own, written for one test, and apps that load them late."""
+"""Write modules with blueprints for a test, and make apps that load them late."""
 
 from __future__ import annotations
 
+import os
 import sys
 import textwrap
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,7 @@ def index():
 def one(number):
     return f"{name} {{number}}"
 """
-# Waits for a file, as an import of something large waits for the disk.
+# The import waits for a file, as the import of a large module waits for the disk.
 SLOW = """
 import os, time
 bp.add_url_rule("/", "index", lambda: "there")
@@ -42,49 +44,49 @@ while not os.path.exists({go!r}) and time.monotonic() < end:
 
 
 class Shop:
-    """An app of one test, and the folder that its late modules are imported from."""
+    """An app for one test, and the folder from which it imports its late modules."""
 
     def __init__(self, folder: Path, **config: Any) -> None:
         self.folder = folder
         self.set_up(**config)
 
     def set_up(self, **config: Any) -> None:
-        """Begin with an app of these settings."""
+        """Replace the app by a new one with these settings."""
         self.app: Flask = make_app(self.folder, **config)
         self.warmcache = WarmCache(self.app)
         self.client = self.app.test_client()
 
     def write(self, name: str, text: str) -> str:
-        """Write a module; returns its blueprint as ``defer_blueprint`` wants it."""
+        """Write a module, and return the target for ``defer_blueprint``."""
         (self.folder / f"{name}.py").write_text(textwrap.dedent(text))
         return f"{name}:bp"
 
     def bare(self, name: str, text: str = "") -> str:
-        """Write a module with a blueprint of no routes but those of this text."""
+        """Write a module with a blueprint without routes, followed by this text."""
         return self.write(name, f"from flask import Blueprint\nbp = Blueprint({name!r}, __name__)\n{text}\n")
 
     def slow(self, name: str) -> Path:
-        """Write a module with one route whose import waits for a file; returns which."""
+        """Write a module with one route, and return the file that its import waits for."""
         go = self.folder / f"go-{name}"
         self.bare(name, SLOW.format(go=str(go)))
         return go
 
     def simple(self, name: str) -> str:
-        """Write a module with a blueprint of two routes."""
+        """Write a module with a blueprint that has two routes."""
         return self.write(name, SIMPLE.format(name=name))
 
     @property
     def loader(self) -> Loader:
-        found = state_of(self.app).blueprints
-        assert found is not None
-        return found
+        loader = state_of(self.app).blueprints
+        assert loader is not None
+        return loader
 
     def states(self) -> list[str]:
-        """How every deferred blueprint is, in the order of their declarations."""
+        """Return the state of every deferred blueprint in the order of declaration."""
         return [entry.state for entry in self.loader.entries]
 
     def start(self) -> None:
-        """What a server's hook does when its worker has loaded the app."""
+        """Start loading, as a server's hook does after its worker has loaded the app."""
         self.loader.start()
 
     def retry_now(self) -> None:
@@ -98,16 +100,30 @@ class Shop:
         until(lambda: not self.loader.pending.unfinished, self.loader.section)
 
 
+def forked(check: Callable[[], bool]) -> int:
+    """Fork a child that exits with 0 if the check succeeds, and return its pid."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and later: a fork beside threads
+        pid = os.fork()
+    if pid == 0:
+        code = 1
+        try:
+            code = 0 if check() else 1
+        finally:
+            os._exit(code)
+    return pid
+
+
 @pytest.fixture
 def quick_shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
-    """An app whose blueprints begin to load at once; its modules and its thread end with the test."""
+    """Make an app that starts loading blueprints at once; its modules and its thread end with the test."""
     monkeypatch.setattr(loader, "BEGIN_AFTER", (0.0, 0.0))
     yield from shops(tmp_path, monkeypatch)
 
 
 @pytest.fixture
 def calm_shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
-    """An app that loads only what is asked for."""
+    """Make an app that loads only requested blueprints."""
     monkeypatch.setattr(loader, "BEGIN_AFTER", (1000.0, 1000.0))
     yield from shops(tmp_path, monkeypatch)
 

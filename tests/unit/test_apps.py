@@ -1,4 +1,4 @@
-"""Apps: under test, switched off, and told when their server started."""
+"""Apps under test, with the cache disabled, and with a known start of their server."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.processes import run_python
 from .world import files, make_app, state_of
 
 
-def test_under_test_the_cache_is_a_private_folder_that_goes_with_the_process() -> None:
+def test_app_under_test_has_a_private_temporary_folder() -> None:
     script = """
 import os
 from flask import Flask
@@ -36,7 +36,7 @@ for _ in range(2):
     folders.append(str(app.extensions["warmcache"].store.folder))
 child = os.fork()
 if child == 0:
-    raise SystemExit  # a child's exit removes nothing
+    raise SystemExit  # the exit of a child must remove nothing
 os.waitpid(child, 0)
 print(*folders, *[oct(os.stat(folder).st_mode & 0o777) for folder in folders])
 """
@@ -47,13 +47,13 @@ print(*folders, *[oct(os.stat(folder).st_mode & 0o777) for folder in folders])
     assert not os.path.exists(first) and not os.path.exists(second)
 
 
-def test_under_test_a_keeper_does_not_bring_the_folder_back(tmp_path: Path) -> None:
+def test_keeper_does_not_recreate_the_private_folder(tmp_path: Path) -> None:
     script = """
 import atexit, os, sys, time
 from flask_warmcache.keeper import keeper
 keeper.TICK_EVERY = 0.01
-def look():  # registered first, so it runs last, while daemon threads still do
-    deadline = time.monotonic() + 0.3  # nothing happens, which has no other sign than time: thirty ticks
+def look():  # registered first, so it runs last, while daemon threads still run
+    deadline = time.monotonic() + 0.3  # wait for thirty ticks: that nothing happens has no other sign
     while time.monotonic() < deadline and not os.path.exists(folder):
         time.sleep(0.01)
     print(os.path.exists(folder))
@@ -77,20 +77,18 @@ with app.app_context():
 
 
 def private_folder(monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Callable[[], None]]:
-    """The folder of an app under test, and what removes it when its process ends."""
+    """Return the folder of an app under test, and the function that removes it at exit."""
     at_exit: list[tuple[Any, ...]] = []
-    monkeypatch.setattr("atexit.register", lambda *given: at_exit.append(given))
+    monkeypatch.setattr("atexit.register", lambda *call: at_exit.append(call))
     app = Flask("shop")
     app.testing = True
     WarmCache(app)
     folder = state_of(app).store.folder
-    ((remove, *given),) = at_exit
-    return folder, lambda: remove(*given)
+    ((remove, *arguments),) = at_exit
+    return folder, lambda: remove(*arguments)
 
 
-def test_the_private_folder_is_removed_by_its_own_process_only(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_only_its_process_removes_the_private_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, remove = private_folder(monkeypatch)
     monkeypatch.setattr(os, "getpid", lambda: 1)
     remove()
@@ -100,7 +98,7 @@ def test_the_private_folder_is_removed_by_its_own_process_only(
     assert not folder.exists()
 
 
-def test_a_report_written_meanwhile_does_not_keep_the_private_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_late_report_does_not_keep_the_private_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     folder, remove = private_folder(monkeypatch)
     rmdir, late = os.rmdir, iter([folder / "files.progress"])
 
@@ -119,14 +117,14 @@ def test_a_report_written_meanwhile_does_not_keep_the_private_folder(monkeypatch
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_a_folder_that_is_named_wins_over_testing(tmp_path: Path) -> None:
+def test_configured_folder_overrides_testing(tmp_path: Path) -> None:
     app = make_app(tmp_path)
     app.testing = True
     WarmCache(app)
     assert state_of(app).store.folder == tmp_path / "cache"
 
 
-def test_a_relative_folder_is_that_of_the_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_folder_is_resolved_at_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     app = Flask("shop")
     WarmCache(app, dir="warm")
@@ -135,17 +133,17 @@ def test_a_relative_folder_is_that_of_the_start(tmp_path: Path, monkeypatch: pyt
     assert folder == tmp_path / "warm"
 
 
-def test_by_default_it_lies_in_the_instance_folder(tmp_path: Path) -> None:
+def test_default_folder_is_in_the_instance_folder(tmp_path: Path) -> None:
     app = Flask("my shop", instance_path=str(tmp_path / "instance"))
     WarmCache(app)
     assert state_of(app).store.folder == tmp_path / "instance" / "warmcache" / "my_shop"
 
 
-# Switched off
+# Disabled
 
 
 class Inline:
-    """An app whose cache is switched off."""
+    """An app with a disabled cache."""
 
     def __init__(self, folder: Path) -> None:
         self.app = make_app(folder, enabled=False)
@@ -169,7 +167,7 @@ def inline(tmp_path: Path) -> Inline:
     return Inline(tmp_path)
 
 
-def test_switched_off_the_first_answer_is_complete(inline: Inline) -> None:
+def test_first_answer_is_complete_when_disabled(inline: Inline) -> None:
     answer = inline.client.get("/files").get_json()
     assert (answer["items"], answer["cache_rebuilding"]) == (files("a"), False)
     with inline.app.app_context():
@@ -178,7 +176,7 @@ def test_switched_off_the_first_answer_is_complete(inline: Inline) -> None:
     assert inline.builds == 1
 
 
-def test_switched_off_a_change_is_seen_by_the_next_read(inline: Inline) -> None:
+def test_next_read_sees_a_change_when_disabled(inline: Inline) -> None:
     inline.client.get("/files")
     with inline.app.app_context():
         inline.list.invalidate()
@@ -186,18 +184,18 @@ def test_switched_off_a_change_is_seen_by_the_next_read(inline: Inline) -> None:
     assert (answer["cache_rebuilding"], inline.builds) == (False, 2)
 
 
-def test_switched_off_a_failure_fails_no_request(inline: Inline, caplog: pytest.LogCaptureFixture) -> None:
+def test_failure_fails_no_request_when_disabled(inline: Inline, caplog: pytest.LogCaptureFixture) -> None:
     inline.error = ValueError("unmounted")
     for _ in range(5):
         assert inline.client.get("/files").status_code == 200
-    assert inline.builds == 1  # the pause counts here, too
+    assert inline.builds == 1  # the pause after a failure applies here, too
     assert "warmcache.rebuild_failed" in caplog.text
 
 
 # When code changes
 
 
-def test_what_was_published_before_the_server_started_is_stale_once(tmp_path: Path) -> None:
+def test_list_older_than_the_server_is_stale_once(tmp_path: Path) -> None:
     first = Inline(tmp_path)
     first.client.get("/files")
     second = make_app(tmp_path)
@@ -217,7 +215,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]
     yield monkeypatch
 
 
-def test_a_worker_of_our_configuration_knows_its_server(environment: pytest.MonkeyPatch) -> None:
+def test_gunicorn_conf_records_the_servers_start(environment: pytest.MonkeyPatch) -> None:
     environment.setenv(SERVER_STARTED, "")
     gunicorn_conf.on_starting(None)
     started = server_started(5)
@@ -226,20 +224,20 @@ def test_a_worker_of_our_configuration_knows_its_server(environment: pytest.Monk
     assert server_started(5) >= started
 
 
-def test_a_worker_of_another_gunicorn_asks_when_its_parent_started(environment: pytest.MonkeyPatch) -> None:
+def test_other_gunicorn_uses_its_masters_start(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("SERVER_SOFTWARE", "gunicorn/27.0.1")
     started = server_started(5)
     assert 5 < started < time.time_ns()
     assert server_started(5) == pytest.approx(started, abs=2e9)
 
 
-def test_where_that_cannot_be_known_nothing_is_stale_for_it(environment: pytest.MonkeyPatch) -> None:
+def test_unknown_start_makes_nothing_stale(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("SERVER_SOFTWARE", "gunicorn/27.0.1")
     environment.setattr(os, "getppid", lambda: 0)
     assert server_started(5) == 0
 
 
-def test_any_other_process_is_a_server_of_its_own(environment: pytest.MonkeyPatch) -> None:
+def test_other_process_uses_its_own_start(environment: pytest.MonkeyPatch) -> None:
     assert server_started(5) == 5
     environment.setenv(SERVER_STARTED, "yesterday")
     assert server_started(5) == 5
@@ -247,7 +245,7 @@ def test_any_other_process_is_a_server_of_its_own(environment: pytest.MonkeyPatc
     assert server_started(5) == 5
 
 
-def test_a_worker_whose_keeper_cannot_start_lives_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_survives_a_keeper_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
     logged: list[str] = []
     worker = SimpleNamespace(log=SimpleNamespace(exception=logged.append))
 

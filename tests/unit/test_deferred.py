@@ -1,4 +1,4 @@
-"""Deferred blueprints: loaded late, and then as if they had been registered."""
+"""Deferred blueprints are loaded late, and then behave like registered ones."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import gc
 import logging
 import os
 import sys
-import threading
 import time
-import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,7 +21,7 @@ from flask_warmcache import WarmCache
 from flask_warmcache.startup import gate
 from tests.support.waiting import until
 
-from .late import Shop
+from .late import Shop, forked
 from .world import make_app
 
 RICH = """
@@ -135,14 +135,14 @@ def answers(client: FlaskClient) -> list[tuple[Any, ...]]:
     found = []
     for method, path in REQUESTS:
         answer = client.open(path, method=method)
-        # In which order a rule names its methods hangs on their hashes.
+        # The order of a rule's methods depends on their hashes.
         allowed = sorted((answer.headers.get("Allow") or "").split(", "))
-        said = [answer.headers.get(name) for name in ("X-Seen", "Location", "Content-Type")]
-        found.append((method, path, answer.status_code, answer.data, allowed, *said))
+        headers = [answer.headers.get(name) for name in ("X-Seen", "Location", "Content-Type")]
+        found.append((method, path, answer.status_code, answer.data, allowed, *headers))
     return found
 
 
-def test_a_loaded_blueprint_answers_as_a_registered_one(quick_shop: Shop) -> None:
+def test_loaded_blueprint_answers_like_a_registered_one(quick_shop: Shop) -> None:
     write_rich(quick_shop.folder)
     quick_shop.warmcache.defer_blueprint("rich:bp", url_prefix="/rich")
     asked_before_loading = answers(quick_shop.client)
@@ -166,7 +166,7 @@ def test_a_loaded_blueprint_answers_as_a_registered_one(quick_shop: Shop) -> Non
     assert type(quick_shop.app) is Flask
 
 
-def test_the_first_request_waits_for_its_blueprint_and_no_other_is_loaded(calm_shop: Shop) -> None:
+def test_first_request_loads_only_its_blueprint(calm_shop: Shop) -> None:
     for name in ("early", "late"):
         calm_shop.warmcache.defer_blueprint(calm_shop.simple(name), url_prefix=f"/{name}")
     assert calm_shop.states() == ["pending", "pending"]
@@ -174,7 +174,7 @@ def test_the_first_request_waits_for_its_blueprint_and_no_other_is_loaded(calm_s
     assert calm_shop.states() == ["pending", "loaded"]
 
 
-def test_blueprints_are_loaded_in_the_background_the_highest_priority_first(quick_shop: Shop) -> None:
+def test_background_loading_follows_priority(quick_shop: Shop) -> None:
     order = quick_shop.folder / "order"
     for name, priority in (("a", 0), ("b", -1), ("c", 10), ("d", 0.5), ("e", 0)):
         quick_shop.bare(name, f"with open({str(order)!r}, 'a') as file: file.write({name!r})")
@@ -185,7 +185,7 @@ def test_blueprints_are_loaded_in_the_background_the_highest_priority_first(quic
     assert order.read_text() == "cdaeb"
 
 
-def test_a_request_gets_what_it_needs_before_what_has_priority(calm_shop: Shop) -> None:
+def test_requested_blueprint_precedes_priority(calm_shop: Shop) -> None:
     calm_shop.slow("slow")
     calm_shop.warmcache.defer_blueprint("slow:bp", url_prefix="/slow", priority=5)
     for name in ("x", "y"):
@@ -195,7 +195,7 @@ def test_a_request_gets_what_it_needs_before_what_has_priority(calm_shop: Shop) 
 
 
 @pytest.mark.parametrize("wait", [0.0, 0.2])
-def test_a_request_that_waits_in_vain_is_told_to_come_again(calm_shop: Shop, wait: float) -> None:
+def test_request_that_times_out_gets_a_503(calm_shop: Shop, wait: float) -> None:
     shop = calm_shop
     shop.set_up(defer_wait=wait)
     go = shop.slow("slow")
@@ -216,7 +216,7 @@ def test_a_request_that_waits_in_vain_is_told_to_come_again(calm_shop: Shop, wai
 
 
 @pytest.mark.parametrize("is_loading", [False, True])
-def test_a_worker_with_one_thread_waits_once_for_a_blueprint_and_not_once_a_request(
+def test_single_thread_waits_once_for_a_blueprint(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, is_loading: bool
 ) -> None:
     shop: Shop = request.getfixturevalue("quick_shop" if is_loading else "calm_shop")
@@ -242,15 +242,16 @@ def test_a_worker_with_one_thread_waits_once_for_a_blueprint_and_not_once_a_requ
     shop.until_loaded()
     first, second, third, own = (timeout or 0 for timeout in waited)
     assert first > 0 and own > 0
-    assert second <= 0 and third <= 0, "the whole worker stood still again"
+    assert second <= 0 and third <= 0, "the whole worker waited again"
 
 
-def test_at_most_half_of_a_workers_threads_wait(calm_shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Worker:
-        class cfg:  # noqa: N801
-            timeout, threads = 0, 4
+def run_in_gunicorn(monkeypatch: pytest.MonkeyPatch, timeout: int, threads: int) -> None:
+    worker = SimpleNamespace(cfg=SimpleNamespace(timeout=timeout, threads=threads))
+    monkeypatch.setattr(gate, "gunicorn_worker", lambda: worker)
 
-    monkeypatch.setattr(gate, "gunicorn_worker", Worker)
+
+def test_at_most_half_of_the_threads_wait(calm_shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_in_gunicorn(monkeypatch, timeout=0, threads=4)
     shop = calm_shop
     shop.set_up(defer_wait=30)
     go = shop.slow("slow")
@@ -261,32 +262,24 @@ def test_at_most_half_of_a_workers_threads_wait(calm_shop: Shop, monkeypatch: py
         answer = shop.app.test_client().get("/slow/", environ_overrides={"wsgi.multithread": True})
         found.append(answer.status_code)
 
-    threads = [threading.Thread(target=ask) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    until(lambda: found == [503, 503], lambda: found)
-    go.touch()
-    for thread in threads:
-        thread.join(20)
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(4):
+            pool.submit(ask)
+        until(lambda: found == [503, 503], lambda: found)
+        go.touch()
     assert found == [503, 503, 200, 200]
 
 
-def test_no_request_waits_longer_than_a_quarter_of_gunicorns_timeout(
+def test_wait_is_limited_to_a_quarter_of_gunicorns_timeout(
     calm_shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    class Worker:
-        class cfg:  # noqa: N801
-            timeout, threads = 1, 1
-
-    monkeypatch.setattr(gate, "gunicorn_worker", Worker)
+    run_in_gunicorn(monkeypatch, timeout=1, threads=1)
     calm_shop.warmcache.defer_blueprint(calm_shop.simple("a"), url_prefix="/a")
     assert calm_shop.loader._gate._find_limits() == (0.25, float("inf"))
     assert "a quarter of gunicorn's timeout" in caplog.text
 
 
-def test_an_import_that_fails_is_shown_and_tried_again_and_hurts_nobody(
-    quick_shop: Shop, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_failed_import_is_reported_and_retried(quick_shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     shop = quick_shop
     shop.set_up(retry_min=60.0)
     shop.app.add_url_rule("/", "home", lambda: "home")
@@ -317,7 +310,7 @@ def test_an_import_that_fails_is_shown_and_tried_again_and_hurts_nobody(
     until(lambda: (shop.client.get("/api/cache/stats").json or {})["blueprints"]["loaded"] == 1)
 
 
-def test_the_pause_between_attempts_grows_and_a_request_does_not_shorten_it(quick_shop: Shop) -> None:
+def test_requests_do_not_shorten_the_growing_pause(quick_shop: Shop) -> None:
     quick_shop.set_up(retry_min=100.0, retry_max=3600.0)
     quick_shop.write("broken", "raise OSError('disk')")
     quick_shop.warmcache.defer_blueprint("broken:bp", url_prefix="/broken")
@@ -335,7 +328,7 @@ def test_the_pause_between_attempts_grows_and_a_request_does_not_shorten_it(quic
 
 
 @pytest.mark.parametrize("debug", [False, True])
-def test_the_traceback_is_shown_in_debug_only(calm_shop: Shop, debug: bool) -> None:
+def test_traceback_is_shown_in_debug_mode_only(calm_shop: Shop, debug: bool) -> None:
     calm_shop.app.debug = debug
     calm_shop.write("broken", "raise OSError('disk')")
     calm_shop.warmcache.defer_blueprint("broken:bp", url_prefix="/broken")
@@ -344,7 +337,7 @@ def test_the_traceback_is_shown_in_debug_only(calm_shop: Shop, debug: bool) -> N
 
 
 @pytest.mark.parametrize("ending", ["raise SystemExit(3)", "import sys; sys.exit()"])
-def test_a_module_that_exits_ends_nothing(calm_shop: Shop, ending: str) -> None:
+def test_module_that_exits_does_not_end_the_worker(calm_shop: Shop, ending: str) -> None:
     calm_shop.write("leaver", ending)
     calm_shop.warmcache.defer_blueprint("leaver:bp", url_prefix="/leaver")
     calm_shop.warmcache.defer_blueprint(calm_shop.simple("good"), url_prefix="/good")
@@ -352,7 +345,7 @@ def test_a_module_that_exits_ends_nothing(calm_shop: Shop, ending: str) -> None:
     assert calm_shop.client.get("/good/").text == "good"
 
 
-def test_url_for_knows_promised_endpoints_before_the_blueprint_is_loaded(calm_shop: Shop) -> None:
+def test_url_for_builds_promised_endpoints(calm_shop: Shop) -> None:
     calm_shop.warmcache.defer_blueprint(
         calm_shop.simple("reports"), url_prefix="/r", name="rep", endpoints={"index": "/", "one": "/<int:number>"}
     )
@@ -367,7 +360,7 @@ def test_url_for_knows_promised_endpoints_before_the_blueprint_is_loaded(calm_sh
 
 
 @pytest.mark.parametrize("endpoints", [{"index": "/other"}, {"nothing": "/"}])
-def test_a_promised_endpoint_that_does_not_come_is_a_failure(
+def test_missing_promised_endpoint_fails(
     calm_shop: Shop, caplog: pytest.LogCaptureFixture, endpoints: dict[str, str]
 ) -> None:
     calm_shop.warmcache.defer_blueprint(
@@ -377,7 +370,7 @@ def test_a_promised_endpoint_that_does_not_come_is_a_failure(
     assert f"has no endpoint {next(iter(endpoints))!r}" in caplog.text
 
 
-def test_a_blueprint_deferred_twice_needs_two_names(calm_shop: Shop) -> None:
+def test_blueprint_deferred_twice_needs_two_names(calm_shop: Shop) -> None:
     target = calm_shop.simple("twin")
     calm_shop.warmcache.defer_blueprint(target, url_prefix="/one", name="one")
     calm_shop.warmcache.defer_blueprint(target, url_prefix="/two", name="two")
@@ -386,7 +379,7 @@ def test_a_blueprint_deferred_twice_needs_two_names(calm_shop: Shop) -> None:
         assert [url_for("one.index"), url_for("two.index")] == ["/one/", "/two/"]
 
 
-def test_of_prefixes_that_cover_each_other_all_are_loaded_before_one_answers(calm_shop: Shop) -> None:
+def test_overlapping_prefixes_are_loaded_together(calm_shop: Shop) -> None:
     shop = calm_shop
     shop.bare(
         "all_of_it",
@@ -400,14 +393,14 @@ def test_of_prefixes_that_cover_each_other_all_are_loaded_before_one_answers(cal
     assert shop.client.get("/api/cache/stats/blueprints").status_code == 200
 
 
-def test_our_own_routes_never_wait(calm_shop: Shop) -> None:
+def test_own_routes_never_wait(calm_shop: Shop) -> None:
     calm_shop.warmcache.defer_blueprint(calm_shop.simple("api"), url_prefix="/api")
     assert calm_shop.client.get("/api/cache/stats").status_code == 200
     assert calm_shop.states() == ["pending"]
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_a_middleware_that_changes_the_path_may_stand_on_either_side(calm_shop: Shop, before: bool) -> None:
+def test_middleware_may_change_the_path(calm_shop: Shop, before: bool) -> None:
     app = make_app(calm_shop.folder / "other")
 
     def moved(inner: Any) -> Any:
@@ -454,7 +447,7 @@ def test_host_matching_and_subdomains_work(calm_shop: Shop) -> None:
     assert found == [200, 404]
 
 
-def test_a_converter_that_the_blueprint_brings_is_known_to_its_rules(calm_shop: Shop) -> None:
+def test_blueprint_may_register_a_converter(calm_shop: Shop) -> None:
     calm_shop.write("conv", """
         from flask import Blueprint
         from werkzeug.routing import BaseConverter
@@ -473,7 +466,7 @@ def test_a_converter_that_the_blueprint_brings_is_known_to_its_rules(calm_shop: 
     assert calm_shop.client.get("/c/x").status_code == 404
 
 
-def test_old_maps_do_not_stay_in_memory(quick_shop: Shop) -> None:
+def test_old_maps_are_freed(quick_shop: Shop) -> None:
     for number in range(30):
         quick_shop.app.add_url_rule(f"/eager/{number}/<int:a>", f"e{number}", lambda a: "")
         quick_shop.warmcache.defer_blueprint(quick_shop.simple(f"b{number}"), url_prefix=f"/b{number}")
@@ -481,13 +474,13 @@ def test_old_maps_do_not_stay_in_memory(quick_shop: Shop) -> None:
     quick_shop.until_loaded()
     quick_shop.loader.stop()
     gc.collect()
-    of_this_app = [one for one in gc.get_objects() if type(one) is Map and len(list(one.iter_rules())) > 30]
-    of_this_app = [one for one in of_this_app if any(rule.endpoint == "e29" for rule in one.iter_rules())]
-    assert len(of_this_app) <= 2, "the app's own, and the one that it began with"
+    maps = [value for value in gc.get_objects() if type(value) is Map]
+    of_this_app = [map_ for map_ in maps if any(rule.endpoint == "e29" for rule in map_.iter_rules())]
+    assert len(of_this_app) <= 2, "only the app's current map and its first one may remain"
     assert {rule.map for rule in quick_shop.app.url_map.iter_rules()} == {quick_shop.app.url_map}
 
 
-def test_disabled_means_that_the_first_request_finds_everything(calm_shop: Shop) -> None:
+def test_first_request_loads_everything_when_disabled(calm_shop: Shop) -> None:
     shop = calm_shop
     shop.set_up(enabled=False)
     for name in ("one", "two"):
@@ -496,7 +489,7 @@ def test_disabled_means_that_the_first_request_finds_everything(calm_shop: Shop)
     assert shop.states() == ["loaded", "loaded"]
 
 
-def test_one_warmcache_defers_for_each_of_its_apps(calm_shop: Shop) -> None:
+def test_each_app_loads_its_own_blueprints(calm_shop: Shop) -> None:
     warmcache = WarmCache(dir=calm_shop.folder / "both")
     warmcache.defer_blueprint(calm_shop.simple("both"), url_prefix="/both")
     apps = [Flask("a"), Flask("b")]
@@ -505,7 +498,7 @@ def test_one_warmcache_defers_for_each_of_its_apps(calm_shop: Shop) -> None:
     assert [app.test_client().get("/both/").text for app in apps] == ["both", "both"]
 
 
-def test_a_blueprint_is_loaded_in_a_child_that_was_forked_while_its_parent_loaded(calm_shop: Shop) -> None:
+def test_child_forked_during_a_load_loads_blueprints(calm_shop: Shop) -> None:
     go = calm_shop.slow("slow")
     calm_shop.warmcache.defer_blueprint("slow:bp", url_prefix="/slow", priority=1)
     calm_shop.warmcache.defer_blueprint(calm_shop.simple("quick"), url_prefix="/quick")
@@ -514,23 +507,16 @@ def test_a_blueprint_is_loaded_in_a_child_that_was_forked_while_its_parent_loade
         calm_shop.loader.entries[0].asked_at = time.monotonic()
         calm_shop.loader.pending.changed.notify_all()
     until(lambda: calm_shop.states() == ["loading", "pending"])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and later: a fork beside threads
-        pid = os.fork()
-    if pid == 0:
-        code = 9
-        try:
-            states = calm_shop.states()
-            code = 0 if states == ["pending", "pending"] and calm_shop.client.get("/quick/").text == "quick" else 1
-        finally:
-            os._exit(code)
+    pid = forked(
+        lambda: calm_shop.states() == ["pending", "pending"] and calm_shop.client.get("/quick/").text == "quick"
+    )
     go.touch()
     assert os.waitpid(pid, 0)[1] == 0
     calm_shop.client.get("/quick/")
     calm_shop.until_loaded()
 
 
-def test_an_app_without_deferred_blueprints_pays_nothing(tmp_path: Path) -> None:
+def test_app_without_deferred_blueprints_is_unchanged(tmp_path: Path) -> None:
     app = Flask("plain")
     WarmCache(app, dir=tmp_path)
     assert "request_context" not in vars(app)
@@ -538,8 +524,7 @@ def test_an_app_without_deferred_blueprints_pays_nothing(tmp_path: Path) -> None
     assert answer is not None and "blueprints" not in answer
 
 
-def test_reading_a_list_while_the_app_is_loaded_starts_no_import(quick_shop: Shop) -> None:
-    """With --preload that is before the fork."""
+def test_reading_a_list_before_the_fork_starts_no_import(quick_shop: Shop) -> None:
     files = quick_shop.warmcache.warm_list("files", key="path", source=list)
     quick_shop.warmcache.defer_blueprint(quick_shop.simple("a"), url_prefix="/a")
     with quick_shop.app.app_context():
@@ -548,7 +533,7 @@ def test_reading_a_list_while_the_app_is_loaded_starts_no_import(quick_shop: Sho
     assert quick_shop.client.get("/a/").text == "a"
 
 
-def test_when_all_is_loaded_requests_are_looked_at_no_more(quick_shop: Shop) -> None:
+def test_requests_are_not_checked_after_loading(quick_shop: Shop) -> None:
     quick_shop.warmcache.defer_blueprint(quick_shop.simple("a"), url_prefix="/a")
     assert "request_context" in vars(quick_shop.app)
     quick_shop.start()
@@ -559,10 +544,10 @@ def test_when_all_is_loaded_requests_are_looked_at_no_more(quick_shop: Shop) -> 
     thread.join(20)
     assert not thread.is_alive()
     quick_shop.client.get("/a/")
-    assert quick_shop.loader.pending.thread is thread, "another thread was started for nothing"
+    assert quick_shop.loader.pending.thread is thread, "another thread was started without need"
 
 
-def test_what_was_loaded_is_logged(quick_shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+def test_loaded_blueprints_are_logged(quick_shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "flask_warmcache")
     quick_shop.warmcache.defer_blueprint(quick_shop.simple("a"), url_prefix="/a")
     quick_shop.start()

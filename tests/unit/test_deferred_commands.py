@@ -1,4 +1,4 @@
-"""``flask`` commands and deferred blueprints: all are loaded, unless the command does not need them."""
+"""``flask`` commands load all deferred blueprints, except commands that do not need them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def create_app():
     warmcache.defer_blueprint("reports:bp", url_prefix="/reports")
     warmcache.defer_blueprint("broken:bp", url_prefix="/broken")
     with app.app_context():
-        pass  # as db.create_all() does; nothing may be loaded while the app is being made
+        pass  # as for db.create_all(): this must not load anything while the app is being made
     open("made", "w").close()
     return app
 """
@@ -63,7 +63,7 @@ def flask(site: Path, *arguments: str, stdin: str = "") -> subprocess.CompletedP
         (("--help",), "", "reports"),
     ],
 )
-def test_a_command_finds_all_blueprints_and_what_fails_is_no_reason_to_stop(
+def test_command_loads_all_blueprints_despite_failures(
     site: Path, arguments: tuple[str, ...], stdin: str, shown: str
 ) -> None:
     done = flask(site, *arguments, stdin=stdin)
@@ -74,13 +74,13 @@ def test_a_command_finds_all_blueprints_and_what_fails_is_no_reason_to_stop(
 
 
 @pytest.mark.parametrize("arguments", [("warmcache", "status"), ("warmcache", "--help"), ("run", "--help")])
-def test_our_own_commands_and_the_server_load_nothing(site: Path, arguments: tuple[str, ...]) -> None:
+def test_own_commands_load_no_blueprint(site: Path, arguments: tuple[str, ...]) -> None:
     done = flask(site, *arguments)
     assert done.returncode == 0, done.stderr
     assert "imported reports" not in done.stdout
 
 
-def test_an_unknown_command_is_still_unknown(site: Path) -> None:
+def test_unknown_command_is_refused(site: Path) -> None:
     done = flask(site, "no-such-thing")
     assert done.returncode == 2
     assert "No such command 'no-such-thing'" in done.stderr

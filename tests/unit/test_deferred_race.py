@@ -1,4 +1,4 @@
-"""Thousands of requests while blueprints are put into the app: no wrong answer, none lost."""
+"""Thousands of requests while blueprints are registered get no wrong answer, and none is lost."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def race_app(folder: Path, names: list[str]) -> Flask:
     @app.get("/search")
     def search() -> str:
         try:
-            app.jinja_env.get_template("nowhere.html")  # looks through the folder of each blueprint
+            app.jinja_env.get_template("nowhere.html")  # searches the folder of each blueprint
         except TemplateNotFound:
             return "searched"
         raise AssertionError("there is no such template")
@@ -99,7 +99,7 @@ def race_app(folder: Path, names: list[str]) -> Flask:
 
 
 def ask(client: FlaskClient, seen: Counter[str]) -> str | None:
-    """One request of any kind; returns what is wrong with its answer."""
+    """Send a random request, and return what is wrong with its answer."""
     number, value = random.randrange(BLUEPRINTS - 1), random.randrange(1000)
     path, status, text = random.choice(
         [
@@ -127,7 +127,7 @@ def ask(client: FlaskClient, seen: Counter[str]) -> str | None:
     return None
 
 
-def test_no_request_gets_a_wrong_answer_while_blueprints_are_registered(
+def test_no_wrong_answer_during_registration(
     tmp_path: Path, modules: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only requests that begin while something is not loaded count; apps are made until these are enough."""

@@ -1,4 +1,4 @@
-"""Deferred blueprints that are refused: in the call where that can be known, else when they are loaded."""
+"""Deferred blueprints are refused in the declaring call if possible, and otherwise when they are loaded."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.support.waiting import until
 from .late import Shop
 
 
-def test_nothing_is_deferred_once_the_app_serves(calm_shop: Shop) -> None:
+def test_late_declaration_is_refused(calm_shop: Shop) -> None:
     calm_shop.client.get("/")
     with pytest.raises(ValueError, match="is deferred too late"):
         calm_shop.warmcache.defer_blueprint("late:bp", url_prefix="/late")
@@ -53,26 +53,24 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("given", "message"), WRONG)
-def test_a_wrong_declaration_fails_in_that_very_call(calm_shop: Shop, given: dict[str, Any], message: str) -> None:
+@pytest.mark.parametrize(("arguments", "message"), WRONG)
+def test_wrong_declaration_is_refused(calm_shop: Shop, arguments: dict[str, Any], message: str) -> None:
     calm_shop.warmcache.defer_blueprint("plain:bp", url_prefix="/plain")
     calm_shop.warmcache.defer_blueprint("other:bp", url_prefix="/other", name="taken")
     with pytest.raises(ValueError, match=message):
-        calm_shop.warmcache.defer_blueprint(**{"target": "reports:bp", "url_prefix": "/reports", **given})
+        calm_shop.warmcache.defer_blueprint(**{"target": "reports:bp", "url_prefix": "/reports", **arguments})
     assert calm_shop.states() == ["pending", "pending"]
 
 
 @pytest.mark.parametrize("options", [{"host_matching": True, "static_host": "a"}, {"subdomain_matching": True}])
-def test_promised_endpoints_are_refused_where_their_host_is_not_known(
-    tmp_path: Path, options: dict[str, Any]
-) -> None:
-    app = Flask("hosts", **options)  # kept: a WarmCache does not keep its apps alive
+def test_promised_endpoints_need_a_known_host(tmp_path: Path, options: dict[str, Any]) -> None:
+    app = Flask("hosts", **options)  # keep a reference, because a WarmCache holds none
     warmcache = WarmCache(app, dir=tmp_path)
     with pytest.raises(ValueError, match="cannot be used in an app with host_matching or subdomain_matching"):
         warmcache.defer_blueprint("a:bp", url_prefix="/a", name="a", endpoints={"index": "/"})
 
 
-def test_a_list_named_as_our_section_is_told_so(tmp_path: Path) -> None:
+def test_list_named_blueprints_is_refused(tmp_path: Path) -> None:
     app = Flask("names")
     warmcache = WarmCache(app, dir=tmp_path)
     warmcache.warm_list("blueprints", key="name")
@@ -99,7 +97,7 @@ APP_WIDE = [
 
 
 @pytest.mark.parametrize(("named", "text"), APP_WIDE, ids=[f"{n}-{i}" for i, (n, _) in enumerate(APP_WIDE)])
-def test_a_blueprint_that_would_change_other_requests_is_refused_by_name(
+def test_blueprint_that_affects_other_requests_is_refused(
     calm_shop: Shop, caplog: pytest.LogCaptureFixture, named: str, text: str
 ) -> None:
     shop = calm_shop
@@ -143,7 +141,7 @@ def test_a_blueprint_that_would_change_other_requests_is_refused_by_name(
         ),
     ],
 )
-def test_what_cannot_be_registered_leaves_the_app_as_it_was(
+def test_failed_registration_leaves_the_app_unchanged(
     calm_shop: Shop, caplog: pytest.LogCaptureFixture, text: str, error: str
 ) -> None:
     calm_shop.app.add_url_rule("/", "home", lambda: "home")
@@ -157,9 +155,7 @@ def test_what_cannot_be_registered_leaves_the_app_as_it_was(
     assert type(calm_shop.app) is Flask
 
 
-def test_a_module_that_changes_the_app_itself_is_refused_by_flask(
-    quick_shop: Shop, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_flask_refuses_a_module_that_changes_the_app(quick_shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     quick_shop.bare(
         "own",
         "import owner\nowner.app.before_request(print)",

@@ -1,4 +1,4 @@
-"""A deferred blueprint of Flask-RESTX, which brings routes, error handling and pages of documentation along."""
+"""Deferred blueprints of Flask-RESTX, which have routes, error handling and pages of documentation."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ class One(Resource):
 
 
 def prepare(app: Flask) -> None:
-    """As docs/deferred.md says."""
+    """Prepare the app as docs/deferred.md says."""
     from flask_restx.apidoc import apidoc
 
     app.register_blueprint(apidoc)
     app.extensions["restx"] = {"apidoc_registered": True}
 
 
-def test_an_api_answers_as_a_registered_one(calm_shop: Shop) -> None:
+def test_api_answers_like_a_registered_one(calm_shop: Shop) -> None:
     shop = calm_shop
     shop.app.add_url_rule("/", "home", lambda: "home")
     prepare(shop.app)
@@ -53,16 +53,16 @@ def test_an_api_answers_as_a_registered_one(calm_shop: Shop) -> None:
     wrong = shop.client.put("/v1/items/3", json={"id": 1})
     assert (wrong.status_code, list((wrong.json or {})["errors"])) == (400, ["name"])
     assert shop.client.put("/v1/items/3", json={"id": 1, "name": "hat"}).json == {"id": 1, "name": "hat"}
-    told = shop.client.get("/v1/swagger.json").json or {}
-    assert told["basePath"] == "/v1" and list(told["paths"]) == ["/items/{number}"]
+    swagger = shop.client.get("/v1/swagger.json").json or {}
+    assert swagger["basePath"] == "/v1" and list(swagger["paths"]) == ["/items/{number}"]
     page = shop.client.get("/v1/").text
     assert "/swaggerui/swagger-ui.css" in page
     with shop.client.get("/swaggerui/swagger-ui.css") as style:
         assert style.mimetype == "text/css"
-    assert shop.client.get("/nothing").mimetype == "text/html", "the app's own errors stay as they are"
+    assert shop.client.get("/nothing").mimetype == "text/html", "the app's own errors must not change"
 
 
-def test_an_api_whose_files_would_come_late_is_refused(calm_shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+def test_api_with_files_outside_its_prefix_is_refused(calm_shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     calm_shop.write("shop_api", API)
     calm_shop.warmcache.defer_blueprint("shop_api:bp", url_prefix="/v1")
     assert calm_shop.client.get("/v1/items/3").status_code == 503

@@ -1,4 +1,4 @@
-"""What a deployment changes takes effect: filters, sorts, an enrich that is new; in whatever process rebuilds."""
+"""A deployment's changes of filters, sorts and enrich functions take effect in any process that rebuilds."""
 
 from __future__ import annotations
 
@@ -36,9 +36,7 @@ def with_other_factor(item: dict[str, Any], factor: int = -1) -> int:
     ],
     ids=["body", "closure"],
 )
-def test_a_changed_filter_takes_effect_although_the_source_has_not_changed(
-    shelf: Shelf, before: Any, after: Any
-) -> None:
+def test_changed_filter_affects_unchanged_items(shelf: Shelf, before: Any, after: Any) -> None:
     shelf.rebuild(files(*NAMES), filters={"large": before})
     outcome = shelf.rebuild(files(*NAMES), filters={"large": after})
     assert outcome.reused == len(NAMES)
@@ -53,16 +51,14 @@ def test_a_changed_filter_takes_effect_although_the_source_has_not_changed(
     [(lambda item: item["size"], lambda item: -item["size"]), (with_factor, with_other_factor)],
     ids=["body", "default"],
 )
-def test_a_changed_sort_takes_effect_although_the_source_has_not_changed(
-    shelf: Shelf, before: Any, after: Any
-) -> None:
+def test_changed_sort_affects_unchanged_items(shelf: Shelf, before: Any, after: Any) -> None:
     shelf.rebuild(files(*NAMES), sorts={"size": before})
     assert positions(shelf.snapshot(), "all", "size") == list(range(60))
     shelf.rebuild(files(*NAMES), sorts={"size": after})
     assert positions(shelf.snapshot(), "all", "size") == list(range(60))[::-1]
 
 
-def test_an_enrich_that_is_new_completes_what_was_published_without_one(shelf: Shelf) -> None:
+def test_new_enrich_enriches_published_items(shelf: Shelf) -> None:
     shelf.rebuild(files("a", "b"))
     outcome = shelf.rebuild(files("a", "b"), enrich=lambda item: {**item, "title": item["path"].upper()})
     assert outcome.enriched == 2
@@ -71,10 +67,8 @@ def test_an_enrich_that_is_new_completes_what_was_published_without_one(shelf: S
     assert (outcome.reused, [item.get("title") for item in shelf.items()]) == (0, [None, None])
 
 
-def test_a_changed_view_makes_the_published_list_stale_in_a_process_of_the_new_code(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("WARMCACHE_SERVER_STARTED", "1")  # else each app's start is a reason, too
+def test_changed_filter_makes_the_list_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WARMCACHE_SERVER_STARTED", "1")  # otherwise each app's start makes the list stale, too
     conditions = []
     for limit in (1, 1, 2):
         app = make_app(tmp_path)
@@ -88,13 +82,13 @@ def test_a_changed_view_makes_the_published_list_stale_in_a_process_of_the_new_c
     assert conditions == ["cold", "fresh", "stale"]
 
 
-def test_functions_of_one_text_have_one_digest_whatever_their_arguments_are_called() -> None:
+def test_digest_ignores_names_of_arguments() -> None:
     assert digest_of([lambda item: item["a"]]) == digest_of([lambda file: file["a"]])
     assert digest_of([lambda item: item["a"]]) != digest_of([lambda item: item["b"]])
     assert digest_of([larger_than(5)]) == digest_of([larger_than(5)]) != digest_of([larger_than(6)])
 
 
-def test_what_a_function_holds_is_told_only_where_its_text_is_the_same_in_every_process() -> None:
+def test_digest_ignores_values_that_differ_between_processes() -> None:
     def holding(held: object) -> Callable[[], object]:
         return lambda: held
 

@@ -1,4 +1,4 @@
-"""WarmCache: declaring through it, wiring it into apps, and when declaring ends."""
+"""WarmCache: its declarations, its apps, and when declarations close."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.waiting import until
 from .world import files, make_app, state_of
 
 
-def test_a_name_is_given_once() -> None:
+def test_duplicate_name_is_refused() -> None:
     warmcache = WarmCache()
     warmcache.warm_list("files", key="path")
     warmcache.builder("products")(list)
@@ -34,7 +34,7 @@ def test_a_name_is_given_once() -> None:
             warmcache.stats_section(name)
 
 
-def test_two_decorators_for_one_name_are_told_apart_when_applied() -> None:
+def test_second_decorator_for_a_name_is_refused() -> None:
     warmcache = WarmCache()
     first, second = warmcache.builder("products"), warmcache.builder("products")
     first(list)
@@ -42,7 +42,7 @@ def test_two_decorators_for_one_name_are_told_apart_when_applied() -> None:
         second(list)
 
 
-def test_a_section_cannot_take_the_flags_name() -> None:
+def test_section_named_like_the_flag_is_refused() -> None:
     with pytest.raises(DeclarationError, match="'cache_rebuilding' cannot name"):
         WarmCache().stats_section("cache_rebuilding")
 
@@ -77,7 +77,7 @@ def test_functions_may_be_arguments() -> None:
 
 
 @pytest.mark.parametrize("role", ["source", "enrich"])
-def test_what_is_no_function_is_refused_at_once(role: str) -> None:
+def test_source_and_enrich_must_be_functions(role: str) -> None:
     warmcache = WarmCache()
     with pytest.raises(DeclarationError, match=f"The {role} of warm list 'files' must be a function, not 5"):
         warmcache.warm_list("files", key="path", **{role: 5})  # type: ignore[arg-type]
@@ -86,14 +86,14 @@ def test_what_is_no_function_is_refused_at_once(role: str) -> None:
         getattr(listed, role)("x")
 
 
-def test_builders_values_and_sections_take_functions_only() -> None:
+def test_builders_values_and_sections_must_be_functions() -> None:
     warmcache = WarmCache()
     for decorate in (warmcache.builder("a"), warmcache.value("b"), warmcache.stats_section("c")):
         with pytest.raises(DeclarationError, match="must be a function, not 'x'"):
             decorate("x")  # type: ignore[type-var]
 
 
-def test_a_source_list_is_one_of_the_same_warmcache() -> None:
+def test_source_list_must_belong_to_the_same_warmcache() -> None:
     other = WarmCache().warm_list("scan", key="path")
     warmcache = WarmCache()
     with pytest.raises(DeclarationError, match="source list 'scan' that another WarmCache declared"):
@@ -102,7 +102,7 @@ def test_a_source_list_is_one_of_the_same_warmcache() -> None:
     assert warmcache.warm_list("files", key="path", source=scan).declaration.source_list == "scan"
 
 
-def test_a_list_made_of_another_takes_no_source_function() -> None:
+def test_derived_list_refuses_a_source_function() -> None:
     warmcache = WarmCache()
     scan = warmcache.warm_list("scan", key="path")
     made = warmcache.warm_list("files", key="path", source=scan)
@@ -128,7 +128,7 @@ def test_lists_are_found_by_name() -> None:
 def test_declarations_close_at_the_first_request(tmp_path: Path) -> None:
     app = make_app(tmp_path)
     warmcache = WarmCache(app)
-    listed = warmcache.warm_list("files", key="path")  # after WarmCache(app): early enough
+    listed = warmcache.warm_list("files", key="path")  # after WarmCache(app) is early enough
     listed.source(lambda: files("a"))
     late_builder = warmcache.builder("late")
     app.test_client().get("/nowhere")
@@ -145,9 +145,7 @@ def test_declarations_close_at_the_first_request(tmp_path: Path) -> None:
             declare_late()
 
 
-def test_a_list_without_a_source_fails_alone_and_is_logged(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_list_without_a_source_does_not_affect_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     app = make_app(tmp_path)
     warmcache = WarmCache(app)
     broken = warmcache.warm_list("broken", key="path")
@@ -169,7 +167,7 @@ def test_a_list_without_a_source_fails_alone_and_is_logged(
             broken.rebuild_now()
 
 
-def test_an_app_has_one_warmcache(tmp_path: Path) -> None:
+def test_second_warmcache_of_an_app_is_refused(tmp_path: Path) -> None:
     app = make_app(tmp_path)
     warmcache = WarmCache(app)
     with pytest.raises(RuntimeError, match="already has a WarmCache"):
@@ -178,7 +176,7 @@ def test_an_app_has_one_warmcache(tmp_path: Path) -> None:
         WarmCache(app)
 
 
-def test_one_warmcache_serves_several_apps_each_with_its_own_state(tmp_path: Path) -> None:
+def test_apps_of_one_warmcache_have_separate_state(tmp_path: Path) -> None:
     warmcache = WarmCache()
     listed = warmcache.builder("products", key="id")(lambda: [{"id": 1}])
     assert listed is not None
@@ -193,7 +191,7 @@ def test_one_warmcache_serves_several_apps_each_with_its_own_state(tmp_path: Pat
         assert warmcache["products"].page().per_page == 6
 
 
-def test_two_warmcaches_in_one_process_do_not_meet(tmp_path: Path) -> None:
+def test_two_warmcaches_are_independent(tmp_path: Path) -> None:
     made = []
     for which in ("a", "b"):
         app = make_app(tmp_path / which)
@@ -203,7 +201,7 @@ def test_two_warmcaches_in_one_process_do_not_meet(tmp_path: Path) -> None:
     for app, products in made:
         with app.app_context():
             products.rebuild_now()
-    assert [products_of(*one) for one in made] == [[{"of": "a"}], [{"of": "b"}]]
+    assert [products_of(*pair) for pair in made] == [[{"of": "a"}], [{"of": "b"}]]
 
 
 def products_of(app: Flask, products: WarmList) -> list[dict[str, Any]]:
@@ -211,19 +209,19 @@ def products_of(app: Flask, products: WarmList) -> list[dict[str, Any]]:
         return list(products.get())
 
 
-def test_reading_outside_an_app_says_so() -> None:
+def test_reading_needs_an_app_context() -> None:
     listed = WarmCache().warm_list("files", key="path")
     with pytest.raises(RuntimeError, match="application context"):
         listed.get()
 
 
-def test_reading_in_an_app_without_warmcache_says_what_to_do() -> None:
+def test_reading_needs_an_initialised_app() -> None:
     listed = WarmCache().warm_list("files", key="path")
     with Flask("bare").app_context(), pytest.raises(RuntimeError, match=r"no WarmCache.*init_app\(app\)"):
         listed.get()
 
 
-def test_a_list_of_another_warmcache_is_unknown_here(tmp_path: Path) -> None:
+def test_list_of_another_warmcache_is_unknown(tmp_path: Path) -> None:
     app = make_app(tmp_path)
     WarmCache(app).warm_list("files", key="path")
     with app.app_context(), pytest.raises(UnknownListError, match="'other'. Declared: files") as failed:
@@ -232,14 +230,14 @@ def test_a_list_of_another_warmcache_is_unknown_here(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("call", ["invalidate", "rebuild_now"])
-def test_a_list_of_another_warmcache_cannot_be_changed_here(tmp_path: Path, call: str) -> None:
+def test_list_of_another_warmcache_cannot_be_changed(tmp_path: Path, call: str) -> None:
     app = make_app(tmp_path)
     WarmCache(app)
     with app.app_context(), pytest.raises(UnknownListError):
         getattr(WarmCache().warm_list("other", key="path"), call)()
 
 
-def test_init_app_starts_no_thread_calls_no_source_and_touches_no_file(tmp_path: Path, live: None) -> None:
+def test_init_app_has_no_side_effects(tmp_path: Path, live: None) -> None:
     def source() -> list[Item]:
         raise AssertionError("the source is called")
 
@@ -250,7 +248,7 @@ def test_init_app_starts_no_thread_calls_no_source_and_touches_no_file(tmp_path:
     assert (threading.enumerate(), os.listdir(tmp_path)) == before
 
 
-def test_opening_an_app_makes_no_folder_either(tmp_path: Path) -> None:
+def test_opening_an_app_creates_no_folder(tmp_path: Path) -> None:
     app = make_app(tmp_path)
     WarmCache(app).warm_list("files", key="path")
     state_of(app)

@@ -1,11 +1,10 @@
-"""``lazy``: imported and built at the first use, once, however many threads come at once."""
+"""``lazy`` imports and builds an object at its first use, once, even if many threads use it at the same time."""
 
 from __future__ import annotations
 
 import os
 import sys
 import threading
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,7 +13,7 @@ import pytest
 from flask_warmcache import LazyNotReadyError
 from tests.support.waiting import until
 
-from .late import Shop
+from .late import Shop, forked
 
 SERVICE = """
 import threading, time
@@ -23,7 +22,7 @@ builds = []
 class Service:
     def __init__(self):
         builds.append(threading.get_ident())
-        time.sleep(0.05)  # others come meanwhile
+        time.sleep(0.05)  # other threads use it meanwhile
         self.color = "red"
 
     def __len__(self):
@@ -40,7 +39,7 @@ builds.clear()
 """
 
 
-def test_nothing_is_imported_before_the_first_use_and_one_thread_builds(calm_shop: Shop) -> None:
+def test_concurrent_first_uses_build_once(calm_shop: Shop) -> None:
     calm_shop.write("services", SERVICE)
     service = calm_shop.warmcache.lazy("services:Service")
     assert "services" not in sys.modules
@@ -52,15 +51,15 @@ def test_nothing_is_imported_before_the_first_use_and_one_thread_builds(calm_sho
 
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(use, range(8)))
-    assert {one[:3] for one in found} == {("red", 3, "hi!")}
-    assert len({id(one[3]) for one in found}) == 1
+    assert {used[:3] for used in found} == {("red", 3, "hi!")}
+    assert len({id(used[3]) for used in found}) == 1
     assert len(sys.modules["services"].builds) == 1
     assert isinstance(service, sys.modules["services"].Service)
     service.color = "blue"
     assert found[0][3].color == "blue"
 
 
-def test_a_function_is_called_and_anything_else_is_taken_as_it_is(calm_shop: Shop) -> None:
+def test_only_functions_and_classes_are_called(calm_shop: Shop) -> None:
     calm_shop.write("services", SERVICE)
     assert calm_shop.warmcache.lazy("services:factory")["made"] is True
     assert calm_shop.warmcache.lazy("services:ready").color == "red"
@@ -68,9 +67,7 @@ def test_a_function_is_called_and_anything_else_is_taken_as_it_is(calm_shop: Sho
     assert sys.modules["services"].builds == []
 
 
-def test_what_fails_is_raised_where_it_is_used_and_tried_again_after_a_pause(
-    calm_shop: Shop, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_failure_is_raised_at_each_use_and_retried(calm_shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     calm_shop.set_up(retry_min=0.2, retry_max=0.2)
     go = calm_shop.folder / "go"
     calm_shop.write("shaky", f"""
@@ -102,7 +99,7 @@ def failure(service: Any) -> type[BaseException] | None:
     return None
 
 
-def test_a_view_that_needs_what_fails_answers_503_at_once(calm_shop: Shop) -> None:
+def test_view_answers_503_during_the_pause(calm_shop: Shop) -> None:
     calm_shop.set_up(retry_min=60.0, retry_max=60.0)
     calm_shop.write("broken", "import no_such_library")
     service = calm_shop.warmcache.lazy("broken:Service")
@@ -119,13 +116,13 @@ def test_a_view_that_needs_what_fails_answers_503_at_once(calm_shop: Shop) -> No
         _ = service.x
 
 
-def test_a_module_that_exits_does_not_end_who_uses_it(calm_shop: Shop) -> None:
+def test_exit_during_a_build_is_an_import_error(calm_shop: Shop) -> None:
     calm_shop.write("exits", "import sys\nsys.exit(3)")
     with pytest.raises(ImportError, match=r"exits:Service calls sys.exit\(\) while it is built"):
         _ = calm_shop.warmcache.lazy("exits:Service").x
 
 
-def test_what_needs_itself_to_be_built_is_told_so(calm_shop: Shop) -> None:
+def test_object_that_needs_itself_is_refused(calm_shop: Shop) -> None:
     calm_shop.write("circle", "holder = []\nclass Service:\n    def __init__(self): holder[0].x")
     service = calm_shop.warmcache.lazy("circle:Service")
     import_holder(service)
@@ -137,7 +134,7 @@ def import_holder(service: object) -> None:
     __import__("circle").holder.append(service)
 
 
-def test_a_fork_while_another_thread_builds_does_not_block_the_child(calm_shop: Shop) -> None:
+def test_fork_during_a_build_does_not_block_the_child(calm_shop: Shop) -> None:
     go = calm_shop.folder / "go"
     calm_shop.write("slow", f"""
         import os, time
@@ -152,25 +149,13 @@ def test_a_fork_while_another_thread_builds_does_not_block_the_child(calm_shop: 
     __import__("slow")
     thread = threading.Thread(target=lambda: service.x)
     thread.start()
-    reading, writing = os.pipe()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 and later: a fork beside threads
-        pid = os.fork()
-    if pid == 0:
-        try:
-            os.write(writing, str(service.x).encode())
-        finally:
-            os._exit(0)
-    os.close(writing)
-    assert os.read(reading, 1) == b"5"
-    os.waitpid(pid, 0)
-    os.close(reading)
+    assert os.waitpid(forked(lambda: service.x == 5), 0)[1] == 0
     go.touch()
     thread.join(20)
     assert service.x == 5
 
 
 @pytest.mark.parametrize("target", ["services", "services:", "a b:c", "services:Ser-vice", 5])
-def test_a_wrong_target_fails_in_the_call(calm_shop: Shop, target: str) -> None:
+def test_wrong_target_is_refused(calm_shop: Shop, target: str) -> None:
     with pytest.raises(ValueError, match="does not say what to import"):
         calm_shop.warmcache.lazy(target)

@@ -1,4 +1,4 @@
-"""One-time tasks in one process: what may be declared, what a deployment is, and what a faulty folder does."""
+"""One-time tasks in one process: declarations, deployments, runs and failures."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from .world import files, make_app, state_of
 
 
 class Site:
-    """An app with a task that does what the test says, and a view that needs it."""
+    """An app with a task whose work a test can replace, and a view that needs the task."""
 
     def __init__(self, folder: Path, **config: Any) -> None:
         self.app: Flask = make_app(folder, **{"retry_min": 0.05, **config})
@@ -59,12 +60,12 @@ class Site:
     def status(self) -> TaskStatus:
         return self.tasks.status("prepare")
 
-    def until_state(self, wanted: str) -> TaskStatus:
-        """Have the tasks looked after, as a keeper does, until this one is in that state."""
+    def until_state(self, expected: str) -> TaskStatus:
+        """Call ``tick``, as a keeper does, until the task is in the expected state."""
 
         def reached() -> bool:
             self.tasks.tick()
-            return self.status.state == wanted
+            return self.status.state == expected
 
         until(reached, lambda: self.status.record)
         return self.status
@@ -75,14 +76,11 @@ class Site:
         return lock
 
     def leave(self, **facts: Any) -> None:
-        """What a process wrote that is dead now."""
-        lock, other = (
-            self.lock(),
-            Tasks(self.app, self.warmcache._registry.tasks, state_of(self.app).store, state_of(self.app).settings),
-        )
-        other.status("prepare").write(
-            Record(**{"state": "running", "attempts": 1, "started": time.time(), **facts})
-        )
+        """Write the record of a process that is dead now."""
+        lock, state = self.lock(), state_of(self.app)
+        other = Tasks(self.app, self.warmcache._registry.tasks, state.store, state.settings)
+        record = Record(**{"state": "running", "attempts": 1, "started": time.time(), **facts})
+        other.status("prepare").write(record)
         lock.close()
 
 
@@ -93,7 +91,7 @@ def site(tmp_path: Path) -> Site:
 
 @pytest.fixture
 def gate() -> Iterator[threading.Event]:
-    """What a task waits for; opened at the end, so that no thread is left."""
+    """Return an event that a task waits for; it is set after the test, so that no thread remains."""
     event = threading.Event()
     yield event
     event.set()
@@ -102,7 +100,7 @@ def gate() -> Iterator[threading.Event]:
 # Declaring
 
 
-def test_a_declared_function_is_returned_unchanged() -> None:
+def test_declared_function_is_returned_unchanged() -> None:
     def prepare() -> None: ...
 
     assert WarmCache().once("prepare")(prepare) is prepare
@@ -133,16 +131,16 @@ def with_argument(what: str) -> None: ...
         (lambda warm: [warm._registry.close(), warm.once("a")(print)], "declared too late"),
     ],
 )
-def test_a_wrong_declaration_fails_in_that_very_call(declare: Callable[[WarmCache], Any], message: str) -> None:
+def test_wrong_declaration_is_refused(declare: Callable[[WarmCache], Any], message: str) -> None:
     with pytest.raises(DeclarationError, match=message):
         declare(WarmCache())
 
 
-def test_a_list_may_be_called_tasks_where_there_are_none() -> None:
+def test_list_may_be_named_tasks_without_tasks() -> None:
     WarmCache().warm_list("tasks", key="path")
 
 
-def test_ensure_refuses_what_is_not_declared_and_a_wait_that_endangers_the_worker(site: Site) -> None:
+def test_ensure_refuses_unknown_tasks_and_long_waits(site: Site) -> None:
     with site.app.app_context():
         with pytest.raises(DeclarationError, match="No one-time task named 'other'. Declared: prepare."):
             site.warmcache.ensure("other")
@@ -159,7 +157,7 @@ def deployment(function: Callable[..., Any], version: str = "", release: object 
     return Task("a", 20, version, function).deployment(release)
 
 
-def test_another_deployment_is_told_by_code_version_and_release() -> None:
+def test_deployment_depends_on_code_version_and_release() -> None:
     def one() -> Any:
         return {"a", "b"} | {len("x") for _ in range(3)}
 
@@ -167,11 +165,11 @@ def test_another_deployment_is_told_by_code_version_and_release() -> None:
         return {"a", "b"} | {len("y") for _ in range(3)}
 
     assert len({deployment(one), deployment(other), deployment(one, "1"), deployment(one, release="r1")}) == 4
-    assert deployment(one, release="r1") == deployment(other, release="r1"), "the release alone decides"
+    assert deployment(one, release="r1") == deployment(other, release="r1"), "a release replaces the code"
     assert len({deployment(one, "1", "r1"), deployment(one, "2", "r1"), deployment(one, "1", "r2")}) == 3
 
 
-def test_the_code_of_what_is_wrapped_counts() -> None:
+def test_deployment_depends_on_wrapped_code() -> None:
     def wrap(function: Callable[[], Any]) -> Callable[[], Any]:
         @functools.wraps(function)
         def wrapper() -> Any:
@@ -187,7 +185,7 @@ def test_the_code_of_what_is_wrapped_counts() -> None:
 
     assert deployment(wrap(one)) == deployment(one) != deployment(wrap(two))
     assert deployment(functools.partial(one)) == deployment(one)
-    assert deployment(dict) != deployment(list), "classes and built-ins go by their names"
+    assert deployment(dict) != deployment(list), "classes and built-ins are identified by their names"
 
 
 DIGEST = """
@@ -199,20 +197,18 @@ print(Task("a", 20, "", task.prepare).deployment(None))
 """
 
 
-def test_every_process_of_a_deployment_says_the_same(tmp_path: Path) -> None:
+def test_every_process_computes_the_same_deployment(tmp_path: Path) -> None:
     body = "def prepare():\n    return 'a' in {'a', 'b', 'c', 'd'}, [len(x) for x in ('e', 'f')]\n"
     (tmp_path / "task.py").write_text(body)
-    said = {run_python(DIGEST, tmp_path, env={"PYTHONHASHSEED": seed}).stdout for seed in ("1", "2", "3")}
-    assert len(said) == 1 and all(len(one.strip()) == 16 for one in said)
-    (tmp_path / "task.py").write_text("import os\n\n# It has moved, and got a comment.\n" + body)
-    assert run_python(DIGEST, tmp_path).stdout in said
+    (digest,) = {run_python(DIGEST, tmp_path, env={"PYTHONHASHSEED": seed}).stdout for seed in ("1", "2", "3")}
+    assert len(digest.strip()) == 16
+    (tmp_path / "task.py").write_text("import os\n\n# The function has moved and has a comment.\n" + body)
+    assert run_python(DIGEST, tmp_path).stdout == digest
     (tmp_path / "task.py").write_text("import os\n\n" + body.replace("len(x)", "len(x + x)"))
-    assert run_python(DIGEST, tmp_path).stdout not in said
+    assert run_python(DIGEST, tmp_path).stdout != digest
 
 
-def test_a_commit_that_reads_like_a_number_names_a_release(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_numeric_commit_is_a_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for commit in ("1234567", "1234e56", "1234e567", "abcdef0"):
         app = make_app(tmp_path)
         monkeypatch.setenv("FLASK_WARMCACHE_RELEASE", commit)
@@ -225,7 +221,7 @@ def test_a_commit_that_reads_like_a_number_names_a_release(
 # Running
 
 
-def test_a_keeper_runs_the_task_once_in_the_apps_context(site: Site) -> None:
+def test_keeper_runs_the_task_once_in_the_app_context(site: Site) -> None:
     assert site.status.state == "pending"
     site.until_state("done")
     site.tasks.tick()
@@ -235,38 +231,34 @@ def test_a_keeper_runs_the_task_once_in_the_apps_context(site: Site) -> None:
 
 
 @pytest.mark.usefixtures("live")
-def test_a_live_keeper_runs_it_from_the_first_request_on(site: Site) -> None:
+def test_first_request_starts_a_keeper_that_runs_the_task(site: Site) -> None:
     site.client.get("/nowhere")
     until(lambda: site.status.state == "done")
     assert site.runs == ["shop"]
 
 
-def test_ensure_begins_the_task_without_any_keeper(site: Site) -> None:
+def test_ensure_runs_the_task_without_a_keeper(site: Site) -> None:
     assert site.client.get("/needs").text == "ready"
     assert site.runs == ["shop"]
 
 
-def test_many_requests_at_once_begin_it_once(site: Site, gate: threading.Event) -> None:
+def test_concurrent_requests_run_the_task_once(site: Site, gate: threading.Event) -> None:
     site.work = lambda: print(gate.wait(20))
-    barrier, answers = threading.Barrier(9), []
+    barrier = threading.Barrier(8)
 
-    def ask() -> None:
-        barrier.wait()
-        answers.append(site.app.test_client().get("/needs").status_code)
+    def ask(_: int) -> int:
+        barrier.wait(20)
+        return site.app.test_client().get("/needs").status_code
 
-    threads = [threading.Thread(target=ask) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    barrier.wait()
-    until(lambda: site.runs)
-    gate.set()
-    for thread in threads:
-        thread.join()
-    assert answers == [200] * 8
+    with ThreadPoolExecutor(8) as pool:
+        answers = pool.map(ask, range(8))
+        until(lambda: site.runs)
+        gate.set()
+    assert list(answers) == [200] * 8
     assert site.runs == ["shop"]
 
 
-def test_a_task_that_needs_another_ensures_it(tmp_path: Path) -> None:
+def test_task_may_ensure_another(tmp_path: Path) -> None:
     site = Site(tmp_path)
     site.work = lambda: site.warmcache.ensure("tables", wait=10)
     site.warmcache.once("tables")(lambda: site.runs.append("tables"))
@@ -275,7 +267,7 @@ def test_a_task_that_needs_another_ensures_it(tmp_path: Path) -> None:
     assert site.tasks.names == ["prepare", "tables"]
 
 
-def test_a_worker_runs_one_task_at_a_time_but_one_that_hangs_holds_up_no_other(
+def test_late_task_does_not_block_the_next(
     tmp_path: Path, gate: threading.Event, caplog: pytest.LogCaptureFixture
 ) -> None:
     app, runs = make_app(tmp_path), []
@@ -305,7 +297,7 @@ def test_a_worker_runs_one_task_at_a_time_but_one_that_hangs_holds_up_no_other(
     assert not tasks.is_degraded
 
 
-def test_a_rebuilding_child_starts_no_task(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rebuilding_child_starts_no_task(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threads, "in_child", True)
     site.tasks.tick()
     site.wait = 0.1
@@ -313,20 +305,18 @@ def test_a_rebuilding_child_starts_no_task(site: Site, monkeypatch: pytest.Monke
     assert site.runs == []
 
 
-def test_a_fork_forgets_its_parents_run(site: Site, gate: threading.Event) -> None:
+def test_fork_discards_its_parents_run(site: Site, gate: threading.Event) -> None:
     site.work = lambda: print(gate.wait(20))
     site.tasks.tick()
     until(lambda: site.status.state == "running")
     site.tasks.after_fork()
-    assert site.status.state == "running", "by the lock, which the parent has"
+    assert site.status.state == "running", "the parent still holds the lock"
 
 
 # Failures
 
 
-def test_a_failure_pauses_and_the_next_success_forgets_it(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_success_clears_the_failure_and_its_pause(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     site = Site(tmp_path, retry_min=1.0)
 
     def fail() -> None:
@@ -335,9 +325,9 @@ def test_a_failure_pauses_and_the_next_success_forgets_it(
     site.work = fail
     status = site.until_state("failed")
     assert "no network: secret" in caplog.text
-    told = site.client.get("/api/cache/stats").get_json()
-    assert told["degraded"] is True and told["tasks"]["prepare"]["last_error"] == "OSError"
-    assert "secret" not in json.dumps(told)
+    stats = site.client.get("/api/cache/stats").get_json()
+    assert stats["degraded"] is True and stats["tasks"]["prepare"]["last_error"] == "OSError"
+    assert "secret" not in json.dumps(stats)
     assert status.pause > 0
     site.work = lambda: None
     section = site.until_state("done").section()
@@ -346,14 +336,14 @@ def test_a_failure_pauses_and_the_next_success_forgets_it(
     assert not site.tasks.is_degraded
 
 
-def test_a_retry_that_runs_is_still_degraded(site: Site, gate: threading.Event) -> None:
+def test_running_retry_is_still_degraded(site: Site, gate: threading.Event) -> None:
     site.leave(state="failed", attempts=1, error="OSError", ended=time.time())
     site.work = lambda: print(gate.wait(20))
     site.until_state("running")
     assert site.tasks.is_degraded and site.status.section()["last_error"] == "OSError"
 
 
-def test_the_answer_is_a_503_in_json_that_an_error_handler_may_change(tmp_path: Path) -> None:
+def test_error_handler_may_replace_the_503(tmp_path: Path) -> None:
     site = Site(tmp_path, retry_min=40)
     site.leave(state="failed", error="OSError", next_attempt_at=time.time() + 40)
     answer = site.client.get("/needs")
@@ -385,7 +375,7 @@ def test_the_answer_is_a_503_in_json_that_an_error_handler_may_change(tmp_path: 
     assert isinstance(seen[0], TaskNotReadyError) and seen[0].task == "prepare"
 
 
-def test_the_first_dead_process_is_followed_at_once_and_the_second_after_a_pause(site: Site) -> None:
+def test_second_dead_process_causes_a_pause(site: Site) -> None:
     site.leave(attempts=1)
     assert site.status.state == "pending" and site.status.pause == 0
     site.leave(attempts=2, next_attempt_at=time.time() + 30)
@@ -396,9 +386,7 @@ def test_the_first_dead_process_is_followed_at_once_and_the_second_after_a_pause
     assert site.runs == ["shop"] and site.status.section()["attempts"] == 3
 
 
-def test_who_takes_a_task_over_leaves_a_pause_to_who_may_have_to_follow(
-    tmp_path: Path, gate: threading.Event
-) -> None:
+def test_second_attempt_records_a_pause_for_the_third(tmp_path: Path, gate: threading.Event) -> None:
     site = Site(tmp_path, retry_min=30)
     site.leave(attempts=1)
     site.work = lambda: print(gate.wait(20))
@@ -408,7 +396,7 @@ def test_who_takes_a_task_over_leaves_a_pause_to_who_may_have_to_follow(
     assert 20 < second.next_attempt_at - second.started < 40
 
 
-def test_a_pause_ends_even_if_the_clock_was_set_back(site: Site) -> None:
+def test_pause_ends_if_the_clock_was_set_back(site: Site) -> None:
     site.leave(state="failed", error="OSError", next_attempt_at=time.time() + 1e6)
     site.until_state("done")
 
@@ -416,30 +404,28 @@ def test_a_pause_ends_even_if_the_clock_was_set_back(site: Site) -> None:
 @pytest.mark.parametrize(
     "content", [b"", b"[]", b"{", b'{"state": "done"}', b'{"state": 1, "attempts": 1, "started": 1}']
 )
-def test_a_damaged_record_counts_as_none(site: Site, content: bytes) -> None:
+def test_damaged_record_is_ignored(site: Site, content: bytes) -> None:
     site.leave()
     (site.folder / f"prepare.{site.status.deployment}.once").write_bytes(content)
     site.until_state("done")
     assert site.runs == ["shop"]
 
 
-def test_a_folder_that_cannot_be_used_is_a_503_and_runs_nothing(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_unusable_folder_causes_a_503(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "cache").write_text("not a folder")
     site = Site(tmp_path, retry_min=30)
     for _ in range(3):
         site.tasks.tick()
         assert site.client.get("/needs").status_code == 503
     assert site.status.section()["last_error"] == "StoreError"
-    assert caplog.text.count("warmcache.task_failed") == 1, "it is tried again without a pause"
+    assert caplog.text.count("warmcache.task_failed") == 1, "it is retried without a pause"
     assert site.runs == []
     (tmp_path / "cache").unlink()
     with site.app.app_context():
         assert site.tasks.run_now("prepare") is True
 
 
-def test_what_is_done_but_cannot_be_recorded_is_not_done_again_by_this_process(
+def test_unrecorded_success_is_not_repeated_in_this_process(
     site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     written: list[str] = []
@@ -458,7 +444,7 @@ def test_what_is_done_but_cannot_be_recorded_is_not_done_again_by_this_process(
     assert site.runs == ["shop"] and written == ["running", "done"]
 
 
-def test_a_thread_that_cannot_be_started_leaves_the_lock_free(
+def test_failed_thread_start_releases_the_lock(
     site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def none_left(self: threading.Thread) -> None:
@@ -472,7 +458,7 @@ def test_a_thread_that_cannot_be_started_leaves_the_lock_free(
     site.until_state("done")
 
 
-def test_what_dead_processes_and_old_deployments_left_is_removed(site: Site) -> None:
+def test_old_records_and_temporary_files_are_removed(site: Site) -> None:
     site.leave()
     own = site.status.deployment
     for number in range(KEPT + 5):
@@ -493,10 +479,10 @@ def test_what_dead_processes_and_old_deployments_left_is_removed(site: Site) -> 
     assert not any(name.startswith("prepare.") and name.endswith(".tmp") for name in names)
 
 
-# Switched off, and in tests
+# Disabled, and in tests
 
 
-def test_switched_off_the_request_that_needs_it_runs_it(tmp_path: Path) -> None:
+def test_request_runs_the_task_when_disabled(tmp_path: Path) -> None:
     site = Site(tmp_path, enabled=False)
     threads: list[threading.Thread] = []
     site.work = lambda: threads.append(threading.current_thread())
@@ -506,7 +492,7 @@ def test_switched_off_the_request_that_needs_it_runs_it(tmp_path: Path) -> None:
     assert threads == [threading.current_thread()]
 
 
-def test_inline_rebuilds_give_every_test_its_own_deployment(site: Site) -> None:
+def test_inline_rebuilds_run_tasks_again(site: Site) -> None:
     for _ in range(2):
         with inline_rebuilds(site.app):
             assert site.client.get("/needs").text == "ready"
@@ -514,7 +500,7 @@ def test_inline_rebuilds_give_every_test_its_own_deployment(site: Site) -> None:
     assert len(site.runs) == 2
 
 
-def test_the_stats_tell_of_tasks_only_where_there_are_some(site: Site, tmp_path: Path) -> None:
+def test_stats_omit_tasks_if_none_is_declared(site: Site, tmp_path: Path) -> None:
     assert site.client.get("/api/cache/stats/tasks").get_json()["prepare"]["state"] == "pending"
     app = make_app(tmp_path)
     WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
@@ -522,7 +508,7 @@ def test_the_stats_tell_of_tasks_only_where_there_are_some(site: Site, tmp_path:
     assert "degraded" not in app.test_client().get("/api/cache/stats").get_json()
 
 
-def test_no_thread_but_the_tasks_own_is_started(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+def test_task_runs_in_its_own_thread(site: Site, caplog: pytest.LogCaptureFixture) -> None:
     names: list[str] = []
     site.work = lambda: names.append(threading.current_thread().name)
     with caplog.at_level(logging.INFO, "flask_warmcache"):
