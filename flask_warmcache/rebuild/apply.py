@@ -10,7 +10,7 @@ from ..index.mend import Mender
 from ..index.splice import IndexContent, Row
 from ..store.snapshot import Snapshot, Write
 from ..store.writer import Section
-from .enriched import Enriched
+from .leftovers import Enriched
 
 Place = tuple[int, int]
 

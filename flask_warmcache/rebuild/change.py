@@ -9,7 +9,7 @@ from ..index.patch import MendImpossible
 from ..index.splice import Row
 from ..store import format as fmt
 from ..store.snapshot import Snapshot
-from .enriched import Enriched
+from .leftovers import Enriched
 from .source import Matched
 
 

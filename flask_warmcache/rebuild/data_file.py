@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
+from dataclasses import dataclass, field
 
 from .. import events
 from ..declaration import Declaration
@@ -16,52 +16,31 @@ from ..store.files import FileStore
 from ..store.locks import HeldLock
 from ..store.publish_lock import PublishLock
 from ..store.snapshot import Snapshot
-from .enriched import Enriched
-from .leftovers import Leftovers, unfinished
+from .leftovers import Enriched, Leftovers, unfinished
 from .source import Pending
 
 
+@dataclass
 class DataFile:
     """Appends a rebuild's items to its data file, and finds those that an interrupted rebuild has appended."""
 
-    def __init__(
-        self,
-        declaration: Declaration,
-        store: FileStore,
-        lock: HeldLock,
-        publish_lock: PublishLock,
-        started: int,
-        breathe: Callable[[], None],
-    ) -> None:
-        """
-        :param lock: the rebuild lock, which the caller holds.
-        :param publish_lock: under which a published file is appended to.
-        :param started: the generation that names a new file.
-        :param breathe: called for each item, so that requests get the interpreter.
-        """
-        self._declaration = declaration
-        self._store = store
-        self._lock = lock
-        self._publish_lock = publish_lock
-        self._started = started
-        self._breathe = breathe
-        self.leftovers = Leftovers(None)
-        self._writer: DataWriter | None = None
-
-    @property
-    def folder(self) -> Path:
-        """The cache folder."""
-        return self._store.folder
+    declaration: Declaration
+    store: FileStore
+    lock: HeldLock  # the list's rebuild lock, which the calling process holds
+    publish_lock: PublishLock  # under which a published file is appended to
+    started: int  # the generation that names a new file
+    breathe: Callable[[], None]  # is called for each item, so that requests get the interpreter
+    leftovers: Leftovers = field(default_factory=lambda: Leftovers(None))
+    _writer: DataWriter | None = None
 
     def resume(self, published: Snapshot | None) -> None:
         """Open the file that an interrupted rebuild left, if there is one."""
-        name = self._declaration.name
-        left = unfinished(self._store, name)
-        self.leftovers = Leftovers(left if self._declaration.key is not None else None)
-        if left is not None and published is not None and not published.is_cold:
-            if published.header["data"]["file"] == left.name and self.leftovers.writer is not None:
-                self.leftovers.writer.share(self._publish_lock)
+        left = unfinished(self.store, self.declaration.name)
+        self.leftovers = Leftovers(left if self.declaration.key is not None else None)
         self._writer = self.leftovers.writer
+        if left is not None and published is not None and not published.is_cold:
+            if published.header["data"]["file"] == left.name and self._writer is not None:
+                self._writer.share(self.publish_lock)
 
     def choose(self, pending: Sequence[Pending]) -> None:
         """Keep the resumed file, unless most of it is useless; then copy the useful lines to a new one."""
@@ -86,19 +65,17 @@ class DataFile:
         """
         with self._new_file() as writer:
             for item in pending:
-                found = (
-                    leftovers.find(item.fingerprint, self._declaration.key, item.key) if item.fingerprint else None
-                )
-                if found is not None and item.fingerprint is not None:
-                    writer.add(item.fingerprint, found[1])
-                self._breathe()
+                found = leftovers.find(item.fingerprint, self.declaration.key, item.key)
+                if found is not None:
+                    writer.add(found.fingerprint, found.encoded)
+                self.breathe()
         writer.close()
         self.leftovers = Leftovers(writer.path)
         self._writer = self.leftovers.writer
 
     def _new_file(self) -> AbstractContextManager[DataWriter]:
-        self._store.prepare()
-        return DataWriter.create(self._store.folder, self._declaration.name, self._started)
+        self.store.prepare()
+        return DataWriter.create(self.store.folder, self.declaration.name, self.started)
 
     def writer(self) -> DataWriter:
         """Return the file's writer; a new file is made at the first call."""
@@ -108,20 +85,17 @@ class DataFile:
             self._writer = begun
         return self._writer
 
-    def line_number(self, fingerprint: bytes, encoded: bytes, place: tuple[int, int] | None) -> int:
-        """Return the number of the item's line, which is appended unless it is in the file.
-
-        :param place: where an interrupted rebuild has put the item.
-        """
-        if place is not None and self.leftovers.writer is not None:
-            return self.writer().adopt(*place)
-        return self.writer().add(fingerprint, encoded)
+    def line_number(self, item: Enriched) -> int:
+        """Return the number of the item's line, which is appended unless an interrupted rebuild has done so."""
+        if item.place is not None and self.leftovers.writer is not None:
+            return self.writer().adopt(*item.place)
+        return self.writer().add(item.fingerprint, item.encoded)
 
     def keep(self, finished: Sequence[Enriched]) -> None:
         """Append finished items, so that they are not lost if this process dies."""
         for item in finished:
-            item.line_number = self.line_number(item.fingerprint, item.encoded, item.place)
-        if finished and (self._declaration.batch or self._declaration.workers > 1):
+            item.line_number = self.line_number(item)
+        if finished and (self.declaration.batch or self.declaration.workers > 1):
             self.writer().flush()  # the next item may take long
 
     def keep_for_the_next(self, error: BaseException) -> None:
@@ -131,20 +105,19 @@ class DataFile:
             return
         disk_is_full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
         try:
-            if not (disk_is_full or self._declaration.key is None):
+            if not (disk_is_full or self.declaration.key is None):
                 writer.flush()
-            elif not writer.is_shared and self._lock.still_ours() and not self._is_published(writer):
+            elif not writer.is_shared and self.lock.still_ours() and not self._is_published(writer):
                 writer.remove()
         except (OSError, RebuildError):
-            events.warning(
-                "warmcache.not_kept", "finished items of %(list)r are lost", True, list=self._declaration.name
-            )
+            name = self.declaration.name
+            events.warning("warmcache.not_kept", "finished items of %(list)r are lost", True, list=name)
 
     def _is_published(self, writer: DataWriter) -> bool:
-        """Whether an index refers to the file; the error may have come after the rename."""
-        published = self._store.published(self._declaration.name)
+        """Return whether an index refers to the file; the error may have come after the rename."""
+        published = self.store.published(self.declaration.name)
         if published is None:  # another process may be able to read the index
-            return (self._store.folder / f"{self._declaration.name}.index").exists()
+            return (self.store.folder / f"{self.declaration.name}.index").exists()
         return not published.is_cold and bool(published.header["data"]["id"] == writer.data_id)
 
     def close(self) -> None:

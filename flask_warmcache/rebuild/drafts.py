@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..declaration import Declaration
@@ -22,7 +23,7 @@ from ..store.snapshot import Snapshot, Write
 from ..store.writer import Draft, next_generation
 from .apply import merge, row_of, with_writes
 from .change import Change
-from .enriched import Enriched
+from .leftovers import Enriched
 from .source import Matched
 from .tail import Tail
 
@@ -31,39 +32,21 @@ class BaseGone(Exception):
     """The snapshot that was to be patched is no longer the published one."""
 
 
+@dataclass
 class DraftMaker:
     """Makes the drafts of one rebuild."""
 
-    def __init__(
-        self,
-        declaration: Declaration,
-        store: FileStore,
-        lock: HeldLock,
-        *,
-        invalidation: str,
-        started: int,
-        seen: int,
-        header: Callable[[], dict[str, Any]],
-        begin_phase: Callable[[str, int], None],
-    ) -> None:
-        """
-        :param lock: the list's rebuild lock, which the caller holds.
-        :param invalidation: the last one before the source was called.
-        :param started: the time at which the rebuild began, as a generation.
-        :param seen: the generation that was published before the source was called; later writes win. This is
-            not the start, because a clock may be set back.
-        :param header: gives what the index says about the rebuild.
-        :param begin_phase: called with the name of each phase and its number of items.
-        """
-        self.declaration = declaration
-        self.store = store
-        self.lock = lock
-        self.invalidation = invalidation
-        self.begin_phase = begin_phase
-        self.overwritten_keys: list[str | int] = []  # of this rebuild's items, by writes that won
-        self._started = started
-        self._seen = seen
-        self._header = header
+    declaration: Declaration
+    store: FileStore
+    lock: HeldLock  # the list's rebuild lock, which the calling process holds
+    invalidation: str  # the last one before the source was called
+    started: int  # the time at which the rebuild began, as a generation
+    # The generation that was published before the source was called; later writes win.  The start would not do,
+    # because a clock may be set back.
+    seen: int
+    header: Callable[[], dict[str, Any]]  # gives what the index says about the rebuild
+    begin_phase: Callable[[str, int], None]  # is called with the name of each phase and its number of items
+    overwritten_keys: list[str | int] = field(default_factory=list)  # keys whose writes won over this rebuild
 
     def open_writes(self, published: Snapshot | None, *, complete: bool) -> list[Write]:
         """Return the writes that stay in the index, and note which keys they overwrite.
@@ -74,7 +57,7 @@ class DraftMaker:
         if published is None or published.is_cold:
             return []
         writes = published.writes()
-        winning = [write for write in writes if write.sequence > self._seen]
+        winning = [write for write in writes if write.sequence > self.seen]
         self.overwritten_keys = [write.key for write in winning]
         return winning if complete else writes
 
@@ -93,14 +76,14 @@ class DraftMaker:
         :param published: what is published; the draft gets a higher generation.
         :param data: what the index says about its data file.
         """
-        generation = next_generation(self._started, *([published.generation] if published else []))
+        generation = next_generation(self.started, *([published.generation] if published else []))
         header = {
             **content.header,
-            **self._header(),
+            **self.header(),
             "complete": complete,
             "data": data,
             "generation": generation,
-            "started": self._started,
+            "started": self.started,
             "rebuilt": generation,
             "unsettled": bool(writes),  # until they are looked up again; the rebuild may die before that
             "declaration": self.declaration.digest,
@@ -119,87 +102,70 @@ class DraftMaker:
             raise RebuildError("the lock file was removed during the rebuild, so another may be running")
 
 
+@dataclass
 class WholeIndex:
     """An index computed from all items; the rebuild's own data file becomes the published one."""
 
-    def __init__(self, maker: DraftMaker, content: IndexContent, writer: DataWriter, *, complete: bool) -> None:
-        self._maker = maker
-        self._content = content
-        self._writer = writer
-        self._complete = complete
-        self._data: dict[str, Any] = {}
+    maker: DraftMaker
+    content: IndexContent
+    writer: DataWriter
+    complete: bool
+    data: dict[str, Any] = field(default_factory=dict)  # what the draft says about the data file
 
     def draft(self, published: Snapshot | None) -> Draft:
         """Write a draft, in which writes since the rebuild began win."""
-        maker = self._maker
-        writes = maker.open_writes(published, complete=self._complete)
+        maker, complete = self.maker, self.complete
+        writes = maker.open_writes(published, complete=complete)
         items = {} if published is None else {write.key: self._copied(published, write) for write in writes}
-        self._writer.sync()
-        self._data = self._writer.described()
-        draft = maker.draft(self._content, published, writes, self._data, complete=self._complete, sync=not writes)
+        self.writer.sync()
+        self.data = self.writer.described()
+        draft = maker.draft(self.content, published, writes, self.data, complete=complete, sync=not writes)
         if not writes:
             return draft
+        name = maker.declaration.name
         try:
-            return self._merged(draft, published, writes, items)
+            base = Snapshot(maker.store.folder, name, draft.path.name)
+            content = merge(base, maker.declaration, items, self._place_of)
+            return maker.draft(content, published, writes, self.data, complete=complete)
+        except (MendImpossible, OverflowError) as error:
+            # Without the writes, readers would see the list as it was before them.  The next rebuild's source
+            # knows what they changed.
+            raise RebuildError(f"writes of {name!r} do not fit into the new list: {error}") from error
         finally:
             draft.remove()
 
     def _copied(self, published: Snapshot, write: Write) -> Enriched | None:
         """Copy a written item into the rebuild's own data file."""
-        slot = None if write.discarded else published.find(write.key, self._maker.declaration.key or "")
+        slot = None if write.discarded else published.find(write.key, self.maker.declaration.key or "")
         if slot is None:
             return None
         item = Enriched(published.fingerprint(slot), published.encoded(slot), None)
-        if published.header["data"]["id"] == self._writer.data_id:
+        if published.header["data"]["id"] == self.writer.data_id:
             item.place = published.place(slot)
         else:
-            item.line_number = self._writer.add(item.fingerprint, item.encoded)
+            item.line_number = self.writer.add(item.fingerprint, item.encoded)
         return item
 
-    def _merged(
-        self,
-        draft: Draft,
-        published: Snapshot | None,
-        writes: Sequence[Write],
-        items: dict[str | int, Enriched | None],
-    ) -> Draft:
-        maker = self._maker
-        name = maker.declaration.name
-        base = Snapshot(maker.store.folder, name, draft.path.name)
-        try:
-            content = merge(base, maker.declaration, items, self._place_of)
-        except (MendImpossible, OverflowError) as error:
-            # Without the writes, readers would see the list as it was before them.  The next rebuild's source
-            # knows what they changed.
-            raise RebuildError(f"writes of {name!r} do not fit into the new list: {error}") from error
-        return maker.draft(content, published, writes, self._data, complete=self._complete)
-
     def _place_of(self, item: Enriched) -> tuple[int, int]:
-        return item.place or self._writer.place(item.line_number)
+        return item.place or self.writer.place(item.line_number)
 
     def append(self) -> bool:
         """Return whether the data file is still as the draft says; the caller holds the publish lock."""
-        self._maker.check_lock()
-        self._writer.check_in_place()
-        return self._writer.described() == self._data
+        self.maker.check_lock()
+        self.writer.check_in_place()
+        return self.writer.described() == self.data
 
 
+@dataclass
 class PatchedIndex:
     """The published index with the changes that the rebuild found; its data file is appended to."""
 
-    def __init__(
-        self, maker: DraftMaker, old: Snapshot, matched: Matched, results: Sequence[Enriched | None]
-    ) -> None:
-        """
-        :param old: the snapshot that the rebuild compared its source with.
-        :param results: the new version of each pending item, or None if it failed.
-        """
-        self._maker = maker
-        self._old = old
-        self._matched = matched
-        self._results = results
-        self._tail: Tail
-        self.content: IndexContent
+    maker: DraftMaker
+    old: Snapshot  # the snapshot that the rebuild compared its source with
+    matched: Matched
+    results: Sequence[Enriched | None]  # the new version of each pending item, or None if it failed
+    tail: Tail = field(init=False)
+    content: IndexContent = field(init=False)
 
     def draft(self, published: Snapshot | None) -> Draft:
         """Write a draft.
@@ -209,19 +175,16 @@ class PatchedIndex:
         """
         if published is None or not self._is_base(published):
             raise BaseGone("something else is published")
-        maker = self._maker
+        maker, declaration = self.maker, self.maker.declaration
         writes = maker.open_writes(published, complete=True)
-        change = Change(
-            self._old, published, self._matched, self._results, set(maker.overwritten_keys), maker.declaration
-        )
-        self._tail = tail = Tail(maker.store, published)
+        change = Change(self.old, published, self.matched, self.results, set(maker.overwritten_keys), declaration)
+        self.tail = tail = Tail(maker.store, published)
         rows = [
             row_of(key, item, tail.add(item.fingerprint, item.encoded), slot)
             for key, item, slot in change.new_items
         ]
         maker.begin_phase("views", len(rows))
-        mender = Mender(published, maker.declaration, rows, change.dead, change.sequence(rows))
-        self.content = mender.mend()
+        self.content = Mender(published, declaration, rows, change.dead, change.sequence(rows)).mend()
         maker.begin_phase("publish", self.content.header["count"])
         return maker.draft(self.content, published, writes, tail.described(), complete=True)
 
@@ -230,16 +193,16 @@ class PatchedIndex:
 
         Another rebuild may have published, or somebody may have restored a backup.
         """
-        old = self._old
+        old = self.old
         return (
             not published.is_cold
             and published.header["data"]["id"] == old.header["data"]["id"]
             and published.header["started"] == old.header["started"]
-            and published.header["declaration"] == self._maker.declaration.digest
+            and published.header["declaration"] == self.maker.declaration.digest
             and published.generation >= old.generation
         )
 
     def append(self) -> bool:
         """Append the changed items to the data file; the caller holds the publish lock."""
-        self._maker.check_lock()
-        return self._tail.append()
+        self.maker.check_lock()
+        return self.tail.append()

@@ -10,9 +10,8 @@ from typing import Any
 from ..declaration import Declaration, Item
 from ..errors import RebuildError
 from ..store.format import key_hash
-from .enrich_threads import EnrichThreads
-from .enriched import Done, Enriched, Keep, Result, Unit, finished
-from .leftovers import Leftovers
+from .enrich_threads import Done, EnrichThreads, Keep, Result, Unit, finished
+from .leftovers import Enriched, Leftovers
 from .source import Pending
 from .tools import Failures, Tools, named
 
@@ -79,9 +78,7 @@ class Enricher:
             if item.fingerprint is None:
                 result = RebuildError("it has no fingerprint")
             elif len(leftovers):
-                found = leftovers.find(item.fingerprint, self._declaration.key, item.key)
-                if found is not None:
-                    result = Enriched(item.fingerprint, found[1], found[0])
+                result = leftovers.find(item.fingerprint, self._declaration.key, item.key)
             if result is not None:
                 if unit:
                     yield unit, None

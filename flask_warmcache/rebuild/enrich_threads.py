@@ -5,13 +5,18 @@ from __future__ import annotations
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
 
-from .enriched import Done, Keep, Result, Unit, finished
+from .leftovers import Enriched
 from .source import Pending
 from .tools import Tools
 
+Result = Enriched | Exception
+Keep = Callable[[Sequence[Enriched]], None]
+# The items of one call, and their results if these are known before the call.
+Unit = tuple[list[Pending], list[Result] | None]
+Done = tuple[list[Pending], list[Result]]
 # For each thread, this many units wait in the queue.
 AHEAD = 3
 # This many units may be under way or done while an earlier one takes long.
@@ -113,3 +118,8 @@ def _done_in_order(under_way: deque[_Task]) -> Iterator[Done]:
     while under_way and under_way[0].is_kept:
         task = under_way.popleft()
         yield task.unit, task.results or []
+
+
+def finished(results: Iterable[Result]) -> list[Enriched]:
+    """Return the results that are items and not errors."""
+    return [result for result in results if isinstance(result, Enriched)]

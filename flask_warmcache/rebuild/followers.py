@@ -79,8 +79,5 @@ def refresh_overwritten(
     except Exception:
         # The rebuild is published all the same, and the writes stay in the index.
         events.error(
-            "warmcache.not_written_again",
-            "writes of %(list)r stay until the next rebuild",
-            error=True,
-            list=name,
+            "warmcache.not_written_again", "writes of %(list)r stay until the next rebuild", True, list=name
         )

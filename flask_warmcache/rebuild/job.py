@@ -25,27 +25,44 @@ If the process is killed before the rename in step 5, the old snapshot stays who
 
 from __future__ import annotations
 
+import json
+import os
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import dataclass
 
 from .. import events
 from ..declaration import Declaration
+from ..errors import RebuildError
+from ..index.build import Builder
+from ..index.patch import MendImpossible
 from ..status.progress import Progress
+from ..store.compaction import is_mostly_dead
 from ..store.files import FileStore
 from ..store.locks import HeldLock
-from ..store.snapshot import Snapshot
+from ..store.snapshot import DAMAGE, Snapshot
 from ..store.writer import next_generation
 from .data_file import DataFile
-from .drafts import DraftMaker
+from .drafts import BaseGone, DraftMaker
 from .enrich import Enricher
 from .followers import refresh_overwritten
-from .make import Maker, OldDamaged
+from .leftovers import Enriched
 from .outcome import Outcome
 from .partial import Schedule
 from .publish import Publisher
 from .shrink import check_shrink
-from .source import match
+from .source import Matched, match
 from .tally import Tally
 from .tools import Failures, Tools
+
+# If more than one item in this many changed, computing the arrays from all items is quicker than patching them.
+MEND_SHARE = 50
+# The same goes for dead slots, because every search and every rewrite passes over them.
+DEAD_SHARE = 4
+
+
+class OldDamaged(Exception):
+    """A line of the old snapshot cannot be read, so nothing of it may be reused."""
 
 
 @dataclass(frozen=True)
@@ -69,67 +86,152 @@ class Job:
         :raises Exception: what ``source`` raised, or a RebuildError; the old snapshot stays.
         """
         try:
-            return self._run(self.old)
+            return _Attempt(self, self.old).run()
         except OldDamaged as error:
-            events.warning(
-                "warmcache.old_damaged", "%(list)r is rebuilt from nothing", error, list=self.declaration.name
-            )
-            return self._run(None)
+            name = self.declaration.name
+            events.warning("warmcache.old_damaged", "%(list)r is rebuilt from nothing", error, list=name)
+            return _Attempt(self, None).run()
 
-    def _run(self, compared: Snapshot | None) -> Outcome:
+
+class _Attempt:
+    """One attempt at a job: steps 1 to 5."""
+
+    def __init__(self, job: Job, compared: Snapshot | None) -> None:
         """:param compared: the published snapshot that the source is compared with."""
-        declaration, store, tools, progress = self.declaration, self.store, self.tools, self.progress
-        name = declaration.name
-        failures = Failures(name)
-        enricher = Enricher(declaration, tools, failures)
+        self._job = job
+        self._declaration, self._store, self._progress = job.declaration, job.store, job.progress
+        declaration, store, progress = job.declaration, job.store, job.progress
         # The items of a partial snapshot are in the data file that this rebuild resumes.
-        old = compared if compared is not None and compared.complete else None
-        tally = Tally(declaration, old, self.upstream, enricher, failures, progress, self.code_started)
-        invalidation = store.invalidation(name)
+        self._old = old = compared if compared is not None and compared.complete else None
+        self._failures = failures = Failures(declaration.name)
+        self._enricher = enricher = Enricher(declaration, job.tools, failures)
+        self._tally = Tally(declaration, old, job.upstream, enricher, failures, progress, job.code_started)
+        invalidation = store.invalidation(declaration.name)
         started = next_generation(compared.generation if compared is not None else 0)
-        published = store.published(name)
+        self._published = published = store.published(declaration.name)
         # Writes win that are newer than this, because the source may or may not know of them.
         base = compared or published
-        publish_lock = store.publishing(name)
-        data_file = DataFile(declaration, store, self.lock, publish_lock, started, tools.breathe)
-        data_file.resume(published)
-        progress.begin("source")
+        seen = base.generation if base is not None else 0
+        publish_lock = store.publishing(declaration.name)
+        self._data_file = DataFile(declaration, store, job.lock, publish_lock, started, job.tools.breathe)
+        self._drafts = DraftMaker(
+            declaration, store, job.lock, invalidation, started, seen, self._tally.header, progress.begin
+        )
+        self._publisher = Publisher(self._drafts, publish_lock)
+
+    def run(self) -> Outcome:
+        """Rebuild and publish.
+
+        :raises OldDamaged: when an unchanged item cannot be read.
+        """
+        job, old, data_file = self._job, self._old, self._data_file
+        data_file.resume(self._published)
+        self._progress.begin("source")
         try:
-            matched = match(declaration, old, self.upstream, tools, progress, failures)
-            tally.unchanged = matched.reused
+            matched = match(job.declaration, old, job.upstream, job.tools, job.progress, self._failures)
+            self._tally.unchanged = matched.reused
             if old is not None:
-                check_shrink(declaration, old.count, len(matched.sequence))
-                tally.dropped = 0 if declaration.key is None else old.count - sum(matched.known)
+                check_shrink(job.declaration, old.count, len(matched.sequence))
+                self._tally.dropped = 0 if job.declaration.key is None else old.count - sum(matched.known)
             data_file.choose(matched.pending)
-            drafts = DraftMaker(
-                declaration,
-                store,
-                self.lock,
-                invalidation=invalidation,
-                started=started,
-                seen=base.generation if base is not None else 0,
-                header=tally.header,
-                begin_phase=progress.begin,
-            )
-            publisher = Publisher(drafts, publish_lock)
-            partial = _partial_schedule(declaration, tools, old, published)
-            maker = Maker(declaration, tools, progress, failures, data_file, publisher, old, partial)
-            generation, count = maker.make(matched, enricher)
-            refresh_overwritten(declaration, store, tools, self.upstream, drafts.overwritten_keys)
+            generation, count = self._make(matched)
+            refresh_overwritten(job.declaration, job.store, job.tools, job.upstream, self._drafts.overwritten_keys)
         except BaseException as error:
             data_file.keep_for_the_next(error)
             raise
         finally:
             data_file.close()
-        return tally.outcome(generation, count)
+        return self._tally.outcome(generation, count)
 
+    def _make(self, matched: Matched) -> tuple[int, int]:
+        """Enrich what is pending, publish, and return generation and count."""
+        self._progress.begin("enrich", len(matched.pending))
+        with closing(self._enriched(matched)) as results:
+            old = self._old
+            if old is None or not self._may_mend(old, matched):
+                return self._build(matched, results)
+            enriched = list(results)
+            survivors = matched.reused + sum(
+                result is not None or pending.slot is not None
+                for pending, result in zip(matched.pending, enriched, strict=True)
+            )
+            self._check_survivors(survivors)
+            try:
+                return self._publisher.mended(old, matched, enriched)
+            except (MendImpossible, BaseGone, OverflowError, FileNotFoundError, *DAMAGE) as why:
+                events.info("warmcache.computed_anew", "%(list)r: %(why)s", list=self._declaration.name, why=why)
+            return self._build(matched, iter(enriched))
 
-def _partial_schedule(
-    declaration: Declaration, tools: Tools, old: Snapshot | None, published: Snapshot | None
-) -> Schedule | None:
-    """Return when a partial list is published: only while no whole one is, even if nothing of it can be reused."""
-    is_cold = published is None or published.is_cold
-    may_show = is_cold or (published is not None and not published.complete)
-    if old is not None or declaration.key is None or not may_show:
-        return None
-    return Schedule(tools.first_page, 0 if published is None or is_cold else published.count)
+    def _enriched(self, matched: Matched) -> Generator[Enriched | None, None, None]:
+        """Yield each pending item's new version, which is in the data file, or None when it failed."""
+        data_file = self._data_file
+        with closing(self._enricher.run(matched.pending, data_file.leftovers, data_file.keep)) as results:
+            for done, result in enumerate(results, 1):
+                self._progress.advance(done)
+                self._job.tools.breathe()
+                yield result
+
+    def _may_mend(self, old: Snapshot, matched: Matched) -> bool:
+        if self._declaration.key is None or old.header["declaration"] != self._declaration.digest:
+            return False
+        changes = len(matched.pending) + old.count - sum(matched.known)
+        if changes > 1 and changes * MEND_SHARE > old.count:
+            return False
+        if (old.slots - old.count) * DEAD_SHARE > old.count:
+            return False
+        try:
+            size = os.stat(self._store.folder / old.header["data"]["file"]).st_size
+        except FileNotFoundError:
+            return False  # somebody has emptied the folder; the mapped items can still be copied
+        return not is_mostly_dead(size, old.header["live_bytes"])
+
+    def _build(self, matched: Matched, results: Iterator[Enriched | None]) -> tuple[int, int]:
+        """Compute every array; the rebuild's own data file gets all items and is published."""
+        breathe = self._job.tools.breathe
+        builder = Builder(self._declaration, breathe)
+        partial, last = self._partial_schedule(), len(matched.sequence) - 1
+        for number, entry in enumerate(matched.sequence):
+            result = next(results) if entry < 0 else None
+            pending = matched.pending[-1 - entry] if entry < 0 else None
+            slot = entry if pending is None else pending.slot
+            if result is not None and pending is not None:
+                item = json.loads(result.encoded) if builder.views.needs_items else None
+                builder.add(result.line_number, result.fingerprint, item, pending.key)
+            elif slot is not None:
+                self._take_old(builder, slot)
+            if partial is not None and number < last and partial.is_due(builder.count):
+                with partial.publishing(builder.count):
+                    self._publisher.built(builder, self._data_file.writer(), complete=False)
+            breathe()
+        self._check_survivors(builder.count)
+        return self._publisher.built(builder, self._data_file.writer(), complete=True), builder.count
+
+    def _partial_schedule(self) -> Schedule | None:
+        """Return when a partial list is published: only while no complete one is, even if none can be reused."""
+        published = self._published
+        is_cold = published is None or published.is_cold
+        may_show = is_cold or (published is not None and not published.complete)
+        if self._old is not None or self._declaration.key is None or not may_show:
+            return None
+        return Schedule(self._job.tools.first_page, 0 if published is None or is_cold else published.count)
+
+    def _check_survivors(self, count: int) -> None:
+        if self._failures.count and not count:
+            raise RebuildError(
+                f"every item of {self._declaration.name!r} failed; the first: {self._failures.first}"
+            )
+
+    def _take_old(self, builder: Builder, slot: int) -> None:
+        """Copy an item of the old snapshot to the data file, unless an interrupted rebuild has copied it."""
+        old, field = self._old, self._declaration.key
+        assert old is not None  # the slot is one of its slots
+        try:
+            item = Enriched(old.fingerprint(slot), old.encoded(slot), None)
+            decoded = json.loads(item.encoded)
+            key = decoded[field]
+        except DAMAGE as error:
+            raise OldDamaged(f"slot {slot}") from error
+        found = self._data_file.leftovers.find(item.fingerprint, field, key)
+        if found is not None and found.encoded == item.encoded:
+            item = found
+        builder.add(self._data_file.line_number(item), item.fingerprint, decoded, key)

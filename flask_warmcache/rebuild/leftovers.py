@@ -1,4 +1,4 @@
-"""What an interrupted rebuild finished: the lines of its data file, by fingerprint."""
+"""Finished items, and those that an interrupted rebuild has left in its data file."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import mmap
 import os
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 from .. import events
@@ -17,6 +18,16 @@ from ..store.data import DataWriter
 from ..store.files import FileStore
 from ..store.snapshot import DAMAGE, Snapshot
 from ..store.sweeping import sweep
+
+
+@dataclass(slots=True)
+class Enriched:
+    """One finished item."""
+
+    fingerprint: bytes
+    encoded: bytes
+    place: tuple[int, int] | None  # where an interrupted rebuild has written it
+    line_number: int = -1  # in the rebuild's data file
 
 
 class Leftovers:
@@ -33,12 +44,8 @@ class Leftovers:
             self.writer = DataWriter.resume(path)
             self._data = mmap.mmap(self.writer.descriptor, 0, access=mmap.ACCESS_READ)
         except (OSError, ValueError, SnapshotError) as error:
-            events.warning(
-                "warmcache.leftovers_unusable",
-                "the data file of an interrupted rebuild cannot be used: %(why)s",
-                why=error,
-                file=path.name,
-            )
+            message = "the data file of an interrupted rebuild cannot be used: %(why)s"
+            events.warning("warmcache.leftovers_unusable", message, why=error, file=path.name)
             return
         self._scan(self._data)
 
@@ -66,18 +73,18 @@ class Leftovers:
     def __len__(self) -> int:
         return len(self._places)
 
-    def find(self, fingerprint: bytes, key_field: str | None, key: object) -> tuple[tuple[int, int], bytes] | None:
-        """Return the place and the JSON of a finished item, or None.
+    def find(self, fingerprint: bytes | None, key_field: str | None, key: object) -> Enriched | None:
+        """Return a finished item, or None.
 
         The line is parsed first, because no checksum covers what an interrupted rebuild wrote.
         """
-        place = self._places.get(fingerprint)
-        if place is None or self._data is None:
+        place = self._places.get(fingerprint or b"")
+        if fingerprint is None or place is None or self._data is None:
             return None
         encoded = self._data[place[0] + 1 : place[1]]
         try:
             item: Item = json.loads(encoded)
-            return (place, encoded) if item[key_field or ""] == key else None
+            return Enriched(fingerprint, encoded, place) if item[key_field or ""] == key else None
         except (ValueError, LookupError, TypeError, RecursionError):
             return None
 

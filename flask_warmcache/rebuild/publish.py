@@ -26,7 +26,7 @@ from ..store.publish_lock import PublishLock
 from ..store.snapshot import Snapshot
 from ..store.sweeping import sweep
 from .drafts import DraftMaker, PatchedIndex, WholeIndex
-from .enriched import Enriched
+from .leftovers import Enriched
 from .source import Matched
 
 # Writes may publish between our reading the index and our lock; a writer in a loop may do so again and again.
@@ -55,7 +55,7 @@ class Publisher:
         content = builder.content(writer)
         if complete:
             self._maker.begin_phase("publish", builder.count)
-        generation = self._publish(WholeIndex(self._maker, content, writer, complete=complete), writer.path.name)
+        generation = self._publish(WholeIndex(self._maker, content, writer, complete), writer.path.name)
         if complete:
             self._log_errors(content.errors)
         writer.share(self._publish_lock)
@@ -89,10 +89,5 @@ class Publisher:
 
     def _log_errors(self, errors: Mapping[str, int]) -> None:
         for what, times in errors.items():
-            events.warning(
-                "warmcache.view_failed",
-                "%(what)s on %(items)d items of %(list)r",
-                what=what,
-                items=times,
-                list=self._name,
-            )
+            message = "%(what)s on %(items)d items of %(list)r"
+            events.warning("warmcache.view_failed", message, what=what, items=times, list=self._name)

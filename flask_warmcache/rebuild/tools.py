@@ -47,13 +47,8 @@ class Failures:
         for callback in self.callbacks:
             callback(error or RebuildError(f"An item of {self._list_name!r} cannot be taken: {what}."))
         if self.count <= LOGGED_FAILURES:
-            events.warning(
-                "warmcache.item_failed",
-                "an item of %(list)r was left as it was or left out: %(what)s",
-                error,
-                list=self._list_name,
-                what=what,
-            )
+            message = "an item of %(list)r was left as it was or left out: %(what)s"
+            events.warning("warmcache.item_failed", message, error, list=self._list_name, what=what)
 
 
 def named(key: object) -> str:

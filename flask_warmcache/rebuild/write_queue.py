@@ -34,7 +34,7 @@ from ..store.publish_lock import PublishLock
 from ..store.snapshot import DAMAGE, Snapshot, Write
 from ..store.writer import Draft, next_generation
 from .apply import merge, with_writes
-from .enriched import Enriched
+from .leftovers import Enriched
 from .tail import Tail
 
 # Seconds that a write waits for others that publish.  A publication takes milliseconds.
@@ -54,19 +54,18 @@ class KeyChange:
     looked_up: bool  # False if the app gave the item, so that there is nothing to look up again
 
 
+@dataclass(eq=False)
 class WriteRequest:
     """What one thread wants to have published."""
 
-    def __init__(self, changes: Mapping[Key, KeyChange], upstream_generations: tuple[int, int] | None) -> None:
-        """:param upstream_generations: the source list's, before and after the write that this one follows."""
-        self.changes = changes
-        self.upstream_generations = upstream_generations
-        self.generations: tuple[int, int] | None = None  # of this list, before and after the write
-        self.deadline = time.monotonic() + DEADLINE
-        self.overwritten_keys: list[Key] = []  # keys that others have written since they were looked up
-        self.done = False
-        self.published = False
-        self.error: BaseException | None = None
+    changes: Mapping[Key, KeyChange]
+    upstream_generations: tuple[int, int] | None  # the source list's, before and after the write it follows
+    deadline: float
+    generations: tuple[int, int] | None = None  # this list's, before and after the write
+    overwritten_keys: Sequence[Key] = ()  # keys that others have written since they were looked up
+    done: bool = False
+    published: bool = False
+    error: BaseException | None = None
 
     def find_overwritten(self, published: Snapshot, sequences: Mapping[Key, int]) -> bool:
         """Note which keys were written since they were looked up, and return whether there are any.
@@ -100,7 +99,7 @@ class WriteQueue:
         self, changes: Mapping[Key, KeyChange], upstream_generations: tuple[int, int] | None
     ) -> WriteRequest:
         """Publish these changes, together with those of other threads, and return how that went."""
-        request = WriteRequest(changes, upstream_generations)
+        request = WriteRequest(changes, upstream_generations, time.monotonic() + DEADLINE)
         with self._guard:
             self.waiting.append(request)
         if self.publishing.acquire(timeout=max(0.0, request.deadline - time.monotonic())):
@@ -126,12 +125,8 @@ class WriteQueue:
         except RebuildBusyError:
             pass  # another process holds the publish lock
         except (MendImpossible, OverflowError, *DAMAGE, StoreError, RebuildError, OSError) as error:
-            events.warning(
-                "warmcache.write_not_published",
-                "a write of %(list)r is left to the next rebuild",
-                error,
-                list=self._name,
-            )
+            message = "a write of %(list)r is left to the next rebuild"
+            events.warning("warmcache.write_not_published", message, error, list=self._name)
         except BaseException as error:
             for request in requests:
                 request.error = error

@@ -16,7 +16,7 @@ from ..errors import DeclarationError, RebuildError, StoreError
 from ..store import format as fmt
 from ..store.files import FileStore
 from .enrich import Enricher
-from .enriched import Enriched
+from .leftovers import Enriched
 from .source import Pending, fingerprinter
 from .tools import Failures, Tools
 from .write_queue import Key, KeyChange, WriteQueue
@@ -85,12 +85,8 @@ class Writes:
         try:
             self._publish({key: self._looked_up(key, seen) for key in keys}, upstream_generations)
         except Exception:
-            events.error(
-                "warmcache.write_not_followed",
-                "a write of its source list is left to the next rebuild of %(list)r",
-                error=True,
-                list=self._name,
-            )
+            message = "a write of its source list is left to the next rebuild of %(list)r"
+            events.error("warmcache.write_not_followed", message, True, list=self._name)
 
     def _key_of(self, item: Item) -> Key:
         field = self._declaration.key or ""
@@ -149,9 +145,5 @@ class Writes:
         try:
             self._store.invalidate(self._name)
         except StoreError:
-            events.error(
-                "warmcache.not_invalidated",
-                "a write of %(list)r is lost until the next rebuild",
-                error=True,
-                list=self._name,
-            )
+            message = "a write of %(list)r is lost until the next rebuild"
+            events.error("warmcache.not_invalidated", message, True, list=self._name)

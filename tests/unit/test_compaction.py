@@ -9,7 +9,7 @@ import pytest
 
 from flask_warmcache import ViewError, WarmCache
 from flask_warmcache.declaration import Item
-from flask_warmcache.rebuild import make as make_module
+from flask_warmcache.rebuild import job as job_module
 
 from .world import Shelf, make_app
 
@@ -25,7 +25,7 @@ def big(*sizes: int) -> list[Item]:
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compact small files, too, and mend small lists."""
     monkeypatch.setattr("flask_warmcache.store.compaction.COMPACT_FROM", 0)
-    monkeypatch.setattr(make_module, "MEND_SHARE", 1)
+    monkeypatch.setattr(job_module, "MEND_SHARE", 1)
 
 
 @pytest.mark.usefixtures("soon")

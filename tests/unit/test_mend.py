@@ -26,7 +26,7 @@ from hypothesis import strategies as st
 from flask_warmcache import ViewError
 from flask_warmcache.declaration import Item
 from flask_warmcache.index.item_views import text_of
-from flask_warmcache.rebuild import make as make_module
+from flask_warmcache.rebuild import job as job_module
 from flask_warmcache.rebuild.publish import Publisher
 from flask_warmcache.rebuild.tools import Tools
 from flask_warmcache.rebuild.writes import Writes
@@ -90,8 +90,8 @@ def mending(**patches: Any) -> Iterator[Mends]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Publisher, "mended", noted)
-        patch.setattr(make_module, "MEND_SHARE", 0)
-        patch.setattr(make_module, "DEAD_SHARE", 0)
+        patch.setattr(job_module, "MEND_SHARE", 0)
+        patch.setattr(job_module, "DEAD_SHARE", 0)
         # Tests build hundreds of lists whose items fail on purpose, so nothing is synced or logged.
         patch.setattr(os, "fsync", lambda descriptor: None)
         patch.setattr(logging.getLogger("flask_warmcache"), "disabled", True)
@@ -420,7 +420,7 @@ def test_moved_items_cause_a_full_computation(world: World, mends: Mends) -> Non
 
 def test_many_dead_slots_cause_a_full_computation(world: World) -> None:
     with mending() as mends, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(make_module, "DEAD_SHARE", 4)
+        patch.setattr(job_module, "DEAD_SHARE", 4)
         del world.source[:8]
         world.rebuild()
         assert (mends.done, world.shelf.snapshot().slots) == (1, 30)  # the next rebuild counts them
@@ -431,7 +431,7 @@ def test_many_dead_slots_cause_a_full_computation(world: World) -> None:
 
 def test_many_changes_cause_a_full_computation(world: World) -> None:
     with mending() as mends, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(make_module, "MEND_SHARE", 10)
+        patch.setattr(job_module, "MEND_SHARE", 10)
         for at in range(4):
             world.source[at] = new(at, size=9)
             world.rebuild()
