@@ -137,17 +137,17 @@ class Declaration:
         return replace(self, **functions)
 
 
-def declare(name: str, kind: Kind, **given: Any) -> Declaration:
+def declare(name: str, kind: Kind, **options: Any) -> Declaration:
     """Return the declaration of a list or value, made of the arguments that a user gave.
 
     :raises DeclarationError: for anything wrong.
     """
     for views in ("filters", "sorts"):
-        given[views] = given.get(views) if given.get(views) is not None else {}
+        options[views] = options.get(views) if options.get(views) is not None else {}
     for fields in ("search", "counts"):
-        value = given.get(fields, ())
-        given[fields] = tuple(value) if isinstance(value, (list, tuple)) else value
-    return Declaration(name=name, kind=kind, **{"key": None, "unit": "item", **given})
+        value = options.get(fields, ())
+        options[fields] = tuple(value) if isinstance(value, (list, tuple)) else value
+    return Declaration(name=name, kind=kind, **{"key": None, "unit": "item", **options})
 
 
 def check_function(name: str, role: str, function: object) -> None:

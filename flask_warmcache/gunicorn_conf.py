@@ -97,7 +97,7 @@ def _note_start() -> None:
 
 
 def _settle(server: Any) -> None:
-    """Fit our companions to what the command line has changed, and log in one line what is in force."""
+    """Adjust our settings to what the command line has changed, and log in one line what is in force."""
     if server is None:
         return
     cfg = server.cfg

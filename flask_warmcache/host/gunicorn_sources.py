@@ -24,7 +24,7 @@ CLOSE = 0.9  # the similarity of two names, up to 1
 
 
 def follow(cfg: Any, outside: Collection[str], chosen: dict[str, Choice]) -> None:
-    """Set our companions again, to fit what the command line has changed.
+    """Set again those of our settings that depend on what the command line has changed.
 
     :param outside: the settings on the command line or in GUNICORN_CMD_ARGS.
     :param chosen: the settings that we have set.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from flask import Request, current_app, has_request_context, request
@@ -46,7 +47,7 @@ class Warm:
         self._declaration = declaration
         self._is_closed = is_closed
 
-    @property
+    @cached_property
     def name(self) -> str:
         """The list's name."""
         return self._declaration.name

@@ -24,7 +24,7 @@ from .mapping import map_file
 # Exceptions, besides OSError, from reading files that differ from what was written.
 DAMAGE = (SnapshotError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
 # A published index has its generation as its time of modification; a marked one has a time before this.
-INVALIDATED_BEFORE = 10**9  # nanoseconds, one second after 1970
+INVALIDATED_BEFORE = 10**9  # nanoseconds: the first second of 1970
 # The bytes at the places of up to 500 items; those of more items are compared one by one.
 LINE_ENDS = (ord("\t"), ord("\n")) * 500
 
