@@ -13,7 +13,6 @@ import json
 import os
 import random
 import shutil
-import socket
 import statistics
 import subprocess
 import sys
@@ -39,6 +38,9 @@ from flask_warmcache.store.format import PREAMBLE_LENGTH
 from flask_warmcache.store.search import search
 from flask_warmcache.store.snapshot import Snapshot
 from flask_warmcache.store.writer import publish_index
+from tests.support.ports import free_port
+from tests.support.processes import CHECKOUT
+from tests.support.servers import ServerProcess, gunicorn_command, running
 
 from .load import pinned, run
 
@@ -214,31 +216,15 @@ def page_bytes(items: int, place: Path) -> float:
 
 @contextmanager
 def server(env: dict[str, str], options: list[str], workers: int, core: int | None) -> Iterator[tuple[int, int]]:
-    """Run gunicorn on a free port; yield the port and the master's pid."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [
-        *pinned(core),
-        *[sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--workers", str(workers)],
-        *["--log-level", "warning", "--config", os.devnull, *options],
-        "tests.benchmarks.app:app",
-    ]
-    process = subprocess.Popen(command, env=env)
-    try:
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                run(port, ["/api/files"], 4 * workers)
-                break
-            except ConnectionError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.1)
-        yield port, process.pid
-    finally:
-        process.terminate()
-        process.wait(30)
+    """A gunicorn on a free port; gives the port and the master's pid."""
+    port = free_port()
+    options = ["--log-level", "warning", "--config", os.devnull, *options]
+    command = gunicorn_command("tests.benchmarks.app:app", port, workers, *options)
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder, "log")
+        with running(ServerProcess([*pinned(core), *command], port, log, env, CHECKOUT)) as process:
+            run(port, ["/api/files"], 4 * workers)
+            yield port, process.process.pid
 
 
 def workers_of(master: int) -> list[psutil.Process]:

@@ -27,6 +27,11 @@ from pathlib import Path
 from typing import Any
 
 from flask_warmcache.host.priority import NICE
+from tests.support.answers import ask
+from tests.support.ports import free_port
+from tests.support.processes import CHECKOUT
+from tests.support.servers import OUR_CONF, ServerProcess, gunicorn_command, running
+from tests.support.waiting import until
 
 from .load import pinned
 
@@ -76,23 +81,18 @@ class Server:
         self.folder = folder
 
     def get(self, path: str) -> dict[str, Any]:
-        with socket.create_connection(("127.0.0.1", self.port), timeout=DEADLINE) as client:
-            client.sendall(f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n".encode())
-            answer = b""
-            while piece := client.recv(1 << 16):
-                answer += piece
-        answered: dict[str, Any] = json.loads(answer.partition(b"\r\n\r\n")[2])
+        answered: dict[str, Any] = ask(self.port, path).json
         return answered
 
     def stats(self) -> dict[str, Any]:
         return self.get("/api/cache/stats/work")
 
     def wait_until_fresh(self) -> None:
-        deadline = time.monotonic() + DEADLINE
-        while (stats := self.stats())["state"] != "fresh" or stats["rebuild_in_progress"]:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"the list does not become fresh: {stats}")
-            time.sleep(0.05)
+        def is_fresh() -> bool:
+            stats = self.stats()
+            return stats["state"] == "fresh" and not stats["rebuild_in_progress"]
+
+        until(is_fresh, lambda: f"a fresh list: {self.stats()}", DEADLINE)
 
     def builder(self) -> int:
         """Return the pid in the builder's report."""
@@ -104,33 +104,15 @@ class Server:
 def server(runner: str, options: list[str], core: int | None, **env: str) -> Iterator[Server]:
     with tempfile.TemporaryDirectory(prefix="warmcache-benchmark-") as folder:
         Path(folder, "round").write_text("1")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        command = [
-            *pinned(core),
-            *[sys.executable, "-m", "gunicorn", "--bind", f"127.0.0.1:{port}", "--workers", "1"],
-            *["--log-level", "warning", "--config", "python:flask_warmcache.gunicorn_conf", *options],
-            "tests.benchmarks.busy:app",
-        ]
-        environment = os.environ | env | {"BENCHMARK_DIR": folder, "BENCHMARK_RUNNER": runner}
-        process = subprocess.Popen(command, env=environment)
-        try:
-            running = Server(port, Path(folder))
-            deadline = time.monotonic() + DEADLINE
-            while True:
-                try:
-                    running.stats()
-                    break
-                except OSError:
-                    if time.monotonic() > deadline:
-                        raise
-                    time.sleep(0.1)
-            running.wait_until_fresh()
-            yield running
-        finally:
-            process.terminate()
-            process.wait(30)
+        port = free_port()
+        options = ["--log-level", "warning", *OUR_CONF, *options]
+        command = gunicorn_command("tests.benchmarks.busy:app", port, 1, *options)
+        env = {**os.environ, **env, "BENCHMARK_DIR": folder, "BENCHMARK_RUNNER": runner}
+        log = Path(folder, "log")
+        with running(ServerProcess([*pinned(core), *command], port, log, env, CHECKOUT)):
+            served = Server(port, Path(folder))
+            served.wait_until_fresh()
+            yield served
 
 
 def open_loop(port: int, rate: int, goes_on: Callable[[], bool]) -> list[Sample]:

@@ -14,7 +14,6 @@ import http.client
 import json
 import os
 import re
-import socket
 import statistics
 import subprocess
 import sys
@@ -28,12 +27,15 @@ from typing import Any
 import psutil
 
 from tests.startup_app.parts import LATE, write
+from tests.support.answers import ask
+from tests.support.ports import free_port
+from tests.support.processes import CHECKOUT, environment
+from tests.support.servers import OUR_CONF, ServerProcess, gunicorn_command, running
 
 WORKERS, TIMEOUT, THREADS = 4, 10, 4
 TASK_SECONDS = 30.0
 MODES = ("critical", "deferred", "eager")
 DEADLINE = 120.0
-CHECKOUT = Path(__file__).parents[2]
 KILLED = re.compile(r"WORKER TIMEOUT \(pid:(\d+)\)|Worker \(pid:(\d+)\) was sent SIG")
 
 
@@ -90,44 +92,32 @@ def server(
     mode: str, parts: Path, folder: Path, python: str, task_seconds: float = TASK_SECONDS
 ) -> Iterator[tuple[int, psutil.Process, Path]]:
     folder.mkdir()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    conf = [] if mode == "eager" else ["--config", "python:flask_warmcache.gunicorn_conf"]
-    command = [
-        *[python, "-m", "gunicorn", *conf, "--bind", f"127.0.0.1:{port}", "--workers", str(WORKERS)],
-        *["--timeout", str(TIMEOUT), "--worker-class", "gthread", "--threads", str(THREADS)],
-        "tests.startup_app.app:app",
-    ]
-    environment = os.environ | {
-        "STARTUP_MODE": mode,
-        "STARTUP_TASK_SECONDS": str(task_seconds),
-        "STARTUP_CACHE": str(folder / "cache"),
-        "STARTUP_RUNS": str(folder / "runs"),
-        "PYTHONPATH": f"{CHECKOUT}{os.pathsep}{parts}",
-    }
-    environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    port = free_port()
+    conf = () if mode == "eager" else OUR_CONF
+    options = ["--timeout", str(TIMEOUT), "--worker-class", "gthread", "--threads", str(THREADS)]
+    command = gunicorn_command(
+        "tests.startup_app.app:app", port, WORKERS, *conf, *options, python=python, control_socket=True
+    )
+    env = environment(
+        STARTUP_MODE=mode,
+        STARTUP_TASK_SECONDS=task_seconds,
+        STARTUP_CACHE=folder / "cache",
+        STARTUP_RUNS=folder / "runs",
+        PYTHONPATH=f"{CHECKOUT}{os.pathsep}{parts}",
+    )
+    env.pop("PYTHONDONTWRITEBYTECODE", None)
     log = folder / "log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(command, cwd=CHECKOUT, env=environment, stdout=out, stderr=out)
-    try:
-        yield port, psutil.Process(process.pid), log
-    finally:
-        process.terminate()
-        process.wait(60)
+    with running(ServerProcess(command, port, log, env, CHECKOUT)) as process:
+        yield port, psutil.Process(process.process.pid), log
 
 
-def get(port: int, path: str, timeout: float = 15.0) -> tuple[int, str, bytes]:
-    """Return the status, worker and body of one answer, or status 0 without an answer."""
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+def get(port: int, path: str) -> tuple[int, str, bytes]:
+    """Return status, worker and body of one answer; status 0 when there is none."""
     try:
-        connection.request("GET", path, headers={"Connection": "close"})
-        answer = connection.getresponse()
-        return answer.status, answer.getheader("X-Pid", ""), answer.read()
+        answer = ask(port, path, timeout=15)
     except (OSError, http.client.HTTPException):
         return 0, "", b""
-    finally:
-        connection.close()
+    return answer.status, answer.headers.get("X-Pid", ""), answer.body
 
 
 def wait_for(condition: Callable[[], bool], began: float) -> float | None:

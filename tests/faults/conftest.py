@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.world import Place
+from tests.support.places import Place
 
 from .world import Mother, mother_of
 

@@ -12,7 +12,7 @@ import zlib
 from pathlib import Path
 
 from flask_warmcache.store.reader import Reader
-from tests.server.world import check_items
+from tests.support.answers import check_items
 
 
 def main(wanted: int) -> None:

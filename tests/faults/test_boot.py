@@ -6,15 +6,17 @@ import ast
 import json
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.server.world import CHECKOUT, HERE, OUR_CONF, Place, check_whole, gunicorn_server
+from tests.support.answers import check_whole
 from tests.support.needs import need_program
+from tests.support.places import Place
+from tests.support.processes import CHECKOUT, python, run_python
+from tests.support.servers import OUR_CONF, gunicorn_server
 from tests.support.waiting import until
 
 from . import world
@@ -73,9 +75,7 @@ FOLDERS = pytest.mark.parametrize("prepare", [missing, a_file, unreadable, damag
 @FOLDERS
 def test_init_app_starts_nothing_and_looks_at_nothing(place: Place, prepare: Callable[[Place], None]) -> None:
     prepare(place)
-    ran = subprocess.run(
-        [sys.executable, "-W", "error", "-c", MEASURE], env=place.env, text=True, capture_output=True, timeout=60
-    )
+    ran = place.run(python("-c", MEASURE))
     assert ran.returncode == 0, ran.stderr
     said = json.loads(ran.stdout)
     assert said == {"apps": APPS, "events": [], "threads": 1}
@@ -89,11 +89,8 @@ def test_loading_the_app_makes_no_system_call_on_the_folder(
     need_program("strace")
     prepare(place)
     trace = tmp_path / "trace"
-    ran = subprocess.run(
-        ["strace", "-f", "-y", "-s", "200", "-e", "trace=file,desc", "-o", os.fspath(trace)]
-        + [sys.executable, "-c", "import app_files"],
-        cwd=HERE, env=place.env, text=True, capture_output=True, timeout=60,
-    )  # fmt: skip
+    command = ["strace", "-f", "-y", "-s", "200", "-e", "trace=file,desc", "-o", os.fspath(trace)]
+    ran = place.run([*command, sys.executable, "-c", "import app_files"])
     assert ran.returncode == 0, ran.stderr
     lines = trace.read_text(errors="replace").splitlines()
     assert len(lines) > 500, "nothing was traced"
@@ -164,7 +161,7 @@ def test_no_worker_forks_through_builds_refreshes_and_failures(
     place = make_place(ttl=0.4, retry_min=0.1, retry_max=0.2).with_failing()
     seen = place.folder / "forks"
     place.env |= {"TEST_FORKS_SEEN": os.fspath(seen), "PYTHONWARNINGS": "error::DeprecationWarning"}
-    place.env["PYTHONPATH"] += f"{os.pathsep}{world.HERE / 'faked'}"
+    place.add_path(world.HERE / "faked")
     with gunicorn_server(place, preload=preload, workers=2) as server:
         server.warm_up()
         until(lambda: len(place.calls("source")) >= 6, "six builds")
@@ -185,7 +182,7 @@ def test_no_worker_forks_through_builds_refreshes_and_failures(
 def test_this_python_warns_of_a_fork_beside_threads() -> None:
     """Else the warnings looked for above would show nothing."""
     script = "import os, threading, time; threading.Thread(target=time.sleep, args=(1,)).start(); os.fork()"
-    ran = subprocess.run([sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=30)
+    ran = run_python(script)
     if "DeprecationWarning" not in ran.stderr:
         pytest.skip(
             "this Python, or this kernel, warns of no fork beside threads: the claim above shows nothing here"

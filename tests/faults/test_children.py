@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from tests.server.test_runners import configured, serving
-from tests.server.world import Answer, Place, Server, check_whole, gunicorn_server
+from tests.support.answers import Answer, check_whole
+from tests.support.places import Place
+from tests.support.servers import Server, gunicorn_server
 from tests.support.waiting import until
 
 from .world import HERE
@@ -142,7 +144,7 @@ def test_a_child_that_finds_no_memory_has_failed_and_the_old_list_is_served(
     place = make_place(runner="process", retry_min=0.3, retry_max=1)
     greedy = place.folder / "greedy"
     place.env |= {"TEST_GREEDY": os.fspath(greedy)}
-    place.env["PYTHONPATH"] += f"{os.pathsep}{HERE / 'faked'}"
+    place.add_path(HERE / "faked")
     with gunicorn_server(place, workers=1) as server:
         old = server.warm_up()
         worker = server.pids

@@ -8,7 +8,9 @@ from collections.abc import Callable
 
 import pytest
 
-from tests.server.world import Place, Readers, Server, check_whole, gunicorn_server
+from tests.support.answers import check_whole
+from tests.support.places import Place
+from tests.support.servers import Readers, Server, gunicorn_server
 from tests.support.waiting import until
 
 from .faked import sitecustomize
@@ -25,7 +27,7 @@ class Clock:
         self._path.touch()
         self.set(0)
         place.env["TEST_CLOCK"] = os.fspath(self._path)
-        place.env["PYTHONPATH"] += f"{os.pathsep}{HERE / 'faked'}"
+        place.add_path(HERE / "faked")
 
     def set(self, offset: int) -> None:
         at = (sitecustomize.NORMAL + offset) * 10**9

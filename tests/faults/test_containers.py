@@ -5,32 +5,25 @@ from __future__ import annotations
 import os
 import re
 import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 import psutil
 
-from tests.server.world import Place, Server, check_whole, running
+from tests.support.answers import check_whole
 from tests.support.needs import need_program, need_root
-from tests.support.ports import free_port
+from tests.support.places import Place
+from tests.support.servers import Server, gunicorn_server
 from tests.support.waiting import until
 
 WORKERS = 2
 
 
-@contextmanager
-def container(place: Place) -> Iterator[Server]:
+def container(place: Place) -> AbstractContextManager[Server]:
     """A server whose processes count their pids from 1."""
-    port = free_port()
-    command = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", sys.executable, "-m", "gunicorn"]
-    command += ["-b", f"127.0.0.1:{port}", "-w", f"{WORKERS}"]
-    if b"no-control-socket" in subprocess.run([sys.executable, "-m", "gunicorn", "-h"], stdout=-1).stdout:
-        command.append("--no-control-socket")
-    with running(Server(place, [*command, "app_files:app"], port, WORKERS, False)) as server:
-        yield server
+    prefix = ("unshare", "--pid", "--fork", "--kill-child", "--mount-proc")
+    return gunicorn_server(place, workers=WORKERS, prefix=prefix)
 
 
 def kill_inside(server: Server, inner_pid: int) -> None:

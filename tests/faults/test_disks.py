@@ -14,8 +14,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.server.world import Place, Readers, Server, backwards, check_whole, gunicorn_server
+from tests.support.answers import backwards, check_whole
 from tests.support.needs import need_mounts
+from tests.support.places import Place
+from tests.support.servers import Readers, Server, gunicorn_server
 from tests.support.waiting import until
 
 from .world import litter, mother_of, published

@@ -12,7 +12,9 @@ from collections.abc import Callable
 import psutil
 import pytest
 
-from tests.server.world import OUR_CONF, Place, Server, check_whole, gunicorn_server
+from tests.support.answers import check_whole
+from tests.support.places import Place
+from tests.support.servers import OUR_CONF, Server, gunicorn_server
 from tests.support.waiting import until
 
 from .world import published

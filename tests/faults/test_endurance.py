@@ -19,7 +19,9 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
-from tests.server.world import Place, Server, check_whole, gunicorn_server
+from tests.support.answers import check_whole
+from tests.support.places import Place
+from tests.support.servers import Server, gunicorn_server
 from tests.support.waiting import until
 
 from .test_meddling import KINDS, Meddler

@@ -6,7 +6,9 @@ import os
 import statistics
 from collections.abc import Callable
 
-from tests.server.world import Place, check_whole, gunicorn_server
+from tests.support.answers import check_whole
+from tests.support.places import Place
+from tests.support.servers import gunicorn_server
 
 WORKERS, CLIENTS, TIMES = 8, 100, 8
 ASKED = 300

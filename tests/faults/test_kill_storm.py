@@ -18,8 +18,8 @@ from pathlib import Path
 import pytest
 
 from flask_warmcache.store.reader import Reader
-from tests.server.world import HERE as SERVER
-from tests.server.world import Place, check_items
+from tests.support.answers import check_items
+from tests.support.places import Place
 from tests.support.waiting import until
 
 from .world import HERE, YOUNG, litter, mother_of, published
@@ -276,19 +276,15 @@ def test_a_builder_that_has_lost_its_lock_touches_nothing_that_the_next_has_publ
         assert quick.flask("warmcache", "rebuild", "files").returncode == 0
     for nth in range(1, 3):
         place.gate.unlink(missing_ok=True)
-        slow = subprocess.Popen(
-            place.flask_command("warmcache", "rebuild", "files"), cwd=SERVER, env=place.env, stderr=-1, text=True
-        )
-        try:
+        command = place.flask_command("warmcache", "rebuild", "files")
+        with place.started(command, stderr=subprocess.PIPE) as slow:
             place.builder_at_gate(nth)
             (place.cache / "files.lock").unlink()
             ran = quick.flask("warmcache", "rebuild", "files")
             assert ran.returncode == 0, ran.stderr
             newest = published(place.cache)
             place.gate.touch()
-            said = slow.communicate(timeout=30)[1]
-        finally:
-            slow.kill()
+            said = slow.communicate(timeout=60)[1]
         assert slow.returncode != 0, "it published without its lock"
         assert "lock file" in said
         assert published(place.cache) == newest

@@ -13,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.world import Answer, Place, Readers, Server, check_whole, gunicorn_server
+from tests.support.answers import Answer, check_whole
+from tests.support.places import Place
+from tests.support.servers import Readers, Server, gunicorn_server
 from tests.support.waiting import until
 
 from .world import is_damaged, litter

@@ -11,7 +11,6 @@ import random
 import re
 import stat
 import subprocess
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -23,8 +22,11 @@ import psutil
 import pytest
 
 from flask_warmcache.store.changes import announce
-from tests.server.world import CHECKOUT, HERE, Place, check_items, gunicorn_server
+from tests.support.answers import check_items
 from tests.support.needs import need_root
+from tests.support.places import Place
+from tests.support.processes import CHECKOUT, python, read_line, send_line
+from tests.support.servers import gunicorn_server
 from tests.support.waiting import until
 
 from .world import Mother, is_damaged, litter, published
@@ -435,12 +437,8 @@ def test_no_mutated_snapshot_escapes_a_reader_or_gives_a_wrong_row_that_no_keepe
     whole = {path: path.read_bytes() for path in (index, data)}
     rows = {item["path"]: item for item in read_rows(folder)}
     ends: Counter[str] = Counter()
-    reader = subprocess.Popen(
-        [sys.executable, "-W", "error", "-c", READ], cwd=HERE, env=mother.place.env, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-    )  # fmt: skip
     memory: list[int] = []
-    try:
+    with mother.place.started(python("-c", READ)) as reader:
         for nth in range(mutants):
             path = index if chance.random() < 0.7 else data
             for each, content in reversed(whole.items()):
@@ -459,9 +457,6 @@ def test_no_mutated_snapshot_escapes_a_reader_or_gives_a_wrong_row_that_no_keepe
                 assert is_damaged(folder), wrong[0][:500]
             if nth % 100 == 0:
                 memory.append(psutil.Process(reader.pid).memory_info().rss)
-    finally:
-        reader.kill()
-        reader.communicate()
     half = len(memory) // 2
     growth = max(memory[half:]) / max(memory[1 : half + 1]) - 1
     print(
@@ -475,10 +470,8 @@ def test_no_mutated_snapshot_escapes_a_reader_or_gives_a_wrong_row_that_no_keepe
 
 def read_by(reader: subprocess.Popen[str], per_page: int) -> list[str]:
     """What the reader answers to its queries now."""
-    assert reader.stdin is not None and reader.stdout is not None
-    reader.stdin.write(f"{per_page}\n")
-    reader.stdin.flush()
-    line = reader.stdout.readline()
+    send_line(reader, per_page)
+    line = read_line(reader)
     assert line, "a mutant was too much for the reader"
     return json.loads(line)  # type: ignore[no-any-return]
 

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from tests.server.world import CHECKOUT
+from tests.support.processes import CHECKOUT
 from tests.support.waiting import until
 
 TASKS = 20

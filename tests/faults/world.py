@@ -17,7 +17,8 @@ from typing import Any
 from flask_warmcache.errors import SnapshotError
 from flask_warmcache.store.snapshot import Snapshot
 from flask_warmcache.store.verify import Verifier
-from tests.server.world import Place, check_items
+from tests.support.answers import check_items
+from tests.support.places import Place
 
 HERE = Path(__file__).parent
 

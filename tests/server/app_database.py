@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import time
 from typing import Any
 
 from flask import Flask, Response, jsonify, request
@@ -13,14 +12,7 @@ from flask_sqlalchemy import SQLAlchemy
 from sqlalchemy import Engine, event
 
 from flask_warmcache import WarmCache
-
-CALLS = os.open(os.environ["TEST_CALLS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-
-
-def note(what: str) -> None:
-    """Append one line, whole, for the test to count across processes."""
-    os.write(CALLS, f"{what} {os.getpid()} {time.monotonic_ns()}\n".encode())
-
+from tests.support.reporting import Measured, note
 
 logging.basicConfig(level=logging.INFO, stream=sys.stderr)
 app = Flask(__name__)
@@ -54,10 +46,7 @@ def create_tables() -> None:
 @app.get("/comics")
 def comics() -> Response:
     warmcache.ensure("create-tables", wait=15)
-    response = jsonify(count=db.session.query(Comic).count())
-    response.headers["X-Pid"] = f"{os.getpid()}"
-    response.headers["X-Begin"] = f"{time.monotonic_ns()}"
-    return response
+    return jsonify(count=db.session.query(Comic).count())
 
 
 @app.post("/comics")
@@ -71,4 +60,5 @@ def add() -> Response:
     return jsonify(id=comic.id)
 
 
+app.wsgi_app = Measured(app.wsgi_app)  # type: ignore[method-assign]
 note("loaded")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import time
-
 from tests.startup_app.app import app as app
+from tests.support.reporting import note
 
-with open(os.environ["TEST_CALLS"], "a") as _calls:
-    _calls.write(f"loaded {os.getpid()} {time.monotonic_ns()}\n")
+note("loaded")

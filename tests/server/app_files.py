@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
 from flask import Flask, Response, jsonify
 
 from flask_warmcache import WarmCache
+from tests.support.reporting import Measured, note, wait_at_gate
 
 ITEMS = int(os.environ.get("TEST_ITEMS", "60"))
 SLEEP = float(os.environ.get("TEST_SLEEP", "0"))  # seconds that a build sleeps, over all its items
@@ -25,12 +25,6 @@ FAILING = os.environ.get("TEST_FAILING")  # while this file exists, source raise
 TEXT = int(os.environ.get("TEST_TEXT", "10"))  # how often an item's text says the version
 STABLE = "TEST_STABLE" in os.environ  # whether every build is of the same items
 FORKS = "TEST_FORKS" in os.environ  # whether enrich starts a process by fork that outlives the build
-CALLS = os.open(os.environ["TEST_CALLS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-
-
-def note(what: str) -> None:
-    """Append one line, whole, for the test to count across processes."""
-    os.write(CALLS, f"{what} {os.getpid()} {time.monotonic_ns()}\n".encode())
 
 
 app = Flask(__name__)
@@ -80,8 +74,8 @@ def complete(file: dict[str, Any]) -> dict[str, Any]:
     end = time.thread_time() + COMPUTE / file["of"]
     while time.thread_time() < end:
         sum(range(100))
-    if GATE is not None and file["number"] == file["of"] // 2:
-        wait_at_the_gate(Path(GATE))
+    if file["number"] == file["of"] // 2:
+        wait_at_gate(GATE)
     if FORKS and file["number"] == 0:
         fork_a_child()
     return file | {"text": f"{file['version']}-" * TEXT}
@@ -96,13 +90,6 @@ def fork_a_child() -> None:
         note("child")
         time.sleep(600)
         os._exit(0)
-
-
-def wait_at_the_gate(gate: Path) -> None:
-    note("waiting")
-    end = time.monotonic() + 60
-    while not gate.exists() and time.monotonic() < end:
-        time.sleep(0.005)
 
 
 @app.get("/api/files")
@@ -134,48 +121,6 @@ def discard(path: str) -> Response:
 def invalidate() -> str:
     files.invalidate()
     return "invalidated"
-
-
-def queued() -> float:
-    """How many seconds the threads of this process have stood in line for a processor, as the kernel counts it."""
-    try:
-        lines = [task.joinpath("schedstat").read_text() for task in Path("/proc/self/task").iterdir()]
-    except OSError:  # a thread that has just ended, or a kernel that does not count
-        return 0.0
-    return sum(int(line.split()[1]) for line in lines) / 1e9
-
-
-class Measured:
-    """Says in each answer who gave it, when, and how long the app itself took.
-
-    ``X-Linger`` keeps the worker for so long after the app has answered, so that the requests sent
-    together with this one go to the other workers.
-    """
-
-    def __init__(self, wsgi_app: Callable[..., Iterable[bytes]]) -> None:
-        self._wsgi_app = wsgi_app
-
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        queued_before = queued()
-        begin = time.monotonic_ns()
-        kept: list[Any] = []
-
-        def keep(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> None:
-            kept[:] = [status, headers]
-
-        answer = self._wsgi_app(environ, keep)
-        try:
-            body = b"".join(answer)
-        finally:
-            if hasattr(answer, "close"):
-                answer.close()
-        end = time.monotonic_ns()
-        headers = [("X-Pid", f"{os.getpid()}"), ("X-Begin", f"{begin}"), ("X-End", f"{end}")]
-        headers.append(("X-App-Time", f"{(end - begin) / 1e9:.6f}"))
-        headers.append(("X-Queued", f"{max(0.0, queued() - queued_before):.6f}"))
-        time.sleep(float(environ.get("HTTP_X_LINGER", "0")))
-        start_response(kept[0], [*kept[1], *headers])
-        return [body]
 
 
 if "TEST_READ_AT_IMPORT" in os.environ:

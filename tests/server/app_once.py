@@ -10,19 +10,13 @@ import os
 import sys
 import time
 
-from flask import Flask, Response, current_app, g, jsonify, request
+from flask import Flask, Response, current_app, jsonify, request
 
 from flask_warmcache import WarmCache
+from tests.support.reporting import Measured, note
 
 GATE = os.environ.get("TEST_GATE")  # while this file is missing, the task stops in its middle
 FAILING = os.environ.get("TEST_FAILING")  # while this file exists, the task fails
-CALLS = os.open(os.environ["TEST_CALLS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-
-
-def note(what: str) -> None:
-    """Append one line, whole, for the test to count across processes."""
-    os.write(CALLS, f"{what} {os.getpid()} {time.monotonic_ns()}\n".encode())
-
 
 logging.basicConfig(level=logging.INFO, stream=sys.stderr)
 app = Flask(__name__)
@@ -60,20 +54,5 @@ def plain() -> str:
     return "plain"
 
 
-@app.before_request
-def begin() -> None:
-    g.begin = time.monotonic_ns()
-
-
-@app.after_request
-def tell(response: Response) -> Response:
-    """Says who answered and how long that took; lingers, so that requests sent together go to all workers."""
-    end = time.monotonic_ns()
-    response.headers["X-Pid"] = f"{os.getpid()}"
-    response.headers["X-Begin"] = f"{g.begin}"
-    response.headers["X-App-Time"] = f"{(end - g.begin) / 1e9:.6f}"
-    time.sleep(float(request.headers.get("X-Linger", "0")))
-    return response
-
-
+app.wsgi_app = Measured(app.wsgi_app)  # type: ignore[method-assign]
 note("loaded")

@@ -9,26 +9,20 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 from flask import Flask, Response
 
 from flask_warmcache import WarmCache
 from flask_warmcache.host import threads
+from tests.support.reporting import note, wait_at_gate
 
-CALLS = os.open(os.environ["TEST_CALLS"], os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 ITEMS = int(os.environ.get("TEST_ITEMS", "60"))
 COMPUTE = float(os.environ.get("TEST_COMPUTE", "0"))  # processor seconds of a build, over all its items
 HOG = int(os.environ.get("TEST_HOG", "0"))  # length of what a regular expression gets lost in, in the first item
 GATE = os.environ.get("TEST_GATE")  # while this file is missing, a build stops in its middle
 IMPORT_GATE = os.environ.get("TEST_IMPORT_GATE")  # while this file is missing, no child gets beyond its import
 HANGS = "TEST_HANGS" in os.environ  # the first item never ends
-
-
-def note(what: str) -> None:
-    """Append one line, whole, for the test to count across processes."""
-    os.write(CALLS, f"{what} {os.getpid()} {time.monotonic_ns()}\n".encode())
 
 
 def create_app(name: str = "files", folder: str = "cache") -> Flask:
@@ -48,8 +42,8 @@ def create_app(name: str = "files", folder: str = "cache") -> Flask:
     @listed.enrich
     def complete(file: dict[str, Any]) -> dict[str, Any]:
         note("enrich")
-        if GATE is not None and file["number"] == ITEMS // 2:
-            wait_at_the_gate(Path(GATE))
+        if file["number"] == ITEMS // 2:
+            wait_at_gate(GATE)
         if HANGS and file["number"] == 0:
             time.sleep(600)
         if HOG and file["number"] == 0:
@@ -75,14 +69,7 @@ def create_app(name: str = "files", folder: str = "cache") -> Flask:
     def plain() -> str:
         return "plain"
 
-    if IMPORT_GATE is not None and threads.in_child:
-        wait_at_the_gate(Path(IMPORT_GATE))
+    if threads.in_child:
+        wait_at_gate(IMPORT_GATE)
     note("loaded")
     return app
-
-
-def wait_at_the_gate(gate: Path) -> None:
-    note("waiting")
-    end = time.monotonic() + 60
-    while not gate.exists() and time.monotonic() < end:
-        time.sleep(0.005)

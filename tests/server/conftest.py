@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from .world import Place
+from tests.support.places import Place
 
 
 @pytest.fixture

@@ -8,16 +8,15 @@ import signal
 import subprocess
 from contextlib import AbstractContextManager
 
-from tests.support.processes import started
+from tests.support.answers import check_whole
+from tests.support.places import Place
+from tests.support.servers import Server, gunicorn_server
 from tests.support.waiting import until
-
-from .world import HERE, Place, Server, check_whole, gunicorn_server
 
 
 def command(place: Place, *arguments: str) -> AbstractContextManager[subprocess.Popen[str]]:
     """Run a command beside the block."""
-    words = place.flask_command("warmcache", *arguments)
-    return started(words, place.env, cwd=HERE, stderr=subprocess.PIPE, start_new_session=True)
+    return place.started(place.flask_command("warmcache", *arguments), stderr=subprocess.PIPE)
 
 
 def rebuilding(server: Server) -> list[bool]:

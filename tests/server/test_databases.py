@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.needs import need_module
+from tests.support.places import Place
+from tests.support.servers import OUR_CONF, Server, gunicorn_server
 from tests.support.waiting import until
 
 from .postgres import Cluster, cluster
-from .world import OUR_CONF, Place, Server, gunicorn_server
 
 Make = Callable[..., Place]
 

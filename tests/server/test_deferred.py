@@ -7,22 +7,21 @@ import json
 import os
 import random
 import signal
-import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 
-import gunicorn
 import pytest
 
 from tests.startup_app.parts import CRITICAL, LATE, write
+from tests.support.places import Place
 from tests.support.ports import free_port
+from tests.support.servers import OUR_CONF, Server, gunicorn_server, running
+from tests.support.threads import Repeated
 from tests.support.waiting import until
 
 from .test_preload import threads_of
-from .world import CHECKOUT, HERE, OUR_CONF, Place, Server, running
 
 
 @pytest.fixture
@@ -35,25 +34,16 @@ def make_site(place: Place) -> Callable[..., Place]:
         if slow is not None:
             module = parts / f"{LATE[0]}_part.py"
             module.write_text(f"import time\ntime.sleep({slow})\n" + module.read_text())
-        place.env |= {
-            "STARTUP_MODE": "deferred",
-            "STARTUP_CACHE": str(place.cache),
-            "PYTHONPATH": os.pathsep.join(map(str, (CHECKOUT, HERE, parts))),
-        }
+        place.app = "app_deferred"
+        place.env |= {"STARTUP_MODE": "deferred", "STARTUP_CACHE": str(place.cache)}
+        place.add_path(parts)
         return place
 
     return make
 
 
-@contextmanager
-def serving(place: Place, *arguments: str, workers: int = 2) -> Iterator[Server]:
-    port = free_port()
-    command = [sys.executable, "-m", "gunicorn", "-b", f"127.0.0.1:{port}", "-w", f"{workers}"]
-    if gunicorn.version_info >= (25, 1):
-        command.append("--no-control-socket")
-    server = Server(place, [*command, *arguments, "app_deferred:app"], port, workers, "--preload" in arguments)
-    with running(server):
-        yield server
+def serving(place: Place, *arguments: str, workers: int = 2) -> AbstractContextManager[Server]:
+    return gunicorn_server(place, *arguments, workers=workers)
 
 
 def loaded(server: Server) -> dict[str, int]:
@@ -72,42 +62,32 @@ def until_all_loaded(server: Server, seconds: float = 120) -> None:
     until(all_loaded, lambda: f"all loaded: {known}\n{server.log}", seconds)
 
 
-class Clients:
+class Clients(Repeated):
     """Ask for anything, as fast as they can, on connections that are kept; and check each answer."""
 
     def __init__(self, server: Server, number: int = 6) -> None:
+        super().__init__(number)
         self._server = server
-        self._stop = threading.Event()
         self.seen: Counter[int] = Counter()
         self.wrong: list[str] = []
         self.slowest_login = 0.0
-        self._threads = [threading.Thread(target=self._ask_on) for _ in range(number)]
 
-    def __enter__(self) -> Clients:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(60)
-
-    def _ask_on(self) -> None:
+    def turn(self) -> None:
+        """Use one connection until the end, or until something goes wrong."""
         seen: Counter[int] = Counter()
-        while not self._stop.is_set() and len(self.wrong) < 10:
-            connection = http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=30)
-            try:
-                while not self._stop.is_set():
-                    status, fault = self._ask(connection)
-                    seen[status] += 1
-                    if fault is not None:
-                        self.wrong.append(fault)
-            except (OSError, http.client.HTTPException) as error:
-                self.wrong.append(f"{type(error).__name__}: {error}")
-            finally:
-                connection.close()
-        self.seen += seen
+        connection = http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=30)
+        try:
+            while not self.stopped.is_set():
+                status, fault = self._ask(connection)
+                seen[status] += 1
+                if fault is not None:
+                    self.wrong.append(fault)
+        except (OSError, http.client.HTTPException) as error:
+            self.wrong.append(f"{type(error).__name__}: {error}")
+            self.stopped.wait(0.01)
+        finally:
+            connection.close()
+            self.seen += seen
 
     def _ask(self, connection: http.client.HTTPConnection) -> tuple[int, str | None]:
         name, number = random.choice(LATE), random.randrange(1000)
@@ -218,8 +198,8 @@ def test_without_our_conf_nothing_is_imported_before_the_first_request(make_site
 def test_flask_run_serves_at_once_and_loads_beside(make_site: Callable[..., Place]) -> None:
     site = make_site(0.1)
     port = free_port()
-    command = [sys.executable, "-m", "flask", "--app", "app_deferred:app", "run", "--port", f"{port}"]
-    with running(Server(site, command, port, 1, preload=True)) as server:
+    command = site.flask_command("run", "--port", f"{port}")
+    with running(Server(site, command, port, workers=1, loads=1)) as server:
         first = server.get("/login/")
         assert first.status == 200
         assert sum(loaded(server).values()) < len(LATE), "flask run has loaded everything before it served"

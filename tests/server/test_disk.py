@@ -6,15 +6,14 @@ import json
 import os
 import resource
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 
 import pytest
 
+from tests.support.places import Place
+from tests.support.processes import python
+from tests.support.servers import Server, gunicorn_server
 from tests.support.waiting import until
-
-from .world import HERE, Place, Server, gunicorn_server
 
 LARGE: dict[str, object] = {"items": 200, "text": 1000, "runner": "thread"}  # 20 KB an item, 4 MB a list
 
@@ -77,21 +76,13 @@ def data_size(place: Place) -> int:
     return sum(path.stat().st_size for path in place.cache.glob("*.data"))
 
 
-def run(place: Place, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a script beside the app to its end."""
-    return subprocess.run(
-        [sys.executable, "-c", script, *arguments], cwd=HERE, env=place.env, text=True, capture_output=True,
-        timeout=60,
-    )  # fmt: skip
-
-
 def test_builds_that_find_no_room_give_back_what_they_took(make_place: Callable[..., Place]) -> None:
     place = make_place(**LARGE)
     assert place.flask("warmcache", "rebuild", "files").returncode == 0
     before = data_size(place)
     generation = json.loads(place.flask("warmcache", "status", "--json").stdout)["files"]["generation"]
     # As on a full disk, a file can grow to half a list and no further.
-    ran = run(place, NO_ROOM, str(before // 2))
+    ran = place.run(python("-c", NO_ROOM, before // 2))
     assert ran.stdout.split() == ["OSError"] * 3, ran.stderr
     section = json.loads(place.flask("warmcache", "status", "--json").stdout)["files"]
     assert section["state"] == "failed" and section["generation"] == generation
@@ -134,7 +125,7 @@ def test_builds_that_are_killed_again_and_again_do_not_fill_the_disk(
 def test_an_invalidation_is_not_lost_when_the_builder_dies_behind_the_rename(place: Place) -> None:
     assert place.flask("warmcache", "rebuild", "files").returncode == 0
     first = json.loads(place.flask("warmcache", "status", "--json").stdout)["files"]
-    ran = run(place, KILLED_BEHIND_THE_RENAME)
+    ran = place.run(python("-c", KILLED_BEHIND_THE_RENAME))
     assert ran.returncode == -signal.SIGKILL, ran.stderr
     section = json.loads(place.flask("warmcache", "status", "--json").stdout)["files"]
     assert section["generation"] != first["generation"], "it was to die behind the rename"

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.places import Place
+from tests.support.servers import OUR_CONF, Server, gunicorn_server
 from tests.support.waiting import until
-
-from .world import OUR_CONF, Place, Server, gunicorn_server
 
 LOST_HOOK = """
 from flask_warmcache.gunicorn_conf import *
@@ -173,7 +173,7 @@ def slow_app(place: Place) -> Path:
         path = place.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
-    place.env["PYTHONPATH"] += f":{place.folder / 'site-packages'}"
+    place.add_path(place.folder / "site-packages")
     place.env["FLASK_WARMCACHE_DIR"] = place.env["WARMCACHE_DIR"]
     place.env["FLASK_WARMCACHE_APP"] = "shop:create_app()"
     return place.folder
@@ -182,9 +182,7 @@ def slow_app(place: Place) -> Path:
 def test_slow_imports_are_reported_with_what_can_be_deferred(place: Place, slow_app: Path) -> None:
     command = place.flask_command("warmcache", "doctor")
     command[command.index("app_files")] = "shop:create_app"
-    ran = subprocess.run(
-        [*command, "--json"], cwd=slow_app, env=place.env, text=True, capture_output=True, timeout=60
-    )
+    ran = place.run([*command, "--json"], cwd=slow_app)
     report = json.loads(ran.stdout)["imports"]
     worst = {unit["name"]: unit for unit in report["worst"]}
     assert report["seconds"] > 0.75
@@ -197,8 +195,8 @@ def test_slow_imports_are_reported_with_what_can_be_deferred(place: Place, slow_
     assert len(worst) <= 10
     assert not list(place.cache.glob("*.index")), "the doctor builds nothing"
 
-    narrow = place.env | {"COLUMNS": "80"}
-    text = subprocess.run(command, cwd=slow_app, env=narrow, text=True, capture_output=True, timeout=60).stdout
+    place.env["COLUMNS"] = "80"
+    text = place.run(command, cwd=slow_app).stdout
     assert "\x1b" not in text
     assert "0 faults, " in text.splitlines()[-1]
     assert max(len(line) for line in text.splitlines() if "/" not in line) <= 80, "a path is not split"

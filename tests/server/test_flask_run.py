@@ -10,10 +10,11 @@ from contextlib import contextmanager
 import psutil
 import pytest
 
+from tests.support.answers import check_whole
+from tests.support.places import Place
 from tests.support.ports import free_port
+from tests.support.servers import Server, running
 from tests.support.waiting import until
-
-from .world import Place, Server, check_whole, running
 
 RELOADER = pytest.mark.parametrize("options", [("--no-debug",), ("--debug",)], ids=["no reloader", "reloader"])
 
@@ -23,7 +24,7 @@ def flask_run(place: Place, *options: str) -> Iterator[Server]:
     port = free_port()
     debug, *more = options
     command = place.flask_command(debug, "run", "--port", f"{port}", *more)
-    with running(Server(place, command, port, workers=1, preload=False)) as server:
+    with running(Server(place, command, port, workers=1, loads=1)) as server:
         yield server
 
 

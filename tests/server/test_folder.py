@@ -7,9 +7,10 @@ import stat
 import time
 from pathlib import Path
 
+from tests.support.answers import backwards, check_whole
+from tests.support.places import Place
+from tests.support.servers import Readers, gunicorn_server
 from tests.support.waiting import until
-
-from .world import Place, Readers, backwards, check_whole, gunicorn_server
 
 
 def modes(folder: Path) -> dict[str, int]:

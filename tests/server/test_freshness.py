@@ -10,9 +10,10 @@ from collections.abc import Callable
 
 import pytest
 
+from tests.support.answers import backwards, check_whole
+from tests.support.places import Place
+from tests.support.servers import OUR_CONF, Readers, gunicorn_server
 from tests.support.waiting import until
-
-from .world import OUR_CONF, Place, Readers, backwards, check_whole, gunicorn_server
 
 
 def test_a_list_is_rebuilt_when_its_ttl_is_over_without_any_request(make_place: Callable[..., Place]) -> None:

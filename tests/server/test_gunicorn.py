@@ -13,9 +13,10 @@ from pathlib import Path
 import gunicorn
 import pytest
 
+from tests.support.answers import check_whole
+from tests.support.places import Place
+from tests.support.servers import OUR_CONF, Server, gunicorn_server
 from tests.support.waiting import until
-
-from .world import HERE, OUR_CONF, Place, Server, check_whole, gunicorn_server
 
 # Before 24 a gthread worker that ends drops what has just been connected to it.
 KEEPS_CONNECTIONS = gunicorn.version_info >= (24,)
@@ -47,10 +48,8 @@ def in_force(server: Server) -> dict[str, tuple[str, str]]:
 
 
 def check_config(place: Place, *arguments: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "gunicorn", "--check-config", *arguments, "app_files:app"]
-    return subprocess.run(
-        command, cwd=HERE, env=place.env | environ, text=True, capture_output=True, timeout=60
-    )  # fmt: skip
+    place.env |= environ
+    return place.run([sys.executable, "-m", "gunicorn", "--check-config", *arguments, "app_files:app"])
 
 
 def test_the_start_says_in_one_line_what_is_in_force_and_where_it_came_from(place: Place) -> None:

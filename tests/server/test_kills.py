@@ -6,9 +6,10 @@ import os
 import signal
 import time
 
+from tests.support.answers import backwards, check_whole
+from tests.support.places import Place
+from tests.support.servers import Readers, gunicorn_server
 from tests.support.waiting import until
-
-from .world import Place, Readers, backwards, check_whole, gunicorn_server
 
 
 def test_another_worker_takes_over_when_the_building_one_is_killed(gated: Place) -> None:

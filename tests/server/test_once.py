@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
+from tests.support.places import Place
+from tests.support.servers import OUR_CONF, Server, gunicorn_server
 from tests.support.waiting import until
-
-from .world import OUR_CONF, Place, Server, gunicorn_server
 
 Make = Callable[..., Place]
 
@@ -291,21 +291,14 @@ def test_the_command_leaves_a_task_to_who_runs_it_and_waits_if_told(once: Make) 
         assert busy.returncode == 3 and "--wait" in busy.stderr
         assert json.loads(busy.stdout)["ran"] is False
         command = place.flask_command("warmcache", "once", "--wait")
-        waiting = subprocess.Popen(
-            command, cwd=os.path.dirname(__file__), env=place.env, text=True, stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )  # fmt: skip
-        try:
+        with place.started(command, stderr=subprocess.PIPE) as waiting:
             assert waiting.stderr is not None
             lines: list[str] = []
             while not any("it goes on" in line for line in lines):
                 lines.append(waiting.stderr.readline())
                 assert lines[-1], lines
             place.gate.touch()
-            out, _ = waiting.communicate(timeout=30)
-        finally:
-            waiting.kill()
-            waiting.wait()
+            out, _ = waiting.communicate(timeout=60)
         assert (waiting.returncode, out) == (0, "fetch-models: already done in this deployment\n")
         until_state(server, "done")
     assert len(place.calls("begun")) == 1
@@ -315,17 +308,10 @@ def test_on_a_terminal_the_command_shows_how_long_the_task_runs(once: Make) -> N
     place = once(timeout=7).with_gate()
     leader, terminal = pty.openpty()
     command = place.flask_command("warmcache", "once")
-    process = subprocess.Popen(
-        command, cwd=os.path.dirname(__file__), env=place.env, stdout=subprocess.DEVNULL, stderr=terminal
-    )
     shown = b""
-    try:
+    with place.started(command, stderr=terminal) as process, open(leader, "rb", buffering=0) as screen:
         os.close(terminal)
         while b"1/7\r" not in shown.replace(b" ", b""):
-            shown += os.read(leader, 1000)  # an error when the command has ended without that
+            shown += screen.read(1000)  # an error when the command has ended without that
         place.gate.touch()
-        assert process.wait(30) == 0
-    finally:
-        process.kill()
-        process.wait()
-        os.close(leader)
+        assert process.wait(60) == 0

@@ -13,16 +13,16 @@ from pathlib import Path
 import pytest
 
 from tests.support import orphans
+from tests.support.processes import CHECKOUT
 from tests.support.waiting import until
-
-from .world import CHECKOUT
 
 pytestmark = pytest.mark.skipif(not orphans.HAS_PROC, reason="processes are found by /proc")
 
 A_TEST = """
 import signal
 from pathlib import Path
-from tests.server.world import OUR_CONF, Place, gunicorn_server
+from tests.support.servers import OUR_CONF, gunicorn_server
+from tests.support.places import Place
 
 def test_waits(tmp_path):
     place = Place(tmp_path, runner="process").with_gate()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from .world import CHECKOUT
+from tests.support.processes import CHECKOUT
 
 SERVED = """
 import importlib.metadata, pathlib, flask, flask_warmcache

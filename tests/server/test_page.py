@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.support.places import Place
+from tests.support.servers import OUR_CONF, Server, gunicorn_server
 from tests.support.waiting import until
-
-from .world import OUR_CONF, Place, Server, gunicorn_server
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.answers import check_whole
+from tests.support.places import Place
+from tests.support.servers import OUR_CONF, gunicorn_server
 from tests.support.waiting import until
-
-from .world import OUR_CONF, Place, check_whole, gunicorn_server
 
 
 def threads_of(pid: int) -> int:

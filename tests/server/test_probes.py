@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import os
 
+from tests.support.places import Place
+from tests.support.servers import OUR_CONF, gunicorn_server
 from tests.support.waiting import until
-
-from .world import OUR_CONF, Place, gunicorn_server
 
 
 def test_a_server_that_builds_is_alive_and_ready_and_a_strict_one_becomes_ready(gated: Place) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,9 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.answers import backwards, check_whole
+from tests.support.places import APPS, Place
+from tests.support.processes import python
+from tests.support.servers import Readers, gunicorn_server
 from tests.support.waiting import until
-
-from .world import HERE, Place, Readers, backwards, check_whole, gunicorn_server
 
 LEAST = 2_000
 
@@ -34,7 +35,7 @@ def writer(place: Place) -> Iterator[list[int]]:
     published: list[int] = []
     path = place.folder / "published"
     with path.open("wb") as output:
-        process = subprocess.Popen([sys.executable, "-c", WRITER], cwd=HERE, env=place.env, stdout=output)
+        process = subprocess.Popen(python("-c", WRITER), cwd=APPS, env=place.env, stdout=output)
     try:
         yield published
         assert process.poll() is None, "the writer ended by itself"

@@ -10,9 +10,10 @@ from collections.abc import Callable
 import pytest
 
 from flask_warmcache.store.reader import Reader
+from tests.support.answers import backwards, check_items, check_whole
+from tests.support.places import Place
+from tests.support.servers import OUR_CONF, Readers, gunicorn_server
 from tests.support.waiting import until
-
-from .world import OUR_CONF, Place, Readers, backwards, check_items, check_whole, gunicorn_server
 
 CONFS = pytest.mark.parametrize("conf", [(), OUR_CONF], ids=["plain", "our conf"])
 

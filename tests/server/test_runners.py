@@ -6,38 +6,30 @@ import fcntl
 import os
 import signal
 import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-import gunicorn
 import psutil
 import pytest
 
 from flask_warmcache.store.reader import Reader
-from tests.support.ports import free_port
+from tests.support.places import Place
+from tests.support.processes import is_running
+from tests.support.servers import OUR_CONF, Server, gunicorn_server
+from tests.support.threads import Repeated
 from tests.support.waiting import until
-
-from .world import OUR_CONF, Place, Server, running
 
 Make = Callable[..., Place]
 
 
-@contextmanager
 def serving(
     place: Place, *arguments: str, uri: str = "app_runners:create_app()", workers: int = 1
-) -> Iterator[Server]:
+) -> AbstractContextManager[Server]:
     """A gunicorn server of our app, with our configuration."""
-    port = free_port()
-    command = [sys.executable, "-m", "gunicorn", *OUR_CONF, "-b", f"127.0.0.1:{port}", "-w", f"{workers}"]
-    if gunicorn.version_info >= (25, 1):
-        command.append("--no-control-socket")
-    with running(Server(place, [*command, *arguments, uri], port, workers, "--preload" in arguments)) as server:
-        yield server
+    return gunicorn_server(place, *OUR_CONF, *arguments, app=uri, workers=workers)
 
 
 def configured(make_place: Make, *, config: dict[str, object], **options: object) -> Place:
@@ -82,13 +74,6 @@ def is_locked(place: Place, name: str = "files") -> bool:
     return False
 
 
-def gone(pid: int) -> bool:
-    try:
-        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return True
-
-
 def is_idle(pid: int) -> bool:
     return os.sched_getscheduler(pid) == os.SCHED_IDLE
 
@@ -108,7 +93,7 @@ def test_a_child_rebuilds_and_the_worker_only_serves(make_place: Make) -> None:
         pids = pids_of(built(server))
         assert len(pids) == 1 and not pids & (server.pids | {server.process.pid})
         assert stats(server)["runner"] == {"mode": "process", "child": "available"}
-        until(lambda: gone(pids.copy().pop()), "the end of the child")
+        until(lambda: not any(is_running(pid) for pid in pids), "the end of the child")
         assert len(place.calls("source")) == 1
 
 
@@ -151,7 +136,7 @@ def test_a_child_keeps_the_lock_and_publishes_after_its_worker_was_killed(make_p
         os.kill(worker, signal.SIGKILL)
         server.until_gone(worker)
         until(lambda: stats(server)["cache_rebuilding"], "the new worker to see the rebuild")
-        assert is_locked(place) and not gone(child)
+        assert is_locked(place) and is_running(child)
         place.gate.touch()
         assert pids_of(built(server)) == {child}
         assert len(place.calls("source")) == 1
@@ -168,12 +153,12 @@ def test_a_child_does_not_hold_up_a_stopping_server_and_publishes(make_place: Ma
             if not rebuilding:
                 place.gate.touch()
                 built(server)
-                until(lambda: gone(child), "the end of the child")
+                until(lambda: not is_running(child), "the end of the child")
             took = server.stop(number)
             if rebuilding:
                 assert is_locked(place)
                 place.gate.touch()
-                until(lambda: gone(child), "the end of the child")
+                until(lambda: not is_running(child), "the end of the child")
         snapshot = Reader(place.cache, "files").current()
         assert snapshot is not None and snapshot.count == 60
         return took
@@ -219,7 +204,7 @@ def test_a_child_past_its_deadline_is_ended(make_place: Make, how: dict[str, obj
         print(f"\nended and shown {took:.2f} s after it began, the deadline being 2 s after its start")
         assert took < 3
         assert stats(server)["last_error"] == "BuildTimeoutError"
-        until(lambda: gone(began.pid) and not is_locked(place), "the end of the child")
+        until(lambda: not is_running(began.pid) and not is_locked(place), "the end of the child")
 
 
 # Finding the app
@@ -325,32 +310,23 @@ def test_a_child_that_would_run_other_code_than_its_worker_is_refused_until_the_
 # From the thread to a child
 
 
-class Probe:
+class Probe(Repeated):
     """Looks, as often as it can, whether the lock is free."""
 
     def __init__(self, place: Place) -> None:
+        super().__init__()
         self._place = place
-        self._stop = threading.Event()
         self.looks = self.free = 0
-        self._thread = threading.Thread(target=self._look)
 
-    def _look(self) -> None:
-        while not self._stop.is_set():
-            # What is published is looked at first: the lock may be free as soon as it is there.
-            done = (self._place.cache / "files.index").exists()
-            locked = is_locked(self._place)
-            if done:
-                return
+    def turn(self) -> None:
+        # What is published is looked at first: the lock may be free as soon as it is there.
+        done = (self._place.cache / "files.index").exists()
+        locked = is_locked(self._place)
+        if done:
+            self.stopped.set()
+        else:
             self.looks += 1
             self.free += not locked
-
-    def __enter__(self) -> Probe:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(20)
 
 
 def test_a_computing_rebuild_goes_on_in_a_child_and_the_lock_is_never_free(make_place: Make) -> None:
@@ -493,6 +469,11 @@ def test_a_child_finds_an_app_that_patches_itself_as_it_is_imported(make_place: 
 # external
 
 
+def command_of(place: Place, *arguments: str) -> list[str]:
+    place.app = "app_runners:create_app()"
+    return place.flask_command("warmcache", *arguments)
+
+
 def test_external_workers_only_read_and_watch_rebuilds(make_place: Make) -> None:
     place = configured(make_place, config={"runner": "external"})
     with serving(place) as server:
@@ -501,19 +482,15 @@ def test_external_workers_only_read_and_watch_rebuilds(make_place: Make) -> None
         assert page["files"] == []
         assert stats(server)["runner"] == {"mode": "external"}
         assert place.calls("source") == []
-        command = [sys.executable, "-m", "flask", "--app", "app_runners:create_app()", "warmcache", "watch"]
-        with subprocess.Popen(command, cwd=place.folder, env=place.env, stderr=subprocess.PIPE) as watching:
-            try:
-                assert pids_of(built(server)) == {watching.pid}
-                server.get("/invalidate", "POST")
-                until(lambda: len(place.calls("source")) == 2, "a second build")
-                built(server)
-                began = time.monotonic()
-                watching.send_signal(signal.SIGTERM)
-                assert watching.wait(10) == 0
-                assert time.monotonic() - began < 1
-            finally:
-                watching.kill()
+        with place.started(command_of(place, "watch"), stderr=subprocess.PIPE) as watching:
+            assert pids_of(built(server)) == {watching.pid}
+            server.get("/invalidate", "POST")
+            until(lambda: len(place.calls("source")) == 2, "a second build")
+            built(server)
+            began = time.monotonic()
+            watching.send_signal(signal.SIGTERM)
+            assert watching.wait(10) == 0
+            assert time.monotonic() - began < 1
         server.get("/invalidate", "POST")
         assert server.get().state == "stale"
         assert {call.pid for call in place.calls("source")} == {watching.pid}
@@ -521,8 +498,7 @@ def test_external_workers_only_read_and_watch_rebuilds(make_place: Make) -> None
 
 def test_a_restarted_server_does_not_call_stale_what_only_another_process_can_rebuild(make_place: Make) -> None:
     place = configured(make_place, config={"runner": "external"})
-    rebuild = [sys.executable, "-m", "flask", "--app", "app_runners:create_app()", "warmcache", "rebuild", "files"]
-    subprocess.run(rebuild, cwd=place.folder, env=place.env, check=True, capture_output=True)
+    place.run(command_of(place, "rebuild", "files"), check=True)
     with serving(place) as server:
         assert server.get().state == "fresh"
 

@@ -6,7 +6,9 @@ from collections.abc import Callable
 
 import pytest
 
-from .world import Place, check_whole, gunicorn_server
+from tests.support.answers import check_whole
+from tests.support.places import Place
+from tests.support.servers import gunicorn_server
 
 REQUESTS = 100
 

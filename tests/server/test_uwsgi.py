@@ -8,10 +8,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.support.answers import check_whole
+from tests.support.places import Place
 from tests.support.ports import free_port
+from tests.support.servers import Server, running
 from tests.support.waiting import until
-
-from .world import Place, Server, check_whole, running
 
 WORKERS = 2
 UWSGI = Path(sys.executable).with_name("uwsgi")
@@ -31,7 +32,7 @@ def uwsgi_server(place: Place, *options: str) -> Iterator[Server]:
         f"{place.app}:app",
         *options,
     ]
-    with running(Server(place, command, port, WORKERS, preload=True)) as server:
+    with running(Server(place, command, port, WORKERS, loads=1)) as server:
         yield server
 
 

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 import sysconfig
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pytest
 
 from tests.benchmarks import startup
 from tests.startup_app.parts import LATE, write
+from tests.support.needs import missing
+from tests.support.places import Place
+from tests.support.processes import run
+from tests.support.servers import gunicorn_server
 
 from .test_doctor import examine, master
-from .world import Place, gunicorn_server
-
-refuse: Callable[[str], NoReturn] = pytest.fail if os.environ.get("CI") == "true" else pytest.skip
 
 
 def install(*arguments: object) -> None:
     """By pip; where it has no registry the test is skipped, but fails where CI says that it counts."""
-    command = [sys.executable, "-m", "pip", *map(str, arguments)]
-    ran = subprocess.run(command, text=True, capture_output=True, timeout=300)
+    ran = run([sys.executable, "-m", "pip", *map(str, arguments)], timeout=300)
     if ran.returncode:
-        refuse(f"pip cannot install: {ran.stderr[-500:]}")
+        missing(f"pip cannot install: {ran.stderr[-500:]}")
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +33,7 @@ def python_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str
 
     def make(version: str) -> str:
         folder = tmp_path_factory.mktemp("gunicorn") / version
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True, timeout=120)
+        run([sys.executable, "-m", "venv", "--without-pip", str(folder)], check=True, timeout=120)
         python = folder / "bin" / "python"
         install("--python", python, "install", "-q", "--no-deps", f"gunicorn=={version}")
         (own,) = folder.glob("lib/python*/site-packages")
@@ -67,7 +65,7 @@ def test_nobody_is_killed_while_a_worker_starts_for_longer_than_the_timeout(
 def test_settings_of_a_server_renamed_by_setproctitle_cannot_be_read(place: Place) -> None:
     install("install", "-q", "--no-deps", "--target", place.folder / "titles", "setproctitle")
     ours = place.env["PYTHONPATH"]
-    place.env["PYTHONPATH"] += f"{os.pathsep}{place.folder / 'titles'}"
+    place.add_path(place.folder / "titles")
     with gunicorn_server(place, workers=1) as server:
         place.env["PYTHONPATH"] = ours
         assert Path(f"/proc/{server.process.pid}/cmdline").read_bytes().startswith(b"gunicorn: master")

@@ -30,9 +30,9 @@ def guard() -> None:
     os.environ[MARK] = mark
 
 
-def marked(mark: str) -> list[int]:
+def marked(mark: str, variable: str = MARK) -> list[int]:
     """Return the processes that have inherited this mark."""
-    wanted = f"{MARK}={mark}".encode()
+    wanted = f"{variable}={mark}".encode()
     found = []
     for environ in Path("/proc").glob("[0-9]*/environ"):
         try:

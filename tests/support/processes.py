@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 CHECKOUT = Path(__file__).parents[2]
 
 
@@ -54,17 +56,25 @@ def started(
         process.communicate()
 
 
-def line_of(process: subprocess.Popen[str]) -> str:
+def read_line(process: subprocess.Popen[str]) -> str:
     """Return the next line that the process prints."""
     assert process.stdout is not None
     return process.stdout.readline().rstrip("\n")
 
 
-def tell(process: subprocess.Popen[str], line: object) -> None:
+def send_line(process: subprocess.Popen[str], line: object) -> None:
     """Send a line to the process."""
     assert process.stdin is not None
     process.stdin.write(f"{line}\n")
     process.stdin.flush()
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process lives; a zombie does not."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
 
 
 # What each line on stdin asks for: a child that calls ``act`` with its words, or to wait for one.
@@ -98,13 +108,13 @@ class Forker:
 
     def fork(self, *words: object) -> int:
         """Start a child that acts with these words; return its pid."""
-        tell(self._process, " ".join(map(str, ("fork", *words))))
-        return int(line_of(self._process))
+        send_line(self._process, " ".join(map(str, ("fork", *words))))
+        return int(read_line(self._process))
 
     def wait(self, pid: int) -> int:
         """Wait for that child's end; return its exit code, or the negative number of the signal that killed it."""
-        tell(self._process, f"wait {pid}")
-        return int(line_of(self._process))
+        send_line(self._process, f"wait {pid}")
+        return int(read_line(self._process))
 
 
 @contextmanager

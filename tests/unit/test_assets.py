@@ -11,10 +11,9 @@ import pytest
 from flask.testing import FlaskClient
 
 from flask_warmcache.web import assets
-from tests.support.processes import run_python
+from tests.support.processes import CHECKOUT, run_python
 
 from .shop import Shop
-from .world import CHECKOUT
 
 PATH = "/api/cache/static/warmcache.js"
 SCRIPT = CHECKOUT / "static" / "warmcache.js"

@@ -19,7 +19,7 @@ from flask import Flask
 
 from flask_warmcache import WarmCache, WarmList
 from flask_warmcache.store.files import FileStore
-from tests.support.processes import line_of, python, run, started, tell
+from tests.support.processes import python, read_line, run, send_line, started
 from tests.support.waiting import until
 
 from .world import files, make_app, state_of
@@ -73,7 +73,7 @@ for line in sys.stdin:
 def other(shop: Shop) -> Iterator[subprocess.Popen[str]]:
     """Start another process, in the middle of a rebuild, which ends in the phase that is sent to it."""
     with started(python("-c", HOLD, shop.folder)) as process:
-        assert line_of(process) == "ready"
+        assert read_line(process) == "ready"
         yield process
 
 
@@ -100,7 +100,7 @@ def test_status_with_warm_lists_exits_with_0(shop: Shop) -> None:
 def test_status_shows_failures_and_progress(shop: Shop, other: subprocess.Popen[str]) -> None:
     result = shop.run("status")
     assert "rebuilding: enrich, 1 of 4" in result.output
-    tell(other, "failed")
+    send_line(other, "failed")
     until(lambda: "last error: ValueError" in shop.run("status").output)
     assert shop.run("status").exit_code == 1
 
@@ -203,7 +203,7 @@ def test_wait_follows_the_other_rebuild_to_its_end(
     assert results == []
     if phase == "finished":
         _publish_as_the_other_would(publisher)
-    tell(other, phase)
+    send_line(other, phase)
     thread.join(20)
     assert results and results[0].exit_code == code, results
     assert (json.loads(results[0].stdout or "{}").get("count") == 2) == (code == 0)

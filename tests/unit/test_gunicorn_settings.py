@@ -22,8 +22,7 @@ from flask_warmcache.host.gunicorn_settings import (
     wrong_variables,
 )
 from flask_warmcache.host.gunicorn_sources import misspelt
-
-from .world import CHECKOUT
+from tests.support.processes import CHECKOUT
 
 MIB = 1 << 20
 

@@ -15,7 +15,7 @@ import pytest
 from flask_warmcache import RebuildError, StoreError
 from flask_warmcache.store import locks as locks_module
 from flask_warmcache.store.files import FileStore
-from tests.support.processes import line_of, python, run, started
+from tests.support.processes import python, read_line, run, started
 from tests.support.waiting import stays_false
 
 from .world import Shelf, files
@@ -39,18 +39,18 @@ def other_process(folder: Path) -> AbstractContextManager[subprocess.Popen[str]]
 def test_two_processes_never_both_hold_the_lock(folder: Path) -> None:
     store = FileStore(folder)
     with other_process(folder) as first:
-        assert line_of(first) == "locked"
+        assert read_line(first) == "locked"
         assert store.try_lock("files") is None
         assert store.is_locked("files")
         assert not store.is_locked("others")
         with other_process(folder) as second:
-            assert line_of(second) == "refused"
+            assert read_line(second) == "refused"
 
 
 def test_lock_of_a_killed_process_is_released_at_once(folder: Path) -> None:
     store = FileStore(folder)
     with other_process(folder) as holder:
-        assert line_of(holder) == "locked"
+        assert read_line(holder) == "locked"
         holder.kill()
         holder.wait()
         lock = store.try_lock("files")

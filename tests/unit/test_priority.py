@@ -13,7 +13,7 @@ import pytest
 from flask_warmcache.host import priority
 from flask_warmcache.host.priority import NICE, Priority, lower
 from tests.benchmarks.load import pinned
-from tests.support.processes import line_of, python, started
+from tests.support.processes import python, read_line, started
 from tests.support.waiting import until
 
 # Computes in its main thread, and tries to decide ten times a second in another; prints lines once it could.
@@ -50,7 +50,7 @@ def classes(running: subprocess.Popen[str]) -> set[int]:
 
 
 def wait_for_decisions(running: subprocess.Popen[str], number: int) -> None:
-    assert [line_of(running) for _ in range(number)] == ["decided"] * number
+    assert [read_line(running) for _ in range(number)] == ["decided"] * number
 
 
 def test_all_threads_become_idle() -> None:
@@ -62,7 +62,7 @@ def test_a_process_that_began_on_a_busy_core_never_becomes_idle() -> None:
     core = min(os.sched_getaffinity(0))
     with ExitStack() as others:
         for _ in range(4):
-            line_of(others.enter_context(process(BUSY, core=core)))
+            read_line(others.enter_context(process(BUSY, core=core)))
         with process(COMPUTING, priority.MOST_WAITED, core=core) as running:
             wait_for_decisions(running, 4)
             assert classes(running) == {os.SCHED_OTHER}

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-from .world import CHECKOUT
+from tests.support.processes import CHECKOUT
 
 PACKAGE = CHECKOUT / "flask_warmcache"
 # From the ground up.  A name is a folder, or one file that is a room of its own; docs/architecture.md says what

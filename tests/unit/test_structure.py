@@ -11,9 +11,7 @@ import pytest
 
 import flask_warmcache
 from flask_warmcache import Items, WarmList
-from tests.support.processes import run_python
-
-from .world import CHECKOUT
+from tests.support.processes import CHECKOUT, run_python
 
 PACKAGE = CHECKOUT / "flask_warmcache"
 MODULES = {module: ast.parse(module.read_text()) for module in sorted(PACKAGE.rglob("*.py"))}

@@ -31,7 +31,7 @@ from flask_warmcache.store.files import FileStore
 from flask_warmcache.store.snapshot import INVALIDATED_BEFORE
 from flask_warmcache.store.verify import Verifier
 from flask_warmcache.store.writer import Draft
-from tests.support.processes import Forker, forker, line_of, python, started
+from tests.support.processes import Forker, forker, python, read_line, started
 from tests.support.waiting import until
 
 from .world import Shelf, breathe, declare, encode, make_app, state_of
@@ -432,7 +432,7 @@ with FileStore(Path(sys.argv[1])).publishing("files"):
     sys.stdin.read()
 """
     with started(python("-c", script, desk.folder)) as holder:
-        assert line_of(holder) == "held"
+        assert read_line(holder) == "held"
         desk.sizes["a"] = 9
         began = time.monotonic()
         with ThreadPoolExecutor(3) as pool:
