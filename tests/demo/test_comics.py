@@ -65,9 +65,6 @@ def test_tags_override_the_name(read: Make) -> None:
 def test_name_describes_a_comic_without_tags(read: Make) -> None:
     comic = read({"1.png": picture()})
     assert (comic["series"], comic["number"], comic["year"], comic["title"]) == ("Some Series", "7", 1999, None)
-
-
-def test_name_without_a_number_is_the_series(read: Make) -> None:
     assert read({"1.png": picture()}, "Annual.cbz")["series"] == "Annual"
 
 
@@ -76,6 +73,7 @@ def test_first_page_is_the_cover(read: Make, cover: Path) -> None:
     assert (comic["pages"], comic["width"], comic["height"]) == (2, 400, 600)
     with Image.open(cover) as small:
         assert (small.format, small.size) == ("WEBP", (200, 300))
+    assert list(cover.parent.iterdir()) == [cover], "a temporary file is left"
 
 
 def test_existing_cover_is_kept(read: Make, cover: Path) -> None:
@@ -83,11 +81,6 @@ def test_existing_cover_is_kept(read: Make, cover: Path) -> None:
     cover.write_bytes(b"kept")
     comic = read({"1.png": picture((30, 50))})
     assert (comic["width"], comic["error"], cover.read_bytes()) == (30, None, b"kept")
-
-
-def test_no_temporary_cover_is_left(read: Make, cover: Path) -> None:
-    read({"1.png": picture()})
-    assert list(cover.parent.iterdir()) == [cover]
 
 
 def test_hidden_files_are_not_pages(read: Make) -> None:
@@ -196,15 +189,12 @@ def test_walk_skips_hidden_folders(folder: Path) -> None:
     assert {file.size for file in comics.walk(folder)} == {5}
 
 
-def test_walk_does_not_follow_links(folder: Path) -> None:
+def test_walk_skips_what_is_not_a_comic(folder: Path) -> None:
     (folder / "a" / "loop").symlink_to(folder)
     (folder / "7.cbz").symlink_to("/etc/hostname")
-    assert paths(folder) == FOUND
-
-
-def test_walk_skips_pipes_and_folders_named_like_comics(folder: Path) -> None:
     os.mkfifo(folder / "8.cbz")
     (folder / "9.cbz").mkdir()
+    Path(os.fsdecode(os.fsencode(folder) + b"/\xff.cbz")).touch()  # a name that is not UTF-8
     assert paths(folder) == FOUND
 
 
@@ -225,18 +215,11 @@ def test_walk_fails_for_a_missing_root(tmp_path: Path) -> None:
         paths(tmp_path / "unmounted")
 
 
-def test_walk_skips_names_that_are_not_utf8(folder: Path) -> None:
-    with open(os.fsencode(folder) + b"/\xff.cbz", "wb"):
-        pass
-    assert paths(folder) == FOUND
-
-
 # Paths that a browser may send
 
 
-@pytest.mark.parametrize("path", sorted(FOUND))
-def test_comics_found_by_walk_are_contained(folder: Path, path: str) -> None:
-    assert comics.contains(folder, path)
+def test_comics_found_by_walk_are_contained(folder: Path) -> None:
+    assert all(comics.contains(folder, path) for path in FOUND)
 
 
 @pytest.mark.parametrize(
@@ -257,12 +240,9 @@ def test_comics_found_by_walk_are_contained(folder: Path, path: str) -> None:
         "3.epub\0.cbz",
         "\ud800.cbz",
         "x" * 5000 + ".cbz",
+        "link/2.cbz",
     ],
 )
 def test_other_paths_are_not_contained(folder: Path, path: str) -> None:
-    assert not comics.contains(folder, path)
-
-
-def test_path_through_a_link_is_not_contained(folder: Path) -> None:
     (folder / "link").symlink_to(folder / "b")
-    assert not comics.contains(folder, "link/2.cbz")
+    assert not comics.contains(folder, path)

@@ -166,14 +166,6 @@ def test_loaded_blueprint_answers_like_a_registered_one(quick_shop: Shop) -> Non
     assert type(quick_shop.app) is Flask
 
 
-def test_first_request_loads_only_its_blueprint(calm_shop: Shop) -> None:
-    for name in ("early", "late"):
-        calm_shop.warmcache.defer_blueprint(calm_shop.simple(name), url_prefix=f"/{name}")
-    assert calm_shop.states() == ["pending", "pending"]
-    assert calm_shop.client.get("/late/7").text == "late 7"
-    assert calm_shop.states() == ["pending", "loaded"]
-
-
 def test_background_loading_follows_priority(quick_shop: Shop) -> None:
     order = quick_shop.folder / "order"
     for name, priority in (("a", 0), ("b", -1), ("c", 10), ("d", 0.5), ("e", 0)):
@@ -185,12 +177,13 @@ def test_background_loading_follows_priority(quick_shop: Shop) -> None:
     assert order.read_text() == "cdaeb"
 
 
-def test_requested_blueprint_precedes_priority(calm_shop: Shop) -> None:
+def test_request_loads_only_its_blueprint_whatever_the_priority(calm_shop: Shop) -> None:
     calm_shop.slow("slow")
     calm_shop.warmcache.defer_blueprint("slow:bp", url_prefix="/slow", priority=5)
     for name in ("x", "y"):
         calm_shop.warmcache.defer_blueprint(calm_shop.simple(name), url_prefix=f"/{name}", priority=5 - ord(name))
-    assert calm_shop.client.get("/y/").text == "y"
+    assert calm_shop.states() == ["pending"] * 3
+    assert calm_shop.client.get("/y/7").text == "y 7"
     assert calm_shop.states() == ["pending", "pending", "loaded"]
 
 

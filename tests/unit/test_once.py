@@ -100,12 +100,6 @@ def gate() -> Iterator[threading.Event]:
 # Declaring
 
 
-def test_declared_function_is_returned_unchanged() -> None:
-    def prepare() -> None: ...
-
-    assert WarmCache().once("prepare")(prepare) is prepare
-
-
 def generator() -> Iterator[int]:
     yield 1
 
@@ -237,12 +231,7 @@ def test_first_request_starts_a_keeper_that_runs_the_task(site: Site) -> None:
     assert site.runs == ["shop"]
 
 
-def test_ensure_runs_the_task_without_a_keeper(site: Site) -> None:
-    assert site.client.get("/needs").text == "ready"
-    assert site.runs == ["shop"]
-
-
-def test_concurrent_requests_run_the_task_once(site: Site, gate: threading.Event) -> None:
+def test_concurrent_requests_without_a_keeper_run_the_task_once(site: Site, gate: threading.Event) -> None:
     site.work = lambda: print(gate.wait(20))
     barrier = threading.Barrier(8)
 

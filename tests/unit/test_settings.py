@@ -56,7 +56,7 @@ WRONG: list[tuple[str, Any, str]] = [
 
 
 @pytest.mark.parametrize(("name", "value", "meaning"), WRONG)
-def test_wrong_value_fails_in_init_app_by_name(name: str, value: object, meaning: str) -> None:
+def test_wrong_value_or_default_fails_in_init_app_by_name(name: str, value: object, meaning: str) -> None:
     app = Flask("shop")
     app.config[f"WARMCACHE_{name.upper()}"] = value
     # per_page and max_per_page limit each other, so either may be named.
@@ -64,10 +64,6 @@ def test_wrong_value_fails_in_init_app_by_name(name: str, value: object, meaning
     with pytest.raises(SettingError, match=f"^{named} must be .*{meaning}"):
         WarmCache(app)
     assert "warmcache" not in app.extensions
-
-
-@pytest.mark.parametrize(("name", "value", "meaning"), WRONG)
-def test_wrong_default_fails_like_a_wrong_value(name: str, value: object, meaning: str) -> None:
     with pytest.raises(SettingError, match=meaning):
         WarmCache(Flask("shop"), **{name: value})
 
