@@ -1,1 +1,1 @@
-"""What can be told of the package without a server: real files, real threads, one process or a few."""
+"""Tests that need no server, but use real files, real threads and a few processes."""

@@ -1,4 +1,4 @@
-"""An app with one list: the test decides what its source does, and when its keeper takes its turn."""
+"""An app with one list, whose source and keeper the test controls."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .world import files, make_app, state_of
 
 
 class Shop:
-    """An app with one list; the test decides what its source does."""
+    """An app with one list; the test sets its items or its error, and may block its source."""
 
     def __init__(self, folder: Path, **config: Any) -> None:
         self.app = make_app(folder, **config)
@@ -49,7 +49,7 @@ class Shop:
         return self.state.statuses["files"]
 
     def tick(self) -> None:
-        """Have the keeper take one turn, and wait for the rebuilds that it starts."""
+        """Run one tick of the keeper, and wait for the rebuilds that it starts."""
         self.keeper.tick()
         until(lambda: not any(status.progress for status in self.state.statuses.values()))
         until(lambda: not any("-rebuild-" in thread.name for thread in threading.enumerate()))

@@ -1,4 +1,4 @@
-"""An app that serves one list, as the tests of HTTP answers ask it."""
+"""An app that serves one list, for tests of HTTP answers."""
 
 from __future__ import annotations
 

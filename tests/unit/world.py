@@ -1,4 +1,4 @@
-"""What the unit tests share: lists on disk, built by hand, and small Flask apps."""
+"""Helpers of the unit tests: lists on disk without Flask, and small Flask apps."""
 
 from __future__ import annotations
 
@@ -27,38 +27,37 @@ from flask_warmcache.store.snapshot import Snapshot
 
 CHECKOUT = Path(__file__).parents[2]
 NAME = "files"
-RUNS = ("old", "upstream", "context", "breathe", "code_started")  # what is said of one rebuild, not of its list
+RUNS = ("old", "upstream", "context", "breathe", "code_started")  # options of one rebuild, not of its list
 
 
 def encode(value: Any) -> bytes:
-    """Items as JSON, as an app's own provider would give them."""
+    """Encode a value as JSON, as an app's provider does."""
     return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
 
 
 def breathe() -> None:
-    """Nothing else wants the interpreter."""
+    """Yield to no other thread, because none needs the interpreter."""
 
 
 def positions(snapshot: Snapshot, filter_name: str, sort_name: str) -> list[int]:
-    """Which items a view has, in its order."""
+    """Return the positions of a view's items, in its order."""
     at = {snapshot.place(position): position for position in range(snapshot.count)}
     places = snapshot.view(filter_name, sort_name).tolist()
     return [at[place] for place in zip(places[::2], places[1::2], strict=True)]
 
 
-def declare(name: str = NAME, **given: Any) -> Declaration:
-    """A list of files, unless the test says otherwise."""
-    common: dict[str, Any] = {"kind": "list", "key": "path", "unit": "file", "ttl": None}
-    return Declaration(name=name, **{**common, **given})
+def declare(name: str = NAME, **options: Any) -> Declaration:
+    """Declare a list of files, unless the options replace these values."""
+    return Declaration(name=name, **{"kind": "list", "key": "path", "unit": "file", "ttl": None, **options})
 
 
 def files(*names: str) -> list[Item]:
-    """A source item for each name."""
+    """Return a source item for each name."""
     return [{"path": name, "size": len(name)} for name in names]
 
 
 class Shelf:
-    """One list in one folder, rebuilt when the test says so."""
+    """One list in one folder, which only the test rebuilds."""
 
     def __init__(self, folder: Path, name: str = NAME) -> None:
         self.store = FileStore(folder)
@@ -68,12 +67,12 @@ class Shelf:
 
     @property
     def index(self) -> Path:
-        """The file that readers look at."""
+        """The index file."""
         return self.folder / f"{self.name}.index"
 
     @property
     def data(self) -> Path:
-        """The one data file."""
+        """The only data file."""
         (path,) = self.folder.glob(f"{self.name}.*.data")
         return path
 
@@ -84,55 +83,55 @@ class Shelf:
         return name
 
     def snapshot(self) -> Snapshot:
-        """What is published now."""
+        """Return the published snapshot."""
         return Snapshot(self.folder, self.name)
 
     def items(self) -> list[Item]:
-        """Every published item, decoded."""
+        """Return every published item, decoded."""
         snapshot = self.snapshot()
         return [snapshot.item(snapshot.slot_at(position)) for position in range(snapshot.count)]
 
     def lock(self) -> HeldLock:
-        """The rebuild lock, which nobody else may have."""
+        """Acquire the rebuild lock, which must be free."""
         lock = self.store.try_lock(self.name)
         assert lock is not None
         return lock
 
-    def job(self, lock: HeldLock, declaration: Declaration, **given: Any) -> Job:
-        """One rebuild, ready to run."""
+    def job(self, lock: HeldLock, declaration: Declaration, **options: Any) -> Job:
+        """Return a rebuild that is ready to run."""
         old = self.store.reader(self.name).current()
-        tools = Tools(encode, given.get("context", nullcontext), given.get("breathe", breathe))
+        tools = Tools(encode, options.get("context", nullcontext), options.get("breathe", breathe))
         progress = Progress(self.reports.append, None)
         return Job(
             declaration,
             self.store,
             lock,
-            given.get("old", old),
-            given.get("upstream"),
+            options.get("old", old),
+            options.get("upstream"),
             tools,
             progress,
-            given.get("code_started", 1),
+            options.get("code_started", 1),
         )
 
-    def rebuild(self, source: Iterable[Item] | Callable[[], Any] = (), **given: Any) -> Outcome:
-        """Rebuild from these items, or from what the function gives."""
-        runs = {key: given.pop(key) for key in list(given) if key in RUNS}
-        if "source_list" not in given:
-            given["source"] = source if callable(source) else lambda: list(source)
+    def rebuild(self, source: Iterable[Item] | Callable[[], Any] = (), **options: Any) -> Outcome:
+        """Rebuild from these items, or from those that the function returns."""
+        runs = {key: options.pop(key) for key in list(options) if key in RUNS}
+        if "source_list" not in options:
+            options["source"] = source if callable(source) else lambda: list(source)
         lock = self.lock()
         try:
-            return self.job(lock, declare(self.name, **given), **runs).run()
+            return self.job(lock, declare(self.name, **options), **runs).run()
         finally:
             lock.close()
 
     def pager(self, declaration: Declaration, **settings: Any) -> Pager:
-        """What answers queries of the list."""
+        """Return a pager that answers queries of the list."""
         status = ListStatus(declaration, self.store, 300.0, None, 1)
         chosen = Settings(**settings)
         return Pager(status, chosen, PageCache(chosen.page_cache_bytes))
 
     def ask(self, pager: Pager, query: str = "") -> dict[str, Any]:
-        """What a request gets, parsed."""
+        """Answer a query, and parse the answer."""
         body = pager.body(pager.status.condition(), query.encode(), (None, None, None))
         answer: dict[str, Any] = json.loads(body.data)
         return answer
@@ -150,14 +149,14 @@ def make_app(folder: Path, **config: Any) -> Flask:
 
 
 def state_of(app: Flask) -> AppState:
-    """The app's lists as they are in this process, opened."""
+    """Return the app's state in this process, opened."""
     state: AppState = app.extensions[KEY]
     state.open()
     return state
 
 
 def stop(keeper: Keeper) -> None:
-    """End a keeper's thread and wait for it; a later request may start another."""
+    """Stop a keeper's thread and wait for it; a later request may start another."""
     thread = keeper._thread
     keeper.stop()
     if thread is not None:
