@@ -86,12 +86,8 @@ def main() -> int:
     except BaseException:
         report = state.statuses[orders["name"]].report
         if report is None or report.running:
-            events.error(
-                "warmcache.child_failed",
-                "the rebuild of %(list)r ended where nothing reports it",
-                error=True,
-                list=orders["name"],
-            )
+            message = "the rebuild of %(list)r ended where nothing reports it"
+            events.error("warmcache.child_failed", message, error=True, list=orders["name"])
         return FAILED  # otherwise it is logged, reported and counted already, even a sys.exit()
     return DONE
 

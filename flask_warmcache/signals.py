@@ -41,13 +41,8 @@ def announcer(app: Flask) -> Callable[[str, dict[str, Any]], None]:
             try:
                 _call(app, receiver, facts)
             except Exception:
-                events.error(
-                    "warmcache.receiver_failed",
-                    "a receiver of %(signal)s; the rebuild of %(list)r goes on",
-                    error=True,
-                    signal=event,
-                    list=facts["name"],
-                )
+                message = "a receiver of %(signal)s; the rebuild of %(list)r goes on"
+                events.error("warmcache.receiver_failed", message, error=True, signal=event, list=facts["name"])
 
     return announce
 

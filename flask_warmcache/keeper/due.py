@@ -60,8 +60,5 @@ class Due:
         snapshot = status.reader.current()
         if snapshot is not None and self._verifiers[status.name].is_damaged(snapshot):
             status.staleness.note_damage(snapshot)
-            events.error(
-                "warmcache.snapshot_damaged",
-                "the files of %(list)r fail their checksums; they are rebuilt",
-                list=status.name,
-            )
+            message = "the files of %(list)r fail their checksums; they are rebuilt"
+            events.error("warmcache.snapshot_damaged", message, list=status.name)

@@ -85,9 +85,8 @@ class Runner:
             self._reporter.announce("rebuild_failed", status, error=error)
             attempt.close()
             return True
-        events.warning(
-            "warmcache.no_child", "%(list)r is rebuilt in a thread: %(reason)s", list=status.name, reason=error
-        )
+        message = "%(list)r is rebuilt in a thread: %(reason)s"
+        events.warning("warmcache.no_child", message, list=status.name, reason=error)
         self._note_refusal(attempt, answer)
         attempt.resume(status)
         return False
@@ -132,18 +131,13 @@ class Runner:
         try:
             return self._start(attempt, wait=True)
         except Exception:
-            events.warning(
-                "warmcache.no_child", "%(list)r goes on in its thread", error=True, list=attempt.target.name
-            )
+            message = "%(list)r goes on in its thread"
+            events.warning("warmcache.no_child", message, error=True, list=attempt.target.name)
             return None
 
     def _note_refusal(self, attempt: Attempt, answer: str | None) -> None:
         """Start no other child if this one has not found the app: the next one would not find it either."""
         if answer is not None and answer.startswith("refused"):
-            events.error(
-                "warmcache.child_refused",
-                "%(list)r stays in its thread: %(answer)s",
-                list=attempt.target.name,
-                answer=answer,
-            )
+            message = "%(list)r stays in its thread: %(answer)s"
+            events.error("warmcache.child_refused", message, list=attempt.target.name, answer=answer)
             self._children.refuse("it does not find the app; the log says why")

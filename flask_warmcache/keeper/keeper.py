@@ -81,11 +81,8 @@ class Keeper:
             try:
                 thread.start()
             except RuntimeError:  # this request must not fail
-                events.error(
-                    "warmcache.keeper_not_started",
-                    "no thread could be started; the next request tries again",
-                    error=True,
-                )
+                message = "no thread could be started; the next request tries again"
+                events.error("warmcache.keeper_not_started", message, error=True)
                 return
             self._thread = thread
 

@@ -103,10 +103,8 @@ class Rebuilder:
         """
         try:
             outcome = self._rebuild_locked(status, attempt)
-        except RebuildBusyError:
-            raise
         except BaseException as error:
-            if attempt.child_deadline is None:
+            if attempt.child_deadline is None and not isinstance(error, RebuildBusyError):
                 self.reporter.announce("rebuild_failed", status, error=error)
             raise
         self.reporter.announce("rebuild_finished", status, outcome=outcome)

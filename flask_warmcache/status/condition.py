@@ -39,12 +39,7 @@ class ListStatus:
     """
 
     def __init__(
-        self,
-        declaration: Declaration,
-        store: FileStore,
-        ttl: float,
-        problem: str | None,
-        code_started: int,
+        self, declaration: Declaration, store: FileStore, ttl: float, problem: str | None, code_started: int
     ) -> None:
         """
         :param ttl: seconds after which a snapshot is stale.
@@ -67,8 +62,6 @@ class ListStatus:
         self._is_locked_elsewhere = False  # another process was rebuilding when the lock was last probed
         self._progress_path = os.fspath(store.folder / f"{self.name}.progress")
         self._progress_stamp: Stamp | None = None
-
-    # For every read
 
     def condition(self) -> Condition:
         """Return the list's condition now, at the cost of one system call and a few comparisons.
@@ -199,8 +192,6 @@ class ListStatus:
         """Note, in a forked child, that the parent's threads do not exist here: no rebuild runs."""
         self.progress = None
         self.reader.after_fork()
-
-    # For its child processes
 
     def findings(self) -> Findings:
         """Return what a child process must know about this list's snapshots."""

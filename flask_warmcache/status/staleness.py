@@ -80,10 +80,7 @@ class Staleness:
         )
 
     def findings(self, due: Snapshot | None) -> Findings:
-        """Return what a child process must know, which has not seen why a snapshot is due or that it is damaged.
-
-        :param due: the snapshot to replace, if there is one.
-        """
+        """Return what a child process must know, which has not seen why a snapshot is due or is damaged."""
         return self._stale_rebuild if due is None else due.rebuilt, self._damaged_rebuild
 
     def adopt(self, findings: Findings) -> None:
