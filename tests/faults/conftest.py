@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.launcher import Launcher, launcher_for
 from tests.support.places import Place
-
-from .world import Mother, mother_of
 
 DEADLINE, LONG_DEADLINE = 300, 1800  # seconds; a test that needs more says so with its own alarm
 
@@ -53,7 +52,7 @@ def make_place(tmp_path: Path) -> Callable[..., Place]:
 
 
 @pytest.fixture
-def mother(tmp_path: Path) -> Iterator[Mother]:
-    """Bears processes that rebuild a small list."""
-    with mother_of(Place(tmp_path, items=40)) as one:
-        yield one
+def launcher(tmp_path: Path) -> Iterator[Launcher]:
+    """A launcher of processes that rebuild a small list."""
+    with launcher_for(Place(tmp_path, items=40)) as started:
+        yield started

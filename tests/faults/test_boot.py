@@ -14,12 +14,10 @@ import pytest
 
 from tests.support.answers import check_whole
 from tests.support.needs import need_program
-from tests.support.places import Place
+from tests.support.places import FAKED, Place
 from tests.support.processes import CHECKOUT, python, run_python
 from tests.support.servers import OUR_CONF, gunicorn_server
 from tests.support.waiting import until
-
-from . import world
 
 APPS = 50
 
@@ -161,7 +159,7 @@ def test_no_worker_forks_through_builds_refreshes_and_failures(
     place = make_place(ttl=0.4, retry_min=0.1, retry_max=0.2).with_failing()
     seen = place.folder / "forks"
     place.env |= {"TEST_FORKS_SEEN": os.fspath(seen), "PYTHONWARNINGS": "error::DeprecationWarning"}
-    place.add_path(world.HERE / "faked")
+    place.add_path(FAKED)
     with gunicorn_server(place, preload=preload, workers=2) as server:
         server.warm_up()
         until(lambda: len(place.calls("source")) >= 6, "six builds")

@@ -12,11 +12,9 @@ import pytest
 
 from tests.server.test_runners import configured, serving
 from tests.support.answers import Answer, check_whole
-from tests.support.places import Place
+from tests.support.places import FAKED, Place
 from tests.support.servers import Server, gunicorn_server
 from tests.support.waiting import until
-
-from .world import HERE
 
 COMPUTE = 2  # processor seconds of a build
 KILLS = 4
@@ -144,7 +142,7 @@ def test_a_child_that_finds_no_memory_has_failed_and_the_old_list_is_served(
     place = make_place(runner="process", retry_min=0.3, retry_max=1)
     greedy = place.folder / "greedy"
     place.env |= {"TEST_GREEDY": os.fspath(greedy)}
-    place.add_path(HERE / "faked")
+    place.add_path(FAKED)
     with gunicorn_server(place, workers=1) as server:
         old = server.warm_up()
         worker = server.pids

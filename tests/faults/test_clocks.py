@@ -9,12 +9,11 @@ from collections.abc import Callable
 import pytest
 
 from tests.support.answers import check_whole
-from tests.support.places import Place
+from tests.support.places import FAKED, Place
 from tests.support.servers import Readers, Server, gunicorn_server
 from tests.support.waiting import until
 
 from .faked import sitecustomize
-from .world import HERE
 
 HOUR = 3600
 
@@ -27,7 +26,7 @@ class Clock:
         self._path.touch()
         self.set(0)
         place.env["TEST_CLOCK"] = os.fspath(self._path)
-        place.add_path(HERE / "faked")
+        place.add_path(FAKED)
 
     def set(self, offset: int) -> None:
         at = (sitecustomize.NORMAL + offset) * 10**9

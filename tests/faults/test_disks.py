@@ -15,12 +15,13 @@ import psutil
 import pytest
 
 from tests.support.answers import backwards, check_whole
+from tests.support.launcher import launcher_for
 from tests.support.needs import need_mounts
 from tests.support.places import Place
 from tests.support.servers import Readers, Server, gunicorn_server
 from tests.support.waiting import until
 
-from .world import litter, mother_of, published
+from .cache_files import litter, published
 
 SIZE = 4 << 20
 RETRY_MAX = 0.5
@@ -183,9 +184,9 @@ def test_a_folder_that_is_mounted_is_a_folder_like_any_other(make_place: Callabl
     host = place.folder / "volume"
     for folder in (host, place.cache):
         folder.mkdir(mode=0o700)
-    with mounted(place.cache, "--bind", host), mother_of(place) as mother:
+    with mounted(place.cache, "--bind", host), launcher_for(place) as launcher:
         for _ in range(3):
-            done = mother.rebuild()
+            done = launcher.rebuild()
             assert done.code == 0, done.err
             assert published(host) == published(place.cache) == int(done.out)
         assert litter(host) == []
@@ -197,33 +198,33 @@ def test_a_single_file_that_is_mounted_keeps_the_old_list_and_is_told(
 ) -> None:
     need_mounts()
     place = make_place()
-    with mother_of(place) as mother:
-        assert mother.rebuild().code == 0
+    with launcher_for(place) as launcher:
+        assert launcher.rebuild().code == 0
         old = published(place.cache)
         path = place.cache / name
         with mounted(path, "--bind", path):
             with pytest.raises(OSError) as refused:
                 os.replace(place.cache / "files.lock", path)
             assert refused.value.errno == errno.EBUSY, "the mount does not stand in the way"
-            done = mother.rebuild()
+            done = launcher.rebuild()
             if name == "files.index":
                 assert done.code == 1
                 assert "OSError: [Errno 16] Device or resource busy" in done.err
                 assert "warmcache.rebuild_failed" in done.err
                 assert published(place.cache) == old
-                status = mother.status()
+                status = launcher.status()
                 assert status["state"] == "failed" and status["last_error"] == "OSError"
                 doctor = place.flask("warmcache", "doctor", "--json")
                 assert doctor.returncode == 2
-                assert "In the cache folder files.index is mounted singly." in doctor.stdout
+                assert "In the cache folder, files.index is a mount." in doctor.stdout
             else:  # only a report
                 assert done.code == 0, done.err
                 assert published(place.cache) == int(done.out)
-        done = mother.rebuild()
+        done = launcher.rebuild()
         assert done.code == 0, done.err
         assert published(place.cache) == int(done.out)
         assert litter(place.cache) == []
-        assert mother.status()["state"] == "fresh"
+        assert launcher.status()["state"] == "fresh"
 
 
 def test_a_lock_on_another_mount_of_the_same_folder_is_the_same_lock(make_place: Callable[..., Place]) -> None:

@@ -17,7 +17,7 @@ from tests.support.places import Place
 from tests.support.servers import OUR_CONF, Server, gunicorn_server
 from tests.support.waiting import until
 
-from .world import published
+from .cache_files import published
 
 BUILD = 1.0  # seconds
 ROUNDS = 2  # of each kind; 15 by night

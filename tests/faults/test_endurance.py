@@ -24,8 +24,8 @@ from tests.support.places import Place
 from tests.support.servers import Server, gunicorn_server
 from tests.support.waiting import until
 
+from .cache_files import YOUNG, litter
 from .test_meddling import KINDS, Meddler
-from .world import YOUNG, litter
 
 MINUTES = float(os.environ.get("TEST_MINUTES", "30"))
 FAULTS = 80  # a minute, at least; a busy machine takes longer for them

@@ -7,11 +7,8 @@ import os
 import random
 import signal
 import subprocess
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -19,83 +16,41 @@ import pytest
 
 from flask_warmcache.store.reader import Reader
 from tests.support.answers import check_items
+from tests.support.launcher import Launcher, launcher_for
 from tests.support.places import Place
+from tests.support.processes import is_running
+from tests.support.threads import Repeated
 from tests.support.waiting import until
 
-from .world import HERE, YOUNG, litter, mother_of, published
+from .cache_files import YOUNG, litter, published
 
 PROCESSES = 8
 TAKEOVER = 20.0  # seconds; a lock that had to expire would be free much later
 
 
-class Nursery:
-    """Processes that all always want to rebuild one small list, born by fork so that a kill costs little."""
-
-    def __init__(self, place: Place) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, HERE / "nursery.py"], env=place.env, text=True, stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, start_new_session=True,
-        )  # fmt: skip
-        self._events = place.folder / "events"
-
-    def bear(self) -> int:
-        """A new process; returns its pid."""
-        assert self._process.stdin is not None and self._process.stdout is not None
-        self._process.stdin.write("bear\n")
-        self._process.stdin.flush()
-        return int(self._process.stdout.readline())
-
-    def events(self) -> list[dict[str, int | str]]:
-        return [json.loads(line) for line in self._events.read_text().splitlines()]
-
-    def end(self) -> None:
-        os.killpg(self._process.pid, signal.SIGKILL)
-        self._process.communicate(timeout=20)
-
-
-@contextmanager
-def nursery(place: Place) -> Iterator[Nursery]:
-    place.env["TEST_EVENTS"] = os.fspath(place.folder / "events")
-    one = Nursery(place)
-    try:
-        yield one
-    finally:
-        one.end()
-
-
-class Witness:
+class Witness(Repeated):
     """Reads the list without a pause, as a worker would, and checks every snapshot it sees."""
 
     def __init__(self, folder: Path) -> None:
+        super().__init__()
         self._reader = Reader(folder, "files")
-        self._stop = threading.Event()
         self.reads = 0
         self.generations: list[int] = []
         self.faults: list[str] = []
-        self._thread = threading.Thread(target=self._watch)
 
-    def _watch(self) -> None:
-        while not self._stop.is_set():
-            snapshot = self._reader.current()
-            self.reads += 1
-            if snapshot is None or (self.generations and self.generations[-1] == snapshot.generation):
-                self._stop.wait(0.001)
-                continue
-            if self.generations and snapshot.generation < self.generations[-1]:
-                self.faults.append(f"from {self.generations[-1]} back to {snapshot.generation}")
-            self.generations.append(snapshot.generation)
-            try:
-                check_items(json.loads(b"[%b]" % snapshot.items_json(snapshot.view("all", ""))))
-            except Exception as error:
-                self.faults.append(f"generation {snapshot.generation}: {error!r}")
-
-    def __enter__(self) -> Witness:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(20)
+    def turn(self) -> None:
+        snapshot = self._reader.current()
+        self.reads += 1
+        if snapshot is None or (self.generations and self.generations[-1] == snapshot.generation):
+            self.stopped.wait(0.001)
+            return
+        if self.generations and snapshot.generation < self.generations[-1]:
+            self.faults.append(f"from {self.generations[-1]} back to {snapshot.generation}")
+        self.generations.append(snapshot.generation)
+        try:
+            check_items(json.loads(b"[%b]" % snapshot.items_json(snapshot.view("all", ""))))
+        except Exception as error:
+            self.faults.append(f"generation {snapshot.generation}: {error!r}")
 
 
 @dataclass
@@ -152,23 +107,23 @@ def builder_of(events: list[dict[str, int | str]], alive: list[int]) -> int | No
 
 
 def rage(
-    mother: Nursery, witness: Witness, place: Place, kills: int, chance: random.Random, *, unlink_every: int = 0
+    launcher: Launcher, witness: Witness, place: Place, kills: int, chance: random.Random, *, unlink_every: int = 0
 ) -> Storm:
     """Kill so many, half of them at random and half of them at their build, and a sixth of them midway; then let
     the others end in peace.
     """
     storm = Storm()
     lock = place.cache / "files.lock"
-    alive = [mother.bear() for _ in range(PROCESSES)]
+    alive = [launcher.start_builder() for _ in range(PROCESSES)]
     until(lambda: witness.generations, "a first list")
-    while len(storm.kills) < kills or storm.killed_midway(mother.events()) < kills // 6:
+    while len(storm.kills) < kills or storm.killed_midway(launcher.events()) < kills // 6:
         time.sleep(chance.uniform(0.0, 0.06))  # the random moment
-        victim = builder_of(mother.events(), alive) if chance.random() < 0.5 else None
+        victim = builder_of(launcher.events(), alive) if chance.random() < 0.5 else None
         victim = victim or chance.choice(alive)
         alive.remove(victim)
         storm.kills[victim] = time.monotonic()
         os.kill(victim, signal.SIGKILL)
-        alive.append(mother.bear())
+        alive.append(launcher.start_builder())
         if unlink_every and len(storm.kills) % unlink_every == 0:
             lock.unlink(missing_ok=True)
             storm.unlinked += 1
@@ -176,8 +131,8 @@ def rage(
     until(lambda: len(witness.generations) > published + 2, "builds after the last kill")
     for survivor in alive:
         os.kill(survivor, signal.SIGTERM)  # ends after the build it is at
-    until(lambda: all(not os.path.exists(f"/proc/{pid}") for pid in alive), "the end of the last builders")
-    storm.sum_up(mother.events())
+    until(lambda: not any(is_running(pid) for pid in alive), "the end of the last builders")
+    storm.sum_up(launcher.events())
     print(
         f"{len(storm.kills)} kills, {storm.midway} midway, {storm.unlinked} times the lock file deleted: "
         f"{storm.builds} builds, {len(storm.published)} published, {storm.refused} refused, {storm.overlaps} "
@@ -194,8 +149,8 @@ def check_the_next_build_tidies(place: Place) -> None:
     left = [name for name in litter(place.cache) if name.endswith(".tmp")]
     end = time.monotonic() + YOUNG
     until(lambda: time.monotonic() > end, "the drafts' age")
-    with mother_of(place) as mother:
-        done = mother.rebuild()
+    with launcher_for(place) as launcher:
+        done = launcher.rebuild()
         assert done.code == 0, done.err
     print(f"{len(left)} drafts before the next build, then {litter(place.cache)}")
     assert litter(place.cache) == []
@@ -206,8 +161,8 @@ def test_kills_tear_nothing_and_publish_nothing_twice(
     make_place: Callable[..., Place], chance: random.Random, kills: int
 ) -> None:
     place = make_place(items=40)
-    with nursery(place) as mother, Witness(place.cache) as witness:
-        storm = rage(mother, witness, place, kills, chance)
+    with launcher_for(place) as launcher, Witness(place.cache) as witness:
+        storm = rage(launcher, witness, place, kills, chance)
     assert storm.overlaps == 0, "two builds at once"
     assert storm.published == sorted(storm.published)
     assert storm.refused == 0, "a build failed for another reason than a kill"
@@ -220,8 +175,8 @@ def test_a_deleted_lock_file_may_waste_a_build_but_publishes_nothing_over_a_newe
     make_place: Callable[..., Place], chance: random.Random, kills: int
 ) -> None:
     place = make_place(items=40)
-    with nursery(place) as mother, Witness(place.cache) as witness:
-        storm = rage(mother, witness, place, kills, chance, unlink_every=5)
+    with launcher_for(place) as launcher, Witness(place.cache) as witness:
+        storm = rage(launcher, witness, place, kills, chance, unlink_every=5)
     assert storm.unlinked == kills // 5
     # Who had lost its lock is refused, so no two that ran at once both published.
     assert storm.overlaps <= 2 * storm.unlinked
@@ -242,19 +197,19 @@ def test_many_killed_builds_leave_nothing_after_the_next(
 ) -> None:
     place = make_place(items=300)
     midway, worst, drafts = 0, 0, 0
-    with mother_of(place) as mother:
+    with launcher_for(place) as launcher:
         began = time.monotonic()
-        assert mother.rebuild().code == 0
+        assert launcher.rebuild().code == 0
         usual = time.monotonic() - began
         while midway < kills or not drafts:  # without a draft, nothing had to be tidied
-            pid = mother.bear(do="rebuild")
+            pid = launcher.start_child(do="rebuild")
             os.kill(pid, signal.SIGUSR1)
             if midway % 3:
                 time.sleep(chance.uniform(0, usual))  # the random moment
             else:
                 await_draft(place.cache, usual)
             os.kill(pid, signal.SIGKILL)
-            done = mother.wait()
+            done = launcher.wait(pid)
             midway += done.code == -signal.SIGKILL and not done.out
             worst = max(worst, len(litter(place.cache)))
             drafts += any(name.endswith(".tmp") for name in litter(place.cache))

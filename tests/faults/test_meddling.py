@@ -18,7 +18,7 @@ from tests.support.places import Place
 from tests.support.servers import Readers, Server, gunicorn_server
 from tests.support.waiting import until
 
-from .world import is_damaged, litter
+from .cache_files import is_damaged, litter
 
 
 def data_of(folder: Path) -> Path:

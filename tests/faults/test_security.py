@@ -23,22 +23,23 @@ import pytest
 
 from flask_warmcache.store.changes import announce
 from tests.support.answers import check_items
+from tests.support.launcher import Launcher
 from tests.support.needs import need_root
 from tests.support.places import Place
 from tests.support.processes import CHECKOUT, python, read_line, send_line
 from tests.support.servers import gunicorn_server
 from tests.support.waiting import until
 
-from .world import Mother, is_damaged, litter, published
+from .cache_files import is_damaged, litter, published
 
 NOBODY = 65534
 
 
-def use(mother: Mother) -> None:
+def use(launcher: Launcher) -> None:
     """Everything that is done with the folder, whatever is said of it."""
-    done = [mother.flask("warmcache", "status"), mother.rebuild()]
-    done += [mother.flask("warmcache", command, "files") for command in ("invalidate", "clear")]
-    for one in [*done, mother.rebuild()]:
+    done = [launcher.flask("warmcache", "status"), launcher.rebuild()]
+    done += [launcher.flask("warmcache", command, "files") for command in ("invalidate", "clear")]
+    for one in [*done, launcher.rebuild()]:
         assert one.code in (0, 1, 3), one.err
 
 
@@ -96,18 +97,18 @@ def way_in(folder: Path) -> Iterator[None]:
             parent.chmod(parent.stat().st_mode & ~0o001)
 
 
-def test_another_account_can_neither_read_nor_lock_nor_plant(mother: Mother) -> None:
+def test_another_account_can_neither_read_nor_lock_nor_plant(launcher: Launcher) -> None:
     need_root()
-    assert mother.rebuild().code == 0
-    assert mother.flask("warmcache", "invalidate", "files").code == 0
-    folder = mother.place.cache
+    assert launcher.rebuild().code == 0
+    assert launcher.flask("warmcache", "invalidate", "files").code == 0
+    folder = launcher.place.cache
     paths = sorted(folder.iterdir())
     with way_in(folder):
         shut = intrude(paths)
         folder.chmod(0o711)  # as if the folder's own mode did not count
         ajar = intrude(paths)
         folder.chmod(0o700)
-        control = mother.place.folder / "control"
+        control = launcher.place.folder / "control"
         control.mkdir()
         (control / "file").write_text("")
         control.chmod(0o777)
@@ -154,10 +155,10 @@ def test_a_folder_of_another_account_or_open_to_others_or_a_link_is_refused(
 # Links and modes
 
 
-def test_links_under_every_name_leave_their_target_alone(mother: Mother) -> None:
-    folder, victim = mother.place.cache, mother.place.folder / "victim"
-    assert mother.rebuild().code == 0
-    assert mother.flask("warmcache", "invalidate", "files").code == 0
+def test_links_under_every_name_leave_their_target_alone(launcher: Launcher) -> None:
+    folder, victim = launcher.place.cache, launcher.place.folder / "victim"
+    assert launcher.rebuild().code == 0
+    assert launcher.flask("warmcache", "invalidate", "files").code == 0
     names = [path.name for path in sorted(folder.iterdir())]
     planted = Counter[str]()
     for name in names:
@@ -171,7 +172,7 @@ def test_links_under_every_name_leave_their_target_alone(mother: Mother) -> None
             path.unlink(missing_ok=True)
             path.symlink_to(victim)
             planted[name] += 1
-            use(mother)
+            use(launcher)
             assert victim.exists() == target_exists, f"a file was made through the link at {name}"
             if target_exists:
                 status = victim.stat()
@@ -182,20 +183,20 @@ def test_links_under_every_name_leave_their_target_alone(mother: Mother) -> None
                 ), name
             if path.is_symlink():
                 path.unlink()  # a lock that is a link is refused until somebody removes it
-            assert mother.rebuild().code == 0
+            assert launcher.rebuild().code == 0
             assert published(folder) is not None
     print(f"\n{planted.total()} links planted: {dict(planted)}")
     assert planted.total() == 2 * len(names) >= 12
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
-def test_nobody_else_may_read_what_is_made_whatever_the_umask(mother: Mother, umask: int) -> None:
+def test_nobody_else_may_read_what_is_made_whatever_the_umask(launcher: Launcher, umask: int) -> None:
     seen: dict[str, set[int]] = {}
     for order in (["rebuild", "files"], ["invalidate", "files"], ["rebuild", "files"], ["clear", "files"]) * 2:
-        assert mother.flask("warmcache", *order, umask=umask).code == 0
-        for path in mother.place.cache.iterdir():
+        assert launcher.flask("warmcache", *order, umask=umask).code == 0
+        for path in launcher.place.cache.iterdir():
             seen.setdefault(re.sub(r"\d+", "N", path.name), set()).add(stat.S_IMODE(path.stat().st_mode))
-    assert stat.S_IMODE(mother.place.cache.stat().st_mode) == 0o700
+    assert stat.S_IMODE(launcher.place.cache.stat().st_mode) == 0o700
     assert len(seen) >= 6
     assert set().union(*seen.values()) == {0o600}, seen
 
@@ -222,7 +223,7 @@ def payloads(marker: Path) -> dict[str, bytes]:
     return found
 
 
-def test_a_doctored_file_never_runs(mother: Mother, tmp_path: Path) -> None:
+def test_a_doctored_file_never_runs(launcher: Launcher, tmp_path: Path) -> None:
     marker = tmp_path / "marker"
     found = payloads(marker)
     for protocol in (0, 2, 4, 5):
@@ -230,20 +231,20 @@ def test_a_doctored_file_never_runs(mother: Mother, tmp_path: Path) -> None:
         marker.rmdir()  # it does run where somebody unpickles it
     exec(marshal.loads(found["marshal"]))
     marker.rmdir()
-    folder = mother.place.cache
-    assert mother.rebuild().code == 0
-    assert mother.flask("warmcache", "invalidate", "files").code == 0
+    folder = launcher.place.cache
+    assert launcher.rebuild().code == 0
+    assert launcher.flask("warmcache", "invalidate", "files").code == 0
     names = [path.name for path in sorted(folder.iterdir())]
     doctored = 0
     for name in names:
         for payload in found.values():
             (folder / name).write_bytes(payload)
-            use(mother)
+            use(launcher)
             doctored += 1
             assert not marker.exists(), name
     for name in ("sitecustomize.py", "json.py", "files.py", "files.pth"):
         (folder / name).write_bytes(found["source"])
-    use(mother)
+    use(launcher)
     assert not marker.exists()
     print(f"\n{doctored} doctored files: {names}")
     assert doctored >= 6 * 7
@@ -429,16 +430,16 @@ for line in sys.stdin:
 
 @pytest.mark.parametrize("mutants", [1000, pytest.param(10_000, marks=pytest.mark.long)])
 def test_no_mutated_snapshot_escapes_a_reader_or_gives_a_wrong_row_that_no_keeper_sees(
-    mother: Mother, chance: random.Random, mutants: int
+    launcher: Launcher, chance: random.Random, mutants: int
 ) -> None:
-    assert mother.rebuild().code == 0
-    folder = mother.place.cache
+    assert launcher.rebuild().code == 0
+    folder = launcher.place.cache
     index, data = folder / "files.index", next(iter(folder.glob("*.data")))
     whole = {path: path.read_bytes() for path in (index, data)}
     rows = {item["path"]: item for item in read_rows(folder)}
     ends: Counter[str] = Counter()
     memory: list[int] = []
-    with mother.place.started(python("-c", READ)) as reader:
+    with launcher.place.started(python("-c", READ)) as reader:
         for nth in range(mutants):
             path = index if chance.random() < 0.7 else data
             for each, content in reversed(whole.items()):

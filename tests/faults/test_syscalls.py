@@ -18,10 +18,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.launcher import Done, Launcher
 from tests.support.needs import need_program
 from tests.support.waiting import until
 
-from .world import DRAFT, YOUNG, Done, Mother, litter, published
+from .cache_files import DRAFT, YOUNG, litter, published
 
 CALL = re.compile(r"(\d+) +(\w+)\((.*)")
 RESUMED = re.compile(r"(\d+) +<\.\.\. (\w+) resumed>")
@@ -117,19 +118,19 @@ def was_hit(done: Done, folder: Path) -> bool:
 class Matrix:
     """One kind of rebuild, begun again and again from the same folder."""
 
-    def __init__(self, mother: Mother, kind: str) -> None:
-        self.mother = mother
+    def __init__(self, launcher: Launcher, kind: str) -> None:
+        self.launcher = launcher
         self.kind = kind
-        self.folder = mother.place.cache
-        self._before = mother.place.folder / "before"
-        self._graveyard = mother.place.folder / "graveyard"
+        self.folder = launcher.place.cache
+        self._before = launcher.place.folder / "before"
+        self._graveyard = launcher.place.folder / "graveyard"
         self._graveyard.mkdir()
         self.old: int | None = None
         if kind == "replacement":
-            assert mother.rebuild().code == 0
+            assert launcher.rebuild().code == 0
             self.old = published(self.folder)
             shutil.copytree(self.folder, self._before)
-        done = mother.traced(*TRACE, do="rebuild")
+        done = launcher.traced(*TRACE, do="rebuild")
         assert done.code == 0, done.err
         self.points = points_of(done.trace, self.folder)
 
@@ -151,7 +152,9 @@ class Matrix:
         shutil.rmtree(self.folder, ignore_errors=True)
         if self.old is not None:
             shutil.copytree(self._before, self.folder)
-        done = self.mother.traced(*TRACE, "-e", f"inject={point.call}:{injection}:when={point.nth}", do="rebuild")
+        done = self.launcher.traced(
+            *TRACE, "-e", f"inject={point.call}:{injection}:when={point.nth}", do="rebuild"
+        )
         return done if was_hit(done, self.folder) else None
 
     def check(self, done: Done, where: str) -> int | None:
@@ -163,7 +166,7 @@ class Matrix:
         assert done.code != 0 or now == int(done.out), where
         assert now is None or self.old is None or now >= self.old
         assert now is not None or self.old is None, "the old list is gone"
-        after = self.mother.rebuild()
+        after = self.launcher.rebuild()
         assert after.code == 0, after.err
         newest = published(self.folder)
         assert newest is not None and newest > (now or 0)
@@ -178,16 +181,16 @@ class Matrix:
         drafts = [shutil.copy2(path, self.folder) for path in self._graveyard.iterdir()]
         end = time.monotonic() + YOUNG
         until(lambda: time.monotonic() > end, "their age")
-        assert self.mother.rebuild().code == 0
+        assert self.launcher.rebuild().code == 0
         print(f"{len(drafts)} drafts left to a later build")
         assert litter(self.folder) == []
 
 
 @pytest.fixture(params=["first", "replacement"])
-def matrix(request: pytest.FixtureRequest, mother: Mother) -> Iterator[Matrix]:
+def matrix(request: pytest.FixtureRequest, launcher: Launcher) -> Iterator[Matrix]:
     """Both kinds of publication: of a first list, and over an old one."""
     need_program("strace")
-    one = Matrix(mother, request.param)
+    one = Matrix(launcher, request.param)
     yield one
     one.check_forsaken_drafts_go()
 
@@ -254,7 +257,7 @@ def test_each_error_at_each_of_its_calls_leaves_the_old_list_or_the_new_and_is_t
                 ends["survived"] += 1
             else:
                 assert ": " in done.err.splitlines()[-1], where
-                status = matrix.mother.status()
+                status = matrix.launcher.status()
                 if status["state"] == "failed":
                     ends["told in status"] += 1
                     assert status["last_error"] is not None, where

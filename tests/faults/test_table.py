@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from .world import HERE
+from tests.support.processes import CHECKOUT
 
-CHECKOUT = HERE.parents[1]
+HERE = CHECKOUT / "tests" / "faults"
 ROWS = [*range(1, 28), 32]
 THREATS = [
     "code execution through a cache file",

@@ -13,6 +13,7 @@ from typing import Any
 from .processes import CHECKOUT, environment, run, started
 from .waiting import until
 
+FAKED = CHECKOUT / "tests" / "faults" / "faked"  # its sitecustomize.py fakes the clock, and more
 APPS = CHECKOUT / "tests" / "server"  # its modules app_*.py are the apps under test
 
 

@@ -1,0 +1,168 @@
+"""Starts, by fork, processes that have the app of ``app_files`` loaded and do one thing each. See launcher.py.
+
+A line of JSON on stdin starts one, whose pid is printed as soon as it is ready. It waits for SIGUSR1, so that
+a test can trace it first, acts, and exits with 0, or with 1 if it failed. ``wait PID`` waits for its end and
+prints how it ended.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import random
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import app_files  # type: ignore[import-not-found, unused-ignore]
+from flask.cli import ScriptInfo
+
+from flask_warmcache import RebuildBusyError
+
+# A worker loads this at its first build. Here it is loaded before the forks: otherwise each child would load it
+# while it holds its first lock, and a takeover would mostly take the time of that.
+from flask_warmcache.rebuild import job as _job  # noqa: F401
+from flask_warmcache.store.reader import Reader
+
+GO = {signal.SIGUSR1}
+PR_SET_PTRACER, ANY_PROCESS = 0x59616D61, ctypes.c_ulong(-1)
+PAUSE = 0.002  # seconds; without it, eight builders would mostly keep one another from the processor
+
+
+def flask(*arguments: str) -> int:
+    """Run ``flask`` with these arguments."""
+    try:
+        app_files.app.cli.main(
+            args=list(arguments), prog_name="flask", obj=ScriptInfo(create_app=lambda: app_files.app)
+        )
+    except SystemExit as end:
+        return int(end.code or 0)
+    finally:
+        sys.stdout.flush()
+    return 0
+
+
+def without_keeper(start: Callable[[threading.Thread], None]) -> Callable[[threading.Thread], None]:
+    """Let no keeper start, as if there were no more threads: its turns would make each run different."""
+
+    def starting(thread: threading.Thread) -> None:
+        if thread.name == "warmcache-keeper":
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    return starting
+
+
+def rebuild(times: int) -> int:
+    """Rebuild the list through its own method, and print each generation."""
+    with app_files.app.app_context():
+        for _ in range(times):
+            try:
+                print(app_files.files.rebuild_now().generation, flush=True)
+            except Exception as error:
+                print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+                return 1
+    return 0
+
+
+def rebuild_until_term(events: str) -> int:
+    """Rebuild again and again until SIGTERM; note in a file when each build begins and ends."""
+    descriptor = os.open(events, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    stopped: list[int] = []
+    begun: list[None] = []
+
+    def event(what: str, **more: Any) -> None:
+        line = {"what": what, "pid": os.getpid(), "at": time.monotonic_ns(), **more}
+        os.write(descriptor, json.dumps(line).encode() + b"\n")
+
+    def note(what: str) -> None:
+        if what == "source":  # the first thing that a build does under the lock
+            begun.append(None)
+            event("begin")
+
+    app_files.note = note
+    signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
+    state = app_files.app.extensions["warmcache"]
+    state.open()
+    while not stopped:
+        before, generation = len(begun), 0
+        try:
+            generation = state.rebuilder.rebuild_now("files").generation
+        except RebuildBusyError:
+            time.sleep(PAUSE)
+        except Exception as error:
+            event("error", error=repr(error))
+        if len(begun) > before:
+            event("end", generation=generation)
+    return 0
+
+
+def publish_and_read(times: int, seed: int) -> int:
+    """Rebuild without a pause, and read now and then; print how often a reader did not see the newest."""
+    chance = random.Random(seed)
+    reader = Reader(Path(os.environ["WARMCACHE_DIR"]), "files")
+    reads, missed, next_read = 0, 0, 1
+    with app_files.app.app_context():
+        for nth in range(1, times + 1):
+            generation = app_files.files.rebuild_now().generation
+            if nth == next_read:
+                snapshot = reader.current()
+                reads += 1
+                missed += snapshot is None or snapshot.generation != generation
+                # Two publications between reads are the worst: ext4 then gives the same inode again.
+                next_read += chance.choice((1, 2, 2, 2, 3, 7))
+    print(json.dumps({"published": times, "reads": reads, "missed": missed}), flush=True)
+    return 0
+
+
+def act(order: dict[str, Any]) -> int:
+    """Prepare one child, wait for the signal and do what the order says."""
+    if order["do"] == "rebuild until SIGTERM":
+        os.write(ready_pipe[1], b"r")
+        return rebuild_until_term(order["events"])
+    # Some kernels let a process be traced by its ancestors only, unless it says otherwise.
+    ctypes.CDLL(None).prctl(PR_SET_PTRACER, ANY_PROCESS, 0, 0, 0)
+    for number, name in ((1, "out"), (2, "err")):
+        path = os.path.join(order["folder"], name)
+        os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600), number)
+    os.umask(order.get("umask", 0o022))
+    if order["do"] == "rebuild":
+        flask("warmcache", "status", "--json")  # everything is imported and opened before the faults begin
+        os.ftruncate(1, 0)
+    os.write(ready_pipe[1], b"r")
+    signal.sigwait(GO)
+    if order["do"] == "rebuild":
+        return rebuild(order.get("times", 1))
+    if order["do"] == "publish and read":
+        return publish_and_read(order["times"], order["seed"])
+    return flask(*order["arguments"])
+
+
+ready_pipe = os.pipe()
+
+
+def main() -> None:
+    setattr(threading.Thread, "start", without_keeper(threading.Thread.start))  # noqa: B010
+    signal.pthread_sigmask(signal.SIG_BLOCK, GO)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        if line.startswith("wait "):
+            print(os.waitstatus_to_exitcode(os.waitpid(int(line.split()[1]), 0)[1]), flush=True)
+            continue
+        pid = os.fork()
+        if pid == 0:
+            code = 70
+            try:
+                code = act(json.loads(line))
+            finally:
+                os._exit(code)
+        os.read(ready_pipe[0], 1)  # until the child is ready
+        print(pid, flush=True)
+
+
+main()
