@@ -1,4 +1,4 @@
-"""What axe-core, the accessibility checker, finds wrong with a page."""
+"""Check the accessibility of a page with axe-core."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ WIDTHS = (320, 1280)
 
 
 def violations(page: Page) -> list[Any]:
-    """The page as it is now."""
+    """Return the violations of the page in its current state."""
     page.evaluate((node_module("axe-core") / "axe.min.js").read_text())
     found = page.evaluate("axe.run()")
     return [(one["id"], one["nodes"][0]["html"]) for one in found["violations"]]
 
 
 def violations_in_every_look(page: Page) -> list[Any]:
-    """In light and dark, narrow and wide."""
+    """Return the violations in light and dark colours, and in narrow and wide windows."""
     found = []
     for scheme in SCHEMES:
         page.emulate_media(color_scheme=scheme)
@@ -33,7 +33,7 @@ def violations_in_every_look(page: Page) -> list[Any]:
 
 
 def without_javascript(page: Page, url: str) -> None:
-    """Go to a page as a browser shows it that runs no script: the checker itself is one."""
+    """Open a page without its scripts; scripts stay enabled, because the checker is one."""
 
     def bare(route: Route) -> None:
         answer = route.fetch()

@@ -1,7 +1,7 @@
-"""The poller's bars, measured in Chromium: ``python -m tests.browser.bars``; about two minutes.
+"""Measure the poller in Chromium against its limits: ``python -m tests.browser.bars``, in about two minutes.
 
-Prints a table, and ends with 1 when a bar is missed. The figures are this machine's; requests per minute and
-loads do not depend on it.
+Print a table, and exit with 1 if a limit is exceeded. The numbers of requests and loads do not depend on the
+machine, but the other figures do.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def rebuilding(script: dict[str, str]) -> Iterator[World]:
 
 
 def tabs(browser: Browser, stack: ExitStack, world: World, number: int, shared: bool) -> list[Page]:
-    """Tabs of one browser profile, or of as many as there are tabs."""
+    """Open tabs in one browser profile, or each in its own."""
     pages: list[Page] = []
     context = stack.enter_context(browser.new_context())
     for _ in range(number):
@@ -77,7 +77,7 @@ def tabs(browser: Browser, stack: ExitStack, world: World, number: int, shared: 
 
 
 def a_minute(browser: Browser, table: Table) -> None:
-    """All of it in the same minute, each on a server of its own."""
+    """Measure everything in the same minute, each part with its own server."""
     with ExitStack() as stack:
         one, ten, eta, hidden, fresh = (stack.enter_context(rebuilding({})) for _ in range(5))
         eta.eta = 20.0
@@ -101,7 +101,7 @@ def a_minute(browser: Browser, table: Table) -> None:
 
 
 def delays(browser: Browser, spread: str, number: int, shared: bool) -> list[float]:
-    """Seconds from a publication to the refreshed page, for each of several tabs with the default interval."""
+    """Return the seconds from a publication to the refreshed page for several tabs with the default interval."""
     with ExitStack() as stack:
         world = stack.enter_context(rebuilding({"spread": spread}))
         pages = tabs(browser, stack, world, number, shared)
@@ -119,7 +119,7 @@ def p95(values: list[float]) -> float:
 
 
 def loads(browser: Browser) -> int:
-    """Document loads when the page says for ever what the status denies."""
+    """Return the number of document loads if page and status always disagree."""
     with ExitStack() as stack:
         world = stack.enter_context(rebuilding({"interval": "100", "spread": "0"}))
         world.become("fresh", "g1", ["old"])
@@ -130,7 +130,7 @@ def loads(browser: Browser) -> int:
 
 
 def cost(browser: Browser) -> tuple[float, float, float, float]:
-    """Milliseconds to evaluate the script, of script and of whole task per poll, and KB of heap for all polls."""
+    """Measure the evaluation and each poll in ms of script and of task, and the heap of all polls in KB."""
     source = SCRIPT.read_text()
     evaluated = []
     with ExitStack() as stack:
@@ -151,7 +151,7 @@ def cost(browser: Browser) -> tuple[float, float, float, float]:
             session.send("HeapProfiler.collectGarbage")
             return {one["name"]: one["value"] for one in session.send("Performance.getMetrics")["metrics"]}
 
-        page.evaluate(RACE, 200)  # what is made once
+        page.evaluate(RACE, 200)  # create objects that exist only once
         page.evaluate("watcher.stop()")
         before = measure()
         page.evaluate(RACE, POLLS)

@@ -1,4 +1,4 @@
-"""A real Chromium from the system, driven by Playwright; each test has a fresh profile."""
+"""Drive the system's Chromium with Playwright; each test has a new profile."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .world import World, serve
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-# Runs in every page before anything else; unlike an inline script it is not subject to the CSP.
+# This runs in every page before other scripts. Unlike an inline script, it is not subject to the CSP.
 RECORDER = """
 for (const type of ["state", "progress", "ready", "refreshed", "blocked", "error", "stalled"]) {
   addEventListener("warmcache:" + type, (event) => {
@@ -29,7 +29,7 @@ addEventListener("securitypolicyviolation", (event) => {
 
 
 class Ear:
-    """The events that a page fired, in order."""
+    """The events of a page, in order."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, dict[str, Any]]] = []
@@ -41,7 +41,7 @@ class Ear:
         return [detail for heard, detail in self.events if heard == kind]
 
     def wait_for(self, page: Page, kind: str, within: float = 60.0, **facts: Any) -> dict[str, Any]:
-        """The first event of a kind with these facts; lets the browser speak until it comes."""
+        """Wait for the first event of a kind with these facts, and return it."""
         return until(
             lambda: [detail for detail in self.of(kind) if facts.items() <= detail.items()],
             lambda: f"{kind} {facts}, only {self.events}",

@@ -1,4 +1,4 @@
-"""<warmcache-status> and <warmcache-progress>, as people with and without a screen reader meet them."""
+"""<warmcache-status> and <warmcache-progress>: what they show, and what a screen reader announces."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def says(page: Page, text: str) -> None:
     page.locator(LINE, has_text=text).wait_for()
 
 
-def test_the_widget_is_accessible_in_every_state(world: World, page: Page, ear: Ear) -> None:
+def test_widget_is_accessible_in_every_state(world: World, page: Page, ear: Ear) -> None:
     world.above, world.refresh = WIDGET, "prompt"
     page.goto(f"{world.url}/page")
     assert violations(page) == []
@@ -46,13 +46,13 @@ def test_the_widget_is_accessible_in_every_state(world: World, page: Page, ear: 
     page.keyboard.press("Enter")
     says(page, "Up to date")
     assert page.locator("#files li").text_content() == "new"
-    # The focus stays where it was; what has it disappears only when it is left.
+    # The focus does not move: a focused button disappears only after it has lost the focus.
     assert page.evaluate("document.activeElement.localName") == "button"
     page.keyboard.press("Tab")
     button.wait_for(state="hidden")
 
 
-def test_a_stale_region_is_not_busy_and_a_cold_one_is(world: World, page: Page, ear: Ear) -> None:
+def test_only_a_cold_region_is_busy(world: World, page: Page, ear: Ear) -> None:
     world.become("stale", "g1", ["old"], rebuilding=True)
     page.goto(f"{world.url}/page")
     assert page.locator("#files").get_attribute("aria-busy") is None
@@ -61,7 +61,7 @@ def test_a_stale_region_is_not_busy_and_a_cold_one_is(world: World, page: Page, 
     assert page.locator("#files").get_attribute("aria-busy") == "true"
 
 
-def test_a_hundred_steps_are_few_words(world: World, page: Page, ear: Ear) -> None:
+def test_a_hundred_steps_are_announced_by_few_texts(world: World, page: Page, ear: Ear) -> None:
     world.above, world.refresh = WIDGET, "event"
     world.become("stale", "g1", ["old"], rebuilding=True)
     page.goto(f"{world.url}/page")
@@ -84,7 +84,7 @@ def test_a_hundred_steps_are_few_words(world: World, page: Page, ear: Ear) -> No
     assert len(spoken) <= 6 and len(set(spoken)) == len(spoken), spoken
 
 
-def test_it_comes_late_and_reads_the_state_all_the_same(world: World, page: Page) -> None:
+def test_late_element_reads_the_state(world: World, page: Page) -> None:
     world.become("stale", "g1", ["old"], rebuilding=True)
     page.goto(f"{world.url}/page")
     page.wait_for_function("Warmcache.state('files') === 'stale'")
@@ -98,7 +98,7 @@ def test_it_comes_late_and_reads_the_state_all_the_same(world: World, page: Page
     says(page, "Updating")
 
 
-def test_texts_come_from_attributes_and_a_copy_of_the_markup_works(world: World, page: Page) -> None:
+def test_texts_come_from_attributes_also_in_a_copy(world: World, page: Page) -> None:
     texts = {"text-stale": "Wird erneuert", "label": "Fortschritt"}
     attributes = " ".join(f"{name}={json.dumps(text)}" for name, text in texts.items())
     world.above = f'<warmcache-status for="files" {attributes}><span role="status"></span></warmcache-status>'
@@ -106,13 +106,13 @@ def test_texts_come_from_attributes_and_a_copy_of_the_markup_works(world: World,
     page.goto(f"{world.url}/page")
     says(page, "Wird erneuert")
     assert page.get_by_role("progressbar", name="Fortschritt").count() == 1
-    # As Turbo does with a page that is shown again from its own cache.
+    # Turbo does this with a page that it shows again from its cache.
     page.evaluate("(one) => one.replaceWith(one.cloneNode(true))", page.query_selector("warmcache-status"))
     says(page, "Wird erneuert")
     assert page.locator("warmcache-status > *").count() == 3
 
 
-def test_it_suits_reduced_motion_and_forced_colours(world: World, page: Page) -> None:
+def test_widget_respects_reduced_motion_and_forced_colours(world: World, page: Page) -> None:
     world.above = WIDGET
     world.become("stale", "g1", ["old"], rebuilding=True)
     page.emulate_media(reduced_motion="reduce", forced_colors="active")

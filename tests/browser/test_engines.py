@@ -1,4 +1,4 @@
-"""The same file in the engines of Safari and Firefox, where Debian's WebKitGTK and Firefox are installed.
+"""Run the poller in the engines of Safari and Firefox, if Debian's WebKitGTK and Firefox are installed.
 
 They are neither Safari nor a Firefox with its user's settings, so nothing fails for want of them, not even in CI.
 """
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.browser
 
 STATUS = "/api/cache/stats/files"
 WIDGET = '<warmcache-status for="files"></warmcache-status>'
-# Reports to the server what the page shows, since nobody drives this browser.
+# Report to the server what the page shows, because no driver controls this browser.
 REPORT = """
 addEventListener("warmcache:refreshed", () => {
   setTimeout(() => {
@@ -47,7 +47,7 @@ def tool(*names: str) -> str:
 
 @contextmanager
 def screen() -> Iterator[str]:
-    """A display that nobody sees, for programs that want one."""
+    """Start an invisible display for programs that need one."""
     reading, writing = os.pipe()
     command = [tool("Xvfb"), "-displayfd", str(writing), "-screen", "0", "1000x800x24", "-nolisten", "tcp"]
     with subprocess.Popen(command, pass_fds=[writing], stderr=subprocess.DEVNULL) as server:
@@ -77,13 +77,15 @@ def webkit() -> Iterator[WebDriver]:
         pytest.skip("no MiniBrowser of WebKitGTK; this engine is not tested")
     with screen() as display, pytest.MonkeyPatch.context() as patch:
         patch.setenv("DISPLAY", display)
-        patch.setenv("WEBKIT_DISABLE_SANDBOX_THIS_IS_DANGEROUS", "1")  # it cannot make one in a container
+        patch.setenv("WEBKIT_DISABLE_SANDBOX_THIS_IS_DANGEROUS", "1")  # a container allows no sandbox
         patch.setenv("WEBKIT_DISABLE_COMPOSITING_MODE", "1")
         options = selenium.WebKitGTKOptions()
         options.binary_location = str(browsers[-1])
         options.add_argument("--automation")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # Selenium's driver uses what Selenium deprecates
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # Selenium's driver calls deprecated functions of Selenium
             running = selenium.WebKitGTK(options=options, service=service.Service(driver))
         yield running
         running.quit()
@@ -93,7 +95,7 @@ def shows(tab: WebDriver, text: str) -> None:
     until(lambda: tab.execute_script("return document.querySelector('#files li').textContent") == text, text)
 
 
-def test_webkit_swaps_speaks_and_prompts(webkit: WebDriver, world: World) -> None:
+def test_webkit_swaps_announces_and_prompts(webkit: WebDriver, world: World) -> None:
     world.inside = "<input>"
     webkit.get(f"{world.url}/page")
     world.wait_for_hits(STATUS, 2)
@@ -108,7 +110,7 @@ def test_webkit_swaps_speaks_and_prompts(webkit: WebDriver, world: World) -> Non
     until(lambda: webkit.execute_script(line) == "Up to date", "word")
 
 
-def test_webkit_keeps_the_page_for_the_way_back(webkit: WebDriver, world: World) -> None:
+def test_webkit_keeps_the_page_in_its_back_forward_cache(webkit: WebDriver, world: World) -> None:
     webkit.get(f"{world.url}/page")
     world.wait_for_hits(STATUS, 2)
     webkit.execute_script("window.mark = 'the same document'")
@@ -119,7 +121,7 @@ def test_webkit_keeps_the_page_for_the_way_back(webkit: WebDriver, world: World)
     shows(webkit, "new")
 
 
-def test_firefox_swaps_and_speaks(world: World, tmp_path: Path) -> None:
+def test_firefox_swaps_and_announces(world: World, tmp_path: Path) -> None:
     firefox = tool("firefox-esr", "firefox")
     (tmp_path / "report.js").write_text(REPORT)
     world.files["/report.js"] = tmp_path / "report.js"

@@ -1,4 +1,4 @@
-"""What a refresh must not cost the user, field by field, with the browser's own idea of a field."""
+"""A refresh must not lose a user's input; the tests use the browser's real fields."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.browser
 
 STATUS = "/api/cache/stats/files"
 TONE = "data:audio/wav;base64,UklGRiQAAABXQVZFZm10IBAAAAABAAEAQB8AAIA+AAACABAAZGF0YQAAAAA="
-# Markup, and what the user does with it.
+# Markup, and an action of the user on it.
 IN_USE = {
     "typed text": ("<input>", "one.value = 'half a wo'"),
     "a long text": ("<textarea>given</textarea>", "one.value = ''"),
@@ -46,7 +46,7 @@ IN_USE = {
 
 
 @pytest.mark.parametrize("name", IN_USE)
-def test_what_is_in_use_is_left_alone(world: World, page: Page, ear: Ear, name: str) -> None:
+def test_region_in_use_is_not_refreshed(world: World, page: Page, ear: Ear, name: str) -> None:
     world.inside, act = IN_USE[name]
     world.become("stale", "g1", ["old"], rebuilding=True)
     page.goto(f"{world.url}/page")
@@ -56,7 +56,7 @@ def test_what_is_in_use_is_left_alone(world: World, page: Page, ear: Ear, name: 
     assert page.locator("#files li").text_content() == "old"
 
 
-def test_the_answer_to_a_post_is_not_reloaded(world: World, page: Page, ear: Ear) -> None:
+def test_answer_to_a_post_is_not_reloaded(world: World, page: Page, ear: Ear) -> None:
     world.refresh = "reload"
     world.become("cold", None, [], rebuilding=True)
     page.goto(f"{world.url}/posted")
@@ -65,7 +65,7 @@ def test_the_answer_to_a_post_is_not_reloaded(world: World, page: Page, ear: Ear
     assert world.count("/posted") == 1
 
 
-def test_without_a_session_store_nothing_reloads_by_itself(world: World, page: Page, ear: Ear) -> None:
+def test_page_without_session_storage_is_not_reloaded(world: World, page: Page, ear: Ear) -> None:
     page.add_init_script(
         "delete window.sessionStorage; Object.defineProperty(window, 'sessionStorage', { get() { throw 1 } })"
     )
@@ -84,7 +84,7 @@ STYLE = "<style>#scroller { height: 50px; overflow: auto } #scroller p { height:
 
 
 @pytest.mark.parametrize("morph", [False, True], ids=["plain", "idiomorph"])
-def test_kept_nodes_stay_with_what_was_typed_into_them(world: World, page: Page, ear: Ear, morph: bool) -> None:
+def test_kept_nodes_keep_their_typed_text(world: World, page: Page, ear: Ear, morph: bool) -> None:
     world.inside, world.above, world.keep = KEPT, STYLE, "notes"
     if morph:
         world.files["/idiomorph.js"] = node_module("idiomorph") / "dist" / "idiomorph.min.js"
@@ -107,7 +107,7 @@ def test_kept_nodes_stay_with_what_was_typed_into_them(world: World, page: Page,
 
 
 @pytest.mark.parametrize("morph", [False, True], ids=["plain", "idiomorph"])
-def test_what_the_reader_has_opened_or_closed_stays_so(world: World, page: Page, ear: Ear, morph: bool) -> None:
+def test_details_stay_open_or_closed(world: World, page: Page, ear: Ear, morph: bool) -> None:
     world.inside = FOLDS
     if morph:
         world.files["/idiomorph.js"] = node_module("idiomorph") / "dist" / "idiomorph.min.js"
@@ -125,7 +125,7 @@ def test_what_the_reader_has_opened_or_closed_stays_so(world: World, page: Page,
     assert page.evaluate(opened) == [["new", False], ["one", True], ["two", False], ["three", False], ["", False]]
 
 
-def test_a_media_element_that_is_kept_goes_on_playing(world: World, page: Page, ear: Ear) -> None:
+def test_kept_media_element_continues_to_play(world: World, page: Page, ear: Ear) -> None:
     world.inside, world.keep = '<div id="player"><video muted loop></video></div>', "player"
     world.become("stale", "g1", ["old"], rebuilding=True)
     page.goto(f"{world.url}/page")
@@ -143,7 +143,7 @@ def test_a_media_element_that_is_kept_goes_on_playing(world: World, page: Page, 
     assert page.evaluate("document.querySelector('video').paused") is False
 
 
-def test_the_content_that_the_reader_looks_at_does_not_move(world: World, page: Page, ear: Ear) -> None:
+def test_visible_content_does_not_move(world: World, page: Page, ear: Ear) -> None:
     world.become("stale", "g1", [f"row {i}" for i in range(300)], rebuilding=True)
     page.goto(f"{world.url}/page")
     page.evaluate("scrollTo(0, 2000)")
@@ -154,7 +154,7 @@ def test_the_content_that_the_reader_looks_at_does_not_move(world: World, page: 
     assert page.evaluate(place) == before
 
 
-def test_a_region_that_leaves_the_page_ends_its_polls(world: World, page: Page) -> None:
+def test_region_that_leaves_the_page_ends_its_polls(world: World, page: Page) -> None:
     world.become("stale", "g1", ["old"], rebuilding=True)
     page.goto(f"{world.url}/page")
     world.wait_for_hits(STATUS, 2)
@@ -165,7 +165,7 @@ def test_a_region_that_leaves_the_page_ends_its_polls(world: World, page: Page) 
     assert world.count(STATUS) == seen
 
 
-def test_a_second_copy_of_the_script_does_nothing(world: World, page: Page, ear: Ear) -> None:
+def test_second_copy_of_the_script_has_no_effect(world: World, page: Page, ear: Ear) -> None:
     world.head = '<script defer src="/warmcache.js" data-interval="100" data-spread="0"></script>'
     world.above = '<warmcache-status for="files"></warmcache-status>'
     world.become("stale", "g1", ["old"], rebuilding=True)
@@ -176,7 +176,7 @@ def test_a_second_copy_of_the_script_does_nothing(world: World, page: Page, ear:
     assert (len(ear.of("ready")), world.count("/page")) == (1, 2)
 
 
-def test_watches_leave_no_listener_and_no_memory_behind(world: World, page: Page) -> None:
+def test_watches_leak_no_listener_and_no_memory(world: World, page: Page) -> None:
     page.goto(f"{world.url}/page")
     session = page.context.new_cdp_session(page)
     session.send("Performance.enable")

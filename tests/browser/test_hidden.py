@@ -1,4 +1,4 @@
-"""Tabs that are truly hidden, and the back/forward cache. By Selenium: Playwright keeps every page visible."""
+"""Hidden tabs and the back/forward cache, with Selenium, because Playwright keeps every page visible."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebDriver]:
     from selenium.webdriver.chrome.service import Service
 
     options = ChromeOptions()
-    options.binary_location = need_chromium()  # else Selenium's manager would download one
+    options.binary_location = need_chromium()  # otherwise Selenium's manager would download one
     for switch in (*CHROMIUM_SWITCHES, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
         options.add_argument(switch)
     running = Chrome(options=options, service=Service(need_program("chromedriver", package="chromium-driver")))
@@ -47,7 +47,7 @@ def world() -> Iterator[World]:
 
 @pytest.fixture
 def tab(driver: WebDriver, world: World) -> Iterator[WebDriver]:
-    """A tab of its own, in front, with the page."""
+    """Open the page in a new tab in the foreground."""
     before = driver.current_window_handle
     driver.switch_to.new_window("tab")
     driver.get(f"{world.url}/page")
@@ -61,7 +61,7 @@ def is_hidden(tab: WebDriver) -> bool:
 
 
 def asks_nothing(world: World, duration: float) -> None:
-    """What was under way arrives within a moment; then there is nothing for so many seconds."""
+    """Wait a moment for running requests, then check that none follows within so many seconds."""
     time.sleep(0.2)
     seen = world.count(STATUS)
     time.sleep(duration)
@@ -72,9 +72,7 @@ def shows(tab: WebDriver, text: str) -> None:
     until(lambda: tab.execute_script("return document.querySelector('#files li').textContent") == text, text)
 
 
-def test_a_tab_in_the_background_asks_nothing_and_catches_up_when_it_is_shown(
-    tab: WebDriver, world: World
-) -> None:
+def test_background_tab_does_not_poll_until_it_is_shown(tab: WebDriver, world: World) -> None:
     world.wait_for_hits(STATUS, 2)
     front = tab.current_window_handle
     tab.switch_to.new_window("tab")
@@ -87,7 +85,7 @@ def test_a_tab_in_the_background_asks_nothing_and_catches_up_when_it_is_shown(
     shows(tab, "new")
 
 
-def test_a_minimised_window_asks_nothing(tab: WebDriver, world: World) -> None:
+def test_minimised_window_does_not_poll(tab: WebDriver, world: World) -> None:
     world.wait_for_hits(STATUS, 2)
     tab.minimize_window()
     until(lambda: is_hidden(tab), "hidden page")
@@ -99,12 +97,12 @@ def test_a_minimised_window_asks_nothing(tab: WebDriver, world: World) -> None:
 
 
 @pytest.mark.parametrize("other_tab_asks", [False, True], ids=["alone", "while another tab asks"])
-def test_back_restores_the_page_from_the_cache_and_it_goes_on(
+def test_page_from_the_back_forward_cache_resumes_polling(
     tab: WebDriver, world: World, other_tab_asks: bool
 ) -> None:
     world.wait_for_hits(STATUS, 2)
     if other_tab_asks:
-        # A message for a page in the cache would throw it out; a page of another window stays visible meanwhile.
+        # A message would evict a page from the cache. A page in another window stays visible meanwhile.
         first = tab.current_window_handle
         tab.switch_to.new_window("window")
         tab.get(f"{world.url}/page")

@@ -1,4 +1,4 @@
-"""The poller under content security policies: nothing inline, nothing evaluated, no policy of its own."""
+"""The poller works with strict content security policies: it needs no inline code and no eval."""
 
 from __future__ import annotations
 
@@ -31,18 +31,16 @@ def test_nothing_violates_the_policy(world: World, page: Page, ear: Ear, name: s
     world.nonce = "abc" if "nonce" in POLICIES[name] else ""
     world.become("cold", None, [], rebuilding=True)
     page.goto(f"{world.url}/page")
-    # No function to wait for: Playwright would evaluate it, against the policy.
+    # Do not use wait_for_function: Playwright would evaluate it, which the policy refuses.
     page.locator('warmcache-progress progress[value="0.25"]').wait_for()
     world.become("fresh", "g2", ["new"])
     ear.wait_for(page, "refreshed")
     assert page.locator("#files li").text_content() == "new"
     assert ear.of("violation") == []
-    assert [text for text in complaints if "404" not in text] == []  # of the favicon
+    assert [text for text in complaints if "404" not in text] == []  # the favicon is missing
 
 
-def test_a_policy_that_forbids_all_requests_leaves_a_page_with_a_message(
-    world: World, page: Page, ear: Ear
-) -> None:
+def test_policy_without_requests_causes_a_message(world: World, page: Page, ear: Ear) -> None:
     world.csp, world.above = "default-src 'none'; script-src 'self'; connect-src 'none'", WIDGET
     world.become("stale", "g1", ["old"], rebuilding=True)
     page.goto(f"{world.url}/page")

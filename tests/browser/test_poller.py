@@ -1,4 +1,4 @@
-"""What a user sees: a real page, real requests, a list that is rebuilt behind it."""
+"""A real page with real requests, whose list is rebuilt: what its user sees."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def attribute(page: Page, name: str) -> str | None:
     return page.locator("#files").get_attribute(name)
 
 
-def test_a_cold_region_is_filled_without_a_reload(world: World, page: Page, ear: Ear) -> None:
+def test_cold_region_is_filled_without_a_reload(world: World, page: Page, ear: Ear) -> None:
     world.become("cold", None, [], rebuilding=True)
     page.goto(f"{world.url}/page")
     assert attribute(page, "aria-busy") == "true"
-    page.evaluate("Warmcache.scan()")  # the script did so by itself; twice does no harm
+    page.evaluate("Warmcache.scan()")  # the script has done this already; a second scan has no effect
     world.wait_for_hits(STATUS, 2)
     world.become("fresh", "g2", ["one", "two"])
     started = time.monotonic()
@@ -48,10 +48,10 @@ def test_a_cold_region_is_filled_without_a_reload(world: World, page: Page, ear:
     assert attribute(page, "data-warmcache-generation") == "g2"
     assert attribute(page, "aria-busy") is None
     assert page.evaluate("performance.getEntriesByType('navigation').length") == 1
-    assert world.count("/page") == 2  # the document, and the swap
+    assert world.count("/page") == 2  # the document and the swap
 
 
-def test_a_cold_region_fills_up_as_the_first_build_goes(world: World, page: Page, ear: Ear) -> None:
+def test_cold_region_fills_during_the_first_rebuild(world: World, page: Page, ear: Ear) -> None:
     world.become("cold", None, [], rebuilding=True)
     page.goto(f"{world.url}/page")
     world.become("partial", "p1", ["one"], rebuilding=True)
@@ -60,7 +60,7 @@ def test_a_cold_region_fills_up_as_the_first_build_goes(world: World, page: Page
     shows(page, "one", "two")
     seen = world.count(STATUS)
     world.wait_for_hits(STATUS, seen + 3)
-    assert world.count("/page") == 3  # the document, and one swap for each generation
+    assert world.count("/page") == 3  # the document and one swap for each generation
     assert "ready" not in ear.types()
     world.become("fresh", "g3", ["one", "two", "three"])
     shows(page, "one", "two", "three")
@@ -68,7 +68,7 @@ def test_a_cold_region_fills_up_as_the_first_build_goes(world: World, page: Page
     assert world.count("/page") == 4
 
 
-def test_a_fresh_page_asks_nothing(world: World, page: Page) -> None:
+def test_fresh_page_does_not_poll(world: World, page: Page) -> None:
     page.clock.install()
     page.goto(f"{world.url}/page")
     page.clock.run_for(60_000)
@@ -78,7 +78,7 @@ def test_a_fresh_page_asks_nothing(world: World, page: Page) -> None:
     assert asked == ["/page", "/warmcache.js", "/end"]
 
 
-def test_a_stale_region_is_swapped_from_its_own_source(world: World, page: Page, ear: Ear) -> None:
+def test_stale_region_is_swapped_from_its_own_source(world: World, page: Page, ear: Ear) -> None:
     world.source = "/rows"
     world.become("stale", "g1", ["old"], rebuilding=True)
     page.goto(f"{world.url}/page")
@@ -105,7 +105,7 @@ def test_focus_and_scroll_survive_a_swap(world: World, page: Page, ear: Ear) -> 
 
 
 def test_json_calls_on_data_twice(world: World, page: Page) -> None:
-    world.page_state = "fresh"  # only the script is wanted of the page
+    world.page_state = "fresh"  # this test needs only the script of the page
     page.goto(f"{world.url}/page")
     world.become("stale", "g1", ["old"], rebuilding=True)
     page.evaluate(
@@ -122,7 +122,7 @@ def test_json_calls_on_data_twice(world: World, page: Page) -> None:
     assert world.count("/api/files") == 2
 
 
-def test_what_the_user_typed_is_not_lost(world: World, page: Page, ear: Ear) -> None:
+def test_typed_text_is_not_lost(world: World, page: Page, ear: Ear) -> None:
     world.inside = '<input id="note" name="note">'
     world.become("stale", "g1", ["old"], rebuilding=True)
     page.goto(f"{world.url}/page")
@@ -141,7 +141,7 @@ def test_what_the_user_typed_is_not_lost(world: World, page: Page, ear: Ear) -> 
     ear.wait_for(page, "refreshed")
 
 
-def test_a_focused_field_is_left_alone(world: World, page: Page, ear: Ear) -> None:
+def test_focused_field_is_not_swapped(world: World, page: Page, ear: Ear) -> None:
     world.inside = '<input id="note" name="note">'
     world.become("stale", "g1", ["old"], rebuilding=True)
     page.goto(f"{world.url}/page")
@@ -151,7 +151,7 @@ def test_a_focused_field_is_left_alone(world: World, page: Page, ear: Ear) -> No
     shows(page, "old")
 
 
-def test_fields_that_nobody_touched_do_not_block(world: World, page: Page, ear: Ear) -> None:
+def test_unchanged_fields_do_not_block(world: World, page: Page, ear: Ear) -> None:
     world.inside = """
       <input value="a"><input type="checkbox" checked><input type="range"><input type="color">
       <input type="number" value="7"><input type="submit"><input type="hidden" value="t">
@@ -176,7 +176,7 @@ def test_scripts_in_swapped_content_do_not_run(world: World, page: Page, ear: Ea
     assert page.evaluate("window.ran") is None
 
 
-def test_a_server_that_hangs_is_reported_and_recovered_from(world: World, page: Page, ear: Ear) -> None:
+def test_hanging_server_is_reported_and_polled_again(world: World, page: Page, ear: Ear) -> None:
     world.script["timeout"] = "150"
     world.become("stale", "g1", ["old"], rebuilding=True)
     page.goto(f"{world.url}/page")
@@ -192,7 +192,7 @@ def test_a_server_that_hangs_is_reported_and_recovered_from(world: World, page: 
     assert [change["to"] for change in ear.of("state")][-3:] == ["error", "ready", "fresh"]
 
 
-def test_the_end_of_a_session_is_the_end_of_polling(world: World, page: Page, ear: Ear) -> None:
+def test_end_of_a_session_ends_polling(world: World, page: Page, ear: Ear) -> None:
     world.become("stale", "g1", ["old"], rebuilding=True)
     page.goto(f"{world.url}/page")
     world.wait_for_hits(STATUS, 1)
@@ -203,7 +203,7 @@ def test_the_end_of_a_session_is_the_end_of_polling(world: World, page: Page, ea
     assert page.locator("#files").get_attribute("data-warmcache-rebuilding") == "false"
 
 
-def test_a_region_is_reloaded_once(world: World, page: Page, ear: Ear) -> None:
+def test_region_is_reloaded_once(world: World, page: Page, ear: Ear) -> None:
     world.refresh = "reload"
     world.become("cold", None, [], rebuilding=True)
     page.goto(f"{world.url}/page")
@@ -214,9 +214,9 @@ def test_a_region_is_reloaded_once(world: World, page: Page, ear: Ear) -> None:
     assert world.count("/page") == 2
 
 
-def test_a_reload_never_loops(world: World, page: Page, ear: Ear) -> None:
+def test_reload_never_loops(world: World, page: Page, ear: Ear) -> None:
     world.refresh = "reload"
-    world.page_state = "cold"  # whatever the status says
+    world.page_state = "cold"  # regardless of the status
     page.goto(f"{world.url}/page")
     blocked = ear.wait_for(page, "blocked")
     assert blocked["reason"] == "loop"
@@ -224,10 +224,8 @@ def test_a_reload_never_loops(world: World, page: Page, ear: Ear) -> None:
     assert len(ear.of("ready")) == 2  # one in each document
 
 
-def test_a_swap_that_finds_the_old_content_is_tried_five_times_then_the_user_is_asked(
-    world: World, page: Page, ear: Ear
-) -> None:
-    world.page_state = "cold"  # whatever the status says
+def test_swap_with_old_content_prompts_after_five_attempts(world: World, page: Page, ear: Ear) -> None:
+    world.page_state = "cold"  # regardless of the status
     page.goto(f"{world.url}/page")
     blocked = ear.wait_for(page, "blocked", within=20)
     assert blocked["reason"] == "prompt"
@@ -239,19 +237,17 @@ def test_a_swap_that_finds_the_old_content_is_tried_five_times_then_the_user_is_
     assert world.count(STATUS) == seen
 
 
-def test_a_page_that_never_agrees_with_the_status_is_not_swapped_for_ever(
-    world: World, page: Page, ear: Ear
-) -> None:
+def test_page_that_disagrees_with_the_status_causes_no_loop(world: World, page: Page, ear: Ear) -> None:
     world.page_state = "stale"
     page.goto(f"{world.url}/page")
     ear.wait_for(page, "refreshed")
-    # The swapped region says again that it waits: one more look, and no more.
+    # The swapped region waits again, so the poller asks once more, and then stops.
     page.wait_for_function("document.getElementById('files').dataset.warmcacheRebuilding === 'false'")
     assert world.count("/page") == 2
     assert len(ear.of("ready")) == 1
 
 
-# What the app does with a region of each way to refresh, in place of what the poller does by itself.
+# Replace the poller's own refresh of a region by the app's, for each strategy.
 FETCHES = """
 (name) => {
   const renew = async (element) => {
@@ -272,11 +268,11 @@ FETCHES = """
         *((strategy, "partial") for strategy in ("auto", "event")),
     ],
 )
-def test_no_way_to_refresh_loads_more_than_twice_when_page_and_status_disagree_for_ever(
+def test_every_strategy_loads_at_most_twice_if_page_and_status_disagree(
     world: World, page: Page, ear: Ear, strategy: str, state: str
 ) -> None:
     world.script["auto"] = "false"
-    world.refresh, world.page_state = strategy, state  # of another generation each time
+    world.refresh, world.page_state = strategy, state  # each page has another generation
     page.goto(f"{world.url}/page")
     page.evaluate(FETCHES, strategy)
     page.evaluate("Warmcache.scan()")
@@ -293,7 +289,7 @@ def test_no_way_to_refresh_loads_more_than_twice_when_page_and_status_disagree_f
     assert world.count(STATUS) == seen, "it goes on asking"
 
 
-def test_a_page_out_of_some_cache_asks_at_once(world: World, page: Page) -> None:
+def test_page_from_a_cache_polls_at_once(world: World, page: Page) -> None:
     world.script["interval"] = "60000"
     world.become("stale", "g1", ["old"], rebuilding=True)
     world.attributes = {"data-warmcache-at": str(round(1000 * (time.time() - 61)))}
@@ -305,7 +301,7 @@ def test_a_page_out_of_some_cache_asks_at_once(world: World, page: Page) -> None
     assert world.count(STATUS) == 1
 
 
-def test_a_hidden_tab_asks_nothing_and_asks_at_once_when_shown(world: World, page: Page) -> None:
+def test_hidden_tab_polls_at_once_when_shown(world: World, page: Page) -> None:
     def show(state: str) -> None:
         page.evaluate(
             """(state) => {
@@ -320,7 +316,7 @@ def test_a_hidden_tab_asks_nothing_and_asks_at_once_when_shown(world: World, pag
     world.wait_for_hits(STATUS, 2)
     show("hidden")
     page.evaluate("fetch('/hidden')")
-    world.wait_for_hits("/hidden", 1)  # whatever was sent before has arrived by now
+    world.wait_for_hits("/hidden", 1)  # earlier requests have arrived by now
     hidden = world.count(STATUS)
     page.evaluate("new Promise((resolve) => setTimeout(resolve, 500))")  # five intervals
     assert world.count(STATUS) == hidden
@@ -328,7 +324,7 @@ def test_a_hidden_tab_asks_nothing_and_asks_at_once_when_shown(world: World, pag
     world.wait_for_hits(STATUS, hidden + 1, within=1.0)
 
 
-def test_a_listener_can_take_over(world: World, page: Page, ear: Ear) -> None:
+def test_listener_can_replace_the_refresh(world: World, page: Page, ear: Ear) -> None:
     world.become("cold", None, [], rebuilding=True)
     page.goto(f"{world.url}/page")
     page.evaluate("addEventListener('warmcache:ready', (event) => event.preventDefault())")

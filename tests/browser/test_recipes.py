@@ -1,4 +1,4 @@
-"""The recipes of docs/recipes.md, as they stand there, with the real libraries."""
+"""Run the recipes of docs/recipes.md unchanged, with the real libraries."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RECIPES = DOCS / "recipes.md"
 
 
 def recipe(heading: str, language: str) -> str:
-    """The code under a heading of the page."""
+    """Return the code under a heading of the page."""
     found = re.search(rf"```{re.escape(language)}\n(.*?)```", section(RECIPES, f"## {heading}"), re.DOTALL)
     assert found is not None, f"no {language} under {heading}"
     return found[1]
@@ -37,7 +37,7 @@ def serve_script(world: World, folder: Path, path: str, text: str) -> None:
 
 def test_a_json_list(world: World, page: Page, ear: Ear, tmp_path: Path) -> None:
     serve_script(world, tmp_path, "/list.js", recipe("A JSON list that the app renders", "js"))
-    world.page_state = "fresh"  # the region that is on every page here has no part in it
+    world.page_state = "fresh"  # the region of the test page is not used here
     world.become("stale", "g1", ["old"], rebuilding=True)
     world.foot = '<script defer src="/list.js"></script>'
     world.above = recipe("A JSON list that the app renders", "html")
@@ -66,7 +66,7 @@ def test_htmx(world: World, page: Page, ear: Ear, tmp_path: Path) -> None:
     world.become("stale", "g2", ["new"], rebuilding=False)
     page.locator("#files li", has_text="new").wait_for()
     assert world.count("/rows") == 1
-    # What htmx has put in place is attached again when it waits.
+    # A waiting region that htmx has inserted is attached again.
     page.wait_for_function("!document.querySelector('.htmx-added, .htmx-settling')")
     world.become("stale", "g2", ["new"], rebuilding=True)
     page.evaluate(
@@ -94,7 +94,7 @@ def test_turbo(world: World, page: Page, ear: Ear, tmp_path: Path) -> None:
     page.goto(f"{world.url}/page")
     page.evaluate("window.sameDocument = true")
     world.wait_for_hits(STATUS, 2)
-    page.click("a")  # Turbo exchanges the body; the new region is attached
+    page.click("a")  # Turbo replaces the body, and the new region is attached
     page.wait_for_url("**/other")
     seen = world.count(STATUS)
     world.wait_for_hits(STATUS, seen + 2)

@@ -1,4 +1,4 @@
-"""Several tabs of one browser, with and without a network, on a page that is no secure context."""
+"""Several tabs of one browser, online and offline, on a page without a secure context."""
 
 from __future__ import annotations
 
@@ -30,9 +30,7 @@ def open_tabs(world: World, page: Page, number: int, host: str) -> list[Page]:
     return tabs
 
 
-def test_ten_tabs_of_an_intranet_ask_hardly_more_than_one_and_are_refreshed_once_each(
-    world: World, page: Page
-) -> None:
+def test_ten_tabs_poll_hardly_more_than_one(world: World, page: Page) -> None:
     world.script["interval"] = "400"
     world.become("stale", "g1", ["old"], rebuilding=True)
     tabs = open_tabs(world, page, 10, "intranet.example")
@@ -49,7 +47,7 @@ def test_ten_tabs_of_an_intranet_ask_hardly_more_than_one_and_are_refreshed_once
     assert world.count("/page") == 20
 
 
-def test_offline_is_said_and_online_asks_soon(world: World, page: Page, ear: Ear) -> None:
+def test_offline_is_shown_and_online_polls_soon(world: World, page: Page, ear: Ear) -> None:
     world.above = '<warmcache-status for="files"></warmcache-status>'
     world.become("stale", "g1", ["old"], rebuilding=True)
     page.goto(f"{world.url}/page")
@@ -66,7 +64,7 @@ def test_offline_is_said_and_online_asks_soon(world: World, page: Page, ear: Ear
     assert page.locator("#files li").text_content() == "new"
 
 
-def test_a_list_that_takes_too_long_is_checked_again_by_hand(world: World, page: Page, ear: Ear) -> None:
+def test_stalled_list_can_be_checked_by_hand(world: World, page: Page, ear: Ear) -> None:
     world.above = '<warmcache-status for="files"></warmcache-status>'
     world.script["max-wait"] = "500"
     world.become("stale", "g1", ["old"], rebuilding=True)
@@ -81,7 +79,7 @@ def test_a_list_that_takes_too_long_is_checked_again_by_hand(world: World, page:
     assert page.locator("#files li").text_content() == "new"
 
 
-def test_the_spread_of_the_server_is_waited_for(world: World, page: Page, ear: Ear) -> None:
+def test_refresh_waits_for_the_servers_spread(world: World, page: Page, ear: Ear) -> None:
     world.more = {"spread_ms": 1000}
     page.add_init_script("Math.random = () => 0.99")
     world.become("stale", "g1", ["old"], rebuilding=True)

@@ -1,4 +1,4 @@
-"""A small server whose state a test may change while a real browser looks at it."""
+"""A small server whose state a test may change while a browser shows its page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ QUICK = {"interval": "100", "spread": "0"}
 
 @dataclass
 class World:
-    """What the server says. The routes read it, the tests write it."""
+    """The state of the server. Routes read it, and tests change it."""
 
     state: str = "fresh"
     generation: str | None = "g1"
@@ -43,16 +43,16 @@ class World:
     nonce: str = ""
     keep: str = ""  # the region's data-warmcache-keep
     region_id: str = "files"
-    attributes: dict[str, str] = field(default_factory=dict)  # the region's, besides
-    done: int = 1  # of four
+    attributes: dict[str, str] = field(default_factory=dict)  # more attributes of the region
+    done: int = 1  # of four steps
     eta: float | None = None
-    more: dict[str, object] = field(default_factory=dict)  # what the status says besides
-    files: dict[str, Path] = field(default_factory=dict)  # served as they are, by path
-    page_state: str | None = None  # a page that disagrees with the status for ever
-    login: bool = False  # the session has ended: the status redirects
+    more: dict[str, object] = field(default_factory=dict)  # more fields of the status
+    files: dict[str, Path] = field(default_factory=dict)  # static files by path
+    page_state: str | None = None  # the state of a page that always disagrees with the status
+    login: bool = False  # whether the session has ended, so that the status redirects
     url: str = ""
     hits: list[str] = field(default_factory=list)
-    gate: threading.Event = field(default_factory=threading.Event)  # cleared: the status hangs
+    gate: threading.Event = field(default_factory=threading.Event)  # the status hangs while this is cleared
 
     def __post_init__(self) -> None:
         self.gate.set()
