@@ -277,7 +277,9 @@ def test_every_strategy_loads_at_most_twice_if_page_and_status_disagree(
     page.evaluate(FETCHES, strategy)
     page.evaluate("Warmcache.scan()")
     if strategy == "reload":
-        page.wait_for_function("performance.getEntriesByType('navigation')[0].type === 'reload'")
+        page.wait_for_function(
+            "performance.getEntriesByType('navigation')[0].type === 'reload' && document.readyState === 'complete'"
+        )
         page.evaluate("Warmcache.scan()")
     if strategy in ("auto", "swap"):
         page.wait_for_function("document.getElementById('files').dataset.warmcacheRebuilding === 'false'")
