@@ -12,8 +12,10 @@ from ..errors import BadQueryError
 from ..status.condition import Condition, ListStatus
 
 CONTENT_TYPE = ("Content-Type", "application/json")
-# The methods of a response class that we replace, unless the app's own class overrides one of them.
-SENDING = ("__call__", "get_wsgi_response", "get_wsgi_headers", "get_app_iter", "iter_encoded", "close")
+# What makes and sends a response.  We do this ourselves, unless the app's response class has its own.
+SENDING = (
+    "__init__", "__call__", "get_wsgi_response", "get_wsgi_headers", "get_app_iter", "iter_encoded", "close"
+)  # fmt: skip
 RETRY_AFTER = "2"  # seconds until a client should ask for a cold list again: the bundled poller's interval
 
 
@@ -92,13 +94,11 @@ class _ReadyHeaders(Headers):
 
 def _response_maker(base: type[Response]) -> Callable[[tuple[bytes], _ReadyHeaders], Response]:
     """Return a function that makes responses of the app's class, without the checks that ours do not need."""
-
-    is_plain = all(getattr(base, name) is getattr(Response, name) for name in SENDING)
+    if any(getattr(base, name) is not getattr(Response, name) for name in SENDING):
+        return lambda response, headers: base(response, headers=headers)
 
     class ReadyResponse(base):  # type: ignore[misc, valid-type]
-        def __init__(self, response: tuple[bytes], headers: _ReadyHeaders) -> None:
-            super().__init__(response, headers=headers)
-            self._finished = response if is_plain else None
+        _finished: tuple[bytes] | None
 
         def call_on_close(self, func: Callable[[], Any]) -> Callable[[], Any]:
             self._finished = None
@@ -118,11 +118,9 @@ def _response_maker(base: type[Response]) -> Callable[[tuple[bytes], _ReadyHeade
             start_response(self.status, self.headers.to_wsgi_list())
             return finished
 
-    if not is_plain or base.__init__ is not Response.__init__:
-        return ReadyResponse
     # Everything but body and headers is the same in each response, so the constructor runs once and the others are
     # copies.  Measured in process, with a page of 50 items: 44 us for an answer, and 1.5 us more without copying.
-    shared = vars(ReadyResponse((b"",), _ReadyHeaders([CONTENT_TYPE])))
+    shared = vars(base((b"",), headers=_ReadyHeaders([CONTENT_TYPE])))
 
     def copied(response: tuple[bytes], headers: _ReadyHeaders) -> Response:
         made: Response = ReadyResponse.__new__(ReadyResponse)
