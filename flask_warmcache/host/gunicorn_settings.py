@@ -25,16 +25,7 @@ SHOWN = (
 )  # fmt: skip
 # gunicorn's own variables, the name of an environment by other tools' convention, and one that was read before.
 NO_SETTINGS = {"GUNICORN_CMD_ARGS", "GUNICORN_FD", "GUNICORN_PID", "GUNICORN_ENV", "GUNICORN_CONFIG"}
-BOOLEANS = {
-    "true": True,
-    "1": True,
-    "yes": True,
-    "on": True,
-    "false": False,
-    "0": False,
-    "no": False,
-    "off": False,
-}
+BOOLEANS = dict.fromkeys(("true", "1", "yes", "on"), True) | dict.fromkeys(("false", "0", "no", "off"), False)
 MIB = 1 << 20
 # gunicorn's documentation: 4 to 12 processes are enough for thousands of requests a second.
 MOST_WORKERS = 12
