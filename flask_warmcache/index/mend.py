@@ -1,4 +1,4 @@
-"""A few changes to a snapshot: its arrays are copied, and only the changed entries are computed.
+"""A patch is applied to a snapshot: its arrays are copied, and only the changed entries are computed.
 
 Only what changed is computed.  In each order the changed items are cut out and inserted again by bisection,
 which decodes the twenty or so items that each is compared with.  All else is copied, in pieces, from the map of

@@ -1,1 +1,1 @@
-"""How a list becomes warm; nothing in here knows Flask."""
+"""How a list is renewed, by a rebuild or by a write; nothing in this room imports Flask."""

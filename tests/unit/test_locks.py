@@ -227,3 +227,16 @@ def test_publish_lock_held_for_too_long_fails_the_rebuild(shelf: Shelf, monkeypa
     assert shelf.items() == files("old")
     shelf.rebuild(files("new"))
     assert shelf.items() == files("new")
+
+
+def test_publish_lock_may_be_acquired_again_by_its_holder(folder: Path) -> None:
+    store = FileStore(folder)
+    store.prepare()
+    lock = store.publishing("files")
+    with lock:
+        with lock:
+            pass
+        with pytest.raises(RebuildError, match="publish lock for too long"), store.publishing("files", 0):
+            pass
+    with store.publishing("files", 0):
+        pass
