@@ -13,9 +13,10 @@ import pytest
 from werkzeug.serving import make_server
 
 from flask_warmcache import WarmCache
+from tests.support.apps import make_app, state_of, stop
+from tests.support.shelf import files
 from tests.support.waiting import until
 
-from ..unit.world import files, make_app, state_of, stop
 from .axe import violations_in_every_look, without_javascript
 
 if TYPE_CHECKING:

@@ -12,11 +12,12 @@ from hypothesis import HealthCheck, settings
 
 from flask_warmcache import state
 from flask_warmcache.keeper.keeper import Keeper
+from tests.support.apps import stop
+from tests.support.shelf import Shelf
 from tests.support.waiting import until
 
 from .late import calm_shop as calm_shop
 from .late import quick_shop as quick_shop
-from .world import Shelf, stop
 
 settings.register_profile(
     "unit",

@@ -16,9 +16,8 @@ from flask import Flask
 from flask_warmcache import WarmCache
 from flask_warmcache.startup import loader
 from flask_warmcache.startup.loader import Loader
+from tests.support.apps import make_app, state_of
 from tests.support.waiting import until
-
-from .world import make_app, state_of
 
 SIMPLE = """
 from flask import Blueprint

@@ -12,9 +12,7 @@ from flask import Response, session
 from flask.testing import FlaskClient
 
 from flask_warmcache import WarmCache
-
-from .site import Site
-from .world import make_app, state_of
+from tests.support.apps import Site, make_app, state_of
 
 
 @pytest.fixture
@@ -53,7 +51,7 @@ def test_headers_of_a_cold_answer(site: Site) -> None:
 
 
 def test_headers_of_a_warm_answer(site: Site) -> None:
-    site.build()
+    site.rebuild()
     answer = site.client.get("/files")
     headers = answer.headers
     snapshot = state_of(site.app).statuses["files"].reader.current()
@@ -69,7 +67,7 @@ def test_headers_of_a_warm_answer(site: Site) -> None:
 
 
 def test_stale_answer_says_how_stale_it_is(site: Site) -> None:
-    site.build()
+    site.rebuild()
     status = state_of(site.app).statuses["files"]
     status.ttl = -50.5
     headers = site.client.get("/files").headers
@@ -87,7 +85,7 @@ def test_app_chooses_cache_control(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("form", ["{}", "W/{}", '"x", {}', '"x" , W/{} , "y"', "*"])
 def test_client_that_has_the_answer_gets_304_without_a_body(site: Site, form: str) -> None:
-    site.build()
+    site.rebuild()
     first = site.client.get("/files?page=1")
     again = site.client.get("/files?page=1", headers={"If-None-Match": form.format(first.headers["ETag"])})
     assert (again.status_code, again.data) == (304, b"")
@@ -99,12 +97,12 @@ def test_client_that_has_the_answer_gets_304_without_a_body(site: Site, form: st
 
 @pytest.mark.parametrize("tag", ['"x"', 'W/"x"', "", '"', "garbage", '"a", "b"', "x" * 5000])
 def test_client_that_has_another_answer_gets_this_one(site: Site, tag: str) -> None:
-    site.build()
+    site.rebuild()
     assert site.client.get("/files", headers={"If-None-Match": tag}).status_code == 200
 
 
 def test_304_never_keeps_an_old_flag_alive(site: Site) -> None:
-    site.build()
+    site.rebuild()
     tag = site.client.get("/files").headers["ETag"]
     with site.app.app_context():
         site.list.invalidate()
@@ -112,7 +110,7 @@ def test_304_never_keeps_an_old_flag_alive(site: Site) -> None:
     assert changed.status_code == 200
     assert changed.get_json()["cache_rebuilding"] is True
     flagged = changed.headers["ETag"]
-    site.build()
+    site.rebuild()
     renewed = site.client.get("/files", headers={"If-None-Match": flagged})
     assert (renewed.status_code, renewed.get_json()["cache_rebuilding"]) == (200, False)
 
@@ -120,7 +118,7 @@ def test_304_never_keeps_an_old_flag_alive(site: Site) -> None:
 def test_cold_answer_can_be_validated_too(site: Site) -> None:
     tag = site.client.get("/files").headers["ETag"]
     assert site.client.get("/files", headers={"If-None-Match": tag}).status_code == 304
-    site.build()
+    site.rebuild()
     assert site.client.get("/files", headers={"If-None-Match": tag}).status_code == 200
 
 
@@ -142,7 +140,7 @@ def test_session_is_left_alone(site: Site, refreshed: bool) -> None:
     def touched(client: FlaskClient, path: str) -> list[str]:
         return [name for name in ("Set-Cookie", "Vary") if name in client.get(path).headers]
 
-    site.build()
+    site.rebuild()
     visitor, stranger = site.app.test_client(), site.app.test_client()
     touched(visitor, "/login")
     # Flask itself sends a permanent session with every answer, unless the setting is off.
@@ -156,7 +154,7 @@ def test_session_is_left_alone(site: Site, refreshed: bool) -> None:
 @pytest.mark.parametrize("warm", [False, True])
 def test_hooks_may_change_the_answer(site: Site, warm: bool) -> None:
     if warm:
-        site.build()
+        site.rebuild()
     changes: list[Callable[[Response], Response]] = []
     site.app.after_request(lambda response: changes[-1](response))
 
@@ -203,7 +201,7 @@ def test_hooks_may_change_the_answer(site: Site, warm: bool) -> None:
 
 
 def test_hook_is_called_at_the_end_of_an_answer(site: Site) -> None:
-    site.build()
+    site.rebuild()
     ended: list[str] = []
 
     @site.app.after_request
@@ -217,7 +215,7 @@ def test_hook_is_called_at_the_end_of_an_answer(site: Site) -> None:
 
 
 def test_head_request_has_the_headers_and_no_body(site: Site) -> None:
-    site.build()
+    site.rebuild()
     head, full = site.client.head("/files"), site.client.get("/files")
     assert (head.data, head.status_code) == (b"", 200)
     assert head.headers["Content-Length"] == str(len(full.data))
@@ -250,7 +248,7 @@ def test_response_is_of_the_apps_response_class(tmp_path: Path) -> None:
 def test_fresh_worker_answers_without_parsing_or_encoding_an_item(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    site.build()
+    site.rebuild()
     worker = Site(state_of(site.app).store.folder.parent)
     state_of(worker.app)
     warm_up = worker.client.get("/files?page=9")  # maps the snapshot, whose header is JSON
@@ -272,7 +270,7 @@ def test_fresh_worker_answers_without_parsing_or_encoding_an_item(
 
 def test_view_sets_defaults_and_the_request_overrides_them(tmp_path: Path) -> None:
     site = Site(tmp_path)
-    site.build()
+    site.rebuild()
     site.app.add_url_rule("/two", "two", lambda: site.list.response(per_page=2, filter="short", sort="-name"))
     answer = site.client.get("/two").get_json()
     assert (answer["per_page"], [item["path"] for item in answer["files"]]) == (2, ["c", "b"])
@@ -289,14 +287,14 @@ def test_response_class_with_its_own_headers_is_respected(tmp_path: Path) -> Non
 
     site = Site(tmp_path)
     site.app.response_class = Guarded
-    site.build()
+    site.rebuild()
     for path in ("/files", "/files?filter=nope", "/api/cache/stats", "/api/cache/stats/files"):
         assert site.client.get(path).headers["X-Frame-Options"] == "DENY", path
     assert site.client.head("/files").headers["X-Frame-Options"] == "DENY"
 
 
 def test_hook_may_replace_all_headers(site: Site) -> None:
-    site.build()
+    site.rebuild()
 
     @site.app.after_request
     def replace(response: Response) -> Response:
@@ -309,7 +307,7 @@ def test_hook_may_replace_all_headers(site: Site) -> None:
 
 
 def test_only_get_and_head_can_be_answered_with_304(site: Site) -> None:
-    site.build()
+    site.rebuild()
     site.app.add_url_rule("/asked", "asked", site.list.response, methods=["GET", "POST"])
     known = {"If-None-Match": "*"}
     assert site.client.get("/asked", headers=known).status_code == 304

@@ -15,9 +15,9 @@ from flask import Flask
 
 from flask_warmcache import WarmCache, gunicorn_conf, state
 from flask_warmcache.host.server import SERVER_STARTED, server_started
+from tests.support.apps import make_app, state_of
 from tests.support.processes import run_python
-
-from .world import files, make_app, state_of
+from tests.support.shelf import files
 
 
 def test_app_under_test_has_a_private_temporary_folder() -> None:

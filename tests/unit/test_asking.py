@@ -15,10 +15,8 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from flask_warmcache import DeclarationError, WarmCache
+from tests.support.apps import Shop, make_app
 from tests.support.waiting import until
-
-from .shop import Shop
-from .world import make_app
 
 PATH = "/api/cache/rebuild/files"
 OWN = {"Sec-Fetch-Site": "same-origin"}

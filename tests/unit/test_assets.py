@@ -11,9 +11,8 @@ import pytest
 from flask.testing import FlaskClient
 
 from flask_warmcache.web import assets
+from tests.support.apps import Shop
 from tests.support.processes import CHECKOUT, run_python
-
-from .shop import Shop
 
 PATH = "/api/cache/static/warmcache.js"
 SCRIPT = CHECKOUT / "static" / "warmcache.js"

@@ -14,9 +14,8 @@ from flask_warmcache.store import changes
 from flask_warmcache.store.changes import CHANGING, WORD
 from flask_warmcache.store.reader import Reader
 from tests.support.processes import run_python
+from tests.support.shelf import Shelf, files
 from tests.support.waiting import until
-
-from .world import Shelf, files
 
 
 @pytest.fixture(autouse=True)
@@ -102,7 +101,7 @@ def test_change_by_another_process_is_seen(shelf: Shelf, reader: Reader) -> None
     script = """
 import sys
 from pathlib import Path
-from tests.unit.world import Shelf, files
+from tests.support.shelf import Shelf, files
 Shelf(Path(sys.argv[1])).rebuild(files("b"))
 """
     assert run_python(script, shelf.folder).stderr == ""
@@ -136,7 +135,7 @@ def test_publisher_killed_after_its_rename_leaves_readers_that_stat(shelf: Shelf
     script = """
 import os, sys
 from pathlib import Path
-from tests.unit.world import Shelf, files
+from tests.support.shelf import Shelf, files
 rename = os.replace
 def killed(draft, final):
     rename(draft, final)

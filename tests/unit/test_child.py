@@ -22,8 +22,8 @@ from flask_warmcache.keeper.location import Location, NoLocation, locate
 from flask_warmcache.keeper.relay import Relay
 from flask_warmcache.keeper.time_limits import ITEM_SIGNAL, ItemTimeLimit
 from flask_warmcache.settings import KEY
-
-from .world import files, make_app, state_of
+from tests.support.apps import make_app, state_of
+from tests.support.shelf import files
 
 # Where the app is
 

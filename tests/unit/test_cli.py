@@ -15,43 +15,32 @@ from typing import Any
 
 import pytest
 from click.testing import Result
-from flask import Flask
 
 from flask_warmcache import WarmCache, WarmList
 from flask_warmcache.store.files import FileStore
+from tests.support.apps import Shop, make_app, state_of
 from tests.support.processes import python, read_line, run, send_line, started
 from tests.support.waiting import until
 
-from .world import files, make_app, state_of
 
+class Shell(Shop):
+    """An app with a list and a value, and its commands."""
 
-class Shop:
-    """An app with a list, a value, and a shell."""
+    NAMES = ("a", "b")
+    OPTIONS = {"unit": "file"}
 
     def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
         self.folder = folder / "cache"
-        self.app: Flask = make_app(folder)
-        self.warmcache = WarmCache(self.app)
-        self.error: BaseException | None = None
-        self.warmcache.warm_list("files", key="path", unit="file", source=self.source)
         self.warmcache.value("dashboard")(dict)
-
-    def source(self) -> list[dict[str, Any]]:
-        if self.error is not None:
-            raise self.error
-        return files("a", "b")
 
     def run(self, *arguments: str) -> Result:
         return self.app.test_cli_runner().invoke(args=["warmcache", *arguments])
 
-    def rebuild(self, name: str = "files") -> None:
-        with self.app.app_context():
-            self.warmcache[name].rebuild_now()
-
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Shop:
-    return Shop(tmp_path)
+def shop(tmp_path: Path) -> Shell:
+    return Shell(tmp_path)
 
 
 HOLD = """
@@ -70,14 +59,14 @@ for line in sys.stdin:
 
 
 @pytest.fixture
-def other(shop: Shop) -> Iterator[subprocess.Popen[str]]:
+def other(shop: Shell) -> Iterator[subprocess.Popen[str]]:
     """Start another process, in the middle of a rebuild, which ends in the phase that is sent to it."""
     with started(python("-c", HOLD, shop.folder)) as process:
         assert read_line(process) == "ready"
         yield process
 
 
-def test_status_with_cold_lists_exits_with_1(shop: Shop) -> None:
+def test_status_with_cold_lists_exits_with_1(shop: Shell) -> None:
     result = shop.run("status")
     lines = result.output.splitlines()
     assert lines[0].split() == ["LIST", "STATE", "ITEMS", "AGE", "LAST", "BUILD", "NOTE"]
@@ -86,7 +75,7 @@ def test_status_with_cold_lists_exits_with_1(shop: Shop) -> None:
     assert not shop.folder.exists()
 
 
-def test_status_with_warm_lists_exits_with_0(shop: Shop) -> None:
+def test_status_with_warm_lists_exits_with_0(shop: Shell) -> None:
     shop.rebuild()
     shop.rebuild("dashboard")
     result = shop.run("status")
@@ -97,7 +86,7 @@ def test_status_with_warm_lists_exits_with_0(shop: Shop) -> None:
     ]
 
 
-def test_status_shows_failures_and_progress(shop: Shop, other: subprocess.Popen[str]) -> None:
+def test_status_shows_failures_and_progress(shop: Shell, other: subprocess.Popen[str]) -> None:
     result = shop.run("status")
     assert "rebuilding: enrich, 1 of 4" in result.output
     send_line(other, "failed")
@@ -105,7 +94,7 @@ def test_status_shows_failures_and_progress(shop: Shop, other: subprocess.Popen[
     assert shop.run("status").exit_code == 1
 
 
-def test_status_as_json_equals_the_stats(shop: Shop) -> None:
+def test_status_as_json_equals_the_stats(shop: Shell) -> None:
     shop.rebuild()
     result = shop.run("status", "--json")
     printed = json.loads(result.output)
@@ -124,7 +113,7 @@ def test_status_without_lists_prints_only_the_header(tmp_path: Path) -> None:
     assert (result.exit_code, len(result.output.splitlines())) == (0, 1)
 
 
-def test_rebuild_prints_its_outcome(shop: Shop) -> None:
+def test_rebuild_prints_its_outcome(shop: Shell) -> None:
     result = shop.run("rebuild", "files")
     assert result.exit_code == 0
     assert "files: 2 items, 2 enriched, 0 reused, 0 failed, in " in result.output
@@ -132,7 +121,7 @@ def test_rebuild_prints_its_outcome(shop: Shop) -> None:
     assert "2 items, 0 enriched, 2 reused" in again.output
 
 
-def test_rebuild_as_json_prints_only_the_outcome(shop: Shop) -> None:
+def test_rebuild_as_json_prints_only_the_outcome(shop: Shell) -> None:
     result = shop.run("rebuild", "files", "--json")
     printed = json.loads(result.stdout)
     assert (result.exit_code, result.stderr) == (0, "")
@@ -154,21 +143,21 @@ def test_rebuild_as_json_prints_only_the_outcome(shop: Shop) -> None:
     assert failed.stderr == f"{why}\n"
 
 
-def test_no_bar_is_drawn_without_a_terminal(shop: Shop) -> None:
+def test_no_bar_is_drawn_without_a_terminal(shop: Shell) -> None:
     result = shop.run("rebuild", "files")
     assert result.stderr == ""
     assert len(result.stdout.splitlines()) == 1
 
 
 @pytest.mark.parametrize("error", [ValueError("broken"), SystemExit(5), KeyboardInterrupt()], ids=repr)
-def test_failed_rebuild_exits_with_1(shop: Shop, error: BaseException) -> None:
+def test_failed_rebuild_exits_with_1(shop: Shell, error: BaseException) -> None:
     shop.error = error
     result = shop.run("rebuild", "files")
     assert result.exit_code == 1
     assert f"The rebuild of 'files' failed: {type(error).__name__}" in result.output
 
 
-def test_rebuild_exits_with_3_while_another_process_rebuilds(shop: Shop, other: subprocess.Popen[str]) -> None:
+def test_rebuild_exits_with_3_while_another_process_rebuilds(shop: Shell, other: subprocess.Popen[str]) -> None:
     result = shop.run("rebuild", "files")
     assert result.exit_code == 3
     assert "is being rebuilt already. Use --wait to follow it." in result.output
@@ -193,9 +182,9 @@ def probes(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.mark.parametrize(("phase", "code"), [("finished", 0), ("failed", 1)])
 def test_wait_follows_the_other_rebuild_to_its_end(
-    shop: Shop, other: subprocess.Popen[str], probes: list[str], phase: str, code: int
+    shop: Shell, other: subprocess.Popen[str], probes: list[str], phase: str, code: int
 ) -> None:
-    publisher = Shop(shop.folder.parent)
+    publisher = Shell(shop.folder.parent)
     results: list[Result] = []
     thread = threading.Thread(target=lambda: results.append(shop.run("rebuild", "files", "--wait", "--json")))
     thread.start()
@@ -210,7 +199,7 @@ def test_wait_follows_the_other_rebuild_to_its_end(
     assert ("failed; the log of the process that ran it says why" in results[0].output) == (code == 1)
 
 
-def _publish_as_the_other_would(shop: Shop) -> None:
+def _publish_as_the_other_would(shop: Shell) -> None:
     state = state_of(shop.app)
     folder = shop.folder.with_name("built")
     built = make_app(folder.parent, dir=str(folder))
@@ -224,7 +213,7 @@ def _publish_as_the_other_would(shop: Shop) -> None:
 
 
 def test_wait_exits_with_1_when_the_other_process_is_killed(
-    shop: Shop, other: subprocess.Popen[str], probes: list[str]
+    shop: Shell, other: subprocess.Popen[str], probes: list[str]
 ) -> None:
     results: list[Result] = []
     thread = threading.Thread(target=lambda: results.append(shop.run("rebuild", "files", "--wait")))
@@ -236,14 +225,14 @@ def test_wait_exits_with_1_when_the_other_process_is_killed(
     assert results and results[0].exit_code == 1
 
 
-def test_invalidate_makes_the_list_stale(shop: Shop) -> None:
+def test_invalidate_makes_the_list_stale(shop: Shell) -> None:
     shop.rebuild()
     result = shop.run("invalidate", "files")
     assert (result.exit_code, result.output) == (0, "files is invalidated.\n")
     assert shop.app.test_client().get("/api/cache/stats/files").get_json()["state"] == "stale"
 
 
-def test_clear_makes_the_list_cold_and_removes_its_data(shop: Shop) -> None:
+def test_clear_makes_the_list_cold_and_removes_its_data(shop: Shell) -> None:
     shop.rebuild()
     result = shop.run("clear", "files")
     assert (result.exit_code, result.output) == (0, "files is cleared.\n")
@@ -252,13 +241,13 @@ def test_clear_makes_the_list_cold_and_removes_its_data(shop: Shop) -> None:
     assert shop.run("clear", "files").exit_code == 0
 
 
-def test_clear_exits_with_3_while_another_process_rebuilds(shop: Shop, other: subprocess.Popen[str]) -> None:
+def test_clear_exits_with_3_while_another_process_rebuilds(shop: Shell, other: subprocess.Popen[str]) -> None:
     result = shop.run("clear", "files")
     assert (result.exit_code, "being rebuilt; try again" in result.output) == (3, True)
 
 
 @pytest.mark.parametrize("command", ["invalidate", "clear"])
-def test_unusable_folder_exits_with_1_and_names_the_setting(shop: Shop, command: str) -> None:
+def test_unusable_folder_exits_with_1_and_names_the_setting(shop: Shell, command: str) -> None:
     shop.folder.write_text("")
     result = shop.run(command, "files")
     assert result.exit_code == 1
@@ -268,14 +257,14 @@ def test_unusable_folder_exits_with_1_and_names_the_setting(shop: Shop, command:
 @pytest.mark.parametrize(
     "command", [["rebuild"], ["invalidate"], ["clear"], ["refresh", "--int", "1"], ["discard", "a"]], ids=str
 )
-def test_unknown_list_exits_with_2_and_names_the_declared_ones(shop: Shop, command: list[str]) -> None:
+def test_unknown_list_exits_with_2_and_names_the_declared_ones(shop: Shell, command: list[str]) -> None:
     result = shop.run(command[0], "none", *command[1:])
     assert result.exit_code == 2
     assert "No warm list named 'none'. Declared: files, dashboard." in result.output
 
 
 @pytest.mark.usefixtures("live")
-def test_commands_start_no_keeper(shop: Shop) -> None:
+def test_commands_start_no_keeper(shop: Shell) -> None:
     def enrich(item: dict[str, Any]) -> dict[str, Any]:
         shop.warmcache["dashboard"].get()  # a list that is read by a rebuild starts none either
         return item
@@ -357,7 +346,7 @@ def changes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, tuple[objec
     ids=str,
 )
 def test_change_calls_the_method_of_the_list(
-    shop: Shop,
+    shop: Shell,
     changes: list[tuple[str, str, tuple[object, ...]]],
     command: str,
     arguments: list[str],
@@ -383,7 +372,7 @@ def test_change_calls_the_method_of_the_list(
 )
 @pytest.mark.usefixtures("changes")
 def test_failed_change_prints_the_reason(
-    shop: Shop, command: str, arguments: list[str], code: int, reason: str
+    shop: Shell, command: str, arguments: list[str], code: int, reason: str
 ) -> None:
     result = shop.run(command, *arguments)
     assert (result.exit_code, reason in result.stderr) == (code, True), result.output

@@ -10,8 +10,8 @@ import pytest
 from flask_warmcache import ViewError, WarmCache
 from flask_warmcache.declaration import Item
 from flask_warmcache.rebuild import job as job_module
-
-from .world import Shelf, make_app
+from tests.support.apps import make_app
+from tests.support.shelf import Shelf
 
 # A time with a zone cannot be compared with one without.
 FAILING = {"time": lambda item: datetime(2000, 1, 1, tzinfo=timezone.utc if item["path"] == "0" else None)}

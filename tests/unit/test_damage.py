@@ -21,8 +21,7 @@ from flask_warmcache import BadQueryError
 from flask_warmcache.store import format as fmt
 from flask_warmcache.store.verify import Verifier
 from tests.support.processes import no_descriptors
-
-from .world import Shelf, declare, files
+from tests.support.shelf import Shelf, declare, files
 
 VIEWS: dict[str, Any] = {
     "filters": {"even": lambda item: item["size"] % 2 == 0},

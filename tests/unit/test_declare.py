@@ -8,8 +8,7 @@ from typing import Any
 import pytest
 
 from flask_warmcache import DeclarationError, WarmCache
-
-from .world import declare
+from tests.support.shelf import declare
 
 BAD_NAMES = [
     "",

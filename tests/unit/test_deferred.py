@@ -19,10 +19,10 @@ from werkzeug.routing import Map
 
 from flask_warmcache import WarmCache
 from flask_warmcache.startup import gate
+from tests.support.apps import make_app
 from tests.support.waiting import until
 
 from .late import Shop, forked
-from .world import make_app
 
 RICH = """
 import click

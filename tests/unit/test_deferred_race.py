@@ -17,10 +17,10 @@ from jinja2 import TemplateNotFound
 
 from flask_warmcache import WarmCache
 from flask_warmcache.startup import loader
+from tests.support.apps import make_app
 from tests.support.waiting import until
 
 from .late import Shop
-from .world import make_app
 
 BLUEPRINTS = 40
 REQUESTS = 8_000

@@ -10,8 +10,8 @@ import pytest
 
 from flask_warmcache import WarmCache
 from flask_warmcache.bytecode import digest_of
-
-from .world import Shelf, files, make_app, positions
+from tests.support.apps import make_app
+from tests.support.shelf import Shelf, files, positions
 
 NAMES = [f"{'x' * number}{number}" for number in range(60)]
 

@@ -24,9 +24,7 @@ from flask_warmcache.doctor.processes import NoServer, Server, find_server, guni
 from flask_warmcache.doctor.runner import check_child
 from flask_warmcache.host import resources
 from flask_warmcache.store.files import FileStore
-
-from .shop import Shop
-from .world import make_app
+from tests.support.apps import Shop, make_app
 
 
 def levels(report: Report) -> dict[str, str]:

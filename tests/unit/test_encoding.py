@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 
 from flask_warmcache import WarmCache
 from flask_warmcache.encoding import encoder
-
-from .world import make_app
+from tests.support.apps import make_app
 
 
 @pytest.fixture

@@ -12,9 +12,8 @@ import pytest
 from flask_warmcache import RebuildError
 from flask_warmcache.declaration import Item
 from flask_warmcache.rebuild import enrich as enrich_module
+from tests.support.shelf import Shelf, files
 from tests.support.waiting import until
-
-from .world import Shelf, files
 
 NAMES = [f"item {number:02}" for number in range(30)]
 ITEMS = files(*NAMES)

@@ -15,9 +15,9 @@ from flask import Flask
 from flask_warmcache import DeclarationError, UnknownListError, WarmCache, WarmList, errors
 from flask_warmcache.declaration import Item
 from flask_warmcache.lists.warm_value import WarmValue
+from tests.support.apps import make_app, state_of
+from tests.support.shelf import files
 from tests.support.waiting import until
-
-from .world import files, make_app, state_of
 
 
 def test_duplicate_name_is_refused() -> None:

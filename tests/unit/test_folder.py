@@ -16,8 +16,7 @@ from flask_warmcache.store.files import FileStore
 from flask_warmcache.store.folder import default_folder
 from flask_warmcache.store.sweeping import sweep
 from flask_warmcache.store.writer import Draft
-
-from .world import Shelf, files
+from tests.support.shelf import Shelf, files
 
 
 @pytest.fixture(params=[0o000, 0o022, 0o077])

@@ -10,8 +10,7 @@ import pytest
 from flask_warmcache.declaration import Item
 from flask_warmcache.store import marks
 from flask_warmcache.store.snapshot import INVALIDATED_BEFORE
-
-from .world import Shelf, files
+from tests.support.shelf import Shelf, files
 
 
 def is_owed(shelf: Shelf) -> bool:

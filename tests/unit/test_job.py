@@ -16,8 +16,7 @@ from flask_warmcache.declaration import Item
 from flask_warmcache.rebuild import enrich as enrich_module
 from flask_warmcache.rebuild import publish
 from flask_warmcache.store import changes, marks
-
-from .world import Shelf, encode, files
+from tests.support.shelf import Shelf, encode, files
 
 
 class Enrich:

@@ -12,10 +12,9 @@ import pytest
 
 from flask_warmcache import RebuildBusyError
 from flask_warmcache.store.files import FileStore
+from tests.support.apps import Shop
+from tests.support.shelf import files
 from tests.support.waiting import until
-
-from .shop import Shop
-from .world import files
 
 
 @pytest.fixture

@@ -14,10 +14,10 @@ from flask_warmcache import WarmCache, state
 from flask_warmcache.declaration import Item
 from flask_warmcache.keeper.keeper import Keeper
 from flask_warmcache.state import start_keepers
+from tests.support.apps import make_app, state_of, stop
 from tests.support.processes import run_python
+from tests.support.shelf import files
 from tests.support.waiting import until
-
-from .world import files, make_app, state_of, stop
 
 pytestmark = pytest.mark.usefixtures("live")
 

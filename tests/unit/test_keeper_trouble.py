@@ -16,10 +16,9 @@ from flask_warmcache.declaration import Item
 from flask_warmcache.lists.warm import Warm
 from flask_warmcache.signals import rebuild_failed
 from flask_warmcache.store import marks
+from tests.support.apps import Shop
+from tests.support.shelf import files
 from tests.support.waiting import until
-
-from .shop import Shop
-from .world import files
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from flask import Flask
 
 from flask_warmcache import BadQueryError, DeclarationError, SnapshotError, WarmCache, WarmList
 from flask_warmcache.store import format as fmt
-
-from .world import files, make_app, state_of
+from tests.support.apps import make_app, state_of
+from tests.support.shelf import files
 
 
 @pytest.fixture

@@ -16,9 +16,8 @@ from flask_warmcache import RebuildError, StoreError
 from flask_warmcache.store import locks as locks_module
 from flask_warmcache.store.files import FileStore
 from tests.support.processes import python, read_line, run, started
+from tests.support.shelf import Shelf, files
 from tests.support.waiting import stays_false
-
-from .world import Shelf, files
 
 HOLD = """
 import sys

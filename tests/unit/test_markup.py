@@ -14,9 +14,7 @@ from jinja2 import DictLoader
 
 from flask_warmcache import UnknownListError, WarmCache
 from flask_warmcache.web import assets
-
-from .shop import Shop
-from .world import make_app
+from tests.support.apps import Shop, make_app
 
 HOSTILE = '"><script>alert(1)</script>'
 

@@ -33,8 +33,7 @@ from flask_warmcache.rebuild.writes import Writes
 from flask_warmcache.store import format as fmt
 from flask_warmcache.store.snapshot import Snapshot
 from flask_warmcache.store.verify import Verifier
-
-from .world import Shelf, breathe, declare, encode
+from tests.support.shelf import Shelf, breathe, declare, encode
 
 Key = str | int
 

@@ -14,8 +14,7 @@ from hypothesis import strategies as st
 from flask_warmcache.declaration import Item
 from flask_warmcache.query.parse import NO_DEFAULTS
 from flask_warmcache.store.format import fold
-
-from .world import Shelf, declare
+from tests.support.shelf import Shelf, declare
 
 FILTERS: dict[str, Any] = {
     "even": lambda item: item["size"] % 2 == 0,

@@ -24,10 +24,10 @@ from flask_warmcache.startup.task_status import KEPT, Record, TaskStatus
 from flask_warmcache.startup.tasks import Tasks
 from flask_warmcache.store.locks import HeldLock
 from flask_warmcache.testing import inline_rebuilds
+from tests.support.apps import make_app, state_of
 from tests.support.processes import run_python
+from tests.support.shelf import files
 from tests.support.waiting import until
-
-from .world import files, make_app, state_of
 
 
 class Site:

@@ -12,8 +12,7 @@ from flask_warmcache.declaration import Item
 from flask_warmcache.query.page_cache import ENTRY_OVERHEAD, PageCache
 from flask_warmcache.query.parse import NO_DEFAULTS
 from flask_warmcache.store.search import search
-
-from .world import Shelf, declare, files
+from tests.support.shelf import Shelf, declare, files
 
 MARKS: dict[str, Any] = {
     "filters": {"unmarked": lambda item: item["size"] < 2},

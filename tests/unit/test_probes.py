@@ -15,11 +15,10 @@ from werkzeug.test import TestResponse
 from flask_warmcache import SettingError, WarmCache
 from flask_warmcache.testing import inline_rebuilds
 from flask_warmcache.web import probes
+from tests.support.apps import Shop, make_app
 from tests.support.waiting import until
 
 from . import late
-from .shop import Shop
-from .world import make_app
 
 PROBES = ("livez", "readyz", "startupz")
 

@@ -19,8 +19,7 @@ from flask_warmcache.query.plan import Planner
 from flask_warmcache.settings import Settings
 from flask_warmcache.status.condition import ListStatus
 from flask_warmcache.store.files import FileStore
-
-from .world import declare
+from tests.support.shelf import declare
 
 DECLARATION = declare(
     filters={"marked": bool, "not.marked": bool},

@@ -17,9 +17,8 @@ from flask_warmcache.store import reader as reader_module
 from flask_warmcache.store.reader import Reader
 from flask_warmcache.store.snapshot import Snapshot
 from tests.support.processes import no_descriptors
+from tests.support.shelf import Shelf, files
 from tests.support.waiting import until
-
-from .world import Shelf, files
 
 
 class Opens:

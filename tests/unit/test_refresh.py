@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from .site import Site
-from .world import state_of
+from tests.support.apps import Site, state_of
 
 
 @pytest.fixture
@@ -30,7 +29,7 @@ def site(tmp_path: Path) -> Site:
 def test_wrong_parameter_is_a_400_that_names_the_allowed_values(
     site: Site, query: str, parameter: str, allowed: list[str] | None
 ) -> None:
-    site.build()
+    site.rebuild()
     answer = site.client.get(f"/files?{query}")
     body = answer.get_json()
     assert (answer.status_code, answer.headers["Cache-Control"]) == (400, "no-store")
@@ -39,7 +38,7 @@ def test_wrong_parameter_is_a_400_that_names_the_allowed_values(
 
 
 def test_refused_request_changes_nothing(site: Site) -> None:
-    site.build()
+    site.rebuild()
     state_of(site.app).settings.__dict__["refresh_interval"] = 0.0
     before = {path.name: path.stat() for path in state_of(site.app).store.folder.iterdir()}
     assert site.client.get("/files?refresh=true&filter=none").status_code == 400
@@ -57,7 +56,7 @@ def test_refusal_does_not_repeat_the_query(site: Site) -> None:
 
 def test_refresh_asks_for_a_rebuild_once(tmp_path: Path) -> None:
     site = Site(tmp_path, refresh_interval=0)
-    site.build()
+    site.rebuild()
     index = state_of(site.app).store.folder / "files.index"
     assert site.client.get("/files?refresh=true").get_json()["cache_rebuilding"] is True
     marked = index.stat()
@@ -70,13 +69,13 @@ def test_refresh_asks_for_a_rebuild_once(tmp_path: Path) -> None:
 
 def test_young_list_is_not_refreshed(tmp_path: Path) -> None:
     site = Site(tmp_path, refresh_interval=1000)
-    site.build()
+    site.rebuild()
     assert site.client.get("/files?refresh=true").get_json()["cache_rebuilding"] is False
 
 
 def test_refresh_can_be_disabled(tmp_path: Path) -> None:
     site = Site(tmp_path, refresh_interval=0, allow_refresh=False)
-    site.build()
+    site.rebuild()
     answer = site.client.get("/files?refresh=true")
     assert (answer.status_code, answer.get_json()["cache_rebuilding"]) == (200, False)
 
@@ -88,14 +87,14 @@ def test_refresh_of_a_cold_list_changes_nothing(site: Site) -> None:
 
 def test_refresh_false_does_not_ask_for_a_rebuild(tmp_path: Path) -> None:
     site = Site(tmp_path, refresh_interval=0)
-    site.build()
+    site.rebuild()
     for no in ("false", "0", "no", ""):
         assert site.client.get(f"/files?refresh={no}").get_json()["cache_rebuilding"] is False
 
 
 def test_refresh_in_a_read_only_folder_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     site = Site(tmp_path, refresh_interval=0)
-    site.build()
+    site.rebuild()
 
     def read_only(*arguments: Any, **options: Any) -> None:
         raise PermissionError

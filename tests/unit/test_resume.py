@@ -25,10 +25,10 @@ from flask_warmcache.rebuild.publish import Publisher
 from flask_warmcache.rebuild.tools import Tools
 from flask_warmcache.status.progress import Progress
 from flask_warmcache.store.verify import Verifier
+from tests.support.apps import make_app
 from tests.support.processes import forker
+from tests.support.shelf import Shelf, declare, encode, files
 from tests.support.waiting import until
-
-from .world import Shelf, declare, encode, files, make_app
 
 NAMES = [f"item {number}" for number in range(12)]
 ITEMS = files(*NAMES)
@@ -623,7 +623,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from flask_warmcache.rebuild import job, partial
 from flask_warmcache.store import compaction, data
-from tests.unit.world import Shelf, declare, encode
+from tests.support.shelf import Shelf, declare, encode
 from flask_warmcache.status.progress import Progress
 from flask_warmcache.rebuild.tools import Tools
 

@@ -8,8 +8,7 @@ import pytest
 
 from flask_warmcache.store import search as search_module
 from flask_warmcache.store.search import search
-
-from .world import Shelf, declare
+from tests.support.shelf import Shelf, declare
 
 
 def titled(*titles: Any) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from flask import Flask, Response, redirect, request, session, url_for
 from flask.sessions import SecureCookieSession, SecureCookieSessionInterface
 from flask.testing import FlaskClient
 
-from .shop import Shop
+from tests.support.apps import Shop
 
 PATHS = ("/api/cache/stats/files", "/api/cache/stats", "/api/cache/static/warmcache.js", "/api/cache/")
 

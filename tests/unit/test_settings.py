@@ -11,8 +11,7 @@ from flask import Flask
 
 from flask_warmcache import SettingError, WarmCache
 from flask_warmcache.settings import Settings
-
-from .world import state_of
+from tests.support.apps import state_of
 
 WRONG: list[tuple[str, Any, str]] = [
     ("dir", 5, "a folder's path"),

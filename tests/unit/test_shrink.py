@@ -10,8 +10,8 @@ import pytest
 from flask_warmcache import WarmCache
 from flask_warmcache.declaration import Item
 from flask_warmcache.errors import DeclarationError, SourceShrunkError
-
-from .world import Shelf, declare, files, make_app, state_of
+from tests.support.apps import make_app, state_of
+from tests.support.shelf import Shelf, declare, files
 
 
 def numbered(count: int, begin: int = 0) -> list[Item]:

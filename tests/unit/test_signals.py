@@ -16,10 +16,10 @@ from flask import Flask, current_app, g
 from flask_warmcache import Outcome, signals
 from flask_warmcache.signals import rebuild_failed, rebuild_finished, rebuild_progressed, rebuild_started
 from flask_warmcache.status import progress as progress_module
+from tests.support.apps import Shop
+from tests.support.shelf import files
 
-from .shop import Shop
 from .test_upstream import Chain
-from .world import files
 
 ALL = (rebuild_started, rebuild_progressed, rebuild_finished, rebuild_failed)
 Heard = list[tuple[str, dict[str, Any]]]

@@ -12,8 +12,7 @@ from flask_warmcache import SnapshotError
 from flask_warmcache.store import format as fmt
 from flask_warmcache.store.snapshot import Snapshot
 from flask_warmcache.store.verify import Verifier
-
-from .world import Shelf, files, positions
+from tests.support.shelf import Shelf, files, positions
 
 
 def test_what_is_published_is_read_back(shelf: Shelf) -> None:

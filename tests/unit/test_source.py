@@ -10,8 +10,7 @@ import pytest
 
 from flask_warmcache import RebuildError
 from flask_warmcache.declaration import Item
-
-from .world import Shelf, files
+from tests.support.shelf import Shelf, files
 
 
 @pytest.mark.parametrize("kind", [list, tuple, iter], ids=["list", "tuple", "iterator"])

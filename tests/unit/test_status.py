@@ -10,8 +10,7 @@ import pytest
 
 from flask_warmcache.status.condition import ListStatus
 from flask_warmcache.status.progress import Progress
-
-from .world import Shelf, declare, files
+from tests.support.shelf import Shelf, declare, files
 
 NOW = time.time
 

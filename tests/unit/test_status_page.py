@@ -16,10 +16,9 @@ from flask_warmcache import WarmCache
 from flask_warmcache.rebuild.tally import DURATIONS_KEPT
 from flask_warmcache.status.progress import RUNNING
 from flask_warmcache.web import status_page as page
+from tests.support.apps import Shop, make_app
+from tests.support.shelf import Shelf, files
 from tests.support.waiting import until
-
-from .shop import Shop
-from .world import Shelf, files, make_app
 
 SECRET = "/srv/secret/library is not mounted"
 HOSTILE = "<script>alert(1)</script>\" onload='x"

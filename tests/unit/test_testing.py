@@ -14,10 +14,10 @@ from flask import Flask
 
 from flask_warmcache import RebuildError, UnknownListError, WarmCache
 from flask_warmcache.testing import inline_rebuilds, rebuild_all, showing
+from tests.support.apps import make_app, state_of
 from tests.support.processes import run_python
+from tests.support.shelf import files
 from tests.support.waiting import until
-
-from .world import files, make_app, state_of
 
 
 class Library:

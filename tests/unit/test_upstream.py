@@ -13,9 +13,9 @@ from flask import Flask
 from flask_warmcache import DeclarationError, RebuildBusyError, RebuildError, WarmCache, WarmList
 from flask_warmcache.declaration import Item
 from flask_warmcache.store.files import FileStore
+from tests.support.apps import make_app, state_of
+from tests.support.shelf import files
 from tests.support.waiting import stays_false, until
-
-from .world import files, make_app, state_of
 
 
 class Chain:

@@ -12,8 +12,8 @@ from flask import Flask
 from flask.json.provider import DefaultJSONProvider
 
 from flask_warmcache import DeclarationError, WarmCache
-
-from .world import files, make_app, state_of
+from tests.support.apps import make_app, state_of
+from tests.support.shelf import files
 
 
 @pytest.fixture

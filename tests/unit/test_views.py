@@ -13,8 +13,7 @@ from flask_warmcache import ViewError
 from flask_warmcache.declaration import Item
 from flask_warmcache.index.views import ViewBuilder
 from flask_warmcache.store import format as fmt
-
-from .world import Shelf, breathe, declare, positions
+from tests.support.shelf import Shelf, breathe, declare, positions
 
 
 def order(shelf: Shelf, values: list[Any], backwards: bool = False, **declared: Any) -> list[Any]:

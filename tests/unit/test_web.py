@@ -10,15 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask, abort
-from flask.testing import FlaskClient
+from flask import abort
 
 from flask_warmcache import WarmCache
 from flask_warmcache.status import stats
 from flask_warmcache.store.snapshot import Snapshot
 from flask_warmcache.web import sections
-
-from .world import files, make_app, state_of
+from tests.support.apps import Shop, make_app, state_of
 
 LIST_KEYS = set(
     "runner dropped_items file_count age_seconds poll_after_ms is_populated rebuild_in_progress cache_rebuilding "
@@ -27,34 +25,24 @@ LIST_KEYS = set(
 )
 
 
-class Site:
+class Site(Shop):
     """An app with a list, a value and a section."""
 
+    NAMES = ("a", "b")
+    OPTIONS = {"unit": "file"}
+
     def __init__(self, folder: Path, **config: Any) -> None:
-        self.app: Flask = make_app(folder, **config)
-        self.warmcache = WarmCache(self.app)
-        self.error: Exception | None = None
+        super().__init__(folder, **config)
         self.markers: Any = {"marked": 5}
         self.calls = 0
-        self.warmcache.warm_list("files", key="path", unit="file", source=self.source)
         self.warmcache.value("dashboard")(dict)
         self.warmcache.stats_section("markers")(self.section)
-        self.client: FlaskClient = self.app.test_client()
-
-    def source(self) -> list[dict[str, Any]]:
-        if self.error is not None:
-            raise self.error
-        return files("a", "b")
 
     def section(self) -> Any:
         self.calls += 1
         if isinstance(self.markers, Exception):
             raise self.markers
         return self.markers
-
-    def rebuild(self, name: str = "files") -> None:
-        with self.app.app_context():
-            self.warmcache[name].rebuild_now()
 
     def stats(self, name: str = "") -> Any:
         return self.client.get("/api/cache/stats" + (name and f"/{name}")).get_json()

@@ -29,8 +29,7 @@ from flask_warmcache.store.writer import (
     write_pieces,
 )
 from tests.support.processes import run_python
-
-from .world import Shelf, files
+from tests.support.shelf import Shelf, files
 
 HEADER = {
     "generation": 5,
@@ -101,7 +100,7 @@ def test_file_size_limit_fails_the_rebuild_and_keeps_the_old_list(tmp_path: Path
     script = """
 import resource, signal, sys
 from pathlib import Path
-from tests.unit.world import Shelf, files
+from tests.support.shelf import Shelf, files
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 shelf = Shelf(Path(sys.argv[1]))
 shelf.rebuild(files("a"))

@@ -31,10 +31,10 @@ from flask_warmcache.store.files import FileStore
 from flask_warmcache.store.snapshot import INVALIDATED_BEFORE
 from flask_warmcache.store.verify import Verifier
 from flask_warmcache.store.writer import Draft
+from tests.support.apps import make_app, state_of
 from tests.support.processes import Forker, forker, python, read_line, started
+from tests.support.shelf import Shelf, breathe, declare, encode
 from tests.support.waiting import until
-
-from .world import Shelf, breathe, declare, encode, make_app, state_of
 
 Key = str | int
 DECLARED: dict[str, Any] = {
@@ -627,7 +627,7 @@ import os, sys, threading
 from contextlib import nullcontext
 from pathlib import Path
 from flask_warmcache.rebuild import write_queue, writes
-from tests.unit.world import declare, encode, breathe, FileStore, Tools, Shelf
+from tests.support.shelf import declare, encode, breathe, FileStore, Tools, Shelf
 
 write_queue.DEADLINE = 60
 folder, base = Path(sys.argv[1]), Path(sys.argv[2])

@@ -1,4 +1,4 @@
-"""Helpers of the unit tests: lists on disk without Flask, and small Flask apps."""
+"""How does a test keep one list on disk without Flask? It is rebuilt when the test says so."""
 
 from __future__ import annotations
 
@@ -8,24 +8,19 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from flask import Flask
-
 from flask_warmcache.declaration import Declaration, Item
-from flask_warmcache.keeper.keeper import Keeper
 from flask_warmcache.query.page_cache import PageCache
 from flask_warmcache.query.pager import Pager
 from flask_warmcache.rebuild.job import Job
 from flask_warmcache.rebuild.outcome import Outcome
 from flask_warmcache.rebuild.tools import Tools
-from flask_warmcache.settings import KEY, Settings
-from flask_warmcache.state import AppState
+from flask_warmcache.settings import Settings
 from flask_warmcache.status.condition import ListStatus
 from flask_warmcache.status.progress import Progress
 from flask_warmcache.store.files import FileStore
 from flask_warmcache.store.locks import HeldLock
 from flask_warmcache.store.snapshot import Snapshot
 
-CHECKOUT = Path(__file__).parents[2]
 NAME = "files"
 RUNS = ("old", "upstream", "context", "breathe", "code_started")  # options of one rebuild, not of its list
 
@@ -135,31 +130,3 @@ class Shelf:
         body = pager.body(pager.status.condition(), query.encode(), (None, None, None))
         answer: dict[str, Any] = json.loads(body.data)
         return answer
-
-
-def make_app(folder: Path, **config: Any) -> Flask:
-    """An app whose cache lies in the test's folder; settings in lower case, without prefix.
-
-    After a failure it pauses for so long that no test on a slow machine sees the pause end.
-    """
-    app = Flask("shop", instance_path=str(folder / "instance"))
-    settings = {"dir": str(folder / "cache"), "retry_min": 200.0, **config}
-    app.config.update({f"WARMCACHE_{key.upper()}": value for key, value in settings.items()})
-    return app
-
-
-def state_of(app: Flask) -> AppState:
-    """Return the app's state in this process, opened."""
-    state: AppState = app.extensions[KEY]
-    state.open()
-    return state
-
-
-def stop(keeper: Keeper) -> None:
-    """Stop a keeper's thread and wait for it; a later request may start another."""
-    thread = keeper._thread
-    keeper.stop()
-    if thread is not None:
-        thread.join(20)
-        assert not thread.is_alive(), "the keeper does not stop"
-    keeper._rebuilder.locks.is_stopped = False
