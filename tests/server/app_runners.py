@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
-import re
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -15,14 +15,28 @@ from flask import Flask, Response
 
 from flask_warmcache import WarmCache
 from flask_warmcache.host import threads
+from flask_warmcache.keeper import hand_over, relay
 from tests.support.reporting import note, wait_at_gate
 
 ITEMS = int(os.environ.get("TEST_ITEMS", "60"))
 COMPUTE = float(os.environ.get("TEST_COMPUTE", "0"))  # processor seconds of a build, over all its items
-HOG = int(os.environ.get("TEST_HOG", "0"))  # length of what a regular expression gets lost in, in the first item
+HOG = float(os.environ.get("TEST_HOG", "0"))  # seconds that the first item holds the interpreter, in one C call
 GATE = os.environ.get("TEST_GATE")  # while this file is missing, a build stops in its middle
 IMPORT_GATE = os.environ.get("TEST_IMPORT_GATE")  # while this file is missing, no child gets beyond its import
+AWAITS_CHILD = "TEST_AWAITS_CHILD" in os.environ  # a worker computes until a child has loaded the app
 HANGS = "TEST_HANGS" in os.environ  # the first item never ends
+
+
+if COMPUTE:
+    # A build that computes must not be taken for one that waits because the machine is busy with something else.
+    for module in (relay, hand_over):
+        setattr(module, "COMPUTING", 0.02)  # noqa: B010
+
+
+def is_loaded_elsewhere() -> bool:
+    """Return whether another process has loaded the app."""
+    with open(os.environ["TEST_CALLS"]) as calls:
+        return any(line.startswith("loaded") and int(line.split()[1]) != os.getpid() for line in calls)
 
 
 def create_app(name: str = "files", folder: str = "cache") -> Flask:
@@ -47,10 +61,11 @@ def create_app(name: str = "files", folder: str = "cache") -> Flask:
         if HANGS and file["number"] == 0:
             time.sleep(600)
         if HOG and file["number"] == 0:
-            # One C call that keeps the interpreter for itself; each further "a" doubles its time.
             note("hogging")
-            re.match(r"(a+)+$", "a" * HOG + "b")
+            hold_the_interpreter(HOG)
             note("hogged")
+        while AWAITS_CHILD and not threads.in_child and file["number"] == ITEMS // 2 and not is_loaded_elsewhere():
+            sum(range(100_000))
         end = time.thread_time() + COMPUTE / ITEMS
         while time.thread_time() < end:
             sum(range(100))
@@ -73,3 +88,14 @@ def create_app(name: str = "files", folder: str = "cache") -> Flask:
         wait_at_gate(IMPORT_GATE)
     note("loaded")
     return app
+
+
+def hold_the_interpreter(seconds: float) -> None:
+    """Wait in one C call that no signal ends, and that lets no other thread run Python meanwhile."""
+
+    class Time(ctypes.Structure):
+        _fields_ = [("seconds", ctypes.c_long), ("nanoseconds", ctypes.c_long)]
+
+    library, mutex = ctypes.PyDLL(None), ctypes.create_string_buffer(64)
+    library.pthread_mutex_lock(mutex)
+    library.pthread_mutex_timedlock(mutex, ctypes.byref(Time(int(time.time() + seconds) + 1, 0)))
