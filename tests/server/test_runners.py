@@ -164,10 +164,9 @@ def test_a_killed_child_is_a_failure_long_before_its_deadline_and_tried_again(ma
     with serving(place, workers=2) as server:
         child = place.builder_at_gate().pid
         os.kill(child, signal.SIGKILL)
-        until(lambda: stats(server)["state"] == "failed", lambda: f"a failure: {stats(server)}")
-        assert stats(server)["last_error"] == "ChildKilledError"
+        until(lambda: stats(server)["last_error"] == "ChildKilledError", lambda: f"a failure: {stats(server)}")
         place.gate.touch()
-        assert child not in pids_of(built(server))
+        assert pids_of(built(server)) - {child}, "nobody went on"  # what the child had finished is resumed
         assert len(place.calls("source")) == 2
         assert server.log.count("warmcache.rebuild_failed") == 1, "several workers counted one failure"
 
