@@ -28,7 +28,7 @@ addEventListener("securitypolicyviolation", (event) => {
 """
 
 
-class Ear:
+class EventRecorder:
     """The events of a page, in order."""
 
     def __init__(self) -> None:
@@ -57,18 +57,18 @@ def world() -> Iterator[World]:
 
 
 @pytest.fixture
-def ear() -> Ear:
-    return Ear()
+def recorder() -> EventRecorder:
+    return EventRecorder()
 
 
 @pytest.fixture
-def page(browser: Browser, ear: Ear) -> Iterator[Page]:
+def page(browser: Browser, recorder: EventRecorder) -> Iterator[Page]:
     context = browser.new_context()
     page = context.new_page()
     page.set_default_timeout(5000)
     errors: list[str] = []
     page.on("pageerror", lambda error: errors.append(str(error)))
-    page.expose_function("heard", lambda event: ear.events.append((event[0], event[1])))
+    page.expose_function("heard", lambda event: recorder.events.append((event[0], event[1])))
     page.add_init_script(RECORDER)
     yield page
     context.close()

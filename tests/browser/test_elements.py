@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from .axe import violations
-from .conftest import Ear
+from .conftest import EventRecorder
 from .world import World
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def says(page: Page, text: str) -> None:
     page.locator(LINE, has_text=text).wait_for()
 
 
-def test_widget_is_accessible_in_every_state(world: World, page: Page, ear: Ear) -> None:
+def test_widget_is_accessible_in_every_state(world: World, page: Page, recorder: EventRecorder) -> None:
     world.above, world.refresh = WIDGET, "prompt"
     page.goto(f"{world.url}/page")
     assert violations(page) == []
@@ -52,7 +52,7 @@ def test_widget_is_accessible_in_every_state(world: World, page: Page, ear: Ear)
     button.wait_for(state="hidden")
 
 
-def test_only_a_cold_region_is_busy(world: World, page: Page, ear: Ear) -> None:
+def test_only_a_cold_region_is_busy(world: World, page: Page, recorder: EventRecorder) -> None:
     world.become("stale", "g1", ["old"], rebuilding=True)
     page.goto(f"{world.url}/page")
     assert page.locator("#files").get_attribute("aria-busy") is None
@@ -61,7 +61,7 @@ def test_only_a_cold_region_is_busy(world: World, page: Page, ear: Ear) -> None:
     assert page.locator("#files").get_attribute("aria-busy") == "true"
 
 
-def test_a_hundred_steps_are_announced_by_few_texts(world: World, page: Page, ear: Ear) -> None:
+def test_a_hundred_steps_are_announced_by_few_texts(world: World, page: Page, recorder: EventRecorder) -> None:
     world.above, world.refresh = WIDGET, "event"
     world.become("stale", "g1", ["old"], rebuilding=True)
     page.goto(f"{world.url}/page")

@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.needs import node_module
 
-from .conftest import Ear
+from .conftest import EventRecorder
 from .world import World
 
 if TYPE_CHECKING:
@@ -46,26 +46,26 @@ IN_USE = {
 
 
 @pytest.mark.parametrize("name", IN_USE)
-def test_region_in_use_is_not_refreshed(world: World, page: Page, ear: Ear, name: str) -> None:
+def test_region_in_use_is_not_refreshed(world: World, page: Page, recorder: EventRecorder, name: str) -> None:
     world.inside, act = IN_USE[name]
     world.become("stale", "g1", ["old"], rebuilding=True)
     page.goto(f"{world.url}/page")
     page.evaluate(f"{{ const one = [...document.querySelectorAll('#files > :not(ul)')].at(-1); {act} }}")
     world.become("fresh", "g2", ["new"])
-    assert ear.wait_for(page, "blocked")["reason"] == "editing"
+    assert recorder.wait_for(page, "blocked")["reason"] == "editing"
     assert page.locator("#files li").text_content() == "old"
 
 
-def test_answer_to_a_post_is_not_reloaded(world: World, page: Page, ear: Ear) -> None:
+def test_answer_to_a_post_is_not_reloaded(world: World, page: Page, recorder: EventRecorder) -> None:
     world.refresh = "reload"
     world.become("cold", None, [], rebuilding=True)
     page.goto(f"{world.url}/posted")
     world.become("fresh", "g2", ["new"])
-    assert ear.wait_for(page, "blocked")["reason"] == "post"
+    assert recorder.wait_for(page, "blocked")["reason"] == "post"
     assert world.count("/posted") == 1
 
 
-def test_page_without_session_storage_is_not_reloaded(world: World, page: Page, ear: Ear) -> None:
+def test_page_without_session_storage_is_not_reloaded(world: World, page: Page, recorder: EventRecorder) -> None:
     page.add_init_script(
         "delete window.sessionStorage; Object.defineProperty(window, 'sessionStorage', { get() { throw 1 } })"
     )
@@ -73,7 +73,7 @@ def test_page_without_session_storage_is_not_reloaded(world: World, page: Page, 
     world.become("cold", None, [], rebuilding=True)
     page.goto(f"{world.url}/page")
     world.become("fresh", "g2", ["new"])
-    assert ear.wait_for(page, "blocked")["reason"] == "storage"
+    assert recorder.wait_for(page, "blocked")["reason"] == "storage"
 
 
 KEPT = '<p id="notes"><input></p><div id="scroller"><p>tall</p></div>'
@@ -84,7 +84,7 @@ STYLE = "<style>#scroller { height: 50px; overflow: auto } #scroller p { height:
 
 
 @pytest.mark.parametrize("morph", [False, True], ids=["plain", "idiomorph"])
-def test_kept_nodes_keep_their_typed_text(world: World, page: Page, ear: Ear, morph: bool) -> None:
+def test_kept_nodes_keep_their_typed_text(world: World, page: Page, recorder: EventRecorder, morph: bool) -> None:
     world.inside, world.above, world.keep = KEPT, STYLE, "notes"
     if morph:
         world.files["/idiomorph.js"] = node_module("idiomorph") / "dist" / "idiomorph.min.js"
@@ -98,7 +98,7 @@ def test_kept_nodes_keep_their_typed_text(world: World, page: Page, ear: Ear, mo
     )
     world.inside += "<script>window.ran = true</script>"
     world.become("fresh", "g2", ["new"])
-    ear.wait_for(page, "refreshed")
+    recorder.wait_for(page, "refreshed")
     assert page.locator("#files li").text_content() == "new"
     assert page.input_value("#notes input") == "half a wo"
     assert page.evaluate("document.getElementById('notes').mine")
@@ -107,7 +107,7 @@ def test_kept_nodes_keep_their_typed_text(world: World, page: Page, ear: Ear, mo
 
 
 @pytest.mark.parametrize("morph", [False, True], ids=["plain", "idiomorph"])
-def test_details_stay_open_or_closed(world: World, page: Page, ear: Ear, morph: bool) -> None:
+def test_details_stay_open_or_closed(world: World, page: Page, recorder: EventRecorder, morph: bool) -> None:
     world.inside = FOLDS
     if morph:
         world.files["/idiomorph.js"] = node_module("idiomorph") / "dist" / "idiomorph.min.js"
@@ -119,13 +119,13 @@ def test_details_stay_open_or_closed(world: World, page: Page, ear: Ear, morph: 
     page.evaluate("document.activeElement.blur()")
     world.inside = f'<details id="new"><summary>New</summary>0</details>{FOLDS}'
     world.become("fresh", "g2", ["new"])
-    ear.wait_for(page, "refreshed")
+    recorder.wait_for(page, "refreshed")
     assert page.locator("#files li").text_content() == "new"
     opened = "[...document.querySelectorAll('details')].map((one) => [one.id, one.open])"
     assert page.evaluate(opened) == [["new", False], ["one", True], ["two", False], ["three", False], ["", False]]
 
 
-def test_kept_media_element_continues_to_play(world: World, page: Page, ear: Ear) -> None:
+def test_kept_media_element_continues_to_play(world: World, page: Page, recorder: EventRecorder) -> None:
     world.inside, world.keep = '<div id="player"><video muted loop></video></div>', "player"
     world.become("stale", "g1", ["old"], rebuilding=True)
     page.goto(f"{world.url}/page")
@@ -139,18 +139,18 @@ def test_kept_media_element_continues_to_play(world: World, page: Page, ear: Ear
         }"""
     )
     world.become("fresh", "g2", ["new"])
-    ear.wait_for(page, "refreshed")
+    recorder.wait_for(page, "refreshed")
     assert page.evaluate("document.querySelector('video').paused") is False
 
 
-def test_visible_content_does_not_move(world: World, page: Page, ear: Ear) -> None:
+def test_visible_content_does_not_move(world: World, page: Page, recorder: EventRecorder) -> None:
     world.become("stale", "g1", [f"row {i}" for i in range(300)], rebuilding=True)
     page.goto(f"{world.url}/page")
     page.evaluate("scrollTo(0, 2000)")
     place = "Math.round(document.querySelectorAll('#files li')[150].getBoundingClientRect().top)"
     before = page.evaluate(place)
     world.become("fresh", "g2", [f"new {i}" for i in range(300)])
-    ear.wait_for(page, "refreshed")
+    recorder.wait_for(page, "refreshed")
     assert page.evaluate(place) == before
 
 
@@ -165,15 +165,15 @@ def test_region_that_leaves_the_page_ends_its_polls(world: World, page: Page) ->
     assert world.count(STATUS) == seen
 
 
-def test_second_copy_of_the_script_has_no_effect(world: World, page: Page, ear: Ear) -> None:
+def test_second_copy_of_the_script_has_no_effect(world: World, page: Page, recorder: EventRecorder) -> None:
     world.head = '<script defer src="/warmcache.js" data-interval="100" data-spread="0"></script>'
     world.above = '<warmcache-status for="files"></warmcache-status>'
     world.become("stale", "g1", ["old"], rebuilding=True)
     page.goto(f"{world.url}/page")
     world.wait_for_hits(STATUS, 1)
     world.become("fresh", "g2", ["new"])
-    ear.wait_for(page, "refreshed")
-    assert (len(ear.of("ready")), world.count("/page")) == (1, 2)
+    recorder.wait_for(page, "refreshed")
+    assert (len(recorder.of("ready")), world.count("/page")) == (1, 2)
 
 
 def test_watches_leak_no_listener_and_no_memory(world: World, page: Page) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .conftest import Ear
+from .conftest import EventRecorder
 from .world import World
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ POLICIES = {
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_nothing_violates_the_policy(world: World, page: Page, ear: Ear, name: str) -> None:
+def test_nothing_violates_the_policy(world: World, page: Page, recorder: EventRecorder, name: str) -> None:
     complaints: list[str] = []
     page.on("console", lambda line: complaints.append(line.text) if line.type in ("error", "warning") else None)
     world.csp, world.above = f"{POLICIES[name]}; base-uri 'none'; img-src 'self'", WIDGET
@@ -34,17 +34,17 @@ def test_nothing_violates_the_policy(world: World, page: Page, ear: Ear, name: s
     # Do not use wait_for_function: Playwright would evaluate it, which the policy refuses.
     page.locator('warmcache-progress progress[value="0.25"]').wait_for()
     world.become("fresh", "g2", ["new"])
-    ear.wait_for(page, "refreshed")
+    recorder.wait_for(page, "refreshed")
     assert page.locator("#files li").text_content() == "new"
-    assert ear.of("violation") == []
+    assert recorder.of("violation") == []
     assert [text for text in complaints if "404" not in text] == []  # the favicon is missing
 
 
-def test_policy_without_requests_causes_a_message(world: World, page: Page, ear: Ear) -> None:
+def test_policy_without_requests_causes_a_message(world: World, page: Page, recorder: EventRecorder) -> None:
     world.csp, world.above = "default-src 'none'; script-src 'self'; connect-src 'none'", WIDGET
     world.become("stale", "g1", ["old"], rebuilding=True)
     page.goto(f"{world.url}/page")
-    assert ear.wait_for(page, "error")["code"] == "network"
+    assert recorder.wait_for(page, "error")["code"] == "network"
     page.locator("warmcache-status[state=error]", has_text="No news").wait_for()
-    assert {one["directive"] for one in ear.of("violation")} == {"connect-src"}
+    assert {one["directive"] for one in recorder.of("violation")} == {"connect-src"}
     assert page.locator("#files li").text_content() == "old"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .conftest import Ear
+from .conftest import EventRecorder
 from .world import World
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def attribute(page: Page, name: str) -> str | None:
     return page.locator("#files").get_attribute(name)
 
 
-def test_cold_region_is_filled_without_a_reload(world: World, page: Page, ear: Ear) -> None:
+def test_cold_region_is_filled_without_a_reload(world: World, page: Page, recorder: EventRecorder) -> None:
     world.become("cold", None, [], rebuilding=True)
     page.goto(f"{world.url}/page")
     assert attribute(page, "aria-busy") == "true"
@@ -40,10 +40,10 @@ def test_cold_region_is_filled_without_a_reload(world: World, page: Page, ear: E
     started = time.monotonic()
     shows(page, "one", "two")
     assert time.monotonic() - started < 2.5
-    ear.wait_for(page, "refreshed")
-    assert ear.types() == ["ready", "refreshed"]
-    assert ear.of("ready")[0]["generation"] == "g2"
-    assert ear.of("progress")[0]["ratio"] == 0.25
+    recorder.wait_for(page, "refreshed")
+    assert recorder.types() == ["ready", "refreshed"]
+    assert recorder.of("ready")[0]["generation"] == "g2"
+    assert recorder.of("progress")[0]["ratio"] == 0.25
     assert attribute(page, "data-warmcache-state") == "fresh"
     assert attribute(page, "data-warmcache-generation") == "g2"
     assert attribute(page, "aria-busy") is None
@@ -51,7 +51,7 @@ def test_cold_region_is_filled_without_a_reload(world: World, page: Page, ear: E
     assert world.count("/page") == 2  # the document and the swap
 
 
-def test_cold_region_fills_during_the_first_rebuild(world: World, page: Page, ear: Ear) -> None:
+def test_cold_region_fills_during_the_first_rebuild(world: World, page: Page, recorder: EventRecorder) -> None:
     world.become("cold", None, [], rebuilding=True)
     page.goto(f"{world.url}/page")
     world.become("partial", "p1", ["one"], rebuilding=True)
@@ -61,10 +61,10 @@ def test_cold_region_fills_during_the_first_rebuild(world: World, page: Page, ea
     seen = world.count(STATUS)
     world.wait_for_hits(STATUS, seen + 3)
     assert world.count("/page") == 3  # the document and one swap for each generation
-    assert "ready" not in ear.types()
+    assert "ready" not in recorder.types()
     world.become("fresh", "g3", ["one", "two", "three"])
     shows(page, "one", "two", "three")
-    ear.wait_for(page, "ready")
+    recorder.wait_for(page, "ready")
     assert world.count("/page") == 4
 
 
@@ -78,7 +78,7 @@ def test_fresh_page_does_not_poll(world: World, page: Page) -> None:
     assert asked == ["/page", "/warmcache.js", "/end"]
 
 
-def test_stale_region_is_swapped_from_its_own_source(world: World, page: Page, ear: Ear) -> None:
+def test_stale_region_is_swapped_from_its_own_source(world: World, page: Page, recorder: EventRecorder) -> None:
     world.source = "/rows"
     world.become("stale", "g1", ["old"], rebuilding=True)
     page.goto(f"{world.url}/page")
@@ -86,19 +86,19 @@ def test_stale_region_is_swapped_from_its_own_source(world: World, page: Page, e
     assert world.count("/rows") == 0
     world.become("fresh", "g2", ["new"])
     shows(page, "new")
-    ear.wait_for(page, "refreshed")
+    recorder.wait_for(page, "refreshed")
     assert (world.count("/page"), world.count("/rows")) == (1, 1)
     assert attribute(page, "data-warmcache-rebuilding") == "false"
 
 
-def test_focus_and_scroll_survive_a_swap(world: World, page: Page, ear: Ear) -> None:
+def test_focus_and_scroll_survive_a_swap(world: World, page: Page, recorder: EventRecorder) -> None:
     world.inside = '<button id="more" type="button">More</button>'
     world.become("stale", "g1", [f"row {i}" for i in range(200)], rebuilding=True)
     page.goto(f"{world.url}/page")
     page.focus("#more")
     page.evaluate("scrollTo(0, 1500)")
     world.become("fresh", "g2", [f"new {i}" for i in range(200)])
-    ear.wait_for(page, "refreshed")
+    recorder.wait_for(page, "refreshed")
     assert page.locator(ROWS).first.text_content() == "new 0"
     assert page.evaluate("document.activeElement.id") == "more"
     assert page.evaluate("scrollY") == 1500
@@ -122,14 +122,14 @@ def test_json_calls_on_data_twice(world: World, page: Page) -> None:
     assert world.count("/api/files") == 2
 
 
-def test_typed_text_is_not_lost(world: World, page: Page, ear: Ear) -> None:
+def test_typed_text_is_not_lost(world: World, page: Page, recorder: EventRecorder) -> None:
     world.inside = '<input id="note" name="note">'
     world.become("stale", "g1", ["old"], rebuilding=True)
     page.goto(f"{world.url}/page")
     page.fill("#note", "half a wo")
     page.evaluate("document.activeElement.blur()")
     world.become("fresh", "g2", ["new"])
-    blocked = ear.wait_for(page, "blocked")
+    blocked = recorder.wait_for(page, "blocked")
     assert (blocked["name"], blocked["reason"]) == ("files", "editing")
     shows(page, "old")
     assert page.input_value("#note") == "half a wo"
@@ -138,20 +138,20 @@ def test_typed_text_is_not_lost(world: World, page: Page, ear: Ear) -> None:
     page.evaluate("proceed()")
     shows(page, "new")
     assert page.input_value("#note") == ""
-    ear.wait_for(page, "refreshed")
+    recorder.wait_for(page, "refreshed")
 
 
-def test_focused_field_is_not_swapped(world: World, page: Page, ear: Ear) -> None:
+def test_focused_field_is_not_swapped(world: World, page: Page, recorder: EventRecorder) -> None:
     world.inside = '<input id="note" name="note">'
     world.become("stale", "g1", ["old"], rebuilding=True)
     page.goto(f"{world.url}/page")
     page.focus("#note")
     world.become("fresh", "g2", ["new"])
-    ear.wait_for(page, "blocked")
+    recorder.wait_for(page, "blocked")
     shows(page, "old")
 
 
-def test_unchanged_fields_do_not_block(world: World, page: Page, ear: Ear) -> None:
+def test_unchanged_fields_do_not_block(world: World, page: Page, recorder: EventRecorder) -> None:
     world.inside = """
       <input value="a"><input type="checkbox" checked><input type="range"><input type="color">
       <input type="number" value="7"><input type="submit"><input type="hidden" value="t">
@@ -163,88 +163,92 @@ def test_unchanged_fields_do_not_block(world: World, page: Page, ear: Ear) -> No
     page.goto(f"{world.url}/page")
     world.become("fresh", "g2", ["new"])
     shows(page, "new")
-    ear.wait_for(page, "refreshed")
-    assert ear.of("blocked") == []
+    recorder.wait_for(page, "refreshed")
+    assert recorder.of("blocked") == []
 
 
-def test_scripts_in_swapped_content_do_not_run(world: World, page: Page, ear: Ear) -> None:
+def test_scripts_in_swapped_content_do_not_run(world: World, page: Page, recorder: EventRecorder) -> None:
     world.become("cold", None, [], rebuilding=True)
     page.goto(f"{world.url}/page")
     world.inside = "<script>window.ran = true</script>"
     world.become("fresh", "g2", ["new"])
-    ear.wait_for(page, "refreshed")
+    recorder.wait_for(page, "refreshed")
     assert page.evaluate("window.ran") is None
 
 
-def test_hanging_server_is_reported_and_polled_again(world: World, page: Page, ear: Ear) -> None:
+def test_hanging_server_is_reported_and_polled_again(world: World, page: Page, recorder: EventRecorder) -> None:
     world.script["timeout"] = "150"
     world.become("stale", "g1", ["old"], rebuilding=True)
     page.goto(f"{world.url}/page")
     world.wait_for_hits(STATUS, 1)
     world.gate.clear()
-    error = ear.wait_for(page, "error")
+    error = recorder.wait_for(page, "error")
     assert (error["code"], error["fatal"], error["failures"]) == ("timeout", False, 2)
     shows(page, "old")
     world.become("fresh", "g2", ["new"])
     world.gate.set()
     shows(page, "new")
-    ear.wait_for(page, "refreshed")
-    assert [change["to"] for change in ear.of("state")][-3:] == ["error", "ready", "fresh"]
+    recorder.wait_for(page, "refreshed")
+    assert [change["to"] for change in recorder.of("state")][-3:] == ["error", "ready", "fresh"]
 
 
-def test_end_of_a_session_ends_polling(world: World, page: Page, ear: Ear) -> None:
+def test_end_of_a_session_ends_polling(world: World, page: Page, recorder: EventRecorder) -> None:
     world.become("stale", "g1", ["old"], rebuilding=True)
     page.goto(f"{world.url}/page")
     world.wait_for_hits(STATUS, 1)
     world.login = True
-    error = ear.wait_for(page, "error")
+    error = recorder.wait_for(page, "error")
     assert (error["code"], error["fatal"]) == ("auth", True)
     shows(page, "old")
     assert page.locator("#files").get_attribute("data-warmcache-rebuilding") == "false"
 
 
-def test_region_is_reloaded_once(world: World, page: Page, ear: Ear) -> None:
+def test_region_is_reloaded_once(world: World, page: Page, recorder: EventRecorder) -> None:
     world.refresh = "reload"
     world.become("cold", None, [], rebuilding=True)
     page.goto(f"{world.url}/page")
     world.wait_for_hits(STATUS, 1)
     world.become("fresh", "g2", ["new"])
     shows(page, "new")
-    assert ear.of("blocked") == []
+    assert recorder.of("blocked") == []
     assert world.count("/page") == 2
 
 
-def test_reload_never_loops(world: World, page: Page, ear: Ear) -> None:
+def test_reload_never_loops(world: World, page: Page, recorder: EventRecorder) -> None:
     world.refresh = "reload"
     world.page_state = "cold"  # regardless of the status
     page.goto(f"{world.url}/page")
-    blocked = ear.wait_for(page, "blocked")
+    blocked = recorder.wait_for(page, "blocked")
     assert blocked["reason"] == "loop"
     assert world.count("/page") == 2
-    assert len(ear.of("ready")) == 2  # one in each document
+    assert len(recorder.of("ready")) == 2  # one in each document
 
 
-def test_swap_with_old_content_prompts_after_five_attempts(world: World, page: Page, ear: Ear) -> None:
+def test_swap_with_old_content_prompts_after_five_attempts(
+    world: World, page: Page, recorder: EventRecorder
+) -> None:
     world.page_state = "cold"  # regardless of the status
     page.goto(f"{world.url}/page")
-    blocked = ear.wait_for(page, "blocked", within=20)
+    blocked = recorder.wait_for(page, "blocked", within=20)
     assert blocked["reason"] == "prompt"
     assert world.count("/page") == 6
-    assert len(ear.of("ready")) == 1
-    ear.wait_for(page, "error", fatal=True)
+    assert len(recorder.of("ready")) == 1
+    recorder.wait_for(page, "error", fatal=True)
     seen = world.count(STATUS)
     page.evaluate("new Promise((resolve) => setTimeout(resolve, 300))")
     assert world.count(STATUS) == seen
 
 
-def test_page_that_disagrees_with_the_status_causes_no_loop(world: World, page: Page, ear: Ear) -> None:
+def test_page_that_disagrees_with_the_status_causes_no_loop(
+    world: World, page: Page, recorder: EventRecorder
+) -> None:
     world.page_state = "stale"
     page.goto(f"{world.url}/page")
-    ear.wait_for(page, "refreshed")
+    recorder.wait_for(page, "refreshed")
     # The swapped region waits again, so the poller asks once more, and then stops.
     page.wait_for_function("document.getElementById('files').dataset.warmcacheRebuilding === 'false'")
     assert world.count("/page") == 2
-    assert len(ear.of("ready")) == 1
+    assert len(recorder.of("ready")) == 1
 
 
 # Replace the poller's own refresh of a region by the app's, for each strategy.
@@ -269,7 +273,7 @@ FETCHES = """
     ],
 )
 def test_every_strategy_loads_at_most_twice_if_page_and_status_disagree(
-    world: World, page: Page, ear: Ear, strategy: str, state: str
+    world: World, page: Page, recorder: EventRecorder, strategy: str, state: str
 ) -> None:
     world.script["auto"] = "false"
     world.refresh, world.page_state = strategy, state  # each page has another generation
@@ -284,7 +288,7 @@ def test_every_strategy_loads_at_most_twice_if_page_and_status_disagree(
     if strategy in ("auto", "swap"):
         page.wait_for_function("document.getElementById('files').dataset.warmcacheRebuilding === 'false'")
     else:
-        ear.wait_for(page, "blocked", reason="prompt" if strategy == "prompt" else "loop")
+        recorder.wait_for(page, "blocked", reason="prompt" if strategy == "prompt" else "loop")
     seen = world.count(STATUS)
     page.evaluate("new Promise((resolve) => setTimeout(resolve, 500))")  # five intervals
     assert world.count("/page") + world.count("/rows") <= 2
@@ -326,12 +330,12 @@ def test_hidden_tab_polls_at_once_when_shown(world: World, page: Page) -> None:
     world.wait_for_hits(STATUS, hidden + 1, within=1.0)
 
 
-def test_listener_can_replace_the_refresh(world: World, page: Page, ear: Ear) -> None:
+def test_listener_can_replace_the_refresh(world: World, page: Page, recorder: EventRecorder) -> None:
     world.become("cold", None, [], rebuilding=True)
     page.goto(f"{world.url}/page")
     page.evaluate("addEventListener('warmcache:ready', (event) => event.preventDefault())")
     world.become("fresh", "g2", ["new"])
-    ear.wait_for(page, "ready")
+    recorder.wait_for(page, "ready")
     page.wait_for_function("document.getElementById('files').dataset.warmcacheRebuilding === 'false'")
     assert page.locator(ROWS).count() == 0
     assert world.count("/page") == 1

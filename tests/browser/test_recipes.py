@@ -11,7 +11,7 @@ import pytest
 from tests.docs.pages import DOCS, section
 from tests.support.needs import node_module
 
-from .conftest import Ear
+from .conftest import EventRecorder
 from .world import World
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def serve_script(world: World, folder: Path, path: str, text: str) -> None:
     world.files[path] = folder / "recipe.js"
 
 
-def test_a_json_list(world: World, page: Page, ear: Ear, tmp_path: Path) -> None:
+def test_a_json_list(world: World, page: Page, recorder: EventRecorder, tmp_path: Path) -> None:
     serve_script(world, tmp_path, "/list.js", recipe("A JSON list that the app renders", "js"))
     world.page_state = "fresh"  # the region of the test page is not used here
     world.become("stale", "g1", ["old"], rebuilding=True)
@@ -49,7 +49,7 @@ def test_a_json_list(world: World, page: Page, ear: Ear, tmp_path: Path) -> None
     assert world.count("/api/files") == 2
 
 
-def test_htmx(world: World, page: Page, ear: Ear, tmp_path: Path) -> None:
+def test_htmx(world: World, page: Page, recorder: EventRecorder, tmp_path: Path) -> None:
     world.files["/htmx.js"] = node_module("htmx.org") / "dist" / "htmx.min.js"
     serve_script(world, tmp_path, "/recipe.js", recipe("htmx", "js"))
     world.head = '<script defer src="/htmx.js"></script><script defer src="/recipe.js"></script>'
@@ -80,7 +80,7 @@ def test_htmx(world: World, page: Page, ear: Ear, tmp_path: Path) -> None:
     assert world.count("/rows") == 3
 
 
-def test_turbo(world: World, page: Page, ear: Ear, tmp_path: Path) -> None:
+def test_turbo(world: World, page: Page, recorder: EventRecorder, tmp_path: Path) -> None:
     world.files["/turbo.js"] = node_module("@hotwired/turbo") / "dist" / "turbo.es2017-umd.js"
     serve_script(world, tmp_path, "/recipe.js", recipe("Turbo", "js"))
     world.head = (

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .conftest import Ear
+from .conftest import EventRecorder
 from .world import World
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def test_ten_tabs_poll_hardly_more_than_one(world: World, page: Page) -> None:
     assert world.count("/page") == 20
 
 
-def test_offline_is_shown_and_online_polls_soon(world: World, page: Page, ear: Ear) -> None:
+def test_offline_is_shown_and_online_polls_soon(world: World, page: Page, recorder: EventRecorder) -> None:
     world.above = '<warmcache-status for="files"></warmcache-status>'
     world.become("stale", "g1", ["old"], rebuilding=True)
     page.goto(f"{world.url}/page")
@@ -60,26 +60,26 @@ def test_offline_is_shown_and_online_polls_soon(world: World, page: Page, ear: E
     assert world.count(STATUS) == seen
     page.context.set_offline(False)
     world.wait_for_hits(STATUS, seen + 1, within=2.0)
-    ear.wait_for(page, "refreshed")
+    recorder.wait_for(page, "refreshed")
     assert page.locator("#files li").text_content() == "new"
 
 
-def test_stalled_list_can_be_checked_by_hand(world: World, page: Page, ear: Ear) -> None:
+def test_stalled_list_can_be_checked_by_hand(world: World, page: Page, recorder: EventRecorder) -> None:
     world.above = '<warmcache-status for="files"></warmcache-status>'
     world.script["max-wait"] = "500"
     world.become("stale", "g1", ["old"], rebuilding=True)
     page.goto(f"{world.url}/page")
-    ear.wait_for(page, "stalled")
+    recorder.wait_for(page, "stalled")
     seen = world.count(STATUS)
     world.become("fresh", "g2", ["new"])
     page.evaluate("new Promise((resolve) => setTimeout(resolve, 300))")
     assert world.count(STATUS) == seen
     page.get_by_role("button", name="Check again").click()
-    ear.wait_for(page, "refreshed")
+    recorder.wait_for(page, "refreshed")
     assert page.locator("#files li").text_content() == "new"
 
 
-def test_refresh_waits_for_the_servers_spread(world: World, page: Page, ear: Ear) -> None:
+def test_refresh_waits_for_the_servers_spread(world: World, page: Page, recorder: EventRecorder) -> None:
     world.more = {"spread_ms": 1000}
     page.add_init_script("Math.random = () => 0.99")
     world.become("stale", "g1", ["old"], rebuilding=True)
@@ -88,5 +88,5 @@ def test_refresh_waits_for_the_servers_spread(world: World, page: Page, ear: Ear
     world.become("fresh", "g2", ["new"])
     page.wait_for_function("Warmcache.state('files') === 'ready'")
     assert world.count("/page") == 1
-    ear.wait_for(page, "refreshed")
+    recorder.wait_for(page, "refreshed")
     assert world.count("/page") == 2

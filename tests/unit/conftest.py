@@ -13,11 +13,10 @@ from hypothesis import HealthCheck, settings
 from flask_warmcache import state
 from flask_warmcache.keeper.keeper import Keeper
 from tests.support.apps import stop
+from tests.support.late_blueprints import calm_shop as calm_shop
+from tests.support.late_blueprints import quick_shop as quick_shop
 from tests.support.shelf import Shelf
 from tests.support.waiting import until
-
-from .late import calm_shop as calm_shop
-from .late import quick_shop as quick_shop
 
 settings.register_profile(
     "unit",

@@ -20,9 +20,8 @@ from werkzeug.routing import Map
 from flask_warmcache import WarmCache
 from flask_warmcache.startup import gate
 from tests.support.apps import make_app
+from tests.support.late_blueprints import LateShop, forked
 from tests.support.waiting import until
-
-from .late import Shop, forked
 
 RICH = """
 import click
@@ -142,7 +141,7 @@ def answers(client: FlaskClient) -> list[tuple[Any, ...]]:
     return found
 
 
-def test_loaded_blueprint_answers_like_a_registered_one(quick_shop: Shop) -> None:
+def test_loaded_blueprint_answers_like_a_registered_one(quick_shop: LateShop) -> None:
     write_rich(quick_shop.folder)
     quick_shop.warmcache.defer_blueprint("rich:bp", url_prefix="/rich")
     asked_before_loading = answers(quick_shop.client)
@@ -166,7 +165,7 @@ def test_loaded_blueprint_answers_like_a_registered_one(quick_shop: Shop) -> Non
     assert type(quick_shop.app) is Flask
 
 
-def test_background_loading_follows_priority(quick_shop: Shop) -> None:
+def test_background_loading_follows_priority(quick_shop: LateShop) -> None:
     order = quick_shop.folder / "order"
     for name, priority in (("a", 0), ("b", -1), ("c", 10), ("d", 0.5), ("e", 0)):
         quick_shop.bare(name, f"with open({str(order)!r}, 'a') as file: file.write({name!r})")
@@ -177,7 +176,7 @@ def test_background_loading_follows_priority(quick_shop: Shop) -> None:
     assert order.read_text() == "cdaeb"
 
 
-def test_request_loads_only_its_blueprint_whatever_the_priority(calm_shop: Shop) -> None:
+def test_request_loads_only_its_blueprint_whatever_the_priority(calm_shop: LateShop) -> None:
     calm_shop.slow("slow")
     calm_shop.warmcache.defer_blueprint("slow:bp", url_prefix="/slow", priority=5)
     for name in ("x", "y"):
@@ -188,7 +187,7 @@ def test_request_loads_only_its_blueprint_whatever_the_priority(calm_shop: Shop)
 
 
 @pytest.mark.parametrize("wait", [0.0, 0.2])
-def test_request_that_times_out_gets_a_503(calm_shop: Shop, wait: float) -> None:
+def test_request_that_times_out_gets_a_503(calm_shop: LateShop, wait: float) -> None:
     shop = calm_shop
     shop.set_up(defer_wait=wait)
     go = shop.slow("slow")
@@ -212,7 +211,7 @@ def test_request_that_times_out_gets_a_503(calm_shop: Shop, wait: float) -> None
 def test_single_thread_waits_once_for_a_blueprint(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, is_loading: bool
 ) -> None:
-    shop: Shop = request.getfixturevalue("quick_shop" if is_loading else "calm_shop")
+    shop: LateShop = request.getfixturevalue("quick_shop" if is_loading else "calm_shop")
     shop.set_up(defer_wait=0.3)
     go = shop.slow("slow")
     shop.warmcache.defer_blueprint("slow:bp", url_prefix="/slow")
@@ -243,7 +242,7 @@ def run_in_gunicorn(monkeypatch: pytest.MonkeyPatch, timeout: int, threads: int)
     monkeypatch.setattr(gate, "gunicorn_worker", lambda: worker)
 
 
-def test_at_most_half_of_the_threads_wait(calm_shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_most_half_of_the_threads_wait(calm_shop: LateShop, monkeypatch: pytest.MonkeyPatch) -> None:
     run_in_gunicorn(monkeypatch, timeout=0, threads=4)
     shop = calm_shop
     shop.set_up(defer_wait=30)
@@ -264,7 +263,7 @@ def test_at_most_half_of_the_threads_wait(calm_shop: Shop, monkeypatch: pytest.M
 
 
 def test_wait_is_limited_to_a_quarter_of_gunicorns_timeout(
-    calm_shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    calm_shop: LateShop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     run_in_gunicorn(monkeypatch, timeout=1, threads=1)
     calm_shop.warmcache.defer_blueprint(calm_shop.simple("a"), url_prefix="/a")
@@ -272,7 +271,7 @@ def test_wait_is_limited_to_a_quarter_of_gunicorns_timeout(
     assert "a quarter of gunicorn's timeout" in caplog.text
 
 
-def test_failed_import_is_reported_and_retried(quick_shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+def test_failed_import_is_reported_and_retried(quick_shop: LateShop, caplog: pytest.LogCaptureFixture) -> None:
     shop = quick_shop
     shop.set_up(retry_min=60.0)
     shop.app.add_url_rule("/", "home", lambda: "home")
@@ -303,7 +302,7 @@ def test_failed_import_is_reported_and_retried(quick_shop: Shop, caplog: pytest.
     until(lambda: (shop.client.get("/api/cache/stats").json or {})["blueprints"]["loaded"] == 1)
 
 
-def test_requests_do_not_shorten_the_growing_pause(quick_shop: Shop) -> None:
+def test_requests_do_not_shorten_the_growing_pause(quick_shop: LateShop) -> None:
     quick_shop.set_up(retry_min=100.0, retry_max=3600.0)
     quick_shop.write("broken", "raise OSError('disk')")
     quick_shop.warmcache.defer_blueprint("broken:bp", url_prefix="/broken")
@@ -321,7 +320,7 @@ def test_requests_do_not_shorten_the_growing_pause(quick_shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("debug", [False, True])
-def test_traceback_is_shown_in_debug_mode_only(calm_shop: Shop, debug: bool) -> None:
+def test_traceback_is_shown_in_debug_mode_only(calm_shop: LateShop, debug: bool) -> None:
     calm_shop.app.debug = debug
     calm_shop.write("broken", "raise OSError('disk')")
     calm_shop.warmcache.defer_blueprint("broken:bp", url_prefix="/broken")
@@ -330,7 +329,7 @@ def test_traceback_is_shown_in_debug_mode_only(calm_shop: Shop, debug: bool) -> 
 
 
 @pytest.mark.parametrize("ending", ["raise SystemExit(3)", "import sys; sys.exit()"])
-def test_module_that_exits_does_not_end_the_worker(calm_shop: Shop, ending: str) -> None:
+def test_module_that_exits_does_not_end_the_worker(calm_shop: LateShop, ending: str) -> None:
     calm_shop.write("leaver", ending)
     calm_shop.warmcache.defer_blueprint("leaver:bp", url_prefix="/leaver")
     calm_shop.warmcache.defer_blueprint(calm_shop.simple("good"), url_prefix="/good")
@@ -338,7 +337,7 @@ def test_module_that_exits_does_not_end_the_worker(calm_shop: Shop, ending: str)
     assert calm_shop.client.get("/good/").text == "good"
 
 
-def test_url_for_builds_promised_endpoints(calm_shop: Shop) -> None:
+def test_url_for_builds_promised_endpoints(calm_shop: LateShop) -> None:
     calm_shop.warmcache.defer_blueprint(
         calm_shop.simple("reports"), url_prefix="/r", name="rep", endpoints={"index": "/", "one": "/<int:number>"}
     )
@@ -354,7 +353,7 @@ def test_url_for_builds_promised_endpoints(calm_shop: Shop) -> None:
 
 @pytest.mark.parametrize("endpoints", [{"index": "/other"}, {"nothing": "/"}])
 def test_missing_promised_endpoint_fails(
-    calm_shop: Shop, caplog: pytest.LogCaptureFixture, endpoints: dict[str, str]
+    calm_shop: LateShop, caplog: pytest.LogCaptureFixture, endpoints: dict[str, str]
 ) -> None:
     calm_shop.warmcache.defer_blueprint(
         calm_shop.simple("reports"), url_prefix="/r", name="rep", endpoints=endpoints
@@ -363,7 +362,7 @@ def test_missing_promised_endpoint_fails(
     assert f"has no endpoint {next(iter(endpoints))!r}" in caplog.text
 
 
-def test_blueprint_deferred_twice_needs_two_names(calm_shop: Shop) -> None:
+def test_blueprint_deferred_twice_needs_two_names(calm_shop: LateShop) -> None:
     target = calm_shop.simple("twin")
     calm_shop.warmcache.defer_blueprint(target, url_prefix="/one", name="one")
     calm_shop.warmcache.defer_blueprint(target, url_prefix="/two", name="two")
@@ -372,7 +371,7 @@ def test_blueprint_deferred_twice_needs_two_names(calm_shop: Shop) -> None:
         assert [url_for("one.index"), url_for("two.index")] == ["/one/", "/two/"]
 
 
-def test_overlapping_prefixes_are_loaded_together(calm_shop: Shop) -> None:
+def test_overlapping_prefixes_are_loaded_together(calm_shop: LateShop) -> None:
     shop = calm_shop
     shop.bare(
         "all_of_it",
@@ -386,14 +385,14 @@ def test_overlapping_prefixes_are_loaded_together(calm_shop: Shop) -> None:
     assert shop.client.get("/api/cache/stats/blueprints").status_code == 200
 
 
-def test_own_routes_never_wait(calm_shop: Shop) -> None:
+def test_own_routes_never_wait(calm_shop: LateShop) -> None:
     calm_shop.warmcache.defer_blueprint(calm_shop.simple("api"), url_prefix="/api")
     assert calm_shop.client.get("/api/cache/stats").status_code == 200
     assert calm_shop.states() == ["pending"]
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_middleware_may_change_the_path(calm_shop: Shop, before: bool) -> None:
+def test_middleware_may_change_the_path(calm_shop: LateShop, before: bool) -> None:
     app = make_app(calm_shop.folder / "other")
 
     def moved(inner: Any) -> Any:
@@ -417,7 +416,7 @@ def test_middleware_may_change_the_path(calm_shop: Shop, before: bool) -> None:
     assert client.get("/at/slow/").text == "there"
 
 
-def test_host_matching_and_subdomains_work(calm_shop: Shop) -> None:
+def test_host_matching_and_subdomains_work(calm_shop: LateShop) -> None:
     calm_shop.bare(
         "hosted",
         "for host in 'ab': bp.add_url_rule('/', host, lambda: '', host=f'{host}.test')",
@@ -440,7 +439,7 @@ def test_host_matching_and_subdomains_work(calm_shop: Shop) -> None:
     assert found == [200, 404]
 
 
-def test_blueprint_may_register_a_converter(calm_shop: Shop) -> None:
+def test_blueprint_may_register_a_converter(calm_shop: LateShop) -> None:
     calm_shop.write("conv", """
         from flask import Blueprint
         from werkzeug.routing import BaseConverter
@@ -459,7 +458,7 @@ def test_blueprint_may_register_a_converter(calm_shop: Shop) -> None:
     assert calm_shop.client.get("/c/x").status_code == 404
 
 
-def test_old_maps_are_freed(quick_shop: Shop) -> None:
+def test_old_maps_are_freed(quick_shop: LateShop) -> None:
     for number in range(30):
         quick_shop.app.add_url_rule(f"/eager/{number}/<int:a>", f"e{number}", lambda a: "")
         quick_shop.warmcache.defer_blueprint(quick_shop.simple(f"b{number}"), url_prefix=f"/b{number}")
@@ -473,7 +472,7 @@ def test_old_maps_are_freed(quick_shop: Shop) -> None:
     assert {rule.map for rule in quick_shop.app.url_map.iter_rules()} == {quick_shop.app.url_map}
 
 
-def test_first_request_loads_everything_when_disabled(calm_shop: Shop) -> None:
+def test_first_request_loads_everything_when_disabled(calm_shop: LateShop) -> None:
     shop = calm_shop
     shop.set_up(enabled=False)
     for name in ("one", "two"):
@@ -482,7 +481,7 @@ def test_first_request_loads_everything_when_disabled(calm_shop: Shop) -> None:
     assert shop.states() == ["loaded", "loaded"]
 
 
-def test_each_app_loads_its_own_blueprints(calm_shop: Shop) -> None:
+def test_each_app_loads_its_own_blueprints(calm_shop: LateShop) -> None:
     warmcache = WarmCache(dir=calm_shop.folder / "both")
     warmcache.defer_blueprint(calm_shop.simple("both"), url_prefix="/both")
     apps = [Flask("a"), Flask("b")]
@@ -491,7 +490,7 @@ def test_each_app_loads_its_own_blueprints(calm_shop: Shop) -> None:
     assert [app.test_client().get("/both/").text for app in apps] == ["both", "both"]
 
 
-def test_child_forked_during_a_load_loads_blueprints(calm_shop: Shop) -> None:
+def test_child_forked_during_a_load_loads_blueprints(calm_shop: LateShop) -> None:
     go = calm_shop.slow("slow")
     calm_shop.warmcache.defer_blueprint("slow:bp", url_prefix="/slow", priority=1)
     calm_shop.warmcache.defer_blueprint(calm_shop.simple("quick"), url_prefix="/quick")
@@ -517,7 +516,7 @@ def test_app_without_deferred_blueprints_is_unchanged(tmp_path: Path) -> None:
     assert answer is not None and "blueprints" not in answer
 
 
-def test_reading_a_list_before_the_fork_starts_no_import(quick_shop: Shop) -> None:
+def test_reading_a_list_before_the_fork_starts_no_import(quick_shop: LateShop) -> None:
     files = quick_shop.warmcache.warm_list("files", key="path", source=list)
     quick_shop.warmcache.defer_blueprint(quick_shop.simple("a"), url_prefix="/a")
     with quick_shop.app.app_context():
@@ -526,7 +525,7 @@ def test_reading_a_list_before_the_fork_starts_no_import(quick_shop: Shop) -> No
     assert quick_shop.client.get("/a/").text == "a"
 
 
-def test_requests_are_not_checked_after_loading(quick_shop: Shop) -> None:
+def test_requests_are_not_checked_after_loading(quick_shop: LateShop) -> None:
     quick_shop.warmcache.defer_blueprint(quick_shop.simple("a"), url_prefix="/a")
     assert "request_context" in vars(quick_shop.app)
     quick_shop.start()
@@ -540,7 +539,7 @@ def test_requests_are_not_checked_after_loading(quick_shop: Shop) -> None:
     assert quick_shop.loader.pending.thread is thread, "another thread was started without need"
 
 
-def test_loaded_blueprints_are_logged(quick_shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+def test_loaded_blueprints_are_logged(quick_shop: LateShop, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "flask_warmcache")
     quick_shop.warmcache.defer_blueprint(quick_shop.simple("a"), url_prefix="/a")
     quick_shop.start()

@@ -18,9 +18,8 @@ from jinja2 import TemplateNotFound
 from flask_warmcache import WarmCache
 from flask_warmcache.startup import loader
 from tests.support.apps import make_app
+from tests.support.late_blueprints import LateShop
 from tests.support.waiting import until
-
-from .late import Shop
 
 BLUEPRINTS = 40
 REQUESTS = 8_000
@@ -65,7 +64,7 @@ bp.register_blueprint(child, url_prefix="/child")
 
 
 @pytest.fixture
-def modules(calm_shop: Shop) -> Iterator[list[str]]:
+def modules(calm_shop: LateShop) -> Iterator[list[str]]:
     names = [f"race{number}" for number in range(BLUEPRINTS)]
     for number, name in enumerate(names):
         calm_shop.write(name, MODULE.format(number=number))

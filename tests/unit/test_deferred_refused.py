@@ -10,12 +10,11 @@ import pytest
 from flask import Blueprint, Flask, url_for
 
 from flask_warmcache import WarmCache
+from tests.support.late_blueprints import LateShop
 from tests.support.waiting import until
 
-from .late import Shop
 
-
-def test_late_declaration_is_refused(calm_shop: Shop) -> None:
+def test_late_declaration_is_refused(calm_shop: LateShop) -> None:
     calm_shop.client.get("/")
     with pytest.raises(ValueError, match="is deferred too late"):
         calm_shop.warmcache.defer_blueprint("late:bp", url_prefix="/late")
@@ -54,7 +53,7 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 
 
 @pytest.mark.parametrize(("arguments", "message"), WRONG)
-def test_wrong_declaration_is_refused(calm_shop: Shop, arguments: dict[str, Any], message: str) -> None:
+def test_wrong_declaration_is_refused(calm_shop: LateShop, arguments: dict[str, Any], message: str) -> None:
     calm_shop.warmcache.defer_blueprint("plain:bp", url_prefix="/plain")
     calm_shop.warmcache.defer_blueprint("other:bp", url_prefix="/other", name="taken")
     with pytest.raises(ValueError, match=message):
@@ -98,7 +97,7 @@ APP_WIDE = [
 
 @pytest.mark.parametrize(("named", "text"), APP_WIDE, ids=[f"{n}-{i}" for i, (n, _) in enumerate(APP_WIDE)])
 def test_blueprint_that_affects_other_requests_is_refused(
-    calm_shop: Shop, caplog: pytest.LogCaptureFixture, named: str, text: str
+    calm_shop: LateShop, caplog: pytest.LogCaptureFixture, named: str, text: str
 ) -> None:
     shop = calm_shop
     shop.app.add_url_rule("/", "home", lambda: url_for("home"))
@@ -142,7 +141,7 @@ def test_blueprint_that_affects_other_requests_is_refused(
     ],
 )
 def test_failed_registration_leaves_the_app_unchanged(
-    calm_shop: Shop, caplog: pytest.LogCaptureFixture, text: str, error: str
+    calm_shop: LateShop, caplog: pytest.LogCaptureFixture, text: str, error: str
 ) -> None:
     calm_shop.app.add_url_rule("/", "home", lambda: "home")
     calm_shop.app.register_blueprint(Blueprint("taken", __name__), url_prefix="/taken")
@@ -155,7 +154,9 @@ def test_failed_registration_leaves_the_app_unchanged(
     assert type(calm_shop.app) is Flask
 
 
-def test_flask_refuses_a_module_that_changes_the_app(quick_shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+def test_flask_refuses_a_module_that_changes_the_app(
+    quick_shop: LateShop, caplog: pytest.LogCaptureFixture
+) -> None:
     quick_shop.bare(
         "own",
         "import owner\nowner.app.before_request(print)",

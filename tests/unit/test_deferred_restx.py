@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from flask import Flask
 
-from .late import Shop
+from tests.support.late_blueprints import LateShop
 
 pytest.importorskip("flask_restx")
 API = """
@@ -13,7 +13,7 @@ from flask import Blueprint
 from flask_restx import Api, Resource, fields
 
 bp = Blueprint("shop_api", __name__)
-api = Api(bp, title="Shop")
+api = Api(bp, title="LateShop")
 items = api.namespace("items")
 item = items.model("Item", {"id": fields.Integer, "name": fields.String(required=True)})
 
@@ -39,7 +39,7 @@ def prepare(app: Flask) -> None:
     app.extensions["restx"] = {"apidoc_registered": True}
 
 
-def test_api_answers_like_a_registered_one(calm_shop: Shop) -> None:
+def test_api_answers_like_a_registered_one(calm_shop: LateShop) -> None:
     shop = calm_shop
     shop.app.add_url_rule("/", "home", lambda: "home")
     prepare(shop.app)
@@ -62,7 +62,9 @@ def test_api_answers_like_a_registered_one(calm_shop: Shop) -> None:
     assert shop.client.get("/nothing").mimetype == "text/html", "the app's own errors must not change"
 
 
-def test_api_with_files_outside_its_prefix_is_refused(calm_shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+def test_api_with_files_outside_its_prefix_is_refused(
+    calm_shop: LateShop, caplog: pytest.LogCaptureFixture
+) -> None:
     calm_shop.write("shop_api", API)
     calm_shop.warmcache.defer_blueprint("shop_api:bp", url_prefix="/v1")
     assert calm_shop.client.get("/v1/items/3").status_code == 503

@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from flask_warmcache import LazyNotReadyError
+from tests.support.late_blueprints import LateShop, forked
 from tests.support.waiting import until
-
-from .late import Shop, forked
 
 SERVICE = """
 import threading, time
@@ -39,7 +38,7 @@ builds.clear()
 """
 
 
-def test_concurrent_first_uses_build_once(calm_shop: Shop) -> None:
+def test_concurrent_first_uses_build_once(calm_shop: LateShop) -> None:
     calm_shop.write("services", SERVICE)
     service = calm_shop.warmcache.lazy("services:Service")
     assert "services" not in sys.modules
@@ -59,7 +58,7 @@ def test_concurrent_first_uses_build_once(calm_shop: Shop) -> None:
     assert found[0][3].color == "blue"
 
 
-def test_only_functions_and_classes_are_called(calm_shop: Shop) -> None:
+def test_only_functions_and_classes_are_called(calm_shop: LateShop) -> None:
     calm_shop.write("services", SERVICE)
     assert calm_shop.warmcache.lazy("services:factory")["made"] is True
     assert calm_shop.warmcache.lazy("services:ready").color == "red"
@@ -67,7 +66,7 @@ def test_only_functions_and_classes_are_called(calm_shop: Shop) -> None:
     assert sys.modules["services"].builds == []
 
 
-def test_failure_is_raised_at_each_use_and_retried(calm_shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+def test_failure_is_raised_at_each_use_and_retried(calm_shop: LateShop, caplog: pytest.LogCaptureFixture) -> None:
     calm_shop.set_up(retry_min=0.2, retry_max=0.2)
     go = calm_shop.folder / "go"
     calm_shop.write("shaky", f"""
@@ -99,7 +98,7 @@ def failure(service: Any) -> type[BaseException] | None:
     return None
 
 
-def test_view_answers_503_during_the_pause(calm_shop: Shop) -> None:
+def test_view_answers_503_during_the_pause(calm_shop: LateShop) -> None:
     calm_shop.set_up(retry_min=60.0, retry_max=60.0)
     calm_shop.write("broken", "import no_such_library")
     service = calm_shop.warmcache.lazy("broken:Service")
@@ -116,13 +115,13 @@ def test_view_answers_503_during_the_pause(calm_shop: Shop) -> None:
         _ = service.x
 
 
-def test_exit_during_a_build_is_an_import_error(calm_shop: Shop) -> None:
+def test_exit_during_a_build_is_an_import_error(calm_shop: LateShop) -> None:
     calm_shop.write("exits", "import sys\nsys.exit(3)")
     with pytest.raises(ImportError, match=r"exits:Service calls sys.exit\(\) while it is built"):
         _ = calm_shop.warmcache.lazy("exits:Service").x
 
 
-def test_object_that_needs_itself_is_refused(calm_shop: Shop) -> None:
+def test_object_that_needs_itself_is_refused(calm_shop: LateShop) -> None:
     calm_shop.write("circle", "holder = []\nclass Service:\n    def __init__(self): holder[0].x")
     service = calm_shop.warmcache.lazy("circle:Service")
     import_holder(service)
@@ -134,7 +133,7 @@ def import_holder(service: object) -> None:
     __import__("circle").holder.append(service)
 
 
-def test_fork_during_a_build_does_not_block_the_child(calm_shop: Shop) -> None:
+def test_fork_during_a_build_does_not_block_the_child(calm_shop: LateShop) -> None:
     go = calm_shop.folder / "go"
     calm_shop.write("slow", f"""
         import os, time
@@ -156,6 +155,6 @@ def test_fork_during_a_build_does_not_block_the_child(calm_shop: Shop) -> None:
 
 
 @pytest.mark.parametrize("target", ["services", "services:", "a b:c", "services:Ser-vice", 5])
-def test_wrong_target_is_refused(calm_shop: Shop, target: str) -> None:
+def test_wrong_target_is_refused(calm_shop: LateShop, target: str) -> None:
     with pytest.raises(ValueError, match="does not say what to import"):
         calm_shop.warmcache.lazy(target)

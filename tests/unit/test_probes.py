@@ -16,9 +16,8 @@ from flask_warmcache import SettingError, WarmCache
 from flask_warmcache.testing import inline_rebuilds
 from flask_warmcache.web import probes
 from tests.support.apps import Shop, make_app
+from tests.support.late_blueprints import LateShop
 from tests.support.waiting import until
-
-from . import late
 
 PROBES = ("livez", "readyz", "startupz")
 
@@ -107,7 +106,7 @@ def test_strict_app_does_not_wait_for_a_list_without_source(tmp_path: Path) -> N
     assert (answer.status_code, answer.get_json()["lists"]) == (200, {"files": "failed"})
 
 
-def test_startupz_waits_for_deferred_blueprints_and_readyz_does_not(quick_shop: late.Shop) -> None:
+def test_startupz_waits_for_deferred_blueprints_and_readyz_does_not(quick_shop: LateShop) -> None:
     go = quick_shop.slow("reports")
     quick_shop.warmcache.defer_blueprint("reports:bp", url_prefix="/reports")
     answer = ask(quick_shop.app, "startupz")

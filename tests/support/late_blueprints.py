@@ -42,7 +42,7 @@ while not os.path.exists({go!r}) and time.monotonic() < end:
 """
 
 
-class Shop:
+class LateShop:
     """An app for one test, and the folder from which it imports its late modules."""
 
     def __init__(self, folder: Path, **config: Any) -> None:
@@ -114,23 +114,23 @@ def forked(check: Callable[[], bool]) -> int:
 
 
 @pytest.fixture
-def quick_shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+def quick_shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LateShop]:
     """Make an app that starts loading blueprints at once; its modules and its thread end with the test."""
     monkeypatch.setattr(loader, "BEGIN_AFTER", (0.0, 0.0))
     yield from shops(tmp_path, monkeypatch)
 
 
 @pytest.fixture
-def calm_shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+def calm_shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LateShop]:
     """Make an app that loads only requested blueprints."""
     monkeypatch.setattr(loader, "BEGIN_AFTER", (1000.0, 1000.0))
     yield from shops(tmp_path, monkeypatch)
 
 
-def shops(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Shop]:
+def shops(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[LateShop]:
     monkeypatch.syspath_prepend(str(folder))
     known = set(sys.modules)
-    shop = Shop(folder)
+    shop = LateShop(folder)
     yield shop
     if shop.app.extensions["warmcache"].blueprints is not None:
         shop.loader.stop()
