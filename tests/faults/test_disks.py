@@ -6,7 +6,6 @@ import errno
 import os
 import resource
 import subprocess
-import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
@@ -25,7 +24,6 @@ from .cache_files import litter, published
 
 SIZE = 4 << 20
 RETRY_MAX = 0.5
-BACK_OFF = RETRY_MAX * 1.25  # with its jitter
 
 
 def mount(*arguments: object) -> None:
@@ -137,22 +135,16 @@ def test_where_nothing_can_be_written_the_old_list_is_served_and_the_new_one_com
                 for stats in server.stats().values():
                     assert stats["last_error"] is not None and stats["is_populated"] is True
                 during = [answer for answer in readers.answers if answer.generation == old]
-            ended = time.monotonic()
             newer = until(lambda: [one for one in [server.get()] if one.generation > old], "a newer list")[0]
-            took = time.monotonic() - ended
             readers.wait_for(50)
         failures = failures_of(server)
-        print(
-            f"\n{len(readers.answers)} reads, {len(during)} of the old list, {failures} failed builds; "
-            f"a newer list {took:.2f} s after the trouble"
-        )
+        print(f"\n{len(readers.answers)} reads, {len(during)} of the old list, {failures} failed builds")
         assert failures >= 4, "too few builds failed to show anything"
         assert len(during) >= 100
         for answer in readers.answers:
             check_whole(answer)
         assert readers.errors == [] and backwards(readers.answers) == []
         check_whole(newer)
-        assert took < BACK_OFF + 1.0
         until(lambda: {one["last_error"] for one in server.stats().values()} == {None}, "the failure's end")
         assert [name for name in litter(place.cache) if name.endswith(".tmp")] == []
 

@@ -35,7 +35,7 @@ def fetch_models() -> None:
         if "TEST_EXITS" in os.environ:
             sys.exit("no models")
         raise OSError("no models")
-    end = time.monotonic() + 60
+    end = time.monotonic() + 240
     while GATE is not None and not os.path.exists(GATE) and time.monotonic() < end:
         if "TEST_COMPUTES" not in os.environ:
             time.sleep(0.005)

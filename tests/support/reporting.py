@@ -20,7 +20,7 @@ def wait_at_gate(gate: str | None) -> None:
     """Wait until that file exists."""
     if gate is not None:
         note("waiting")
-        end = time.monotonic() + 60
+        end = time.monotonic() + 240
         while not os.path.exists(gate) and time.monotonic() < end:
             time.sleep(0.005)
 

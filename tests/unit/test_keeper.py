@@ -166,7 +166,7 @@ def test_rebuild_now_does_not_wait_for_another_rebuild(shop: Shop) -> None:
         with pytest.raises(RebuildBusyError, match="'files' is being rebuilt already"):
             shop.list.rebuild_now()
         shop.gate.set()
-        until(lambda: shop.status.progress is None)
+        until(lambda: not shop.state.store.is_locked("files"))
     lock = FileStore(shop.state.store.folder).try_lock("files")
     assert lock is not None
     with shop.app.app_context(), pytest.raises(RebuildBusyError):
