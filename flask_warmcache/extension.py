@@ -291,9 +291,8 @@ class WarmCache:
         try:
             return self._registry.lists[name]
         except KeyError:
-            raise DeclarationError(
-                f"No warm list named {name!r}. Declared: {', '.join(self._registry.lists) or 'none'}."
-            ) from None
+            known = ", ".join(self._registry.lists) or "none"
+            raise DeclarationError(f"No warm list named {name!r}. Declared: {known}.") from None
 
 
 def _blueprints_section() -> Mapping[str, Any]:

@@ -80,6 +80,10 @@ def test_modules_import_only_from_their_own_room_and_from_rooms_above() -> None:
     assert wrong == []
 
 
+def test_no_module_is_longer_than_300_lines() -> None:
+    assert [name for name, path in MODULES.items() if len(path.read_text().splitlines()) > 300] == []
+
+
 def test_imports_have_no_cycle() -> None:
     graph = {
         module: {imported for imported in imported_modules(module) if imported != module} for module in MODULES
