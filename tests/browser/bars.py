@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.support.needs import CHROMIUM_SWITCHES, need_chromium
 
-from .world import SCRIPT, World, serve
+from .fake_server import SCRIPT, FakeServer, serve
 
 STATUS = "/api/cache/stats/files"
 POLLS = 2000
@@ -55,14 +55,14 @@ class Table:
 
 
 @contextmanager
-def rebuilding(script: dict[str, str]) -> Iterator[World]:
-    world = World(script=script)
-    world.become("stale", "g1", ["old"], rebuilding=True)
-    with serve(world) as served:
+def rebuilding(script: dict[str, str]) -> Iterator[FakeServer]:
+    server = FakeServer(script=script)
+    server.become("stale", "g1", ["old"], rebuilding=True)
+    with serve(server) as served:
         yield served
 
 
-def tabs(browser: Browser, stack: ExitStack, world: World, number: int, shared: bool) -> list[Page]:
+def tabs(browser: Browser, stack: ExitStack, server: FakeServer, number: int, shared: bool) -> list[Page]:
     """Open tabs in one browser profile, or each in its own."""
     pages: list[Page] = []
     context = stack.enter_context(browser.new_context())
@@ -71,7 +71,7 @@ def tabs(browser: Browser, stack: ExitStack, world: World, number: int, shared: 
             context = stack.enter_context(browser.new_context())
         page = context.new_page()
         page.add_init_script(RECORDER)
-        page.goto(f"{world.url}/page")
+        page.goto(f"{server.url}/page")
         pages.append(page)
     return pages
 
@@ -82,35 +82,35 @@ def a_minute(browser: Browser, table: Table) -> None:
         one, ten, eta, hidden, fresh = (stack.enter_context(rebuilding({})) for _ in range(5))
         eta.eta = 20.0
         fresh.become("fresh", "g1", ["old"])
-        for world, number in ((one, 1), (ten, 10), (eta, 1), (fresh, 1)):
-            tabs(browser, stack, world, number, shared=True)
+        for server, number in ((one, 1), (ten, 10), (eta, 1), (fresh, 1)):
+            tabs(browser, stack, server, number, shared=True)
         page = stack.enter_context(browser.new_context()).new_page()
         page.add_init_script("Object.defineProperty(document, 'hidden', { value: true })")
         page.goto(f"{hidden.url}/page")
         eta.wait_for_hits(STATUS, 1)
-        before = {id(world): world.count(STATUS) for world in (one, ten, eta, hidden, fresh)}
+        before = {id(server): server.count(STATUS) for server in (one, ten, eta, hidden, fresh)}
         page.wait_for_timeout(60_000)
-        for what, world, bar in (
+        for what, server, bar in (
             ("status requests a minute, one tab", one, 35),
             ("… once an eta of 20 s is known", eta, 10),
             ("… ten tabs of one browser", ten, 45),
             ("… a hidden tab", hidden, 0),
             ("… a fresh page", fresh, 0),
         ):
-            table.row(what, world.count(STATUS) - before[id(world)], bar)
+            table.row(what, server.count(STATUS) - before[id(server)], bar)
 
 
 def delays(browser: Browser, spread: str, number: int, shared: bool) -> list[float]:
     """Return the seconds from a publication to the refreshed page for several tabs with the default interval."""
     with ExitStack() as stack:
-        world = stack.enter_context(rebuilding({"spread": spread}))
-        pages = tabs(browser, stack, world, number, shared)
-        world.wait_for_hits(STATUS, number if not shared else 2, within=30)
-        world.become("fresh", "g2", ["new"])
+        server = stack.enter_context(rebuilding({"spread": spread}))
+        pages = tabs(browser, stack, server, number, shared)
+        server.wait_for_hits(STATUS, number if not shared else 2, within=30)
+        server.become("fresh", "g2", ["new"])
         published = time.time()
         for page in pages:
             page.wait_for_function("window.refreshedAt", timeout=30_000)
-        assert world.count("/page") == 2 * number, "each tab fetches once"
+        assert server.count("/page") == 2 * number, "each tab fetches once"
         return [page.evaluate("refreshedAt") / 1000 - published for page in pages]
 
 
@@ -121,12 +121,12 @@ def p95(values: list[float]) -> float:
 def loads(browser: Browser) -> int:
     """Return the number of document loads if page and status always disagree."""
     with ExitStack() as stack:
-        world = stack.enter_context(rebuilding({"interval": "100", "spread": "0"}))
-        world.become("fresh", "g1", ["old"])
-        world.refresh, world.page_state = "reload", "cold"
-        (page,) = tabs(browser, stack, world, 1, shared=True)
+        server = stack.enter_context(rebuilding({"interval": "100", "spread": "0"}))
+        server.become("fresh", "g1", ["old"])
+        server.refresh, server.page_state = "reload", "cold"
+        (page,) = tabs(browser, stack, server, 1, shared=True)
         page.wait_for_timeout(5000)
-        return world.count("/page")
+        return server.count("/page")
 
 
 def cost(browser: Browser) -> tuple[float, float, float, float]:
@@ -134,11 +134,11 @@ def cost(browser: Browser) -> tuple[float, float, float, float]:
     source = SCRIPT.read_text()
     evaluated = []
     with ExitStack() as stack:
-        world = stack.enter_context(rebuilding({}))
+        server = stack.enter_context(rebuilding({}))
         context = stack.enter_context(browser.new_context())
         for _ in range(RUNS):
             page = context.new_page()
-            page.goto(f"{world.url}/login")
+            page.goto(f"{server.url}/login")
             evaluated.append(
                 page.evaluate(
                     "(s) => { const at = performance.now(); (0, eval)(s); return performance.now() - at }", source

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.waiting import until
 
-from .world import World, serve
+from .fake_server import FakeServer, serve
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -51,9 +51,9 @@ class EventRecorder:
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
-    with serve(World()) as world:
-        yield world
+def server() -> Iterator[FakeServer]:
+    with serve(FakeServer()) as server:
+        yield server
 
 
 @pytest.fixture

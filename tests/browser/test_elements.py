@@ -9,7 +9,7 @@ import pytest
 
 from .axe import violations
 from .conftest import EventRecorder
-from .world import World
+from .fake_server import FakeServer
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -30,15 +30,15 @@ def says(page: Page, text: str) -> None:
     page.locator(LINE, has_text=text).wait_for()
 
 
-def test_widget_is_accessible_in_every_state(world: World, page: Page, recorder: EventRecorder) -> None:
-    world.above, world.refresh = WIDGET, "prompt"
-    page.goto(f"{world.url}/page")
+def test_widget_is_accessible_in_every_state(server: FakeServer, page: Page, recorder: EventRecorder) -> None:
+    server.above, server.refresh = WIDGET, "prompt"
+    page.goto(f"{server.url}/page")
     assert violations(page) == []
-    world.become("stale", "g1", ["old"], rebuilding=True)
+    server.become("stale", "g1", ["old"], rebuilding=True)
     page.reload()
     says(page, "Updating")
     assert violations(page) == []
-    world.become("fresh", "g2", ["new"])
+    server.become("fresh", "g2", ["new"])
     says(page, "Update available")
     assert violations(page) == []
     button = page.get_by_role("button", name="Refresh")
@@ -52,19 +52,21 @@ def test_widget_is_accessible_in_every_state(world: World, page: Page, recorder:
     button.wait_for(state="hidden")
 
 
-def test_only_a_cold_region_is_busy(world: World, page: Page, recorder: EventRecorder) -> None:
-    world.become("stale", "g1", ["old"], rebuilding=True)
-    page.goto(f"{world.url}/page")
+def test_only_a_cold_region_is_busy(server: FakeServer, page: Page, recorder: EventRecorder) -> None:
+    server.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{server.url}/page")
     assert page.locator("#files").get_attribute("aria-busy") is None
-    world.become("cold", None, [], rebuilding=True)
+    server.become("cold", None, [], rebuilding=True)
     page.reload()
     assert page.locator("#files").get_attribute("aria-busy") == "true"
 
 
-def test_a_hundred_steps_are_announced_by_few_texts(world: World, page: Page, recorder: EventRecorder) -> None:
-    world.above, world.refresh = WIDGET, "event"
-    world.become("stale", "g1", ["old"], rebuilding=True)
-    page.goto(f"{world.url}/page")
+def test_a_hundred_steps_are_announced_by_few_texts(
+    server: FakeServer, page: Page, recorder: EventRecorder
+) -> None:
+    server.above, server.refresh = WIDGET, "event"
+    server.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{server.url}/page")
     page.evaluate(SPOKEN)
     page.evaluate(
         """async () => {
@@ -84,9 +86,9 @@ def test_a_hundred_steps_are_announced_by_few_texts(world: World, page: Page, re
     assert len(spoken) <= 6 and len(set(spoken)) == len(spoken), spoken
 
 
-def test_late_element_reads_the_state(world: World, page: Page) -> None:
-    world.become("stale", "g1", ["old"], rebuilding=True)
-    page.goto(f"{world.url}/page")
+def test_late_element_reads_the_state(server: FakeServer, page: Page) -> None:
+    server.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{server.url}/page")
     page.wait_for_function("Warmcache.state('files') === 'stale'")
     page.evaluate(
         """() => {
@@ -98,12 +100,12 @@ def test_late_element_reads_the_state(world: World, page: Page) -> None:
     says(page, "Updating")
 
 
-def test_texts_come_from_attributes_also_in_a_copy(world: World, page: Page) -> None:
+def test_texts_come_from_attributes_also_in_a_copy(server: FakeServer, page: Page) -> None:
     texts = {"text-stale": "Wird erneuert", "label": "Fortschritt"}
     attributes = " ".join(f"{name}={json.dumps(text)}" for name, text in texts.items())
-    world.above = f'<warmcache-status for="files" {attributes}><span role="status"></span></warmcache-status>'
-    world.become("stale", "g1", ["old"], rebuilding=True)
-    page.goto(f"{world.url}/page")
+    server.above = f'<warmcache-status for="files" {attributes}><span role="status"></span></warmcache-status>'
+    server.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{server.url}/page")
     says(page, "Wird erneuert")
     assert page.get_by_role("progressbar", name="Fortschritt").count() == 1
     # Turbo does this with a page that it shows again from its cache.
@@ -112,11 +114,11 @@ def test_texts_come_from_attributes_also_in_a_copy(world: World, page: Page) -> 
     assert page.locator("warmcache-status > *").count() == 3
 
 
-def test_widget_respects_reduced_motion_and_forced_colours(world: World, page: Page) -> None:
-    world.above = WIDGET
-    world.become("stale", "g1", ["old"], rebuilding=True)
+def test_widget_respects_reduced_motion_and_forced_colours(server: FakeServer, page: Page) -> None:
+    server.above = WIDGET
+    server.become("stale", "g1", ["old"], rebuilding=True)
     page.emulate_media(reduced_motion="reduce", forced_colors="active")
-    page.goto(f"{world.url}/page")
+    page.goto(f"{server.url}/page")
     says(page, "Updating")
     assert page.evaluate("document.getAnimations().length") == 0
     colour = "getComputedStyle(document.querySelector('{}')).color"

@@ -18,7 +18,7 @@ import pytest
 
 from tests.support.waiting import until
 
-from .world import World, serve
+from .fake_server import FakeServer, serve
 
 if TYPE_CHECKING:
     from selenium.webdriver.remote.webdriver import WebDriver
@@ -60,10 +60,10 @@ def screen() -> Iterator[str]:
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
-    world = World(above=WIDGET)
-    world.become("stale", "g1", ["old"], rebuilding=True)
-    with serve(world) as served:
+def server() -> Iterator[FakeServer]:
+    server = FakeServer(above=WIDGET)
+    server.become("stale", "g1", ["old"], rebuilding=True)
+    with serve(server) as served:
         yield served
 
 
@@ -95,12 +95,12 @@ def shows(tab: WebDriver, text: str) -> None:
     until(lambda: tab.execute_script("return document.querySelector('#files li').textContent") == text, text)
 
 
-def test_webkit_swaps_announces_and_prompts(webkit: WebDriver, world: World) -> None:
-    world.inside = "<input>"
-    webkit.get(f"{world.url}/page")
-    world.wait_for_hits(STATUS, 2)
+def test_webkit_swaps_announces_and_prompts(webkit: WebDriver, server: FakeServer) -> None:
+    server.inside = "<input>"
+    webkit.get(f"{server.url}/page")
+    server.wait_for_hits(STATUS, 2)
     webkit.execute_script("document.querySelector('input').value = 'half a wo'")
-    world.become("fresh", "g2", ["new"])
+    server.become("fresh", "g2", ["new"])
     button = "document.querySelector('warmcache-status button')"
     until(lambda: webkit.execute_script(f"return !{button}.hidden"), "button")
     shows(webkit, "old")
@@ -110,23 +110,23 @@ def test_webkit_swaps_announces_and_prompts(webkit: WebDriver, world: World) -> 
     until(lambda: webkit.execute_script(line) == "Up to date", "word")
 
 
-def test_webkit_keeps_the_page_in_its_back_forward_cache(webkit: WebDriver, world: World) -> None:
-    webkit.get(f"{world.url}/page")
-    world.wait_for_hits(STATUS, 2)
+def test_webkit_keeps_the_page_in_its_back_forward_cache(webkit: WebDriver, server: FakeServer) -> None:
+    webkit.get(f"{server.url}/page")
+    server.wait_for_hits(STATUS, 2)
     webkit.execute_script("window.mark = 'the same document'")
-    webkit.get(f"{world.url}/login")
+    webkit.get(f"{server.url}/login")
     webkit.back()
     assert webkit.execute_script("return window.mark") == "the same document"
-    world.become("fresh", "g2", ["new"])
+    server.become("fresh", "g2", ["new"])
     shows(webkit, "new")
 
 
-def test_firefox_swaps_and_announces(world: World, tmp_path: Path) -> None:
+def test_firefox_swaps_and_announces(server: FakeServer, tmp_path: Path) -> None:
     firefox = tool("firefox-esr", "firefox")
     (tmp_path / "report.js").write_text(REPORT)
-    world.files["/report.js"] = tmp_path / "report.js"
-    world.foot = '<script defer src="/report.js"></script>'
-    command = [firefox, "--headless", "--no-remote", "--profile", str(tmp_path), f"{world.url}/page"]
+    server.files["/report.js"] = tmp_path / "report.js"
+    server.foot = '<script defer src="/report.js"></script>'
+    command = [firefox, "--headless", "--no-remote", "--profile", str(tmp_path), f"{server.url}/page"]
     with subprocess.Popen(
         command,
         env=os.environ | {"HOME": str(tmp_path), "MOZ_DISABLE_CONTENT_SANDBOX": "1"},
@@ -135,9 +135,9 @@ def test_firefox_swaps_and_announces(world: World, tmp_path: Path) -> None:
         start_new_session=True,
     ) as running:
         try:
-            world.wait_for_hits(STATUS, 2, within=60)
-            world.become("fresh", "g2", ["new"])
-            world.wait_for_hits("/seen/new/Up to date", 1, within=15)
+            server.wait_for_hits(STATUS, 2, within=60)
+            server.become("fresh", "g2", ["new"])
+            server.wait_for_hits("/seen/new/Up to date", 1, within=15)
         finally:
             running.terminate()
             try:

@@ -9,7 +9,7 @@ import pytest
 from tests.support.needs import node_module
 
 from .conftest import EventRecorder
-from .world import World
+from .fake_server import FakeServer
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -46,33 +46,37 @@ IN_USE = {
 
 
 @pytest.mark.parametrize("name", IN_USE)
-def test_region_in_use_is_not_refreshed(world: World, page: Page, recorder: EventRecorder, name: str) -> None:
-    world.inside, act = IN_USE[name]
-    world.become("stale", "g1", ["old"], rebuilding=True)
-    page.goto(f"{world.url}/page")
+def test_region_in_use_is_not_refreshed(
+    server: FakeServer, page: Page, recorder: EventRecorder, name: str
+) -> None:
+    server.inside, act = IN_USE[name]
+    server.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{server.url}/page")
     page.evaluate(f"{{ const one = [...document.querySelectorAll('#files > :not(ul)')].at(-1); {act} }}")
-    world.become("fresh", "g2", ["new"])
+    server.become("fresh", "g2", ["new"])
     assert recorder.wait_for(page, "blocked")["reason"] == "editing"
     assert page.locator("#files li").text_content() == "old"
 
 
-def test_answer_to_a_post_is_not_reloaded(world: World, page: Page, recorder: EventRecorder) -> None:
-    world.refresh = "reload"
-    world.become("cold", None, [], rebuilding=True)
-    page.goto(f"{world.url}/posted")
-    world.become("fresh", "g2", ["new"])
+def test_answer_to_a_post_is_not_reloaded(server: FakeServer, page: Page, recorder: EventRecorder) -> None:
+    server.refresh = "reload"
+    server.become("cold", None, [], rebuilding=True)
+    page.goto(f"{server.url}/posted")
+    server.become("fresh", "g2", ["new"])
     assert recorder.wait_for(page, "blocked")["reason"] == "post"
-    assert world.count("/posted") == 1
+    assert server.count("/posted") == 1
 
 
-def test_page_without_session_storage_is_not_reloaded(world: World, page: Page, recorder: EventRecorder) -> None:
+def test_page_without_session_storage_is_not_reloaded(
+    server: FakeServer, page: Page, recorder: EventRecorder
+) -> None:
     page.add_init_script(
         "delete window.sessionStorage; Object.defineProperty(window, 'sessionStorage', { get() { throw 1 } })"
     )
-    world.refresh = "reload"
-    world.become("cold", None, [], rebuilding=True)
-    page.goto(f"{world.url}/page")
-    world.become("fresh", "g2", ["new"])
+    server.refresh = "reload"
+    server.become("cold", None, [], rebuilding=True)
+    page.goto(f"{server.url}/page")
+    server.become("fresh", "g2", ["new"])
     assert recorder.wait_for(page, "blocked")["reason"] == "storage"
 
 
@@ -84,20 +88,22 @@ STYLE = "<style>#scroller { height: 50px; overflow: auto } #scroller p { height:
 
 
 @pytest.mark.parametrize("morph", [False, True], ids=["plain", "idiomorph"])
-def test_kept_nodes_keep_their_typed_text(world: World, page: Page, recorder: EventRecorder, morph: bool) -> None:
-    world.inside, world.above, world.keep = KEPT, STYLE, "notes"
+def test_kept_nodes_keep_their_typed_text(
+    server: FakeServer, page: Page, recorder: EventRecorder, morph: bool
+) -> None:
+    server.inside, server.above, server.keep = KEPT, STYLE, "notes"
     if morph:
-        world.files["/idiomorph.js"] = node_module("idiomorph") / "dist" / "idiomorph.min.js"
-        world.head = '<script src="/idiomorph.js"></script>'
-    world.become("stale", "g1", ["old"], rebuilding=True)
-    page.goto(f"{world.url}/page")
+        server.files["/idiomorph.js"] = node_module("idiomorph") / "dist" / "idiomorph.min.js"
+        server.head = '<script src="/idiomorph.js"></script>'
+    server.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{server.url}/page")
     assert page.evaluate("typeof Idiomorph") == ("object" if morph else "undefined")
     page.fill("#notes input", "half a wo")
     page.evaluate(
         "document.getElementById('notes').mine = true; document.getElementById('scroller').scrollTop = 300"
     )
-    world.inside += "<script>window.ran = true</script>"
-    world.become("fresh", "g2", ["new"])
+    server.inside += "<script>window.ran = true</script>"
+    server.become("fresh", "g2", ["new"])
     recorder.wait_for(page, "refreshed")
     assert page.locator("#files li").text_content() == "new"
     assert page.input_value("#notes input") == "half a wo"
@@ -107,28 +113,28 @@ def test_kept_nodes_keep_their_typed_text(world: World, page: Page, recorder: Ev
 
 
 @pytest.mark.parametrize("morph", [False, True], ids=["plain", "idiomorph"])
-def test_details_stay_open_or_closed(world: World, page: Page, recorder: EventRecorder, morph: bool) -> None:
-    world.inside = FOLDS
+def test_details_stay_open_or_closed(server: FakeServer, page: Page, recorder: EventRecorder, morph: bool) -> None:
+    server.inside = FOLDS
     if morph:
-        world.files["/idiomorph.js"] = node_module("idiomorph") / "dist" / "idiomorph.min.js"
-        world.head = '<script src="/idiomorph.js"></script>'
-    world.become("stale", "g1", ["old"], rebuilding=True)
-    page.goto(f"{world.url}/page")
+        server.files["/idiomorph.js"] = node_module("idiomorph") / "dist" / "idiomorph.min.js"
+        server.head = '<script src="/idiomorph.js"></script>'
+    server.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{server.url}/page")
     page.click("#one summary")
     page.click("#two summary")
     page.evaluate("document.activeElement.blur()")
-    world.inside = f'<details id="new"><summary>New</summary>0</details>{FOLDS}'
-    world.become("fresh", "g2", ["new"])
+    server.inside = f'<details id="new"><summary>New</summary>0</details>{FOLDS}'
+    server.become("fresh", "g2", ["new"])
     recorder.wait_for(page, "refreshed")
     assert page.locator("#files li").text_content() == "new"
     opened = "[...document.querySelectorAll('details')].map((one) => [one.id, one.open])"
     assert page.evaluate(opened) == [["new", False], ["one", True], ["two", False], ["three", False], ["", False]]
 
 
-def test_kept_media_element_continues_to_play(world: World, page: Page, recorder: EventRecorder) -> None:
-    world.inside, world.keep = '<div id="player"><video muted loop></video></div>', "player"
-    world.become("stale", "g1", ["old"], rebuilding=True)
-    page.goto(f"{world.url}/page")
+def test_kept_media_element_continues_to_play(server: FakeServer, page: Page, recorder: EventRecorder) -> None:
+    server.inside, server.keep = '<div id="player"><video muted loop></video></div>', "player"
+    server.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{server.url}/page")
     page.evaluate(
         """async () => {
           const canvas = document.createElement("canvas");
@@ -138,46 +144,46 @@ def test_kept_media_element_continues_to_play(world: World, page: Page, recorder
           await video.play();
         }"""
     )
-    world.become("fresh", "g2", ["new"])
+    server.become("fresh", "g2", ["new"])
     recorder.wait_for(page, "refreshed")
     assert page.evaluate("document.querySelector('video').paused") is False
 
 
-def test_visible_content_does_not_move(world: World, page: Page, recorder: EventRecorder) -> None:
-    world.become("stale", "g1", [f"row {i}" for i in range(300)], rebuilding=True)
-    page.goto(f"{world.url}/page")
+def test_visible_content_does_not_move(server: FakeServer, page: Page, recorder: EventRecorder) -> None:
+    server.become("stale", "g1", [f"row {i}" for i in range(300)], rebuilding=True)
+    page.goto(f"{server.url}/page")
     page.evaluate("scrollTo(0, 2000)")
     place = "Math.round(document.querySelectorAll('#files li')[150].getBoundingClientRect().top)"
     before = page.evaluate(place)
-    world.become("fresh", "g2", [f"new {i}" for i in range(300)])
+    server.become("fresh", "g2", [f"new {i}" for i in range(300)])
     recorder.wait_for(page, "refreshed")
     assert page.evaluate(place) == before
 
 
-def test_region_that_leaves_the_page_ends_its_polls(world: World, page: Page) -> None:
-    world.become("stale", "g1", ["old"], rebuilding=True)
-    page.goto(f"{world.url}/page")
-    world.wait_for_hits(STATUS, 2)
+def test_region_that_leaves_the_page_ends_its_polls(server: FakeServer, page: Page) -> None:
+    server.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{server.url}/page")
+    server.wait_for_hits(STATUS, 2)
     page.evaluate("document.getElementById('files').remove()")
     page.wait_for_function("Warmcache.state('files') === 'idle'")
-    seen = world.count(STATUS)
+    seen = server.count(STATUS)
     page.evaluate("new Promise((resolve) => setTimeout(resolve, 400))")
-    assert world.count(STATUS) == seen
+    assert server.count(STATUS) == seen
 
 
-def test_second_copy_of_the_script_has_no_effect(world: World, page: Page, recorder: EventRecorder) -> None:
-    world.head = '<script defer src="/warmcache.js" data-interval="100" data-spread="0"></script>'
-    world.above = '<warmcache-status for="files"></warmcache-status>'
-    world.become("stale", "g1", ["old"], rebuilding=True)
-    page.goto(f"{world.url}/page")
-    world.wait_for_hits(STATUS, 1)
-    world.become("fresh", "g2", ["new"])
+def test_second_copy_of_the_script_has_no_effect(server: FakeServer, page: Page, recorder: EventRecorder) -> None:
+    server.head = '<script defer src="/warmcache.js" data-interval="100" data-spread="0"></script>'
+    server.above = '<warmcache-status for="files"></warmcache-status>'
+    server.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{server.url}/page")
+    server.wait_for_hits(STATUS, 1)
+    server.become("fresh", "g2", ["new"])
     recorder.wait_for(page, "refreshed")
-    assert (len(recorder.of("ready")), world.count("/page")) == (1, 2)
+    assert (len(recorder.of("ready")), server.count("/page")) == (1, 2)
 
 
-def test_watches_leak_no_listener_and_no_memory(world: World, page: Page) -> None:
-    page.goto(f"{world.url}/page")
+def test_watches_leak_no_listener_and_no_memory(server: FakeServer, page: Page) -> None:
+    page.goto(f"{server.url}/page")
     session = page.context.new_cdp_session(page)
     session.send("Performance.enable")
 

@@ -11,7 +11,7 @@ import pytest
 from tests.support.needs import CHROMIUM_SWITCHES, need_chromium, need_module, need_program
 from tests.support.waiting import until
 
-from .world import World, serve
+from .fake_server import FakeServer, serve
 
 if TYPE_CHECKING:
     from selenium.webdriver.remote.webdriver import WebDriver
@@ -38,19 +38,19 @@ def driver(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WebDriver]:
 
 
 @pytest.fixture
-def world() -> Iterator[World]:
-    world = World()
-    world.become("stale", "g1", ["old"], rebuilding=True)
-    with serve(world) as served:
+def server() -> Iterator[FakeServer]:
+    server = FakeServer()
+    server.become("stale", "g1", ["old"], rebuilding=True)
+    with serve(server) as served:
         yield served
 
 
 @pytest.fixture
-def tab(driver: WebDriver, world: World) -> Iterator[WebDriver]:
+def tab(driver: WebDriver, server: FakeServer) -> Iterator[WebDriver]:
     """Open the page in a new tab in the foreground."""
     before = driver.current_window_handle
     driver.switch_to.new_window("tab")
-    driver.get(f"{world.url}/page")
+    driver.get(f"{server.url}/page")
     yield driver
     driver.close()
     driver.switch_to.window(before)
@@ -60,67 +60,67 @@ def is_hidden(tab: WebDriver) -> bool:
     return bool(tab.execute_script("return document.hidden"))
 
 
-def asks_nothing(world: World, duration: float) -> None:
+def asks_nothing(server: FakeServer, duration: float) -> None:
     """Wait a moment for running requests, then check that none follows within so many seconds."""
     time.sleep(0.2)
-    seen = world.count(STATUS)
+    seen = server.count(STATUS)
     time.sleep(duration)
-    assert world.count(STATUS) == seen
+    assert server.count(STATUS) == seen
 
 
 def shows(tab: WebDriver, text: str) -> None:
     until(lambda: tab.execute_script("return document.querySelector('#files li').textContent") == text, text)
 
 
-def test_background_tab_does_not_poll_until_it_is_shown(tab: WebDriver, world: World) -> None:
-    world.wait_for_hits(STATUS, 2)
+def test_background_tab_does_not_poll_until_it_is_shown(tab: WebDriver, server: FakeServer) -> None:
+    server.wait_for_hits(STATUS, 2)
     front = tab.current_window_handle
     tab.switch_to.new_window("tab")
-    asks_nothing(world, 1.5)  # fifteen intervals
-    world.become("fresh", "g2", ["new"])
-    seen = world.count(STATUS)
+    asks_nothing(server, 1.5)  # fifteen intervals
+    server.become("fresh", "g2", ["new"])
+    seen = server.count(STATUS)
     tab.close()
     tab.switch_to.window(front)
-    world.wait_for_hits(STATUS, seen + 1, within=3.0)
+    server.wait_for_hits(STATUS, seen + 1, within=3.0)
     shows(tab, "new")
 
 
-def test_minimised_window_does_not_poll(tab: WebDriver, world: World) -> None:
-    world.wait_for_hits(STATUS, 2)
+def test_minimised_window_does_not_poll(tab: WebDriver, server: FakeServer) -> None:
+    server.wait_for_hits(STATUS, 2)
     tab.minimize_window()
     until(lambda: is_hidden(tab), "hidden page")
-    asks_nothing(world, 1.0)
-    seen = world.count(STATUS)
+    asks_nothing(server, 1.0)
+    seen = server.count(STATUS)
     tab.set_window_rect(0, 0, 800, 600)
     until(lambda: not is_hidden(tab), "visible page")
-    world.wait_for_hits(STATUS, seen + 1, within=3.0)
+    server.wait_for_hits(STATUS, seen + 1, within=3.0)
 
 
 @pytest.mark.parametrize("other_tab_asks", [False, True], ids=["alone", "while another tab asks"])
 def test_page_from_the_back_forward_cache_resumes_polling(
-    tab: WebDriver, world: World, other_tab_asks: bool
+    tab: WebDriver, server: FakeServer, other_tab_asks: bool
 ) -> None:
-    world.wait_for_hits(STATUS, 2)
+    server.wait_for_hits(STATUS, 2)
     if other_tab_asks:
         # A message would evict a page from the cache. A page in another window stays visible meanwhile.
         first = tab.current_window_handle
         tab.switch_to.new_window("window")
-        tab.get(f"{world.url}/page")
+        tab.get(f"{server.url}/page")
         second = tab.current_window_handle
         tab.switch_to.window(first)
     tab.execute_script("window.mark = 'the same document'")
-    tab.get(f"{world.url}/login")
+    tab.get(f"{server.url}/login")
     if not other_tab_asks:
-        asks_nothing(world, 0.5)
-    seen = world.count(STATUS)
+        asks_nothing(server, 0.5)
+    seen = server.count(STATUS)
     if other_tab_asks:
-        world.wait_for_hits(STATUS, seen + 3)
+        server.wait_for_hits(STATUS, seen + 3)
     tab.back()
     reasons = "return JSON.stringify(performance.getEntriesByType('navigation')[0].notRestoredReasons)"
     assert tab.execute_script("return window.mark") == "the same document", tab.execute_script(reasons)
-    seen = world.count(STATUS)
-    world.wait_for_hits(STATUS, seen + 1, within=3.0)
-    world.become("fresh", "g2", ["new"])
+    seen = server.count(STATUS)
+    server.wait_for_hits(STATUS, seen + 1, within=3.0)
+    server.become("fresh", "g2", ["new"])
     shows(tab, "new")
     if other_tab_asks:
         first = tab.current_window_handle

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from .conftest import EventRecorder
-from .world import World
+from .fake_server import FakeServer
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -24,26 +24,26 @@ POLICIES = {
 
 
 @pytest.mark.parametrize("name", POLICIES)
-def test_nothing_violates_the_policy(world: World, page: Page, recorder: EventRecorder, name: str) -> None:
+def test_nothing_violates_the_policy(server: FakeServer, page: Page, recorder: EventRecorder, name: str) -> None:
     complaints: list[str] = []
     page.on("console", lambda line: complaints.append(line.text) if line.type in ("error", "warning") else None)
-    world.csp, world.above = f"{POLICIES[name]}; base-uri 'none'; img-src 'self'", WIDGET
-    world.nonce = "abc" if "nonce" in POLICIES[name] else ""
-    world.become("cold", None, [], rebuilding=True)
-    page.goto(f"{world.url}/page")
+    server.csp, server.above = f"{POLICIES[name]}; base-uri 'none'; img-src 'self'", WIDGET
+    server.nonce = "abc" if "nonce" in POLICIES[name] else ""
+    server.become("cold", None, [], rebuilding=True)
+    page.goto(f"{server.url}/page")
     # Do not use wait_for_function: Playwright would evaluate it, which the policy refuses.
     page.locator('warmcache-progress progress[value="0.25"]').wait_for()
-    world.become("fresh", "g2", ["new"])
+    server.become("fresh", "g2", ["new"])
     recorder.wait_for(page, "refreshed")
     assert page.locator("#files li").text_content() == "new"
     assert recorder.of("violation") == []
     assert [text for text in complaints if "404" not in text] == []  # the favicon is missing
 
 
-def test_policy_without_requests_causes_a_message(world: World, page: Page, recorder: EventRecorder) -> None:
-    world.csp, world.above = "default-src 'none'; script-src 'self'; connect-src 'none'", WIDGET
-    world.become("stale", "g1", ["old"], rebuilding=True)
-    page.goto(f"{world.url}/page")
+def test_policy_without_requests_causes_a_message(server: FakeServer, page: Page, recorder: EventRecorder) -> None:
+    server.csp, server.above = "default-src 'none'; script-src 'self'; connect-src 'none'", WIDGET
+    server.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{server.url}/page")
     assert recorder.wait_for(page, "error")["code"] == "network"
     page.locator("warmcache-status[state=error]", has_text="No news").wait_for()
     assert {one["directive"] for one in recorder.of("violation")} == {"connect-src"}

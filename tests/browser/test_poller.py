@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from .conftest import EventRecorder
-from .world import World
+from .fake_server import FakeServer
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -30,13 +30,13 @@ def attribute(page: Page, name: str) -> str | None:
     return page.locator("#files").get_attribute(name)
 
 
-def test_cold_region_is_filled_without_a_reload(world: World, page: Page, recorder: EventRecorder) -> None:
-    world.become("cold", None, [], rebuilding=True)
-    page.goto(f"{world.url}/page")
+def test_cold_region_is_filled_without_a_reload(server: FakeServer, page: Page, recorder: EventRecorder) -> None:
+    server.become("cold", None, [], rebuilding=True)
+    page.goto(f"{server.url}/page")
     assert attribute(page, "aria-busy") == "true"
     page.evaluate("Warmcache.scan()")  # the script has done this already; a second scan has no effect
-    world.wait_for_hits(STATUS, 2)
-    world.become("fresh", "g2", ["one", "two"])
+    server.wait_for_hits(STATUS, 2)
+    server.become("fresh", "g2", ["one", "two"])
     started = time.monotonic()
     shows(page, "one", "two")
     assert time.monotonic() - started < 2.5
@@ -48,66 +48,70 @@ def test_cold_region_is_filled_without_a_reload(world: World, page: Page, record
     assert attribute(page, "data-warmcache-generation") == "g2"
     assert attribute(page, "aria-busy") is None
     assert page.evaluate("performance.getEntriesByType('navigation').length") == 1
-    assert world.count("/page") == 2  # the document and the swap
+    assert server.count("/page") == 2  # the document and the swap
 
 
-def test_cold_region_fills_during_the_first_rebuild(world: World, page: Page, recorder: EventRecorder) -> None:
-    world.become("cold", None, [], rebuilding=True)
-    page.goto(f"{world.url}/page")
-    world.become("partial", "p1", ["one"], rebuilding=True)
+def test_cold_region_fills_during_the_first_rebuild(
+    server: FakeServer, page: Page, recorder: EventRecorder
+) -> None:
+    server.become("cold", None, [], rebuilding=True)
+    page.goto(f"{server.url}/page")
+    server.become("partial", "p1", ["one"], rebuilding=True)
     shows(page, "one")
-    world.become("partial", "p2", ["one", "two"], rebuilding=True)
+    server.become("partial", "p2", ["one", "two"], rebuilding=True)
     shows(page, "one", "two")
-    seen = world.count(STATUS)
-    world.wait_for_hits(STATUS, seen + 3)
-    assert world.count("/page") == 3  # the document and one swap for each generation
+    seen = server.count(STATUS)
+    server.wait_for_hits(STATUS, seen + 3)
+    assert server.count("/page") == 3  # the document and one swap for each generation
     assert "ready" not in recorder.types()
-    world.become("fresh", "g3", ["one", "two", "three"])
+    server.become("fresh", "g3", ["one", "two", "three"])
     shows(page, "one", "two", "three")
     recorder.wait_for(page, "ready")
-    assert world.count("/page") == 4
+    assert server.count("/page") == 4
 
 
-def test_fresh_page_does_not_poll(world: World, page: Page) -> None:
+def test_fresh_page_does_not_poll(server: FakeServer, page: Page) -> None:
     page.clock.install()
-    page.goto(f"{world.url}/page")
+    page.goto(f"{server.url}/page")
     page.clock.run_for(60_000)
     page.evaluate("fetch('/end')")
-    world.wait_for_hits("/end", 1)
-    asked = [path for path in world.hits if path != "/favicon.ico"]
+    server.wait_for_hits("/end", 1)
+    asked = [path for path in server.hits if path != "/favicon.ico"]
     assert asked == ["/page", "/warmcache.js", "/end"]
 
 
-def test_stale_region_is_swapped_from_its_own_source(world: World, page: Page, recorder: EventRecorder) -> None:
-    world.source = "/rows"
-    world.become("stale", "g1", ["old"], rebuilding=True)
-    page.goto(f"{world.url}/page")
-    world.wait_for_hits(STATUS, 2)
-    assert world.count("/rows") == 0
-    world.become("fresh", "g2", ["new"])
+def test_stale_region_is_swapped_from_its_own_source(
+    server: FakeServer, page: Page, recorder: EventRecorder
+) -> None:
+    server.source = "/rows"
+    server.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{server.url}/page")
+    server.wait_for_hits(STATUS, 2)
+    assert server.count("/rows") == 0
+    server.become("fresh", "g2", ["new"])
     shows(page, "new")
     recorder.wait_for(page, "refreshed")
-    assert (world.count("/page"), world.count("/rows")) == (1, 1)
+    assert (server.count("/page"), server.count("/rows")) == (1, 1)
     assert attribute(page, "data-warmcache-rebuilding") == "false"
 
 
-def test_focus_and_scroll_survive_a_swap(world: World, page: Page, recorder: EventRecorder) -> None:
-    world.inside = '<button id="more" type="button">More</button>'
-    world.become("stale", "g1", [f"row {i}" for i in range(200)], rebuilding=True)
-    page.goto(f"{world.url}/page")
+def test_focus_and_scroll_survive_a_swap(server: FakeServer, page: Page, recorder: EventRecorder) -> None:
+    server.inside = '<button id="more" type="button">More</button>'
+    server.become("stale", "g1", [f"row {i}" for i in range(200)], rebuilding=True)
+    page.goto(f"{server.url}/page")
     page.focus("#more")
     page.evaluate("scrollTo(0, 1500)")
-    world.become("fresh", "g2", [f"new {i}" for i in range(200)])
+    server.become("fresh", "g2", [f"new {i}" for i in range(200)])
     recorder.wait_for(page, "refreshed")
     assert page.locator(ROWS).first.text_content() == "new 0"
     assert page.evaluate("document.activeElement.id") == "more"
     assert page.evaluate("scrollY") == 1500
 
 
-def test_json_calls_on_data_twice(world: World, page: Page) -> None:
-    world.page_state = "fresh"  # this test needs only the script of the page
-    page.goto(f"{world.url}/page")
-    world.become("stale", "g1", ["old"], rebuilding=True)
+def test_json_calls_on_data_twice(server: FakeServer, page: Page) -> None:
+    server.page_state = "fresh"  # this test needs only the script of the page
+    page.goto(f"{server.url}/page")
+    server.become("stale", "g1", ["old"], rebuilding=True)
     page.evaluate(
         """() => {
           window.given = [];
@@ -115,25 +119,25 @@ def test_json_calls_on_data_twice(world: World, page: Page) -> None:
           window.job = Warmcache.json("/api/files", onData);
         }"""
     )
-    world.wait_for_hits(STATUS, 2)
-    world.become("fresh", "g2", ["new"])
+    server.wait_for_hits(STATUS, 2)
+    server.become("fresh", "g2", ["new"])
     assert page.evaluate("job.done.then((data) => data.files[0].path)") == "new"
     assert page.evaluate("given") == [["old", True], ["new", False]]
-    assert world.count("/api/files") == 2
+    assert server.count("/api/files") == 2
 
 
-def test_typed_text_is_not_lost(world: World, page: Page, recorder: EventRecorder) -> None:
-    world.inside = '<input id="note" name="note">'
-    world.become("stale", "g1", ["old"], rebuilding=True)
-    page.goto(f"{world.url}/page")
+def test_typed_text_is_not_lost(server: FakeServer, page: Page, recorder: EventRecorder) -> None:
+    server.inside = '<input id="note" name="note">'
+    server.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{server.url}/page")
     page.fill("#note", "half a wo")
     page.evaluate("document.activeElement.blur()")
-    world.become("fresh", "g2", ["new"])
+    server.become("fresh", "g2", ["new"])
     blocked = recorder.wait_for(page, "blocked")
     assert (blocked["name"], blocked["reason"]) == ("files", "editing")
     shows(page, "old")
     assert page.input_value("#note") == "half a wo"
-    assert world.count("/page") == 1
+    assert server.count("/page") == 1
 
     page.evaluate("proceed()")
     shows(page, "new")
@@ -141,113 +145,115 @@ def test_typed_text_is_not_lost(world: World, page: Page, recorder: EventRecorde
     recorder.wait_for(page, "refreshed")
 
 
-def test_focused_field_is_not_swapped(world: World, page: Page, recorder: EventRecorder) -> None:
-    world.inside = '<input id="note" name="note">'
-    world.become("stale", "g1", ["old"], rebuilding=True)
-    page.goto(f"{world.url}/page")
+def test_focused_field_is_not_swapped(server: FakeServer, page: Page, recorder: EventRecorder) -> None:
+    server.inside = '<input id="note" name="note">'
+    server.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{server.url}/page")
     page.focus("#note")
-    world.become("fresh", "g2", ["new"])
+    server.become("fresh", "g2", ["new"])
     recorder.wait_for(page, "blocked")
     shows(page, "old")
 
 
-def test_unchanged_fields_do_not_block(world: World, page: Page, recorder: EventRecorder) -> None:
-    world.inside = """
+def test_unchanged_fields_do_not_block(server: FakeServer, page: Page, recorder: EventRecorder) -> None:
+    server.inside = """
       <input value="a"><input type="checkbox" checked><input type="range"><input type="color">
       <input type="number" value="7"><input type="submit"><input type="hidden" value="t">
       <select><option disabled>choose</option><option>a</option></select>
       <select multiple><option>a</option></select><select size="3"><option>a</option></select>
       <select><option>a</option><option selected>b</option></select><textarea>
       text</textarea>"""
-    world.become("stale", "g1", ["old"], rebuilding=True)
-    page.goto(f"{world.url}/page")
-    world.become("fresh", "g2", ["new"])
+    server.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{server.url}/page")
+    server.become("fresh", "g2", ["new"])
     shows(page, "new")
     recorder.wait_for(page, "refreshed")
     assert recorder.of("blocked") == []
 
 
-def test_scripts_in_swapped_content_do_not_run(world: World, page: Page, recorder: EventRecorder) -> None:
-    world.become("cold", None, [], rebuilding=True)
-    page.goto(f"{world.url}/page")
-    world.inside = "<script>window.ran = true</script>"
-    world.become("fresh", "g2", ["new"])
+def test_scripts_in_swapped_content_do_not_run(server: FakeServer, page: Page, recorder: EventRecorder) -> None:
+    server.become("cold", None, [], rebuilding=True)
+    page.goto(f"{server.url}/page")
+    server.inside = "<script>window.ran = true</script>"
+    server.become("fresh", "g2", ["new"])
     recorder.wait_for(page, "refreshed")
     assert page.evaluate("window.ran") is None
 
 
-def test_hanging_server_is_reported_and_polled_again(world: World, page: Page, recorder: EventRecorder) -> None:
-    world.script["timeout"] = "150"
-    world.become("stale", "g1", ["old"], rebuilding=True)
-    page.goto(f"{world.url}/page")
-    world.wait_for_hits(STATUS, 1)
-    world.gate.clear()
+def test_hanging_server_is_reported_and_polled_again(
+    server: FakeServer, page: Page, recorder: EventRecorder
+) -> None:
+    server.script["timeout"] = "150"
+    server.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{server.url}/page")
+    server.wait_for_hits(STATUS, 1)
+    server.gate.clear()
     error = recorder.wait_for(page, "error")
     assert (error["code"], error["fatal"], error["failures"]) == ("timeout", False, 2)
     shows(page, "old")
-    world.become("fresh", "g2", ["new"])
-    world.gate.set()
+    server.become("fresh", "g2", ["new"])
+    server.gate.set()
     shows(page, "new")
     recorder.wait_for(page, "refreshed")
     assert [change["to"] for change in recorder.of("state")][-3:] == ["error", "ready", "fresh"]
 
 
-def test_end_of_a_session_ends_polling(world: World, page: Page, recorder: EventRecorder) -> None:
-    world.become("stale", "g1", ["old"], rebuilding=True)
-    page.goto(f"{world.url}/page")
-    world.wait_for_hits(STATUS, 1)
-    world.login = True
+def test_end_of_a_session_ends_polling(server: FakeServer, page: Page, recorder: EventRecorder) -> None:
+    server.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{server.url}/page")
+    server.wait_for_hits(STATUS, 1)
+    server.login = True
     error = recorder.wait_for(page, "error")
     assert (error["code"], error["fatal"]) == ("auth", True)
     shows(page, "old")
     assert page.locator("#files").get_attribute("data-warmcache-rebuilding") == "false"
 
 
-def test_region_is_reloaded_once(world: World, page: Page, recorder: EventRecorder) -> None:
-    world.refresh = "reload"
-    world.become("cold", None, [], rebuilding=True)
-    page.goto(f"{world.url}/page")
-    world.wait_for_hits(STATUS, 1)
-    world.become("fresh", "g2", ["new"])
+def test_region_is_reloaded_once(server: FakeServer, page: Page, recorder: EventRecorder) -> None:
+    server.refresh = "reload"
+    server.become("cold", None, [], rebuilding=True)
+    page.goto(f"{server.url}/page")
+    server.wait_for_hits(STATUS, 1)
+    server.become("fresh", "g2", ["new"])
     shows(page, "new")
     assert recorder.of("blocked") == []
-    assert world.count("/page") == 2
+    assert server.count("/page") == 2
 
 
-def test_reload_never_loops(world: World, page: Page, recorder: EventRecorder) -> None:
-    world.refresh = "reload"
-    world.page_state = "cold"  # regardless of the status
-    page.goto(f"{world.url}/page")
+def test_reload_never_loops(server: FakeServer, page: Page, recorder: EventRecorder) -> None:
+    server.refresh = "reload"
+    server.page_state = "cold"  # regardless of the status
+    page.goto(f"{server.url}/page")
     blocked = recorder.wait_for(page, "blocked")
     assert blocked["reason"] == "loop"
-    assert world.count("/page") == 2
+    assert server.count("/page") == 2
     assert len(recorder.of("ready")) == 2  # one in each document
 
 
 def test_swap_with_old_content_prompts_after_five_attempts(
-    world: World, page: Page, recorder: EventRecorder
+    server: FakeServer, page: Page, recorder: EventRecorder
 ) -> None:
-    world.page_state = "cold"  # regardless of the status
-    page.goto(f"{world.url}/page")
+    server.page_state = "cold"  # regardless of the status
+    page.goto(f"{server.url}/page")
     blocked = recorder.wait_for(page, "blocked", within=20)
     assert blocked["reason"] == "prompt"
-    assert world.count("/page") == 6
+    assert server.count("/page") == 6
     assert len(recorder.of("ready")) == 1
     recorder.wait_for(page, "error", fatal=True)
-    seen = world.count(STATUS)
+    seen = server.count(STATUS)
     page.evaluate("new Promise((resolve) => setTimeout(resolve, 300))")
-    assert world.count(STATUS) == seen
+    assert server.count(STATUS) == seen
 
 
 def test_page_that_disagrees_with_the_status_causes_no_loop(
-    world: World, page: Page, recorder: EventRecorder
+    server: FakeServer, page: Page, recorder: EventRecorder
 ) -> None:
-    world.page_state = "stale"
-    page.goto(f"{world.url}/page")
+    server.page_state = "stale"
+    page.goto(f"{server.url}/page")
     recorder.wait_for(page, "refreshed")
     # The swapped region waits again, so the poller asks once more, and then stops.
     page.wait_for_function("document.getElementById('files').dataset.warmcacheRebuilding === 'false'")
-    assert world.count("/page") == 2
+    assert server.count("/page") == 2
     assert len(recorder.of("ready")) == 1
 
 
@@ -273,11 +279,11 @@ FETCHES = """
     ],
 )
 def test_every_strategy_loads_at_most_twice_if_page_and_status_disagree(
-    world: World, page: Page, recorder: EventRecorder, strategy: str, state: str
+    server: FakeServer, page: Page, recorder: EventRecorder, strategy: str, state: str
 ) -> None:
-    world.script["auto"] = "false"
-    world.refresh, world.page_state = strategy, state  # each page has another generation
-    page.goto(f"{world.url}/page")
+    server.script["auto"] = "false"
+    server.refresh, server.page_state = strategy, state  # each page has another generation
+    page.goto(f"{server.url}/page")
     page.evaluate(FETCHES, strategy)
     page.evaluate("Warmcache.scan()")
     if strategy == "reload":
@@ -289,25 +295,25 @@ def test_every_strategy_loads_at_most_twice_if_page_and_status_disagree(
         page.wait_for_function("document.getElementById('files').dataset.warmcacheRebuilding === 'false'")
     else:
         recorder.wait_for(page, "blocked", reason="prompt" if strategy == "prompt" else "loop")
-    seen = world.count(STATUS)
+    seen = server.count(STATUS)
     page.evaluate("new Promise((resolve) => setTimeout(resolve, 500))")  # five intervals
-    assert world.count("/page") + world.count("/rows") <= 2
-    assert world.count(STATUS) == seen, "it goes on asking"
+    assert server.count("/page") + server.count("/rows") <= 2
+    assert server.count(STATUS) == seen, "it goes on asking"
 
 
-def test_page_from_a_cache_polls_at_once(world: World, page: Page) -> None:
-    world.script["interval"] = "60000"
-    world.become("stale", "g1", ["old"], rebuilding=True)
-    world.attributes = {"data-warmcache-at": str(round(1000 * (time.time() - 61)))}
-    page.goto(f"{world.url}/page")
-    world.wait_for_hits(STATUS, 1)
-    world.attributes = {"data-warmcache-at": str(round(1000 * time.time()))}
+def test_page_from_a_cache_polls_at_once(server: FakeServer, page: Page) -> None:
+    server.script["interval"] = "60000"
+    server.become("stale", "g1", ["old"], rebuilding=True)
+    server.attributes = {"data-warmcache-at": str(round(1000 * (time.time() - 61)))}
+    page.goto(f"{server.url}/page")
+    server.wait_for_hits(STATUS, 1)
+    server.attributes = {"data-warmcache-at": str(round(1000 * time.time()))}
     page.reload()
     page.evaluate("new Promise((resolve) => setTimeout(resolve, 300))")
-    assert world.count(STATUS) == 1
+    assert server.count(STATUS) == 1
 
 
-def test_hidden_tab_polls_at_once_when_shown(world: World, page: Page) -> None:
+def test_hidden_tab_polls_at_once_when_shown(server: FakeServer, page: Page) -> None:
     def show(state: str) -> None:
         page.evaluate(
             """(state) => {
@@ -317,25 +323,25 @@ def test_hidden_tab_polls_at_once_when_shown(world: World, page: Page) -> None:
             state,
         )
 
-    world.become("stale", "g1", ["old"], rebuilding=True)
-    page.goto(f"{world.url}/page")
-    world.wait_for_hits(STATUS, 2)
+    server.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{server.url}/page")
+    server.wait_for_hits(STATUS, 2)
     show("hidden")
     page.evaluate("fetch('/hidden')")
-    world.wait_for_hits("/hidden", 1)  # earlier requests have arrived by now
-    hidden = world.count(STATUS)
+    server.wait_for_hits("/hidden", 1)  # earlier requests have arrived by now
+    hidden = server.count(STATUS)
     page.evaluate("new Promise((resolve) => setTimeout(resolve, 500))")  # five intervals
-    assert world.count(STATUS) == hidden
+    assert server.count(STATUS) == hidden
     show("visible")
-    world.wait_for_hits(STATUS, hidden + 1, within=1.0)
+    server.wait_for_hits(STATUS, hidden + 1, within=1.0)
 
 
-def test_listener_can_replace_the_refresh(world: World, page: Page, recorder: EventRecorder) -> None:
-    world.become("cold", None, [], rebuilding=True)
-    page.goto(f"{world.url}/page")
+def test_listener_can_replace_the_refresh(server: FakeServer, page: Page, recorder: EventRecorder) -> None:
+    server.become("cold", None, [], rebuilding=True)
+    page.goto(f"{server.url}/page")
     page.evaluate("addEventListener('warmcache:ready', (event) => event.preventDefault())")
-    world.become("fresh", "g2", ["new"])
+    server.become("fresh", "g2", ["new"])
     recorder.wait_for(page, "ready")
     page.wait_for_function("document.getElementById('files').dataset.warmcacheRebuilding === 'false'")
     assert page.locator(ROWS).count() == 0
-    assert world.count("/page") == 1
+    assert server.count("/page") == 1

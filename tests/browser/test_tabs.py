@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from .conftest import EventRecorder
-from .world import World
+from .fake_server import FakeServer
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -21,8 +21,8 @@ addEventListener("warmcache:refreshed", () => (window.refreshes += 1));
 """
 
 
-def open_tabs(world: World, page: Page, number: int, host: str) -> list[Page]:
-    url = world.url.replace("127.0.0.1", host)
+def open_tabs(server: FakeServer, page: Page, number: int, host: str) -> list[Page]:
+    url = server.url.replace("127.0.0.1", host)
     page.context.add_init_script(COUNTER)
     tabs = [page, *(page.context.new_page() for _ in range(number - 1))]
     for tab in tabs:
@@ -30,63 +30,63 @@ def open_tabs(world: World, page: Page, number: int, host: str) -> list[Page]:
     return tabs
 
 
-def test_ten_tabs_poll_hardly_more_than_one(world: World, page: Page) -> None:
-    world.script["interval"] = "400"
-    world.become("stale", "g1", ["old"], rebuilding=True)
-    tabs = open_tabs(world, page, 10, "intranet.example")
+def test_ten_tabs_poll_hardly_more_than_one(server: FakeServer, page: Page) -> None:
+    server.script["interval"] = "400"
+    server.become("stale", "g1", ["old"], rebuilding=True)
+    tabs = open_tabs(server, page, 10, "intranet.example")
     assert page.evaluate("isSecureContext") is False
-    before = world.count(STATUS)
+    before = server.count(STATUS)
     page.evaluate("new Promise((resolve) => setTimeout(resolve, 2000))")  # five intervals
-    asked = world.count(STATUS) - before
+    asked = server.count(STATUS) - before
     assert asked <= 20, "without sharing it would be fifty"
-    world.become("fresh", "g2", ["new"])
+    server.become("fresh", "g2", ["new"])
     for tab in tabs:
         tab.locator("#files li", has_text="new").wait_for()
     page.evaluate("new Promise((resolve) => setTimeout(resolve, 500))")
     assert [tab.evaluate("refreshes") for tab in tabs] == [1] * 10
-    assert world.count("/page") == 20
+    assert server.count("/page") == 20
 
 
-def test_offline_is_shown_and_online_polls_soon(world: World, page: Page, recorder: EventRecorder) -> None:
-    world.above = '<warmcache-status for="files"></warmcache-status>'
-    world.become("stale", "g1", ["old"], rebuilding=True)
-    page.goto(f"{world.url}/page")
-    world.wait_for_hits(STATUS, 2)
+def test_offline_is_shown_and_online_polls_soon(server: FakeServer, page: Page, recorder: EventRecorder) -> None:
+    server.above = '<warmcache-status for="files"></warmcache-status>'
+    server.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{server.url}/page")
+    server.wait_for_hits(STATUS, 2)
     page.context.set_offline(True)
     page.locator("warmcache-status[state=offline]", has_text="Offline").wait_for()
-    seen = world.count(STATUS)
-    world.become("fresh", "g2", ["new"])
+    seen = server.count(STATUS)
+    server.become("fresh", "g2", ["new"])
     page.evaluate("new Promise((resolve) => setTimeout(resolve, 500))")
-    assert world.count(STATUS) == seen
+    assert server.count(STATUS) == seen
     page.context.set_offline(False)
-    world.wait_for_hits(STATUS, seen + 1, within=2.0)
+    server.wait_for_hits(STATUS, seen + 1, within=2.0)
     recorder.wait_for(page, "refreshed")
     assert page.locator("#files li").text_content() == "new"
 
 
-def test_stalled_list_can_be_checked_by_hand(world: World, page: Page, recorder: EventRecorder) -> None:
-    world.above = '<warmcache-status for="files"></warmcache-status>'
-    world.script["max-wait"] = "500"
-    world.become("stale", "g1", ["old"], rebuilding=True)
-    page.goto(f"{world.url}/page")
+def test_stalled_list_can_be_checked_by_hand(server: FakeServer, page: Page, recorder: EventRecorder) -> None:
+    server.above = '<warmcache-status for="files"></warmcache-status>'
+    server.script["max-wait"] = "500"
+    server.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{server.url}/page")
     recorder.wait_for(page, "stalled")
-    seen = world.count(STATUS)
-    world.become("fresh", "g2", ["new"])
+    seen = server.count(STATUS)
+    server.become("fresh", "g2", ["new"])
     page.evaluate("new Promise((resolve) => setTimeout(resolve, 300))")
-    assert world.count(STATUS) == seen
+    assert server.count(STATUS) == seen
     page.get_by_role("button", name="Check again").click()
     recorder.wait_for(page, "refreshed")
     assert page.locator("#files li").text_content() == "new"
 
 
-def test_refresh_waits_for_the_servers_spread(world: World, page: Page, recorder: EventRecorder) -> None:
-    world.more = {"spread_ms": 1000}
+def test_refresh_waits_for_the_servers_spread(server: FakeServer, page: Page, recorder: EventRecorder) -> None:
+    server.more = {"spread_ms": 1000}
     page.add_init_script("Math.random = () => 0.99")
-    world.become("stale", "g1", ["old"], rebuilding=True)
-    page.goto(f"{world.url}/page")
-    world.wait_for_hits(STATUS, 1)
-    world.become("fresh", "g2", ["new"])
+    server.become("stale", "g1", ["old"], rebuilding=True)
+    page.goto(f"{server.url}/page")
+    server.wait_for_hits(STATUS, 1)
+    server.become("fresh", "g2", ["new"])
     page.wait_for_function("Warmcache.state('files') === 'ready'")
-    assert world.count("/page") == 1
+    assert server.count("/page") == 1
     recorder.wait_for(page, "refreshed")
-    assert world.count("/page") == 2
+    assert server.count("/page") == 2

@@ -25,7 +25,7 @@ QUICK = {"interval": "100", "spread": "0"}
 
 
 @dataclass
-class World:
+class FakeServer:
     """The state of the server. Routes read it, and tests change it."""
 
     state: str = "fresh"
@@ -162,16 +162,16 @@ def _attributes(given: dict[str, str]) -> str:
 
 
 @contextmanager
-def serve(world: World) -> Iterator[World]:
-    server = make_server("127.0.0.1", 0, world, threaded=True)  # type: ignore[arg-type]
-    server.daemon_threads = True  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
+def serve(server: FakeServer) -> Iterator[FakeServer]:
+    running = make_server("127.0.0.1", 0, server, threaded=True)  # type: ignore[arg-type]
+    running.daemon_threads = True  # type: ignore[attr-defined]
+    thread = threading.Thread(target=running.serve_forever, args=(0.02,))
     thread.start()
-    world.url = f"http://127.0.0.1:{server.server_port}"
+    server.url = f"http://127.0.0.1:{running.server_port}"
     try:
-        yield world
+        yield server
     finally:
-        world.gate.set()
-        server.shutdown()
+        server.gate.set()
+        running.shutdown()
         thread.join()
-        server.server_close()
+        running.server_close()
