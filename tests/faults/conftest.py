@@ -6,11 +6,13 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.server.conftest import make_place as make_place
+from tests.server.conftest import place as place
 from tests.support.launcher import Launcher, launcher_for
 from tests.support.places import Place
 
@@ -37,18 +39,6 @@ def chance() -> random.Random:
     seed = int(os.environ.get("TEST_SEED", time.time_ns() % 1_000_000))
     print(f"\nTEST_SEED={seed}")
     return random.Random(seed)
-
-
-@pytest.fixture
-def place(tmp_path: Path) -> Place:
-    """Builds are quick and never stop."""
-    return Place(tmp_path)
-
-
-@pytest.fixture
-def make_place(tmp_path: Path) -> Callable[..., Place]:
-    """A place whose builds are as the test says."""
-    return lambda **options: Place(tmp_path, **options)
 
 
 @pytest.fixture
