@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import events
 from .errors import ChildError
-from .host.priority import MEASURE_AFTER, Priority, lower
+from .host.child_priority import MEASURE_AFTER, Priority, lower
 from .keeper.time_limits import ItemTimeLimit, limit_build
 from .settings import KEY
 from .store.files import FileStore

@@ -23,9 +23,9 @@ from . import events
 from .encoding import encoder
 from .host import threads
 from .host.server import server_started
+from .keeper.app_location import Location, NoLocation, locate
 from .keeper.children import Children
 from .keeper.keeper import Keeper
-from .keeper.location import Location, NoLocation, locate
 from .keeper.rebuilder import Rebuilder
 from .query.answers import Answers
 from .query.page_cache import PageCache

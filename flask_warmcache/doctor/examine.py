@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..keeper.location import Location, NoLocation
+from ..keeper.app_location import Location, NoLocation
 from ..state import AppState
 from . import environment, folder, imports, lists, runner
 from .finding import FAULT, INFO, WARNING, Report

@@ -9,8 +9,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from ..keeper.app_location import Location
 from ..keeper.children import DROPPED, PACKAGE_FOLDER
-from ..keeper.location import Location
 
 LONGEST = 180.0  # seconds
 LINE = re.compile(r"import time:\s+(\d+) \|\s+(\d+) \| ( *)(\S+)$")

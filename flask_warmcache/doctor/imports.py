@@ -10,7 +10,7 @@ from typing import Any
 
 from flask import Flask
 
-from ..keeper.location import Location
+from ..keeper.app_location import Location
 from .finding import FAULT, INFO, OK, WARNING, Report
 from .import_times import LONGEST, STANDARD, ImportFailed, Unit, measure, worst_units
 

@@ -9,8 +9,8 @@ from flask import Flask
 
 from ..errors import ChildError
 from ..host import resources
+from ..keeper.app_location import Location, NoLocation, locate
 from ..keeper.children import Children
-from ..keeper.location import Location, NoLocation, locate
 from ..state import AppState
 from .finding import INFO, OK, WARNING, Report
 

@@ -20,12 +20,12 @@ from .. import events
 from ..declaration import Declaration
 from ..errors import ChildError
 from ..host import resources
-from ..host.priority import NICE
+from ..host.child_priority import NICE
 from ..host.server import SERVER_STARTED
 from ..settings import Settings
 from ..status.staleness import Findings
 from ..store.locks import HeldLock, no_fork
-from .location import Location, NoLocation
+from .app_location import Location, NoLocation
 from .process import Child
 
 PACKAGE_FOLDER = os.fspath(Path(__file__).parents[2])

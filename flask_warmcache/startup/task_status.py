@@ -14,7 +14,7 @@ from ..status.pauses import pause_left
 from ..status.stats import iso
 from ..store.files import FileStore
 from ..store.mapping import Stamp, stamp_of
-from ..store.small import read_small, write_small
+from ..store.small_files import read_small, write_small
 from .task import Task
 
 # Records of so many deployments are kept. More than one, because old workers may run beside new ones.

@@ -18,7 +18,7 @@ from .mapping import OPEN_FLAGS
 from .publication import Publication
 from .publish_lock import PublishLock
 from .reader import TRIES, Reader
-from .small import read_small, write_small
+from .small_files import read_small, write_small
 from .snapshot import DAMAGE, Snapshot
 from .sweeping import sweep
 from .writer import next_generation, publish_index

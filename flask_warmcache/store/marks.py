@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .changes import announce
+from .change_words import announce
 from .mapping import OPEN_FLAGS, stamp_of
-from .small import read_small, write_small
+from .small_files import read_small, write_small
 from .snapshot import INVALIDATED_BEFORE, Snapshot
 
 

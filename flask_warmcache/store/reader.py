@@ -9,7 +9,7 @@ import time
 from pathlib import Path
 
 from .. import events
-from .changes import Watch
+from .change_words import Watch
 from .mapping import Stamp, stamp_of
 from .snapshot import DAMAGE, Snapshot
 

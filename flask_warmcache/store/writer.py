@@ -19,7 +19,7 @@ from typing import Any
 
 from .. import events
 from . import format as fmt
-from .changes import changing
+from .change_words import changing
 from .locks import try_lock
 
 CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW

@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from flask_warmcache.host.priority import NICE
+from flask_warmcache.host.child_priority import NICE
 from tests.support.answers import ask
 from tests.support.ports import free_port
 from tests.support.processes import CHECKOUT

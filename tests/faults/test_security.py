@@ -21,7 +21,7 @@ from typing import Any
 import psutil
 import pytest
 
-from flask_warmcache.store.changes import announce
+from flask_warmcache.store.change_words import announce
 from tests.support.answers import check_items
 from tests.support.launcher import Launcher
 from tests.support.needs import need_root

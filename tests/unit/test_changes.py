@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from flask_warmcache.store import changes
-from flask_warmcache.store.changes import CHANGING, WORD
+from flask_warmcache.store import change_words
+from flask_warmcache.store.change_words import CHANGING, WORD
 from flask_warmcache.store.reader import Reader
 from tests.support.processes import run_python
 from tests.support.shelf import Shelf, files
@@ -21,8 +21,8 @@ from tests.support.waiting import until
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Turn off the regular stat, so that only announced changes are seen."""
-    monkeypatch.setattr(changes, "STAT_EVERY", 60)
-    monkeypatch.setattr(changes, "_wait_for_all_readers", lambda: None)
+    monkeypatch.setattr(change_words, "STAT_EVERY", 60)
+    monkeypatch.setattr(change_words, "_wait_for_all_readers", lambda: None)
 
 
 @pytest.fixture
@@ -68,7 +68,7 @@ def test_read_makes_no_system_call_without_an_announced_change(
     statted = note_stats(monkeypatch)
     assert len({id(reader.current()) for _ in range(100)}) == 1
     assert statted == []
-    changes.announce(shelf.folder, shelf.name)
+    change_words.announce(shelf.folder, shelf.name)
     reader.current()
     assert statted == ["files.changes", "files.index"]
 
@@ -125,7 +125,7 @@ def test_every_read_makes_a_stat_during_a_publication(
     if new:
         words_of(shelf).unlink()
         # The process that creates the file waits until each reader has made a stat and found it.
-        monkeypatch.setattr(changes, "_wait_for_all_readers", reader.expire)
+        monkeypatch.setattr(change_words, "_wait_for_all_readers", reader.expire)
     monkeypatch.setattr(os, "replace", seen_at_once)
     shelf.rebuild(files("b"))
     assert seen == [["b"]]
@@ -220,7 +220,7 @@ def test_change_that_cannot_be_announced_waits_for_all_readers(
     else:
         os.mkfifo(words)
     waited: list[bool] = []
-    monkeypatch.setattr(changes, "_wait_for_all_readers", lambda: waited.append(True))
+    monkeypatch.setattr(change_words, "_wait_for_all_readers", lambda: waited.append(True))
     shelf.rebuild(files("b"))
     shelf.store.invalidate(shelf.name)
     assert len(waited) == 3

@@ -17,8 +17,8 @@ from flask_warmcache import WarmCache, child
 from flask_warmcache.errors import ChildError, ItemTimeoutError, SettingError
 from flask_warmcache.host import resources, server
 from flask_warmcache.keeper import relay
+from flask_warmcache.keeper.app_location import Location, NoLocation, locate
 from flask_warmcache.keeper.children import DROPPED
-from flask_warmcache.keeper.location import Location, NoLocation, locate
 from flask_warmcache.keeper.relay import Relay
 from flask_warmcache.keeper.time_limits import ITEM_SIGNAL, ItemTimeLimit
 from flask_warmcache.settings import KEY

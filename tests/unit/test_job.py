@@ -15,7 +15,7 @@ from flask_warmcache import RebuildError
 from flask_warmcache.declaration import Item
 from flask_warmcache.rebuild import enrich as enrich_module
 from flask_warmcache.rebuild import publish
-from flask_warmcache.store import changes, marks
+from flask_warmcache.store import change_words, marks
 from tests.support.shelf import Shelf, encode, files
 
 
@@ -262,7 +262,7 @@ def test_error_after_the_rename_keeps_the_published_list(
     elif step == "mark_if_invalidated":
         monkeypatch.setattr(marks, step, trouble)
     else:
-        monkeypatch.setattr(publish if step == "sweep" else changes, step, trouble)
+        monkeypatch.setattr(publish if step == "sweep" else change_words, step, trouble)
     try:
         shelf.rebuild(files("old", "new"))
     except OSError:

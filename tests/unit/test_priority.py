@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from flask_warmcache.host import priority
-from flask_warmcache.host.priority import NICE, Priority, lower
+from flask_warmcache.host import child_priority
+from flask_warmcache.host.child_priority import NICE, Priority, lower
 from tests.benchmarks.load import pinned
 from tests.support.processes import python, read_line, started
 from tests.support.waiting import until
@@ -19,12 +19,12 @@ from tests.support.waiting import until
 # Computes in its main thread, and tries to decide ten times a second in another; prints lines once it could.
 COMPUTING = """
 import sys, threading, time
-from flask_warmcache.host import priority
+from flask_warmcache.host import child_priority
 
-priority.MOST_WAITED = float(sys.argv[1])
+child_priority.MOST_WAITED = float(sys.argv[1])
 
 def measure():
-    measured, is_decided = priority.Priority(), False
+    measured, is_decided = child_priority.Priority(), False
     while True:
         time.sleep(0.1)
         is_decided = is_decided or measured.decide()  # once, as in the child
@@ -63,7 +63,7 @@ def test_a_process_that_began_on_a_busy_core_never_becomes_idle() -> None:
     with ExitStack() as others:
         for _ in range(4):
             read_line(others.enter_context(process(BUSY, core=core)))
-        with process(COMPUTING, priority.MOST_WAITED, core=core) as running:
+        with process(COMPUTING, child_priority.MOST_WAITED, core=core) as running:
             wait_for_decisions(running, 4)
             assert classes(running) == {os.SCHED_OTHER}
             others.close()
@@ -86,7 +86,7 @@ class Kernel:
         self.refusals: list[OSError] = []
         for task in (FIRST, SECOND):
             self.schedule(task, 0, 0)
-        monkeypatch.setattr(priority, "PROC", folder)
+        monkeypatch.setattr(child_priority, "PROC", folder)
         monkeypatch.setattr(os, "sched_setscheduler", self._set)
 
     def schedule(self, task: int, ran: int, waited: int) -> None:
@@ -153,7 +153,7 @@ def test_without_schedstat_nothing_is_changed(kernel: Kernel, monkeypatch: pytes
     for task in (FIRST, SECOND):
         kernel.write(task, says)
     measured.decide()
-    monkeypatch.setattr(priority, "PROC", kernel.folder / "nowhere")
+    monkeypatch.setattr(child_priority, "PROC", kernel.folder / "nowhere")
     measured.decide()
     assert kernel.moved == []
 

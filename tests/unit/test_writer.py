@@ -19,7 +19,7 @@ from flask_warmcache.store import data as data_module
 from flask_warmcache.store import format as fmt
 from flask_warmcache.store.data import DataWriter
 from flask_warmcache.store.publish_lock import PublishLock
-from flask_warmcache.store.small import write_small
+from flask_warmcache.store.small_files import write_small
 from flask_warmcache.store.snapshot import Snapshot
 from flask_warmcache.store.writer import (
     PIECES_MAX,
