@@ -33,7 +33,7 @@ def run(
     command: Sequence[str], env: Mapping[str, str] | None = None, **options: Any
 ) -> subprocess.CompletedProcess[str]:
     """Run a command to its end, with these variables besides the usual ones, and keep what it prints."""
-    usual: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "timeout": 60}
+    usual: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "timeout": 120}
     return subprocess.run(command, env={**environment(), **(env or {})}, **usual | options)
 
 
