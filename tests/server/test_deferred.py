@@ -74,12 +74,11 @@ class Clients(Repeated):
 
     def turn(self) -> None:
         """Use one connection until the end, or until something goes wrong."""
-        seen: Counter[int] = Counter()
         connection = http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=30)
         try:
             while not self.stopped.is_set():
                 status, fault = self._ask(connection)
-                seen[status] += 1
+                self.seen[status] += 1
                 if fault is not None:
                     self.wrong.append(fault)
         except (OSError, http.client.HTTPException) as error:
@@ -87,7 +86,6 @@ class Clients(Repeated):
             self.stopped.wait(0.01)
         finally:
             connection.close()
-            self.seen += seen
 
     def _ask(self, connection: http.client.HTTPConnection) -> tuple[int, str | None]:
         name, number = random.choice(LATE), random.randrange(1000)
@@ -120,7 +118,7 @@ class Clients(Repeated):
 def test_no_request_to_gunicorn_gets_a_wrong_answer_while_62_blueprints_are_loaded(
     make_site: Callable[..., Place], conf: tuple[str, ...]
 ) -> None:
-    site = make_site(0.2)
+    site = make_site(0.05)
     # Clients as quick as these come to our max_requests before a busy machine has loaded everything.
     kind = ("-k", "gthread", "--threads", "4", "--timeout", "10", "--keep-alive", "5", "--max-requests", "0")
     arguments = (*conf, *kind)
@@ -130,8 +128,8 @@ def test_no_request_to_gunicorn_gets_a_wrong_answer_while_62_blueprints_are_load
         assert sum(loaded(server).values()) < len(LATE), "nothing was left to load beside the requests"
         with Clients(server) as clients:
             until_all_loaded(server)
+            until(lambda: clients.seen[200] > 200, lambda: f"enough answers: {clients.seen}")
         assert clients.wrong == []
-        assert clients.seen.total() > 2000 and clients.seen[200] > 500, clients.seen
         assert server.pids == before, "a worker was replaced"
         assert "Traceback" not in server.log
         for name in LATE:
@@ -141,7 +139,7 @@ def test_no_request_to_gunicorn_gets_a_wrong_answer_while_62_blueprints_are_load
 
 def test_an_import_longer_than_the_timeout_kills_no_sync_worker(make_site: Callable[..., Place]) -> None:
     site = make_site(0.01, slow=6)
-    with serving(site, "-k", "sync", "--timeout", "2", workers=1) as server:
+    with serving(site, "-k", "sync", "--timeout", "4", workers=1) as server:
         before = server.pids
         assert server.get("/login/").status == 200
         asked = 0

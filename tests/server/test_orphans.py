@@ -50,35 +50,27 @@ def kill(run: subprocess.Popen[bytes]) -> None:
 def test_an_ended_run_leaves_no_server(
     tmp_path: Path, end: Callable[[subprocess.Popen[bytes]], None], workers: tuple[str, ...]
 ) -> None:
-    ready, sign = tmp_path / "ready", f"TEST_RUN_SIGN={tmp_path}"
+    ready = tmp_path / "ready"
     file = tmp_path / "test_waits.py"
     file.write_text(A_TEST.format(ready=str(ready)))
     command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", "-p", "no:cacheprovider", *workers]
     command += ["--basetemp", str(tmp_path / "inner"), f"--rootdir={tmp_path}", str(file)]
-    env = os.environ | dict([sign.split("=")]) | {"PYTHONPATH": str(CHECKOUT)}
-    # Of all that the run starts, only its watchdogs have no mark; they have this sign, too.
+    # All that the run starts inherits this, even its watchdogs, which have no mark.
+    env = os.environ | {"TEST_OUTER": str(tmp_path), "PYTHONPATH": str(CHECKOUT)}
+
+    def left() -> list[int]:
+        return orphans.marked(str(tmp_path), "TEST_OUTER")
+
     with subprocess.Popen(command, cwd=tmp_path, env=env, stdout=-3, stderr=-3, start_new_session=True) as run:
         try:
             until(ready.exists, "a server in the run")
-            assert len(processes(sign)) >= 5, "too few processes to show anything"
+            assert len(left()) >= 5, "too few processes to show anything"
             end(run)
             ended = time.monotonic()
-            until(lambda: not processes(sign), lambda: f"the end of {processes(sign)}")
+            until(lambda: not left(), lambda: f"the end of {left()}")
             print(f"\nnothing is left {time.monotonic() - ended:.2f} s after the signal")
         finally:
             run.kill()
-
-
-def processes(sign: str) -> dict[int, str]:
-    """Return the command lines of all processes with that variable in their environment."""
-    found = {}
-    for environ in Path("/proc").glob("[0-9]*/environ"):
-        try:
-            if sign.encode() in environ.read_bytes().split(b"\0"):
-                found[int(environ.parent.name)] = environ.with_name("cmdline").read_text().replace("\0", " ")
-        except OSError:
-            pass
-    return found
 
 
 def test_a_shell_that_is_killed_leaves_nothing(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """What becomes of servers when the test run that started them is killed? A watchdog kills them.
 
-Everything that a run starts inherits its mark, a variable in the environment, in whatever session it lives. The
-watchdog has a session of its own, so neither Ctrl-C nor a signal to the run's process group reaches it.
+Everything that a run starts inherits its mark, a variable in the environment, in whatever session it lives. A run
+within a run adds its mark to the other's. The watchdog has a session of its own, so neither Ctrl-C nor a signal to
+the run's process group reaches it.
 
 As a script, ``python orphans.py MARK PID`` returns at once. It kills the processes with that mark after the
 process PID has ended.
@@ -27,16 +28,16 @@ def guard() -> None:
     unmarked = {name: value for name, value in os.environ.items() if name != MARK}
     command = [sys.executable, "-I", "-S", __file__, mark, str(os.getpid())]
     subprocess.run(command, env=unmarked, stdin=-3, stdout=-3, stderr=-3, check=True)
-    os.environ[MARK] = mark
+    os.environ[MARK] = f"{os.environ.get(MARK, '')}:{mark}"
 
 
 def marked(mark: str, variable: str = MARK) -> list[int]:
     """Return the processes that have inherited this mark."""
-    wanted = f"{variable}={mark}".encode()
     found = []
     for environ in Path("/proc").glob("[0-9]*/environ"):
         try:
-            if wanted in environ.read_bytes().split(b"\0"):
+            variables = dict(one.partition(b"=")[::2] for one in environ.read_bytes().split(b"\0"))
+            if mark.encode() in variables.get(variable.encode(), b"").split(b":"):
                 found.append(int(environ.parent.name))
         except OSError:  # it has ended, or it is another account's
             pass
