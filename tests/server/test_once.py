@@ -232,9 +232,9 @@ def test_ensure_refuses_at_once_while_a_failed_task_pauses(once: Make) -> None:
     place.failing.touch()
     with gunicorn_server(place, *OUR_CONF) as server:
         until_state(server, "failed")
-        answers = server.ask_at_once("/models?wait=25", 8)
+        answers = server.ask_at_once("/models?wait=15", 8)
         assert {answer.status for answer in answers} == {503}
-        assert max(answer.app_time for answer in answers) < 25
+        assert max(answer.app_time for answer in answers) < 15
         assert 1 <= int(answers[0].headers["Retry-After"]) <= 75
         assert answers[0].json["state"] == "failed"
         assert len(place.calls("begun")) == 1, "requests tried what pauses"
