@@ -118,6 +118,7 @@ class Tasks:
             status.reread()
             if status.is_done:
                 return
+            status.probe()  # else a task that another process has just begun would pass for a pending one
             left = deadline - time.monotonic()
             if left <= 0 or status.is_late or status.pause > left:
                 break

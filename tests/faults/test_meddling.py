@@ -283,15 +283,19 @@ def until_older(server: Server, generation: int) -> Answer:
 def older_lists_put_back(place: Place, tmp_path: Path) -> Iterator[tuple[Answer, int]]:
     """Three times: what is answered then, and the newest generation that was there."""
     backup = tmp_path / "backup"
-    with gunicorn_server(place, workers=1) as server:
+    place.gate.touch()
+    with gunicorn_server(place.with_gate(), workers=1) as server:
         server.warm_up()
         shutil.copytree(place.cache, backup)
         for _ in range(3):
             seen = server.get().generation
             assert place.flask("warmcache", "rebuild", "files").returncode == 0
             newest = server.until_newer(seen).generation
+            # Until the test has seen the older list, no rebuild replaces it.
+            place.gate.unlink()
             Meddler(place.cache, backup, backup, random.Random(0)).restores_an_older_list()
             yield until_older(server, newest), newest
+            place.gate.touch()
             # The worker may be at it already.
             assert place.flask("warmcache", "rebuild", "files", "--wait").returncode == 0
             assert server.until_newer(newest).generation > newest
