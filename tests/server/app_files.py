@@ -14,7 +14,7 @@ from typing import Any
 from flask import Flask, Response, jsonify
 
 from flask_warmcache import WarmCache
-from tests.support.reporting import Measured, note, wait_at_gate
+from tests.support.reporting import Measured, count, note, wait_at_gate
 
 ITEMS = int(os.environ.get("TEST_ITEMS", "60"))
 SLEEP = float(os.environ.get("TEST_SLEEP", "0"))  # seconds that a build sleeps, over all its items
@@ -24,6 +24,7 @@ GATE = os.environ.get("TEST_GATE")
 FAILING = os.environ.get("TEST_FAILING")  # while this file exists, source raises
 TEXT = int(os.environ.get("TEST_TEXT", "10"))  # how often an item's text says the version
 STABLE = "TEST_STABLE" in os.environ  # whether every build is of the same items
+STEPS = "TEST_STEPS" in os.environ  # whether each item waits for a request of its own
 FORKS = "TEST_FORKS" in os.environ  # whether enrich starts a process by fork that outlives the build
 
 
@@ -69,6 +70,8 @@ def scan() -> Iterator[dict[str, Any]]:
 def complete(file: dict[str, Any]) -> dict[str, Any]:
     """Takes its part of the build's time."""
     note("enrich")
+    while STEPS and count("request") <= file["number"]:
+        time.sleep(0.002)
     if SLEEP:
         time.sleep(SLEEP / file["of"])
     end = time.thread_time() + COMPUTE / file["of"]
@@ -94,6 +97,8 @@ def fork_a_child() -> None:
 
 @app.get("/api/files")
 def list_files() -> Response:
+    if STEPS:
+        note("request")
     return files.response()
 
 

@@ -208,6 +208,7 @@ def test_ensure_waits_for_a_task_that_another_worker_runs(once: Make) -> None:
     place = once().with_gate()
     with gunicorn_server(place, *OUR_CONF) as server:
         (runner,) = begun(place)
+        until_state(server, "running")
         refused: list[Answer] = []
 
         def another_was_asked() -> bool:

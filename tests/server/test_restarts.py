@@ -77,11 +77,11 @@ def test_a_list_gets_built_although_every_worker_is_retired_before_the_build_is_
     make_place: Callable[..., Place], runner: str
 ) -> None:
     """Polls count as requests; a build that each worker starts from scratch would never be done."""
-    place = make_place(items=100, sleep=1, stable=1, runner=runner)
+    place = make_place(items=100, steps=1, stable=1, runner=runner)
     with gunicorn_server(place, "--max-requests", "15", workers=1) as server:
 
         def is_complete() -> bool:
-            # One poll for each item, as long as there is a build.
+            # One poll for each item, and one item for each poll, as long as there is a build.
             enriched, patience = len(place.calls("enrich")), time.monotonic() + 0.2
             try:
                 return not server.get().json["cache_rebuilding"]

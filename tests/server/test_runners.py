@@ -297,10 +297,9 @@ class Probe(Repeated):
         self.looks = self.free = 0
 
     def turn(self) -> None:
-        # What is published is looked at first: the lock may be free as soon as it is there.
-        done = (self._place.cache / "files.index").exists()
         locked = is_locked(self._place)
-        if done:
+        # After the lock, because it may be free as soon as the list is published.
+        if (self._place.cache / "files.index").exists():
             self.stopped.set()
         else:
             self.looks += 1

@@ -16,6 +16,12 @@ def note(what: str) -> None:
     os.write(CALLS, f"{what} {os.getpid()} {time.monotonic_ns()}\n".encode())
 
 
+def count(what: str) -> int:
+    """Return how often this was noted, by whatever process."""
+    with open(os.environ["TEST_CALLS"]) as calls:
+        return sum(line.startswith(f"{what} ") for line in calls)
+
+
 def wait_at_gate(gate: str | None) -> None:
     """Wait until that file exists."""
     if gate is not None:
