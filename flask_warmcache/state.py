@@ -36,7 +36,7 @@ from .signals import announcer
 from .status.condition import Condition, ListStatus
 from .store.files import FileStore
 from .store.folder import default_folder
-from .store.locks import no_fork
+from .store.locks import load_lock_library, no_fork
 
 if TYPE_CHECKING:
     from .rebuild.writes import Writes
@@ -171,6 +171,8 @@ class AppState:
                 if self.settings.runner != "external":
                     for status in self.statuses.values():
                         status.staleness.serve()
+            if not serves:
+                load_lock_library()
             self.keeper.ensure()
         self.is_started = True
 

@@ -77,6 +77,16 @@ class InheritedLock(HeldLock):
         open_locks.add(self)
 
 
+def load_lock_library() -> None:
+    """Import filelock in the calling thread, before another thread needs it.
+
+    filelock's fork hooks let no thread import it while another thread forks.  A keeper that imports it holds
+    ``no_fork``, for which the forking thread waits after it has entered filelock's hook: both would wait for ever.
+    An app that reads a list while gunicorn preloads it starts a keeper in a process that forks all workers next.
+    """
+    import filelock  # noqa: F401
+
+
 def try_lock(descriptor: int) -> bool:
     """Lock an open file without waiting, and return whether that succeeded: False when another process holds it.
 

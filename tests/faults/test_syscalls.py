@@ -224,7 +224,7 @@ def test_killed_before_each_of_its_calls_a_rebuild_leaves_the_old_list_or_the_ne
         calls[point.call] += 1
     print(f"\n{matrix.kind}: {left.total()} calls, left: {dict(left)}, {littered} with a draft; {dict(calls)}")
     assert len(matrix.points) >= LEAST_KILLS[matrix.kind]
-    assert left["not hit"] <= len(points) // 2, "the rebuild is another in each run"
+    assert left["not hit"] <= 1 + len(points) // (8 if every else 3), "the rebuild is another in each run"
     assert left["new"] and left["old"] + left["nothing"] >= len(points) // 3
     assert {"openat", "write", "writev", "fsync", "rename", "close", "flock"} <= {point.call for point in points}
     assert littered, "no kill left a draft, so nothing had to be tidied"
@@ -277,7 +277,7 @@ def test_each_error_at_each_of_its_calls_leaves_the_old_list_or_the_new_and_is_t
                     assert at <= locked or point.call == "close", where
             matrix.check(done, where)
     print(f"{matrix.kind}: {errors.total()} errors at {len(matrix.points)} calls: {dict(ends)}; {dict(errors)}")
-    assert ends["not hit"] <= errors.total() // 3, "the rebuild is another in each run"
+    assert ends["not hit"] <= 1 + errors.total() // (10 if every else 3), "the rebuild is another in each run"
     assert ends["told in status"] and len(errors) >= 3
     if every:
         assert errors.total() >= LEAST_ERRORS[matrix.kind] and set(errors) == KINDS

@@ -116,6 +116,24 @@ print(sorted(name for name in set(sys.modules) - before if name.rpartition(".")[
     assert run_python(app + serve, env=env).stdout == "fresh\n[]\n"
 
 
+def test_keeper_outside_a_server_never_imports_filelock_beside_a_fork(tmp_path: Path) -> None:
+    script = f"""
+import sys
+from flask import Flask
+from flask_warmcache import WarmCache
+from flask_warmcache.keeper.keeper import Keeper
+loaded = []
+Keeper.ensure = lambda self: loaded.append("filelock" in sys.modules)
+app = Flask("shop")
+app.config["WARMCACHE_DIR"] = {os.fspath(tmp_path)!r}
+files = WarmCache(app).warm_list("files", key="path", source=lambda: [])
+with app.app_context():  # as an app does that reads a list while gunicorn preloads it
+    files.get()
+print(loaded)
+"""
+    assert run_python(script).stdout == "[True]\n"
+
+
 def test_public_names_exist() -> None:
     for name in flask_warmcache.__all__:
         assert getattr(flask_warmcache, name).__name__ == name
