@@ -256,7 +256,7 @@ def test_what_was_run_at_deploy_time_is_run_by_no_worker(once: Make) -> None:
     assert (again.returncode, again.stdout) == (0, "fetch-models: already done in this deployment\n")
     with gunicorn_server(place, *OUR_CONF) as server:
         until_state(server, "done")
-        until(lambda: server.log.count("is done already") == 4, lambda: f"four that skip:\n{server.log}")
+        until(lambda: server.log.count("is done already") >= 4, lambda: f"four that skip:\n{server.log}")
         assert server.get("/models").status == 200
     assert len(place.calls("begun")) == 1
     assert json.loads(run(place, "--again", "--json").stdout)["ran"] is True
