@@ -10,12 +10,11 @@ from dataclasses import dataclass, field
 from .. import events
 from ..declaration import Declaration
 from ..errors import RebuildError
-from ..store.compaction import is_mostly_dead
 from ..store.data import DataWriter
 from ..store.files import FileStore
-from ..store.locks import HeldLock
-from ..store.publish_lock import PublishLock
+from ..store.locks import HeldLock, PublishLock
 from ..store.snapshot import Snapshot
+from ..store.sweeping import is_mostly_dead
 from .leftovers import Enriched, Leftovers, unfinished
 from .source import Pending
 

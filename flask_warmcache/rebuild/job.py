@@ -37,10 +37,10 @@ from ..errors import RebuildError
 from ..index.build import Builder
 from ..index.patch import MendImpossible
 from ..status.progress import Progress
-from ..store.compaction import is_mostly_dead
 from ..store.files import FileStore
 from ..store.locks import HeldLock
 from ..store.snapshot import DAMAGE, Snapshot
+from ..store.sweeping import is_mostly_dead
 from ..store.writer import next_generation
 from .data_file import DataFile
 from .drafts import BaseGone, DraftMaker

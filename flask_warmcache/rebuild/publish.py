@@ -21,8 +21,8 @@ from .. import events
 from ..errors import RebuildError
 from ..index.build import Builder
 from ..store.data import DataWriter
-from ..store.publication import Publication
-from ..store.publish_lock import PublishLock
+from ..store.files import Publication
+from ..store.locks import PublishLock
 from ..store.snapshot import Snapshot
 from ..store.sweeping import sweep
 from .drafts import DraftMaker, PatchedIndex, WholeIndex

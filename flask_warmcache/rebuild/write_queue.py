@@ -28,9 +28,8 @@ from .. import events
 from ..declaration import Declaration
 from ..errors import RebuildBusyError, RebuildError, StoreError
 from ..index.patch import MendImpossible
-from ..store.files import FileStore
-from ..store.publication import Publication
-from ..store.publish_lock import PublishLock
+from ..store.files import FileStore, Publication
+from ..store.locks import PublishLock
 from ..store.snapshot import DAMAGE, Snapshot, Write
 from ..store.writer import Draft, next_generation
 from .apply import merge, with_writes

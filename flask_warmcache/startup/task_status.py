@@ -12,9 +12,8 @@ from typing import Any
 
 from ..status.pauses import pause_left
 from ..status.stats import iso
+from ..store.file_access import Stamp, current_stamp, read_small, write_small
 from ..store.files import FileStore
-from ..store.mapping import Stamp, stamp_of
-from ..store.small_files import read_small, write_small
 from .task import Task
 
 # Records of so many deployments are kept. More than one, because old workers may run beside new ones.
@@ -111,7 +110,7 @@ class TaskStatus:
             # is_here again, it would overwrite B's record with the old one.
             if self.is_here:
                 return
-            stamp = self._current_stamp()
+            stamp = current_stamp(self._path)
             if stamp != self._stamp:
                 self.record = Record.read(read_small(self._store.folder, self._file))
                 self._stamp = stamp
@@ -127,12 +126,6 @@ class TaskStatus:
         self._guard = threading.Lock()
         self.is_here = False
 
-    def _current_stamp(self) -> Stamp | None:
-        try:
-            return stamp_of(os.stat(self._path))
-        except OSError:
-            return None
-
     def probe(self) -> None:
         """Check by the lock whether the process that wrote the record is alive."""
         is_running = self.record is not None and self.record.state == "running"
@@ -147,7 +140,7 @@ class TaskStatus:
         try:
             write_small(self._store.folder, self._file, json.dumps(asdict(record)).encode(), sync=True)
         finally:
-            self._stamp = self._current_stamp()
+            self._stamp = current_stamp(self._path)
 
     def tidy(self) -> None:
         """Remove drafts of dead processes and records of old deployments; the caller holds the lock."""

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from ..declaration import Declaration
+from ..store.file_access import Stamp, current_stamp
 from ..store.files import FileStore
-from ..store.mapping import Stamp, stamp_of
 from ..store.snapshot import Snapshot
 from .pauses import pause_left
 from .progress import Progress, Report
@@ -206,7 +206,7 @@ class ListStatus:
         :param holds_lock: whether the caller holds the list's lock, so that no other builder can be alive.
         """
         self.reader.expire()
-        stamp = self._stat_report()
+        stamp = current_stamp(self._progress_path)
         if stamp != self._progress_stamp:
             self._progress_stamp = stamp
             if self.progress is None:
@@ -221,15 +221,9 @@ class ListStatus:
 
     def reread_if_changed(self) -> None:
         """Do the same if the builder has written a report since; for the stats."""
-        if self._stat_report() != self._progress_stamp:
+        if current_stamp(self._progress_path) != self._progress_stamp:
             self.reread()
 
     def distrust_report(self) -> None:
         """Note that this process had lost its lock, so others see another report; ``reread`` will read theirs."""
         self._progress_stamp = UNREAD
-
-    def _stat_report(self) -> Stamp | None:
-        try:
-            return stamp_of(os.stat(self._progress_path))
-        except OSError:
-            return None

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..declaration import Declaration
-from ..store.compaction import is_heavy
 from ..store.snapshot import Snapshot
+from ..store.sweeping import is_heavy
 
 # For a child process: the generation of the rebuild to take for stale, and of the one whose items are damaged.
 Findings = tuple[int | None, int | None]

@@ -26,7 +26,7 @@ from pathlib import Path
 
 from .. import events
 from ..errors import SnapshotError
-from .mapping import map_file
+from .file_access import map_file
 
 WORD = 8  # bytes
 CHANGING = bytes(WORD)  # as the first word

@@ -15,9 +15,8 @@ from typing import Any
 
 from ..errors import RebuildError, SnapshotError
 from . import format as fmt
-from .publish_lock import PublishLock
-from .verify import crc_of
-from .writer import CREATE_FLAGS, write_all
+from .file_access import CREATE_FLAGS, crc_of, write_all
+from .locks import PublishLock
 
 APPEND_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 BUFFER = 1 << 20

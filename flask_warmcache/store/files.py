@@ -6,22 +6,33 @@ import fcntl
 import json
 import os
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .. import events
 from ..errors import StoreError
 from . import marks
+from .file_access import OPEN_FLAGS, read_small, write_small
 from .folder import prepare
-from .locks import HeldLock, no_fork, open_lock, try_lock
-from .mapping import OPEN_FLAGS
-from .publication import Publication
-from .publish_lock import PublishLock
+from .locks import HeldLock, PublishLock, no_fork, open_lock, try_lock
 from .reader import TRIES, Reader
-from .small_files import read_small, write_small
 from .snapshot import DAMAGE, Snapshot
 from .sweeping import sweep
-from .writer import next_generation, publish_index
+from .writer import Draft, next_generation
+
+
+@dataclass
+class Publication:
+    """A draft that is to replace the published index, and what comes before and after its rename."""
+
+    draft: Draft
+    base: int  # the generation that was published when the draft was begun, or 0
+    append: Callable[[], bool]  # puts the data in place, under the publish lock; False when it cannot
+    invalidation: str  # the last one that the draft takes into account; a later one marks the new index
+    keeps_mark: bool = False  # whether a mark on the old index passes to the new one
+    tidy: Callable[[], None] = lambda: None  # called after the rename, under the publish lock
 
 
 class FileStore:
@@ -201,5 +212,5 @@ class FileStore:
                 "invalidation": self.invalidation(name),
                 "upstream": None,
             }
-            publish_index(self.folder, name, header, {"places": b""})
+            Draft(self.folder, name, header, {"places": b""}, sync=True).publish()
             sweep(self.folder, name, keep=())

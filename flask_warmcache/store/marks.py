@@ -14,8 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .change_words import announce
-from .mapping import OPEN_FLAGS, stamp_of
-from .small_files import read_small, write_small
+from .file_access import OPEN_FLAGS, read_small, stamp_of, write_small
 from .snapshot import INVALIDATED_BEFORE, Snapshot
 
 

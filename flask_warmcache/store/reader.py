@@ -10,7 +10,7 @@ from pathlib import Path
 
 from .. import events
 from .change_words import Watch
-from .mapping import Stamp, stamp_of
+from .file_access import Stamp, stamp_of
 from .snapshot import DAMAGE, Snapshot
 
 TRIES = 3

@@ -19,7 +19,7 @@ from typing import Any, Literal, NamedTuple
 
 from ..errors import SnapshotError
 from . import format as fmt
-from .mapping import map_file
+from .file_access import map_file
 
 # Exceptions, besides OSError, from reading files that differ from what was written.
 DAMAGE = (SnapshotError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)

@@ -1,16 +1,22 @@
-"""Removing what dead writers left in the cache folder."""
+"""What takes up space in the cache folder: files that dead writers left, and dead items in a list's files."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 import time
 from collections.abc import Collection
 from pathlib import Path
 
-from .writer import remove_if_abandoned
+from .snapshot import Snapshot
 
 ABANDONED_AFTER = 3600.0  # seconds
+# A data file is rewritten when more than half of it is dead, but never for fewer dead bytes than this.
+COMPACT_FROM = 1 << 20
+# Each write copies the ones before it.  Measured with 10,300 items: 11 ms for the first, 36 ms after 10,000.
+WRITES_FROM = 128 << 10
+WRITES_SHARE = 32
 
 
 def sweep(folder: Path, name: str, keep: Collection[str | None]) -> None:
@@ -28,7 +34,7 @@ def sweep(folder: Path, name: str, keep: Collection[str | None]) -> None:
     for entry in list(os.scandir(folder)):
         try:
             if drafts.fullmatch(entry.name):
-                remove_if_abandoned(entry.path)
+                _remove_if_abandoned(entry.path)
             elif (
                 (data.fullmatch(entry.name) and entry.name not in keep)
                 or own.fullmatch(entry.name)
@@ -37,3 +43,29 @@ def sweep(folder: Path, name: str, keep: Collection[str | None]) -> None:
                 os.unlink(entry.path)
         except FileNotFoundError:
             pass
+
+
+def _remove_if_abandoned(path: str) -> None:
+    """Delete a draft whose process is dead; it is locked meanwhile, so a process that just created it notices."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.unlink(path)
+    except BlockingIOError:
+        pass  # its process lives
+    finally:
+        os.close(descriptor)
+
+
+def is_mostly_dead(size: int, useful: int) -> bool:
+    """Return whether a data file of this size, with this many useful bytes, is to be rewritten."""
+    return size > 2 * useful + COMPACT_FROM
+
+
+def is_heavy(snapshot: Snapshot) -> bool:
+    """Return whether a rebuild is due to make the list light again, however fresh it is."""
+    if snapshot.is_cold:
+        return False
+    live = snapshot.header["live_bytes"]
+    _, writes, _ = snapshot.header["sections"].get("writes", (0, 0, 0))
+    return is_mostly_dead(snapshot.header["data"]["length"], live) or writes > WRITES_FROM + live // WRITES_SHARE

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import os
-import zlib
 from pathlib import Path
 
-from .mapping import OPEN_FLAGS, Stamp, stamp_of
+from .file_access import OPEN_FLAGS, Stamp, crc_of, stamp_of
 from .snapshot import Snapshot
-
-# Small enough that malloc serves it from its own heap and does not ask the system for each piece.
-VERIFY_SLICE = 1 << 16
 
 
 class Verifier:
@@ -69,14 +65,3 @@ class Verifier:
 
 def _opener(path: str, _: int) -> int:
     return os.open(path, OPEN_FLAGS)
-
-
-def crc_of(descriptor: int, begin: int, end: int, checksum: int) -> int:
-    """Return the CRC-32 of a part of a file, continued from ``checksum``."""
-    while begin < end:
-        piece = os.pread(descriptor, min(VERIFY_SLICE, end - begin), begin)
-        if not piece:
-            break
-        checksum = zlib.crc32(piece, checksum)
-        begin += len(piece)
-    return checksum

@@ -7,43 +7,23 @@ which nothing refers, and the next holder of the rebuild lock removes it.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import secrets
 import time
 import zlib
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from .. import events
 from . import format as fmt
 from .change_words import changing
+from .file_access import CREATE_FLAGS, write_pieces
 from .locks import try_lock
 
-CREATE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW
-PIECES_MAX = 500  # in one call; Linux accepts 1,024
 Piece = array | bytes | bytearray | memoryview  # type: ignore[type-arg]
 Section = Piece | list[Piece]  # in pieces where most of it is copied from the index before it
-
-
-def write_all(descriptor: int, data: bytes | bytearray | memoryview) -> None:
-    """Write every byte; ``os.write`` may write fewer without an error, at a size limit for example."""
-    view = memoryview(data).cast("B")
-    while view:
-        view = view[os.write(descriptor, view) :]
-
-
-def write_pieces(descriptor: int, views: Sequence[memoryview]) -> None:
-    """Write every byte of every piece: hundreds in one call, and the rest of a short write one by one."""
-    for begin in range(0, len(views), PIECES_MAX):
-        batch = views[begin : begin + PIECES_MAX]
-        written = os.writev(descriptor, batch)
-        for view in batch:
-            if written < len(view):
-                write_all(descriptor, view[written:])
-            written = max(0, written - len(view))
 
 
 def next_generation(*seen: int) -> int:
@@ -125,32 +105,12 @@ class Draft:
             self.path.unlink(missing_ok=True)
 
 
-def remove_if_abandoned(path: str) -> None:
-    """Delete a draft whose process is dead; it is locked meanwhile, so a process that just created it notices."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.unlink(path)
-    except BlockingIOError:
-        pass  # its process lives
-    finally:
-        os.close(descriptor)
-
-
 def pieces(content: Section) -> Iterator[memoryview]:
     """Yield the bytes of a section, piece by piece."""
     for piece in content if isinstance(content, list) else [content]:
         view = memoryview(piece)
         if view.nbytes:
             yield view.cast("B")
-
-
-def publish_index(folder: Path, name: str, header: Mapping[str, Any], sections: Mapping[str, Section]) -> None:
-    """Publish a snapshot's index; the caller holds the publish lock and has synced the data.
-
-    :param header: all of the header but the section table; ``generation`` becomes the file's mtime.
-    """
-    Draft(folder, name, header, sections, sync=True).publish()
 
 
 def _sync_folder(folder: Path) -> None:

@@ -37,7 +37,7 @@ from flask_warmcache.store.files import FileStore
 from flask_warmcache.store.format import PREAMBLE_LENGTH
 from flask_warmcache.store.search import search
 from flask_warmcache.store.snapshot import Snapshot
-from flask_warmcache.store.writer import publish_index
+from flask_warmcache.store.writer import Draft
 from tests.support.ports import free_port
 from tests.support.processes import CHECKOUT
 from tests.support.servers import ServerProcess, gunicorn_command, running
@@ -190,7 +190,7 @@ def publishing(place: Path) -> float:
     def publish() -> None:
         with store.publishing(LIST):
             store.published_generation(LIST)
-            publish_index(copy, LIST, snapshot.header, sections)
+            Draft(copy, LIST, snapshot.header, sections, sync=True).publish()
 
     took = best(publish, 15)
     shutil.rmtree(copy)

@@ -24,7 +24,7 @@ def big(*sizes: int) -> list[Item]:
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compact small files, too, and mend small lists."""
-    monkeypatch.setattr("flask_warmcache.store.compaction.COMPACT_FROM", 0)
+    monkeypatch.setattr("flask_warmcache.store.sweeping.COMPACT_FROM", 0)
     monkeypatch.setattr(job_module, "MEND_SHARE", 1)
 
 
@@ -89,7 +89,7 @@ def test_many_writes_cause_a_rebuild_before_writes_get_slow(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WARMCACHE_SERVER_STARTED", "1")
-    monkeypatch.setattr("flask_warmcache.store.compaction.WRITES_FROM", 1000)
+    monkeypatch.setattr("flask_warmcache.store.sweeping.WRITES_FROM", 1000)
     app = make_app(tmp_path)
     items = {str(number): {"path": str(number), "text": "x"} for number in range(300)}
     listed = WarmCache(app).warm_list(

@@ -220,7 +220,7 @@ def test_publication_waits_for_another(folder: Path) -> None:
 
 def test_publish_lock_held_for_too_long_fails_the_rebuild(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.rebuild(files("old"))
-    monkeypatch.setattr("flask_warmcache.store.publish_lock.DEADLINE", 0.05)
+    monkeypatch.setattr("flask_warmcache.store.locks.DEADLINE", 0.05)
     with shelf.store.publishing("files"), pytest.raises(RebuildError, match="publish lock for too long"):
         shelf.rebuild(files("new"))
     assert shelf.items() == files("old")

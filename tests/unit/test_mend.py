@@ -703,7 +703,7 @@ def test_data_file_that_grows_past_four_gigabytes_is_rewritten(world: World, men
     snapshot = world.shelf.snapshot()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flask_warmcache.store.data.crc_of", lambda *arguments: 0)
-        patch.setattr("flask_warmcache.store.compaction.COMPACT_FROM", 1 << 40)
+        patch.setattr("flask_warmcache.store.sweeping.COMPACT_FROM", 1 << 40)
         world.rebuild()
     assert [type(error) for error in mends.refused] == [OverflowError]
     assert world.shelf.snapshot().header["data"]["file"] != snapshot.header["data"]["file"]

@@ -283,7 +283,7 @@ def test_data_file_of_an_unknown_format_is_removed(shelf: Shelf, foreign: bytes)
 @pytest.fixture
 def no_dead_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replace even a small file when most of it is useless."""
-    monkeypatch.setattr("flask_warmcache.store.compaction.COMPACT_FROM", 0)
+    monkeypatch.setattr("flask_warmcache.store.sweeping.COMPACT_FROM", 0)
 
 
 @pytest.mark.usefixtures("no_dead_weight")
@@ -623,12 +623,12 @@ import os, signal, sys
 from contextlib import nullcontext
 from pathlib import Path
 from flask_warmcache.rebuild import job, partial
-from flask_warmcache.store import compaction, data
+from flask_warmcache.store import data, sweeping
 from tests.support.shelf import Shelf, declare, encode
 from flask_warmcache.status.progress import Progress
 from flask_warmcache.rebuild.tools import Tools
 
-partial.PARTIAL_EVERY, partial.PARTIAL_COST, compaction.COMPACT_FROM, data.FLUSH_EVERY = 0, 5, 0, 0
+partial.PARTIAL_EVERY, partial.PARTIAL_COST, sweeping.COMPACT_FROM, data.FLUSH_EVERY = 0, 5, 0, 0
 log = os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 count, workers = int(sys.argv[3]), int(sys.argv[4])
 

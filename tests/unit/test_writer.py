@@ -18,16 +18,10 @@ from flask_warmcache import RebuildError
 from flask_warmcache.store import data as data_module
 from flask_warmcache.store import format as fmt
 from flask_warmcache.store.data import DataWriter
-from flask_warmcache.store.publish_lock import PublishLock
-from flask_warmcache.store.small_files import write_small
+from flask_warmcache.store.file_access import PIECES_MAX, write_all, write_pieces, write_small
+from flask_warmcache.store.locks import PublishLock
 from flask_warmcache.store.snapshot import Snapshot
-from flask_warmcache.store.writer import (
-    PIECES_MAX,
-    next_generation,
-    publish_index,
-    write_all,
-    write_pieces,
-)
+from flask_warmcache.store.writer import Draft, next_generation
 from tests.support.processes import run_python
 from tests.support.shelf import Shelf, files
 
@@ -122,12 +116,13 @@ def test_full_disk_leaves_no_draft(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="No space left"):
         write_small(tmp_path, "report", bytes(100), sync=False)
     with pytest.raises(OSError, match="No space left"):
-        publish_index(tmp_path, "files", HEADER, SECTIONS)
+        Draft(tmp_path, "files", HEADER, SECTIONS, sync=True).publish()
     assert list(tmp_path.iterdir()) == []
 
 
 def test_publication_has_its_generation_as_mtime(tmp_path: Path) -> None:
-    publish_index(tmp_path, "files", {**HEADER, "generation": 1_700_000_000_123_456_789}, SECTIONS)
+    header = {**HEADER, "generation": 1_700_000_000_123_456_789}
+    Draft(tmp_path, "files", header, SECTIONS, sync=True).publish()
     assert (tmp_path / "files.index").stat().st_mtime_ns == 1_700_000_000_123_456_789
     assert (tmp_path / "files.index").stat().st_mode & 0o777 == 0o600
     assert Snapshot(tmp_path, "files").generation == 1_700_000_000_123_456_789
