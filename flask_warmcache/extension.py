@@ -262,14 +262,13 @@ class WarmCache:
         :raises DeclarationError: for anything wrong that can be known without the import, in this very call.
         """
         from .startup.deferred import Deferred
+        from .startup.later import Target
 
-        deferred = Deferred.parse(target, url_prefix, priority, name, endpoints)
-        self._registry.check_deferred(deferred)
-        if self._registry.sections.get("blueprints") is not _blueprints_section:
-            self._registry.add_section("blueprints", _blueprints_section)
+        rules = {} if endpoints is None else endpoints
+        deferred = Deferred(Target.parse(target), url_prefix, priority, name, rules)
+        self._registry.add_deferred(deferred, _blueprints_section)
         for state in list(self._states):
             state.defer(deferred)
-        self._registry.deferred.append(deferred)
 
     def lazy(self, target: str) -> Any:
         """Return a proxy for an object that is imported and built at its first use, once in a process.

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from .startup.task import Task
 
 Section = Callable[[], Mapping[str, Any]]
-TASKS = "tasks"  # the section of the one-time tasks
 # Keys of ``GET /api/cache/stats`` beside the sections.
 RESERVED = ("cache_rebuilding", "degraded")
 
@@ -98,14 +97,17 @@ class Registry:
         if task.name in self.tasks:
             raise DeclarationError(f"There is a one-time task named {task.name!r} already.")
         if not self.tasks:
-            self.add_section(TASKS, section)
+            self.add_section("tasks", section)
         self.tasks[task.name] = task
 
-    def check_deferred(self, deferred: Deferred) -> None:
-        """Refuse a deferred blueprint that does not fit beside the others.
+    def add_deferred(self, deferred: Deferred, section: Section) -> None:
+        """Add a deferred blueprint.
 
-        :raises DeclarationError: when it does not, or declarations are closed.
+        :param section: the section of the stats that shows all of them, added with the first one.
+        :raises DeclarationError: when it does not fit beside the others, or declarations are closed.
         """
-        advice = " Defer blueprints where the app is made."
-        self.require_open(f"{str(deferred.target)!r} is deferred", advice)
+        self.require_open(f"{str(deferred.target)!r} is deferred", " Defer blueprints where the app is made.")
         deferred.check_beside(self.deferred)
+        if not self.deferred:
+            self.add_section("blueprints", section)
+        self.deferred.append(deferred)

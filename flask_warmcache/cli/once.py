@@ -12,7 +12,7 @@ import click
 from flask.cli import with_appcontext
 
 from ..errors import DeclarationError
-from ..startup.task_status import TaskStatus
+from ..startup.task import TaskStatus
 from ..startup.tasks import Tasks
 from .bar import POLL, Background, show_while
 from .opened import BUSY, FAILED, opened_state

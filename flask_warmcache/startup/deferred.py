@@ -1,18 +1,19 @@
-"""A deferred blueprint: its declaration, and its state (pending, loading, loaded or failed)."""
+"""Deferred blueprints: the declaration of one, its state, and which of an app's are not loaded yet."""
 
 from __future__ import annotations
 
 import math
+import threading
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from flask import Flask
 from werkzeug.routing import Rule
 
 from ..errors import DeclarationError
-from .target import Target
+from .later import Target
 
 PENDING, LOADING, LOADED, FAILED = "pending", "loading", "loaded", "failed"
 
@@ -23,19 +24,9 @@ class Deferred:
 
     target: Target
     url_prefix: str
-    priority: float = 0
-    name: str | None = None
-    endpoints: Mapping[str, str] = field(default_factory=dict)
-
-    @classmethod
-    def parse(
-        cls, target: str, url_prefix: str, priority: float, name: str | None, endpoints: Mapping[str, str] | None
-    ) -> Deferred:
-        """Return what the arguments of ``defer_blueprint`` declare.
-
-        :raises DeclarationError: for anything wrong that can be known without the import.
-        """
-        return cls(Target.parse(target), url_prefix, priority, name, {} if endpoints is None else endpoints)
+    priority: float
+    name: str | None
+    endpoints: Mapping[str, str]
 
     def __post_init__(self) -> None:
         self._require(_is_prefix(self.url_prefix), "url_prefix", "a path like '/reports', without variable parts")
@@ -139,6 +130,45 @@ class Entry:
             "import_seconds": None if self.seconds is None else round(self.seconds, 3),
             "next_attempt_in_seconds": None if wait == math.inf else max(0.0, round(wait, 1)),
         }
+
+
+class Pending:
+    """One app's blueprints in this process, as the thread that loads them and the gate share them."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []  # in the order of declaration
+        self.unfinished: tuple[Entry, ...] = ()  # by priority
+        self.prefixes: tuple[str, ...] = ()  # of the unfinished, for a quick check of a path
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        """Reset what belongs to the parent's threads."""
+        self.changed = threading.Condition()  # guards the entries and the thread; notified of every change
+        self.thread: threading.Thread | None = None  # loads blueprints in the background
+        self.importing: int | None = None  # identifies the thread that is importing one
+        for entry in self.unfinished:
+            if entry.state == LOADING:
+                entry.state = PENDING
+
+    def add(self, entry: Entry) -> None:
+        """Add a blueprint, before the app serves."""
+        self.entries.append(entry)
+        self.note_unfinished()
+
+    def note_unfinished(self) -> None:
+        """Compute again what is not loaded yet; the caller holds ``changed`` once the app serves."""
+        unfinished = [entry for entry in self.entries if entry.state != LOADED]
+        unfinished.sort(key=lambda entry: -entry.declared.priority)
+        self.unfinished = tuple(unfinished)
+        self.prefixes = tuple(entry.declared.url_prefix for entry in unfinished)
+
+    def is_running(self) -> bool:
+        """Whether the background thread lives."""
+        return self.thread is not None and self.thread.is_alive()
+
+    def is_loading_here(self) -> bool:
+        """Whether the calling thread is importing a blueprint at this moment."""
+        return self.importing == threading.get_ident()
 
 
 def covers(prefix: str, path: str) -> bool:

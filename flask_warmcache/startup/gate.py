@@ -7,43 +7,26 @@ loads blueprints; it imports nothing itself.
 
 from __future__ import annotations
 
-import json
 import re
 import time
 from collections.abc import Callable
 from typing import Any
 
 from flask import Flask
-from werkzeug.wrappers import Response
 
 from .. import events
 from ..host.server import gunicorn_worker
 from ..settings import Settings
-from .deferred import FAILED, LOADED, LOADING, Entry, covers
-from .pending import Pending
+from .deferred import FAILED, LOADED, LOADING, Entry, Pending, covers
+from .later import NotReadyError
 
 # A request may wait for this share of gunicorn's timeout, after which gunicorn kills a sync worker.
 TIMEOUT_SHARE = 0.25
-RETRY_AFTER = 2.0
+RETRY_AFTER = 2
 
 
-class Unavailable(Exception):
+class Unavailable(NotReadyError):
     """A request cannot be answered yet; it becomes a 503 in front of the app and of its error handlers."""
-
-    def __init__(self, message: str, retry_after: float, answer: dict[str, Any]) -> None:
-        """Create the error.
-
-        :param retry_after: seconds after which the client may retry.
-        :param answer: the body of the answer, as JSON.
-        """
-        super().__init__(message)
-        self._retry_after = max(1, round(retry_after))
-        self._answer = answer
-
-    def response(self) -> Response:
-        """Return the answer to the client."""
-        headers = {"Retry-After": str(self._retry_after), "Cache-Control": "no-store"}
-        return Response(json.dumps(self._answer), 503, headers, mimetype="application/json")
 
 
 class Gate:
@@ -70,7 +53,7 @@ class Gate:
             try:
                 return serve(environ, start_response)
             except Unavailable as unavailable:
-                return unavailable.response()(environ, start_response)
+                return unavailable(environ, start_response)
 
         self._request_context = request_context
         app.request_context = request_context  # type: ignore[method-assign]
@@ -153,7 +136,7 @@ class Gate:
         }
         if self._app.debug:
             answer["traceback"] = entry.traceback
-        pause = min(entry.next_attempt - time.monotonic(), self._settings.retry_max)
+        pause = max(1, round(min(entry.next_attempt - time.monotonic(), self._settings.retry_max)))
         return Unavailable(f"The deferred blueprint {entry.declared.target} failed to load.", pause, answer)
 
 

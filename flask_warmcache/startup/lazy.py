@@ -20,8 +20,7 @@ from werkzeug.local import LocalProxy
 from .. import events
 from ..settings import KEY, Settings
 from ..status.pauses import pause_after
-from .target import Target
-from .unready import NotReadyError
+from .later import NotReadyError, Target
 
 _all: weakref.WeakSet[Lazy] = weakref.WeakSet()
 

@@ -12,18 +12,20 @@ import random
 import threading
 import time
 import traceback
+from collections.abc import Callable
+from typing import Any
 
-from flask import Blueprint, Flask
+import click
+from flask import Blueprint, Flask, appcontext_pushed
+from flask.cli import FlaskGroup, ScriptInfo, run_command
 
 from .. import events
 from ..errors import DeclarationError
 from ..host import threads
 from ..settings import KEY, Settings
 from ..status.pauses import pause_after
-from .before_commands import load_for_commands
-from .deferred import FAILED, LOADED, LOADING, Deferred, Entry
+from .deferred import FAILED, LOADED, LOADING, Deferred, Entry, Pending
 from .gate import Gate
-from .pending import Pending
 from .registering import register
 
 # Seconds until the first import; jittered, so that a server's workers do not all read the same files at once.
@@ -44,7 +46,7 @@ class Loader:
         self._stopped = False
         self._loading = threading.RLock()  # held while a blueprint is loaded
         self._gate = Gate(app, settings, self.pending, self.load)
-        self._leave_commands = load_for_commands(app, self.load_all, excluded=KEY)
+        self._leave_commands = _load_for_commands(app, self.load_all, excluded=KEY)
 
     def after_fork(self) -> None:
         """Reset the parent's thread and its locks."""
@@ -222,3 +224,42 @@ class Loader:
                 entry.next_attempt = time.monotonic() + pause
                 entry.error, entry.traceback = type(error).__name__, "".join(traceback.format_exception(error))
                 self.pending.changed.notify_all()
+
+
+def _load_for_commands(app: Flask, load_all: Callable[[], None], excluded: str) -> Callable[[], None]:
+    """Call ``load_all`` before a command of ``flask`` runs, or is looked up in the app; return what ends that.
+
+    Some commands need all routes or models.  ``flask run`` is excluded because it is a server.
+
+    :param excluded: the name of a group of the app whose commands need no blueprint.
+    """
+
+    def pushed(sender: Flask, **_: Any) -> None:
+        """Load everything if the app context that was just entered belongs to a command."""
+        context = click.get_current_context(silent=True)
+        if context is None or isinstance(context.command, FlaskGroup):
+            return  # there is no command, or it is not known yet; it is then looked up in the app
+        info = context.find_object(ScriptInfo)
+        if info is None or getattr(info, "_loaded_app", None) is not app:
+            return  # the app is still being made, and a blueprint may need it complete
+        while context is not None:
+            if context.command in (run_command, app.cli.commands.get(excluded)):
+                return
+            context = context.parent
+        load_all()
+
+    get_command, list_commands = app.cli.get_command, app.cli.list_commands
+
+    def get_any_command(context: click.Context, name: str) -> click.Command | None:
+        if name != excluded:
+            load_all()
+        return get_command(context, name)
+
+    def list_all_commands(context: click.Context) -> list[str]:
+        load_all()
+        return list_commands(context)
+
+    app.cli.get_command = get_any_command  # type: ignore[method-assign, assignment]
+    app.cli.list_commands = list_all_commands  # type: ignore[method-assign, assignment]
+    appcontext_pushed.connect(pushed, app)
+    return lambda: appcontext_pushed.disconnect(pushed, app)

@@ -16,7 +16,7 @@ from ..settings import Settings
 from ..status.pauses import pause_after
 from ..store.files import FileStore
 from ..store.locks import HeldLock
-from .task_status import Record, TaskStatus
+from .task import Record, TaskStatus
 
 
 class TaskRunner:

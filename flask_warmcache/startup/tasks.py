@@ -22,10 +22,9 @@ from .. import events
 from ..errors import DeclarationError
 from ..settings import Settings
 from ..store.files import FileStore
-from .task import Task
+from .later import NotReadyError
+from .task import Task, TaskStatus
 from .task_run import TaskRunner
-from .task_status import TaskStatus
-from .unready import NotReadyError
 
 POLL = 0.05
 # Seconds until a client may retry; more for a late task, which may never end.

@@ -19,8 +19,7 @@ from werkzeug.exceptions import HTTPException
 
 from flask_warmcache import DeclarationError, SettingError, TaskNotReadyError, WarmCache
 from flask_warmcache.host import threads
-from flask_warmcache.startup.task import Task
-from flask_warmcache.startup.task_status import KEPT, Record, TaskStatus
+from flask_warmcache.startup.task import KEPT, Record, Task, TaskStatus
 from flask_warmcache.startup.tasks import Tasks
 from flask_warmcache.store.locks import HeldLock
 from flask_warmcache.testing import inline_rebuilds
