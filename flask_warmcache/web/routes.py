@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from flask import Blueprint, Response, current_app, redirect, request, url_for
+from flask.globals import request_ctx
+from flask.sessions import NullSession
 from werkzeug.wrappers import Response as AnyResponse
 
 from .. import events
@@ -18,7 +20,6 @@ from ..status.condition import ListStatus
 from ..status.stats import EncodedSections, list_section
 from .permissions import Permissions, is_from_elsewhere
 from .sections import Sections
-from .sessions import leave_session_alone
 
 NAME_SHOWN = 64  # characters of an unknown name; no name is longer
 
@@ -60,7 +61,7 @@ def blueprint(registry: Registry, permissions: Permissions, spread: float) -> Bl
         state = current_state()
         status = state.statuses.get(name)
         if status is not None:
-            leave_session_alone()
+            _leave_session_alone()
             return state.answers.status(encoded.encoded(status))
         if name in registry.sections:
             return _json(sections.one(name))
@@ -106,7 +107,7 @@ def blueprint(registry: Registry, permissions: Permissions, spread: float) -> Bl
             name: section for name, section in sections.all().items() if name not in registry.own_sections
         }
         response = page.status_page(current_state(), permissions, of_the_app)
-        leave_session_alone()
+        _leave_session_alone()
         return response
 
     @routes.get("/static/<name>")
@@ -114,7 +115,7 @@ def blueprint(registry: Registry, permissions: Permissions, spread: float) -> Bl
         """Return the poller, or a file of the status page."""
         from . import assets
 
-        leave_session_alone()
+        _leave_session_alone()
         if name not in assets.KINDS:
             return _unknown("file", name, list(assets.KINDS))
         return assets.serve(name)
@@ -153,7 +154,7 @@ def _ask_for_rebuild(state: AppState, status: ListStatus) -> Refusal | None:
 
 def _json(answer: Mapping[str, Any], code: int = 200) -> Response:
     """Answer with how things are at this moment, without a validator, as Answers.status explains."""
-    leave_session_alone()
+    _leave_session_alone()
     response = current_app.make_response((dict(answer), code))
     response.headers["Cache-Control"] = "no-cache, private"
     return response
@@ -161,3 +162,32 @@ def _json(answer: Mapping[str, Any], code: int = 200) -> Response:
 
 def _unknown(kind: str, name: str, known: list[str]) -> Response:
     return _json({"error": f"No warm {kind} named {name[:NAME_SHOWN]!r}.", "allowed": known}, 404)
+
+
+class _Unsaved(NullSession):
+    """A copy of the session that Flask does not save; unlike a NullSession it may be written to."""
+
+    __setitem__: Any = dict.__setitem__
+    __delitem__: Any = dict.__delitem__
+    clear: Any = dict.clear
+    pop: Any = dict.pop
+    popitem: Any = dict.popitem
+    setdefault: Any = dict.setdefault
+    update: Any = dict.update
+
+
+def _leave_session_alone() -> None:
+    """Keep Flask from sending the session's cookie with this answer, unless the session was changed.
+
+    Flask sends a permanent session with every answer, which postpones its end. A user whose page polls would never
+    be logged out. A change by a before_request function is saved, because the app intended it.
+    """
+    context: Any = request_ctx._get_current_object()  # type: ignore[attr-defined]
+    # Since Flask 3.1.3 reading the public attribute counts as access, which adds "Vary: Cookie".
+    name = "_session" if hasattr(context, "_session") else "session"
+    session = getattr(context, name)
+    interface = context.app.session_interface
+    if interface.is_null_session(session) or getattr(session, "modified", True):
+        return
+    if issubclass(_Unsaved, interface.null_session_class):
+        setattr(context, name, _Unsaved(dict(session)))

@@ -14,7 +14,7 @@ from werkzeug.test import TestResponse
 
 from flask_warmcache import SettingError, WarmCache
 from flask_warmcache.testing import inline_rebuilds
-from flask_warmcache.web import probes
+from flask_warmcache.web import gate
 from tests.support.apps import Shop, make_app
 from tests.support.late_blueprints import LateShop
 from tests.support.waiting import until
@@ -87,7 +87,7 @@ def test_strict_app_is_ready_at_its_deadline_and_reports_degraded(
     shop = Shop(tmp_path, ready_strict=True, ready_deadline=600.0, runner="external")
     assert ask(shop.app, "readyz").status_code == 503
     later = time.monotonic() + 601
-    monkeypatch.setattr(probes, "time", SimpleNamespace(time=time.time, monotonic=lambda: later))
+    monkeypatch.setattr(gate, "time", SimpleNamespace(time=time.time, monotonic=lambda: later))
     answer = ask(shop.app, "readyz")
     assert (answer.status_code, answer.get_json()["status"]) == (200, "degraded")
     assert answer.get_json()["waiting_for"] == ["list files"]
