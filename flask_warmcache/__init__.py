@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .lists.warm_list import WarmList as WarmList
     from .lists.warm_value import WarmValue as WarmValue
     from .query.pager import Page as Page
-    from .rebuild.outcome import Outcome as Outcome
+    from .rebuild.tools import Outcome as Outcome
     from .startup.lazy import LazyNotReadyError as LazyNotReadyError
     from .startup.tasks import TaskNotReadyError as TaskNotReadyError
 
@@ -38,7 +38,7 @@ _HOMES = {
     "WarmList": "lists.warm_list",
     "WarmValue": "lists.warm_value",
     "Page": "query.pager",
-    "Outcome": "rebuild.outcome",
+    "Outcome": "rebuild.tools",
     "LazyNotReadyError": "startup.lazy",
     "TaskNotReadyError": "startup.tasks",
 }

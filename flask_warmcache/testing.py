@@ -19,8 +19,7 @@ from typing import Literal
 from flask import Flask
 
 from .errors import RebuildBusyError, UnknownListError
-from .rebuild.outcome import Outcome
-from .rebuild.tools import Failures
+from .rebuild.tools import Failures, Outcome
 from .settings import KEY
 from .state import AppState
 from .status.condition import Condition, ListStatus

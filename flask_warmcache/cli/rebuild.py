@@ -18,7 +18,7 @@ from .bar import POLL, Background, pace, show_while
 from .opened import BUSY, FAILED, opened_list, opened_state
 
 if TYPE_CHECKING:
-    from ..rebuild.outcome import Outcome
+    from ..rebuild.tools import Outcome
 
 
 @click.command("rebuild")

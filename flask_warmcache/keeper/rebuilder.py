@@ -21,7 +21,7 @@ from .attempt import Attempt, Locks, TimeLimit
 from .reporter import Announce, Reporter
 
 if TYPE_CHECKING:
-    from ..rebuild.outcome import Outcome
+    from ..rebuild.tools import Outcome
 
 
 class Rebuilder:

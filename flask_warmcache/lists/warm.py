@@ -15,7 +15,7 @@ from ..state import AppState
 from ..status.condition import Condition, ListStatus
 
 if TYPE_CHECKING:
-    from ..rebuild.outcome import Outcome
+    from ..rebuild.tools import Outcome
 
 
 def current_state() -> AppState:

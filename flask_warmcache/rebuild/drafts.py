@@ -16,16 +16,14 @@ from ..errors import RebuildError
 from ..index.mend import Mender
 from ..index.patch import MendImpossible
 from ..index.splice import IndexContent
-from ..store.data import DataWriter
+from ..store.data import DataWriter, Tail
 from ..store.files import FileStore
 from ..store.locks import HeldLock
 from ..store.snapshot import Snapshot, Write
 from ..store.writer import Draft, next_generation
-from .apply import merge, row_of, with_writes
-from .change import Change
+from .apply import Change, merge, row_of, with_writes
 from .leftovers import Enriched
 from .source import Matched
-from .tail import Tail
 
 
 class BaseGone(Exception):
@@ -178,7 +176,7 @@ class PatchedIndex:
         maker, declaration = self.maker, self.maker.declaration
         writes = maker.open_writes(published, complete=True)
         change = Change(self.old, published, self.matched, self.results, set(maker.overwritten_keys), declaration)
-        self.tail = tail = Tail(maker.store, published)
+        self.tail = tail = Tail(maker.store.folder, published.header["data"])
         rows = [
             row_of(key, item, tail.add(item.fingerprint, item.encoded), slot)
             for key, item, slot in change.new_items

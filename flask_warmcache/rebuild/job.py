@@ -47,13 +47,10 @@ from .drafts import BaseGone, DraftMaker
 from .enrich import Enricher
 from .followers import refresh_overwritten
 from .leftovers import Enriched
-from .outcome import Outcome
-from .partial import Schedule
-from .publish import Publisher
-from .shrink import check_shrink
-from .source import Matched, match
+from .publish import Publisher, Schedule
+from .source import Matched, check_shrink, match
 from .tally import Tally
-from .tools import Failures, Tools
+from .tools import Failures, Outcome, Tools
 
 # If more than one item in this many changed, computing the arrays from all items is quicker than patching them.
 MEND_SHARE = 50

@@ -13,8 +13,9 @@ lock is acquired.  Under the lock the rebuild checks that what it began with is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 
 from .. import events
@@ -33,6 +34,10 @@ from .source import Matched
 TRIES = 50
 # After this many tries, the next draft is written under the lock, so that no write can come between.
 TRIES_WITHOUT_LOCK = 3
+# Seconds between two partial publications.
+PARTIAL_EVERY = 0.5
+# A partial publication may take one part in this many of the time.
+PARTIAL_COST = 20
 
 
 class Publisher:
@@ -91,3 +96,26 @@ class Publisher:
         for what, times in errors.items():
             message = "%(what)s on %(items)d items of %(list)r"
             events.warning("warmcache.view_failed", message, what=what, items=times, list=self._name)
+
+
+class Schedule:
+    """Says when to publish a partial list: the first page at once, and then as often as that is cheap."""
+
+    def __init__(self, first_page: int, shown: int) -> None:
+        """:param shown: how many items an interrupted build has published; fewer are never published."""
+        self._first_page = first_page
+        self._next = 0.0
+        self._shown = shown
+
+    def is_due(self, count: int) -> bool:
+        """Return whether this many items should be published now."""
+        return count >= self._first_page and count > self._shown and time.monotonic() >= self._next
+
+    @contextmanager
+    def publishing(self, count: int) -> Iterator[None]:
+        """Time a publication, and put the next one off until a twentieth of the time goes into publishing."""
+        began = time.monotonic()
+        yield
+        ended = time.monotonic()
+        self._shown = count
+        self._next = ended + max(PARTIAL_EVERY, PARTIAL_COST * (ended - began))

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..declaration import Declaration, Item
-from ..errors import RebuildError
+from ..errors import RebuildError, SourceShrunkError
+from ..settings import Settings
 from ..status.progress import Progress
 from ..store.format import ALL, FINGERPRINT_BYTES, NO_FINGERPRINT, SOURCE_ORDER, fingerprint_of, key_hash
 from ..store.snapshot import DAMAGE, Snapshot
@@ -19,6 +20,8 @@ from .tools import Failures, Tools, named
 # The progress is reported when all these bits of an item's number are zero: for one item of 64.  The keeper
 # reports it for slow sources.
 REPORT_BITS = 63
+# A shorter list may lose all its items without being suspected.
+SUSPECT_FROM = 10
 
 
 @dataclass(slots=True)
@@ -167,6 +170,23 @@ class _Matcher:
             return None if self._old is None else self._old.find(key, self._key)
         except DAMAGE:
             return None
+
+
+def check_shrink(declaration: Declaration, before: int, after: int) -> None:
+    """Refuse a source that gave far fewer items than the list has: an unmounted share looks like an empty folder.
+
+    :param before: how many items the list has.
+    :param after: how many items the source gave.
+    :raises SourceShrunkError: when more items are gone than ``max_shrink`` allows.
+    """
+    max_shrink = Settings.max_shrink if declaration.max_shrink is None else declaration.max_shrink
+    # The product is rounded, because 10 * (1 - 0.7) is 3.0000000000000004 in floating point.
+    if before >= SUSPECT_FROM and after < round(before * (1 - max_shrink), 6):
+        raise SourceShrunkError(
+            f"source gave {after} items where the list has {before}; the list stays as it is. If they are "
+            f"really gone, run 'flask warmcache clear {declaration.name}' once, or declare it with "
+            "max_shrink=1."
+        )
 
 
 def fingerprinter(declaration: Declaration, encode: Callable[[Any], bytes]) -> Callable[[Item], bytes]:

@@ -10,8 +10,7 @@ from ..declaration import Declaration
 from ..status.progress import Progress
 from ..store.snapshot import Snapshot
 from .enrich import Enricher
-from .outcome import Outcome
-from .tools import Failures
+from .tools import Failures, Outcome
 
 # The durations of this many rebuilds are kept for the status page.
 DURATIONS_KEPT = 20

@@ -1,4 +1,4 @@
-"""What a rebuild needs from the app, and a count of the items that failed."""
+"""What a rebuild needs from the app, a count of the items that failed, and what the rebuild did."""
 
 from __future__ import annotations
 
@@ -49,6 +49,19 @@ class Failures:
         if self.count <= LOGGED_FAILURES:
             message = "an item of %(list)r was left as it was or left out: %(what)s"
             events.warning("warmcache.item_failed", message, error, list=self._list_name, what=what)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one rebuild did."""
+
+    generation: int
+    count: int
+    reused: int
+    enriched: int
+    failed: int
+    dropped: int  # items of the old snapshot that the source no longer gave
+    duration: float
 
 
 def named(key: object) -> str:

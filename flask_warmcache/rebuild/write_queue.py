@@ -28,13 +28,13 @@ from .. import events
 from ..declaration import Declaration
 from ..errors import RebuildBusyError, RebuildError, StoreError
 from ..index.patch import MendImpossible
+from ..store.data import Tail
 from ..store.files import FileStore, Publication
 from ..store.locks import PublishLock
 from ..store.snapshot import DAMAGE, Snapshot, Write
 from ..store.writer import Draft, next_generation
 from .apply import merge, with_writes
 from .leftovers import Enriched
-from .tail import Tail
 
 # Seconds that a write waits for others that publish.  A publication takes milliseconds.
 DEADLINE = 1.0
@@ -157,7 +157,7 @@ class WriteQueue:
         changes = _newest(requests)
         if not changes:
             return True
-        tail = Tail(self._store, published)
+        tail = Tail(self._store.folder, published.header["data"])
         items = {key: change.item for key, change in changes.items()}
         content = merge(published, self._declaration, items, lambda item: tail.add(item.fingerprint, item.encoded))
         generation = next_generation(published.generation)

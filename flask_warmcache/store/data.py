@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import RebuildError, SnapshotError
 from . import format as fmt
-from .file_access import CREATE_FLAGS, crc_of, write_all
+from .file_access import CREATE_FLAGS, crc_of, opened, write_all
 from .locks import PublishLock
 
 APPEND_FLAGS = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -206,35 +206,47 @@ def _ends_whole(descriptor: int, end: int) -> bool:
     return os.pread(descriptor, 1, end - 1) == b"\n"
 
 
-def end_of(path: Path, begin: int, checksum: int) -> tuple[int, int, bool]:
-    """Return where a data file ends, the checksum up to there, and whether its last line is whole.
+class Tail:
+    """The end of a published data file, and the lines to be appended to it."""
 
-    :param checksum: of the first ``begin`` bytes.
-    """
-    descriptor = os.open(path, APPEND_FLAGS)
-    try:
-        end = os.lseek(descriptor, 0, os.SEEK_END)
-        return end, crc_of(descriptor, begin, end, checksum), _ends_whole(descriptor, end)
-    finally:
-        os.close(descriptor)
+    def __init__(self, folder: Path, described: dict[str, Any]) -> None:
+        """:param described: what the published index says about the file."""
+        self._described = described
+        self._path = folder / described["file"]
+        with opened(self._path, APPEND_FLAGS) as descriptor:
+            self._end = os.lseek(descriptor, 0, os.SEEK_END)
+            self._checksum = crc_of(descriptor, described["length"], self._end, described["checksum"])
+            # A killed write may have left bytes after the published length, even half a line.
+            self._lines = bytearray(b"" if _ends_whole(descriptor, self._end) else b"\n")
 
+    def add(self, fingerprint: bytes, encoded: bytes) -> tuple[int, int]:
+        """Add an item's line, and return the item's place in the file."""
+        tab = self._end + len(self._lines) + fmt.FINGERPRINT_LENGTH
+        self._lines += fmt.data_line(fingerprint, encoded)
+        return tab, self._end + len(self._lines) - 1
 
-def append_lines(path: Path, expected_end: int, lines: bytes) -> bool:
-    """Append whole lines to a published data file and sync it; the caller holds the publish lock.
+    def described(self) -> dict[str, Any]:
+        """Return what the index says about the data file once the lines are appended."""
+        length, checksum = self._end + len(self._lines), zlib.crc32(self._lines, self._checksum)
+        return {**self._described, "length": length, "checksum": checksum}
 
-    :returns: whether the file ended where the lines' places assume; if not, nothing was written.
-    """
-    descriptor = os.open(path, APPEND_FLAGS)
-    try:
-        if os.lseek(descriptor, 0, os.SEEK_END) != expected_end:
-            return False
+    def append(self) -> bool:
+        """Append the lines and sync the file; the caller holds the publish lock.
+
+        :returns: False when the file no longer ends where it did; nothing is written then.
+        :raises RebuildError: when the folder was removed meanwhile.
+        """
         try:
-            write_all(descriptor, lines)
-            os.fsync(descriptor)
-        except BaseException:
-            # No index refers to anything behind expected_end, and nobody else appends while we hold the lock.
-            os.ftruncate(descriptor, expected_end)
-            raise
-        return True
-    finally:
-        os.close(descriptor)
+            with opened(self._path, APPEND_FLAGS) as descriptor:
+                if os.lseek(descriptor, 0, os.SEEK_END) != self._end:
+                    return False
+                try:
+                    write_all(descriptor, self._lines)
+                    os.fsync(descriptor)
+                except BaseException:
+                    # No index refers to the new lines, and nobody else appends while we hold the lock.
+                    os.ftruncate(descriptor, self._end)
+                    raise
+                return True
+        except FileNotFoundError:
+            raise _folder_removed() from None

@@ -7,7 +7,8 @@ import os
 import secrets
 import stat
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from ..errors import SnapshotError
@@ -20,6 +21,16 @@ SMALL_FILE_MAX = 64 * 1024
 # Small enough that malloc serves it from its own heap and does not ask the system for each piece.
 VERIFY_SLICE = 1 << 16
 PIECES_MAX = 500  # in one call; Linux accepts 1,024
+
+
+@contextmanager
+def opened(path: str | Path, flags: int) -> Iterator[int]:
+    """Give the descriptor of a file that is open during the block; no other account may use a file made here."""
+    descriptor = os.open(path, flags, 0o600)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def stamp_of(status: os.stat_result) -> Stamp:
@@ -40,8 +51,7 @@ def map_file(path: Path, length: int | None) -> tuple[mmap.mmap, Stamp]:
 
     :raises SnapshotError: when it is not a regular file of ours, or is shorter.
     """
-    descriptor = os.open(path, OPEN_FLAGS)
-    try:
+    with opened(path, OPEN_FLAGS) as descriptor:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode):
             raise SnapshotError(f"{path.name} is not a regular file")
@@ -50,8 +60,6 @@ def map_file(path: Path, length: int | None) -> tuple[mmap.mmap, Stamp]:
         if status.st_size == 0 or (length is not None and status.st_size < length):
             raise SnapshotError(f"{path.name} is cut short")
         return mmap.mmap(descriptor, length or 0, access=mmap.ACCESS_READ), stamp_of(status)
-    finally:
-        os.close(descriptor)
 
 
 def crc_of(descriptor: int, begin: int, end: int, checksum: int) -> int:
@@ -86,14 +94,11 @@ def write_pieces(descriptor: int, views: Sequence[memoryview]) -> None:
 def write_small(folder: Path, file_name: str, data: bytes, *, sync: bool) -> None:
     """Replace a small file by rename, so that a reader sees its old or its new content."""
     draft = folder / f"{file_name}.{os.getpid()}-{secrets.token_hex(4)}.tmp"
-    descriptor = os.open(draft, CREATE_FLAGS, 0o600)
     try:
-        try:
+        with opened(draft, CREATE_FLAGS) as descriptor:
             write_all(descriptor, data)
             if sync:
                 os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
         os.replace(draft, folder / file_name)
     except BaseException:
         draft.unlink(missing_ok=True)
@@ -103,12 +108,7 @@ def write_small(folder: Path, file_name: str, data: bytes, *, sync: bool) -> Non
 def read_small(folder: Path, file_name: str) -> bytes:
     """Return a small file's content, or nothing when it cannot be read."""
     try:
-        descriptor = os.open(folder / file_name, OPEN_FLAGS)
+        with opened(folder / file_name, OPEN_FLAGS) as descriptor:
+            return os.read(descriptor, SMALL_FILE_MAX)
     except OSError:
         return b""
-    try:
-        return os.read(descriptor, SMALL_FILE_MAX)
-    except OSError:
-        return b""
-    finally:
-        os.close(descriptor)

@@ -10,11 +10,11 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from .change_words import announce
-from .file_access import OPEN_FLAGS, read_small, stamp_of, write_small
+from .file_access import OPEN_FLAGS, opened, read_small, stamp_of, write_small
 from .snapshot import INVALIDATED_BEFORE, Snapshot
 
 
@@ -51,17 +51,11 @@ def mark(folder: Path, name: str) -> None:
 
 def mark_snapshot(folder: Path, name: str, snapshot: Snapshot) -> None:
     """Mark the published index if it is still this snapshot's."""
-    try:
-        descriptor = os.open(folder / f"{name}.index", OPEN_FLAGS)
-    except FileNotFoundError:
-        return
-    try:
+    with suppress(FileNotFoundError), opened(folder / f"{name}.index", OPEN_FLAGS) as descriptor:
         # By descriptor: after the comparison, the name may belong to the next index.
         if stamp_of(os.fstat(descriptor)) == snapshot.stamp:
             os.utime(descriptor, ns=_in_1970())
             announce(folder, name)
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

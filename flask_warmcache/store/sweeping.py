@@ -7,8 +7,10 @@ import os
 import re
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from pathlib import Path
 
+from .file_access import OPEN_FLAGS, opened
 from .snapshot import Snapshot
 
 ABANDONED_AFTER = 3600.0  # seconds
@@ -32,7 +34,7 @@ def sweep(folder: Path, name: str, keep: Collection[str | None]) -> None:
     # Any process may be writing one of these now, but none writes for an hour.
     invalidations = re.compile(rf"{name}\.invalidated\.\d+-[0-9a-f]+\.tmp")
     for entry in list(os.scandir(folder)):
-        try:
+        with suppress(FileNotFoundError):
             if drafts.fullmatch(entry.name):
                 _remove_if_abandoned(entry.path)
             elif (
@@ -41,20 +43,13 @@ def sweep(folder: Path, name: str, keep: Collection[str | None]) -> None:
                 or (invalidations.fullmatch(entry.name) and entry.stat().st_mtime < time.time() - ABANDONED_AFTER)
             ):
                 os.unlink(entry.path)
-        except FileNotFoundError:
-            pass
 
 
 def _remove_if_abandoned(path: str) -> None:
     """Delete a draft whose process is dead; it is locked meanwhile, so a process that just created it notices."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-    try:
+    with opened(path, OPEN_FLAGS) as descriptor, suppress(BlockingIOError):  # then its process lives
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         os.unlink(path)
-    except BlockingIOError:
-        pass  # its process lives
-    finally:
-        os.close(descriptor)
 
 
 def is_mostly_dead(size: int, useful: int) -> bool:

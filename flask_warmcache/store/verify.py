@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from .file_access import OPEN_FLAGS, Stamp, crc_of, stamp_of
+from .file_access import OPEN_FLAGS, Stamp, crc_of, opened, stamp_of
 from .snapshot import Snapshot
 
 
@@ -42,12 +42,12 @@ class Verifier:
             return False
 
     def _index_differs(self, snapshot: Snapshot) -> bool:
-        with open(self._folder / f"{self._name}.index", "rb", buffering=0, opener=_opener) as index:
-            if stamp_of(os.fstat(index.fileno())) != snapshot.stamp:
+        with opened(self._folder / f"{self._name}.index", OPEN_FLAGS) as index:
+            if stamp_of(os.fstat(index)) != snapshot.stamp:
                 return False
             for offset, length, checksum in snapshot.header["sections"].values():
                 begin = snapshot.base + offset
-                if crc_of(index.fileno(), begin, begin + length, 0) != checksum:
+                if crc_of(index, begin, begin + length, 0) != checksum:
                     return True
         return False
 
@@ -57,11 +57,7 @@ class Verifier:
         data_id, begin, checksum = self._data
         if data_id != described["id"] or begin > described["length"]:
             begin, checksum = 0, 0
-        with open(self._folder / described["file"], "rb", buffering=0, opener=_opener) as data:
-            checksum = crc_of(data.fileno(), begin, described["length"], checksum)
+        with opened(self._folder / described["file"], OPEN_FLAGS) as data:
+            checksum = crc_of(data, begin, described["length"], checksum)
         self._data = (described["id"], described["length"], checksum)
         return bool(checksum != described["checksum"])
-
-
-def _opener(path: str, _: int) -> int:
-    return os.open(path, OPEN_FLAGS)

@@ -19,7 +19,7 @@ from typing import Any
 from .. import events
 from . import format as fmt
 from .change_words import changing
-from .file_access import CREATE_FLAGS, write_pieces
+from .file_access import CREATE_FLAGS, opened, write_pieces
 from .locks import try_lock
 
 Piece = array | bytes | bytearray | memoryview  # type: ignore[type-arg]
@@ -116,11 +116,8 @@ def pieces(content: Section) -> Iterator[memoryview]:
 def _sync_folder(folder: Path) -> None:
     """Make a rename durable.  An error is only logged, because the snapshot is published all the same."""
     try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+        with opened(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) as descriptor:
             os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
     except OSError:
         events.warning(
             "warmcache.not_durable", "a snapshot is published, but may not survive a power cut", error=True

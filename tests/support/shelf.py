@@ -12,8 +12,7 @@ from flask_warmcache.declaration import Declaration, Item
 from flask_warmcache.query.page_cache import PageCache
 from flask_warmcache.query.pager import Pager
 from flask_warmcache.rebuild.job import Job
-from flask_warmcache.rebuild.outcome import Outcome
-from flask_warmcache.rebuild.tools import Tools
+from flask_warmcache.rebuild.tools import Outcome, Tools
 from flask_warmcache.settings import Settings
 from flask_warmcache.status.condition import ListStatus
 from flask_warmcache.status.progress import Progress

@@ -18,11 +18,10 @@ from hypothesis import strategies as st
 
 from flask_warmcache import WarmCache
 from flask_warmcache.declaration import Item
-from flask_warmcache.rebuild import partial as partial_module
+from flask_warmcache.rebuild import publish as publish_module
 from flask_warmcache.rebuild.job import Job
-from flask_warmcache.rebuild.outcome import Outcome
 from flask_warmcache.rebuild.publish import Publisher
-from flask_warmcache.rebuild.tools import Tools
+from flask_warmcache.rebuild.tools import Outcome, Tools
 from flask_warmcache.status.progress import Progress
 from flask_warmcache.store.verify import Verifier
 from tests.support.apps import make_app
@@ -434,8 +433,8 @@ VIEWS: dict[str, Any] = {
 @pytest.fixture
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     """Publish a partial list after each item, whatever that costs."""
-    monkeypatch.setattr(partial_module, "PARTIAL_EVERY", 0)
-    monkeypatch.setattr(partial_module, "PARTIAL_COST", 0)
+    monkeypatch.setattr(publish_module, "PARTIAL_EVERY", 0)
+    monkeypatch.setattr(publish_module, "PARTIAL_COST", 0)
 
 
 @pytest.mark.usefixtures("often")
@@ -587,7 +586,7 @@ def test_partial_publications_take_a_twentieth_of_the_time(shelf: Shelf, monkeyp
         now[0] += 1
         return item
 
-    monkeypatch.setattr(partial_module, "time", Clock)
+    monkeypatch.setattr(publish_module, "time", Clock)
     monkeypatch.setattr(Publisher, "built", slow)
     build = Partly(shelf, 2)
     build.enrich = enrich  # type: ignore[method-assign]
@@ -600,7 +599,7 @@ def test_partial_publications_take_a_twentieth_of_the_time(shelf: Shelf, monkeyp
 
 
 def test_partial_lists_are_published_at_most_twice_a_second(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(partial_module, "PARTIAL_EVERY", 1e9)
+    monkeypatch.setattr(publish_module, "PARTIAL_EVERY", 1e9)
     build = Partly(shelf, 3)
     build.run()
     assert build.counts == [0, 0, 0, *[3] * 9]
@@ -622,13 +621,13 @@ KILLED = """
 import os, signal, sys
 from contextlib import nullcontext
 from pathlib import Path
-from flask_warmcache.rebuild import job, partial
+from flask_warmcache.rebuild import job, publish
 from flask_warmcache.store import data, sweeping
 from tests.support.shelf import Shelf, declare, encode
 from flask_warmcache.status.progress import Progress
 from flask_warmcache.rebuild.tools import Tools
 
-partial.PARTIAL_EVERY, partial.PARTIAL_COST, sweeping.COMPACT_FROM, data.FLUSH_EVERY = 0, 5, 0, 0
+publish.PARTIAL_EVERY, publish.PARTIAL_COST, sweeping.COMPACT_FROM, data.FLUSH_EVERY = 0, 5, 0, 0
 log = os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
 count, workers = int(sys.argv[3]), int(sys.argv[4])
 
