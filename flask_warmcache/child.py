@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from . import events
 from .errors import ChildError
 from .host.child_priority import MEASURE_AFTER, Priority, lower
-from .keeper.time_limits import ItemTimeLimit, limit_build
+from .keeper.process import ItemTimeLimit, limit_build
 from .settings import KEY
 from .store.files import FileStore
 from .store.locks import InheritedLock

@@ -23,8 +23,7 @@ from . import events
 from .encoding import encoder
 from .host import threads
 from .host.server import server_started
-from .keeper.app_location import Location, NoLocation, locate
-from .keeper.children import Children
+from .keeper.children import Children, Location, NoLocation, locate
 from .keeper.keeper import Keeper
 from .keeper.rebuilder import Rebuilder
 from .query.answers import Answers

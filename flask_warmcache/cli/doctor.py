@@ -7,8 +7,8 @@ import sys
 import click
 from flask.cli import with_appcontext
 
-from ..doctor import show
 from ..doctor.examine import examine
+from ..doctor.report import encoded, show
 from .opened import opened_state
 
 
@@ -25,7 +25,7 @@ def doctor_command(as_json: bool, pid: int | None) -> None:
     """
     report = examine(opened_state(), pid)
     if as_json:
-        click.echo(show.as_json(report))
+        click.echo(encoded(report))
     else:
-        show.show(report)
+        show(report)
     sys.exit(report.exit_code)

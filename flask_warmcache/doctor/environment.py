@@ -7,7 +7,7 @@ import io
 import shlex
 from collections.abc import Iterator, MutableMapping
 
-from .finding import Report
+from .report import Report
 
 NO_START = "gunicorn does not start in this environment."
 

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import StoreError
 from ..store.files import FileStore
 from ..store.locks import HeldLock, try_lock
-from . import mounts
-from .finding import FAULT, INFO, OK, WARNING, Report
+from .report import FAULT, WARNING, Report
 
 MIB = 1 << 20
 LEAST_SPACE = 20 * MIB
@@ -22,56 +23,46 @@ import os, sys
 from filelock import lock_descriptor
 print(bool(lock_descriptor(os.open(sys.argv[1], os.O_RDWR), blocking=False)))
 """
+MOUNTS = "/proc/self/mountinfo"
+# Several machines may use these at once, and their locks may not exclude one another.
+NETWORK = re.compile(
+    r"nfs\d?|cifs|smb\d?|smbfs|ceph|afs|lustre|gfs2?|ocfs2|glusterfs|9p|virtiofs|fuse\.(?!fuse-overlayfs).*"
+)
 
 
 def check_folder(report: Report, store: FileStore) -> None:
     """Report the state of the folder."""
     folder = store.folder
-    facts = report.facts["folder"] = {
-        "path": os.fspath(folder),
-        "file_system": None,
-        "bytes": 0,
-        "free_bytes": None,
-    }
+    facts = {"path": os.fspath(folder), "file_system": None, "bytes": 0, "free_bytes": None}
+    report.facts["folder"] = facts
     try:
         store.prepare()
     except StoreError as error:
-        _add_unusable(report, folder, str(error))
+        # The message says what is wrong, and then what to do.
+        what, _, do = str(error).partition(". ")
+        report.fault(
+            "folder.unusable",
+            f"{folder}: {what.removesuffix('.')}.",
+            "No list is stored, so every worker answers as cold.",
+            do or "Set WARMCACHE_DIR to a folder that this account may write.",
+        )
         return
-    kind = mounts.kind_of(folder)
+    kind = kind_of(folder)
     used = sum(map(_size, os.scandir(folder)))
     free = shutil.disk_usage(folder).free
     facts |= {"file_system": kind, "bytes": used, "free_bytes": free}
-    where = kind or "an unknown file system"
-    report.add(
-        "folder.usable", OK, f"Cache folder {folder}: {used / MIB:.1f} MiB on {where}, private to this account."
-    )
-    _check_kind(report, folder, kind)
-    if mounted := mounts.points_in(folder):
-        report.add(
+    where = f"{used / MIB:.1f} MiB on {kind or 'an unknown file system'}"
+    report.ok("folder.usable", f"Cache folder {folder}: {where}, private to this account.")
+    _check_kind(report, kind)
+    if mounted := points_in(folder):
+        report.fault(
             "folder.mounted_files",
-            FAULT,
             f"In the cache folder, {', '.join(mounted)} {'is a mount' if len(mounted) == 1 else 'are mounts'}.",
             "A mounted file cannot be replaced, so no rebuild can publish a newer list.",
             "Mount the folder itself, and no file in it.",
         )
     _check_space(report, used, free)
     _check_lock(report, folder)
-
-
-def _add_unusable(report: Report, folder: Path, error: str) -> None:
-    """Report that the folder cannot be used.
-
-    :param error: a message that says what is wrong, and then what to do.
-    """
-    what, _, do = error.partition(". ")
-    report.add(
-        "folder.unusable",
-        FAULT,
-        f"{folder}: {what.removesuffix('.')}.",
-        "No list is stored, so every worker answers as cold.",
-        do or "Set WARMCACHE_DIR to a folder that this account may write.",
-    )
 
 
 def _size(entry: os.DirEntry[str]) -> int:
@@ -81,27 +72,24 @@ def _size(entry: os.DirEntry[str]) -> int:
         return 0
 
 
-def _check_kind(report: Report, folder: Path, kind: str | None) -> None:
-    if kind is not None and mounts.NETWORK.fullmatch(kind):
-        report.add(
+def _check_kind(report: Report, kind: str | None) -> None:
+    if kind is not None and NETWORK.fullmatch(kind):
+        report.fault(
             "folder.network",
-            FAULT,
             f"The cache folder is on {kind}, which other machines may use, too.",
             "Locks on it may not exclude one another, and a mapped file may change while it is read.",
             "Set WARMCACHE_DIR to a folder on a disk of this machine.",
         )
     elif kind in ("overlay", "fuse.fuse-overlayfs", "aufs"):
-        report.add(
+        report.info(
             "folder.in_container",
-            INFO,
             "The cache folder is inside the container.",
             "It is removed with the container, so after each deployment the lists are built from scratch.",
             "Mount a volume, and set WARMCACHE_DIR to a folder on it.",
         )
     elif kind in ("tmpfs", "ramfs"):
-        report.add(
+        report.info(
             "folder.in_memory",
-            INFO,
             f"The cache folder is in memory ({kind}).",
             "It counts as memory of the container, and is empty after a restart of the machine.",
             "Set WARMCACHE_DIR to a folder on a disk, unless this is intended.",
@@ -120,7 +108,7 @@ def _check_space(report: Report, used: int, free: int) -> None:
             "Free some space, or set WARMCACHE_DIR to a folder on a larger disk.",
         )
     else:
-        report.add("folder.space", OK, f"The cache folder has {free / MIB:.0f} MiB free.")
+        report.ok("folder.space", f"The cache folder has {free / MIB:.0f} MiB free.")
 
 
 def _check_lock(report: Report, folder: Path) -> None:
@@ -136,17 +124,48 @@ def _check_lock(report: Report, folder: Path) -> None:
         lock.close()
         path.unlink(missing_ok=True)
     if is_locked and not is_shared and is_released:
-        report.add("folder.locks", OK, "Locks work: a second process is refused while the first one holds it.")
-        return
-    report.add(
-        "folder.locks",
-        FAULT,
-        "Two processes can hold the same lock." if is_shared else "A lock cannot be acquired.",
-        "All workers would rebuild at once, or none.",
-        "Set WARMCACHE_DIR to a folder on a local disk.",
-    )
+        report.ok("folder.locks", "Locks work: a second process is refused while the first one holds it.")
+    else:
+        report.fault(
+            "folder.locks",
+            "Two processes can hold the same lock." if is_shared else "A lock cannot be acquired.",
+            "All workers would rebuild at once, or none.",
+            "Set WARMCACHE_DIR to a folder on a local disk.",
+        )
 
 
 def _another_locks(path: Path) -> bool:
     ran = subprocess.run([sys.executable, "-c", TRY, path], text=True, capture_output=True, timeout=60)
     return ran.stdout.strip() == "True"
+
+
+def kind_of(path: str | os.PathLike[str], mounts: str = MOUNTS) -> str | None:
+    """Return the kind of the file system, such as "ext4", or None when it is unknown."""
+    there = Path(os.path.realpath(path))
+    while not there.exists() and there != there.parent:
+        there = there.parent
+    best, kind = "", None
+    for point, of in _points(mounts):
+        is_above = there == Path(point) or Path(point) in there.parents
+        if is_above and len(point) >= len(best):  # of two mounts at the same place, the later one is visible
+            best, kind = point, of
+    return kind
+
+
+def points_in(folder: Path, mounts: str = MOUNTS) -> list[str]:
+    """Return the names in a folder that are mount points themselves."""
+    there = Path(os.path.realpath(folder))
+    return sorted({Path(point).name for point, _ in _points(mounts) if Path(point).parent == there})
+
+
+def _points(mounts: str) -> Iterator[tuple[str, str]]:
+    """Yield each mount point and the kind of its file system."""
+    try:
+        lines = Path(mounts).read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        fields, _, file_system = line.partition(" - ")
+        # The kernel writes a space in a path as \040.
+        point = re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), fields.split()[4])
+        yield point, file_system.split()[0]

@@ -1,4 +1,4 @@
-"""The running gunicorn: its master, its workers, and how it was started."""
+"""The running gunicorn: its master, its workers, how it was started, and how much memory they use."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from dataclasses import dataclass, field
 
 import psutil
 
+from ..host import resources
+from .report import Report
+
 # The beginning of a process's title after setproctitle has overwritten its command line and environment.
 RENAMED = "gunicorn: "
 MODULES = ("gunicorn", "gunicorn.app.wsgiapp")
 ATTRIBUTES = ("cmdline", "cwd", "ppid")
+MIB = 1 << 20
+NEARLY = 0.85  # of the limit
 
 
 class NoServer(Exception):
@@ -82,9 +87,8 @@ def _masters() -> dict[int, psutil.Process]:
         words = process.info["cmdline"] or []  # None when access is refused
         if gunicorn_arguments(words) is not None or " ".join(words).startswith(RENAMED):
             found[process.pid] = process
-    return {
-        pid: process for pid, process in found.items() if process.info["ppid"] not in found and process.info["cwd"]
-    }
+    infos = [(pid, process.info) for pid, process in found.items()]
+    return {pid: found[pid] for pid, info in infos if info["ppid"] not in found and info["cwd"]}
 
 
 def _server(master: psutil.Process) -> Server:
@@ -103,3 +107,57 @@ def _server(master: psutil.Process) -> Server:
         gunicorn_arguments(master.info["cmdline"]),
         environ,
     )
+
+
+def check_memory(report: Report, server: Server, preload: bool) -> None:
+    """Report the memory of each process. USS is its own, and PSS adds its part of what it shares."""
+    sizes = {pid: size for pid in (server.pid, *server.workers) if (size := _size(pid)) is not None}
+    report.facts["processes"] = [
+        {"pid": pid, "is_master": pid == server.pid, "pss_bytes": pss, "uss_bytes": uss}
+        for pid, (pss, uss) in sizes.items()
+    ]
+    workers = [sizes[pid] for pid in server.workers if pid in sizes]
+    if not workers:
+        report.warning(
+            "memory.unreadable",
+            "The memory of the server's processes cannot be read.",
+            "It is not known whether there is enough memory for all workers.",
+            "Run the doctor as the server's account.",
+        )
+        return
+    total = sum(pss for pss, _ in sizes.values())
+    limit = resources.memory()
+    largest = max(uss for _, uss in workers)
+    of = "" if limit is None else f" of the {limit // MIB} MiB that they may use"
+    report.ok(
+        "memory.workers",
+        f"{len(workers)} {'worker' if len(workers) == 1 else 'workers'} with {min(workers)[0] // MIB} to "
+        f"{max(workers)[0] // MIB} MiB each (PSS), of which up to {largest // MIB} MiB are not shared (USS); all "
+        f"processes together use {total // MIB} MiB{of}.",
+    )
+    if limit is None:
+        return
+    advice = "Run fewer workers (WEB_CONCURRENCY)" + ("." if preload else ", or load the app once: preload_app.")
+    if total > NEARLY * limit:
+        report.warning(
+            "memory.nearly_full",
+            f"The server uses {total * 100 // limit} % of the memory that it may use.",
+            'When no memory is left, the kernel kills a worker; gunicorn then logs "Perhaps out of memory?".',
+            advice,
+        )
+    elif total + largest > limit:
+        report.warning(
+            "memory.no_room_for_child",
+            "There is not enough memory for another copy of the app.",
+            "A rebuild that computes stays in a thread of a worker, and slows its requests down.",
+            advice,
+        )
+
+
+def _size(pid: int) -> tuple[int, int] | None:
+    """Return PSS and USS in bytes, or None when they cannot be read."""
+    try:
+        memory = psutil.Process(pid).memory_full_info()
+    except psutil.Error:
+        return None
+    return getattr(memory, "pss", memory.uss), memory.uss  # only Linux knows PSS

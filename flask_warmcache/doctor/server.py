@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from ..host.gunicorn_settings import DROPS_CONNECTIONS, PREFIX, SHOWN, TMPFS
 from ..host.gunicorn_sources import CMD_ARGS, COMMAND_LINE, FILE
 from ..keeper.children import PACKAGE_FOLDER
-from . import mounts
-from .finding import FAULT, INFO, OK, WARNING, Report
+from .folder import kind_of
+from .report import Report
 
 if TYPE_CHECKING:
     from .processes import Server
@@ -28,9 +28,8 @@ def check_server(report: Report, server: Server) -> dict[str, Any] | None:
     """Report what is in force; return what ``effective`` prints, or None when the settings cannot be read."""
     report.facts["server"] = {"pid": server.pid, "workers": server.workers, "folder": server.folder}
     if server.user != os.geteuid():
-        report.add(
+        report.warning(
             "server.other_account",
-            WARNING,
             f"The workers run as account {server.user}, and the doctor as {os.geteuid()}.",
             "The doctor does not check the cache folder, because it would make the folder its own.",
             "Run the doctor as the workers' account.",
@@ -47,7 +46,7 @@ def check_server(report: Report, server: Server) -> dict[str, Any] | None:
     }
     shown = ("timeout", "worker_class", "workers", "threads", "max_requests")
     force = ", ".join(f"{name} {settings[name]['value']} ({settings[name]['source']})" for name in shown)
-    report.add("gunicorn.in_force", OK, f"gunicorn {effective['version']}, process {server.pid}: {force}.")
+    report.ok("gunicorn.in_force", f"gunicorn {effective['version']}, process {server.pid}: {force}.")
     _check_ignored(report, effective)
     _check_conf(report, server, effective)
     _check_values(report, {name: setting["value"] for name, setting in settings.items()})
@@ -57,9 +56,8 @@ def check_server(report: Report, server: Server) -> dict[str, Any] | None:
 def _read(report: Report, server: Server) -> dict[str, Any] | None:
     """Read the configuration again, as the server did."""
     if server.arguments is None:
-        report.add(
+        report.warning(
             "gunicorn.unreadable",
-            WARNING,
             f"Process {server.pid} shows a title in place of its command line and environment (setproctitle).",
             "Its settings cannot be read from outside.",
             f"Start gunicorn with -c {OUR_CONF}, which logs the settings in force at the start. Or uninstall "
@@ -83,9 +81,8 @@ def _read(report: Report, server: Server) -> dict[str, Any] | None:
         problem = str(error)
     except (IndexError, ValueError):
         problem = (ran.stderr.strip().splitlines() or ["gunicorn prints nothing"])[-1]
-    report.add(
+    report.fault(
         "gunicorn.unreadable",
-        FAULT,
         f"The configuration of process {server.pid} cannot be read again: {problem}",
         "The server would not start with it.",
         "Correct it, and test it with gunicorn --check-config.",
@@ -107,11 +104,10 @@ def _check_ignored(report: Report, effective: dict[str, Any]) -> None:
             do = f"{start[0].upper()}{start[1:]}. Or set {setting} where gunicorn looks: in GUNICORN_CMD_ARGS."
         if not is_read:
             why += " gunicorn itself reads no variable of that name."
-        report.add("gunicorn.variable_ignored", WARNING, f"{overruled['message']}.", why, do)
+        report.warning("gunicorn.variable_ignored", f"{overruled['message']}.", why, do)
     for variable, intended in effective["misspelt"]:
-        report.add(
+        report.warning(
             "gunicorn.variable_unknown",
-            WARNING,
             f"{variable} is not a setting of gunicorn; {intended} is.",
             "Somebody set the variable and expects it to have an effect.",
             "Rename it, or remove it from the environment.",
@@ -120,17 +116,15 @@ def _check_ignored(report: Report, effective: dict[str, Any]) -> None:
 
 def _check_conf(report: Report, server: Server, effective: dict[str, Any]) -> None:
     if effective["hooks"] == "lost":
-        report.add(
+        report.warning(
             "gunicorn.hook_lost",
-            WARNING,
             "Another post_worker_init has replaced ours.",
             "Lists begin to warm up at a worker's first request, and not when the worker starts.",
             "Put compose(globals()) on the last line of the configuration file.",
         )
     elif effective["hooks"] == "none":
-        report.add(
+        report.info(
             "gunicorn.own_configuration",
-            INFO,
             "gunicorn runs without our configuration.",
             "Lists begin to warm up at a worker's first request, and not when the worker starts.",
             f"Start it with -c {OUR_CONF}, or end your file with compose(globals()).",
@@ -143,9 +137,8 @@ def _check_conf(report: Report, server: Server, effective: dict[str, Any]) -> No
         except OSError:
             is_newer = False
         if is_newer:
-            report.add(
+            report.warning(
                 "gunicorn.file_changed",
-                WARNING,
                 f"{conf} was changed after the server started.",
                 "The settings shown here apply after the next start or reload; other settings may apply now.",
                 "Reload the server: send HUP to its master.",
@@ -155,43 +148,38 @@ def _check_conf(report: Report, server: Server, effective: dict[str, Any]) -> No
 def _check_values(report: Report, values: dict[str, Any]) -> None:
     timeout = values["timeout"]
     if timeout == 0 or timeout > LONGEST:
-        report.add(
+        report.warning(
             "gunicorn.timeout_long",
-            WARNING,
             f"timeout is {timeout}{'' if timeout else ', which disables it'}.",
             "A worker that hangs counts as alive for that long, and its requests wait.",
             "Set 30 to 60, and move slow work out of requests: into a warm list or a one-time task.",
         )
     elif timeout < SHORTEST:
-        report.add(
+        report.warning(
             "gunicorn.timeout_short",
-            WARNING,
             f"timeout is {timeout}.",
             "On a busy machine, or during one long call into C, gunicorn kills a healthy worker.",
             "Set 30 to 60.",
         )
     if values["max_requests"] and values["workers"] > 1 and not values["max_requests_jitter"]:
-        report.add(
+        report.warning(
             "gunicorn.no_jitter",
-            WARNING,
             f"max_requests is {values['max_requests']} without max_requests_jitter.",
             "All workers end at nearly the same time, and no worker is left to answer.",
             f"Set max_requests_jitter to about {values['max_requests'] // 4}.",
         )
     if values["max_requests"] and values["worker_class"] == "gthread" and DROPS_CONNECTIONS:
-        report.add(
+        report.warning(
             "gunicorn.drops_connections",
-            WARNING,
             "gunicorn before 24 drops about one connection each time a gthread worker ends (measured).",
             f"With max_requests {values['max_requests']} clients meet this regularly.",
             "Use gunicorn 24 or newer, or max_requests 0.",
         )
     folder = values["worker_tmp_dir"] or "/tmp"
-    kind = mounts.kind_of(folder)
+    kind = kind_of(folder)
     if kind not in TMPFS and kind is not None:
-        report.add(
+        report.info(
             "gunicorn.heartbeat_on_disk",
-            INFO,
             f"Heartbeat files are on {kind} ({folder}).",
             "On a slow or full disk a worker waits for each heartbeat, and is killed as if it hung.",
             "Set worker_tmp_dir to /dev/shm, if that is in memory.",

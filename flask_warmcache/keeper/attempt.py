@@ -13,8 +13,8 @@ from ..errors import RebuildError
 from ..status.condition import ListStatus
 from ..store.files import FileStore
 from ..store.locks import HeldLock
+from .process import error_of_dead_child
 from .reporter import Reporter
-from .time_limits import error_of_dead_child
 
 # Another process may hold the lock for a microsecond, to probe it, just as this one tries.
 SECOND_TRY_AFTER = 0.02

@@ -16,11 +16,10 @@ import pytest
 from flask_warmcache import WarmCache, child
 from flask_warmcache.errors import ChildError, ItemTimeoutError, SettingError
 from flask_warmcache.host import resources, server
-from flask_warmcache.keeper import relay
-from flask_warmcache.keeper.app_location import Location, NoLocation, locate
-from flask_warmcache.keeper.children import DROPPED
-from flask_warmcache.keeper.relay import Relay
-from flask_warmcache.keeper.time_limits import ITEM_SIGNAL, ItemTimeLimit
+from flask_warmcache.keeper import hand_over
+from flask_warmcache.keeper.children import DROPPED, Location, NoLocation, locate
+from flask_warmcache.keeper.hand_over import Relay
+from flask_warmcache.keeper.process import ITEM_SIGNAL, ItemTimeLimit
 from flask_warmcache.settings import KEY
 from tests.support.apps import make_app, state_of
 from tests.support.shelf import files
@@ -284,7 +283,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Wall clock and processor time of the thread."""
     now = types.SimpleNamespace(wall=0.0, processor=0.0)
     monkeypatch.setattr(
-        relay, "time", types.SimpleNamespace(perf_counter=lambda: now.wall, thread_time=lambda: now.processor)
+        hand_over, "time", types.SimpleNamespace(perf_counter=lambda: now.wall, thread_time=lambda: now.processor)
     )
     return now
 

@@ -12,16 +12,12 @@ import pytest
 from flask import Blueprint, Flask
 
 from flask_warmcache import WarmCache
-from flask_warmcache.doctor import mounts
 from flask_warmcache.doctor.examine import examine
-from flask_warmcache.doctor.finding import FAULT, INFO, OK, WARNING, Report
-from flask_warmcache.doctor.folder import check_folder
-from flask_warmcache.doctor.import_times import worst_units
-from flask_warmcache.doctor.imports import blueprint_modules
-from flask_warmcache.doctor.lists import check_list
-from flask_warmcache.doctor.memory import check_memory
-from flask_warmcache.doctor.processes import NoServer, Server, find_server, gunicorn_arguments
-from flask_warmcache.doctor.runner import check_child
+from flask_warmcache.doctor.folder import NETWORK, check_folder, kind_of
+from flask_warmcache.doctor.imports import blueprint_modules, worst_units
+from flask_warmcache.doctor.processes import NoServer, Server, check_memory, find_server, gunicorn_arguments
+from flask_warmcache.doctor.rebuilds import check_child, check_list
+from flask_warmcache.doctor.report import FAULT, INFO, OK, WARNING, Report
 from flask_warmcache.host import resources
 from flask_warmcache.store.files import FileStore
 from tests.support.apps import Shop, make_app
@@ -114,7 +110,7 @@ def test_folder_open_to_others_is_a_fault(tmp_path: Path) -> None:
 def test_kind_of_file_system_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, check: str, level: str
 ) -> None:
-    monkeypatch.setattr(mounts, "kind_of", lambda path: kind)
+    monkeypatch.setattr("flask_warmcache.doctor.folder.kind_of", lambda path: kind)
     report = Report()
     check_folder(report, FileStore(tmp_path / "cache"))
     assert levels(report)[check] == level
@@ -132,11 +128,11 @@ def test_innermost_and_last_mount_decides_the_kind(tmp_path: Path) -> None:
         f"3 1 0:6 / {escaped} rw - nfs4 server:/x rw\n"
         f"4 1 0:7 / {escaped}-beside rw - cifs none rw\n"
     )
-    assert mounts.kind_of(deep / "not" / "there", str(table)) == "nfs4"
-    assert mounts.kind_of(tmp_path, str(table)) == "ext4"
-    assert mounts.kind_of(tmp_path, str(tmp_path / "nowhere")) is None
+    assert kind_of(deep / "not" / "there", str(table)) == "nfs4"
+    assert kind_of(tmp_path, str(table)) == "ext4"
+    assert kind_of(tmp_path, str(tmp_path / "nowhere")) is None
     for kind in ("ext4", "xfs", "overlay", "fuse.fuse-overlayfs", "btrfs", "tmpfs"):
-        assert not mounts.NETWORK.fullmatch(kind)
+        assert not NETWORK.fullmatch(kind)
 
 
 def test_full_disk_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -163,7 +159,7 @@ def built(tmp_path: Path, seconds: float, **config: Any) -> Shop:
 
 def look(shop: Shop, name: str, child_problem: str | None = None, **values: Any) -> Report:
     report = Report()
-    check_list(report, shop.state.statuses[name], shop.state.settings, child_problem, values or None)
+    check_list(report, shop.state.statuses[name], shop.state.settings, child_problem, values)
     assert is_explained(report)
     return report
 
