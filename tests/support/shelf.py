@@ -21,7 +21,7 @@ from flask_warmcache.store.locks import HeldLock
 from flask_warmcache.store.snapshot import Snapshot
 
 NAME = "files"
-RUNS = ("old", "upstream", "context", "breathe", "code_started")  # options of one rebuild, not of its list
+RUNS = ("old", "upstream", "context", "breathe", "first_page", "code_started")  # of one rebuild, not of its list
 
 
 def encode(value: Any) -> bytes:
@@ -94,7 +94,12 @@ class Shelf:
     def job(self, lock: HeldLock, declaration: Declaration, **options: Any) -> Job:
         """Return a rebuild that is ready to run."""
         old = self.store.reader(self.name).current()
-        tools = Tools(encode, options.get("context", nullcontext), options.get("breathe", breathe))
+        tools = Tools(
+            encode,
+            options.get("context", nullcontext),
+            options.get("breathe", breathe),
+            options.get("first_page", Tools.first_page),
+        )
         progress = Progress(self.reports.append, None)
         return Job(
             declaration,

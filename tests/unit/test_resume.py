@@ -19,14 +19,12 @@ from hypothesis import strategies as st
 from flask_warmcache import WarmCache
 from flask_warmcache.declaration import Item
 from flask_warmcache.rebuild import publish as publish_module
-from flask_warmcache.rebuild.job import Job
 from flask_warmcache.rebuild.publish import Publisher
-from flask_warmcache.rebuild.tools import Outcome, Tools
-from flask_warmcache.status.progress import Progress
+from flask_warmcache.rebuild.tools import Outcome
 from flask_warmcache.store.verify import Verifier
 from tests.support.apps import make_app
 from tests.support.processes import forker
-from tests.support.shelf import Shelf, declare, encode, files
+from tests.support.shelf import Shelf, files
 from tests.support.waiting import until
 
 NAMES = [f"item {number}" for number in range(12)]
@@ -57,14 +55,6 @@ def made(items: list[Item], mark: str = "") -> list[Item]:
     return [{**item, "made": item["path"].upper() + mark} for item in items]
 
 
-def interrupt(shelf: Shelf, at: int, items: list[Item] = ITEMS, **options: Any) -> Enrich:
-    """Run a rebuild that is interrupted at the item of this number."""
-    enrich = Enrich(at, options.pop("by", KeyboardInterrupt), options.pop("mark", ""))
-    with pytest.raises(enrich.by):
-        shelf.rebuild(items, enrich=enrich, **options)
-    return enrich
-
-
 def data_files(shelf: Shelf) -> list[Path]:
     return sorted(shelf.folder.glob("*.data"))
 
@@ -73,58 +63,62 @@ def intact(shelf: Shelf) -> bool:
     return not Verifier(shelf.folder, shelf.name).is_damaged(shelf.snapshot())
 
 
+def interrupt(shelf: Shelf, at: int, items: list[Item] = ITEMS, **options: Any) -> list[str]:
+    """Run a rebuild that is interrupted at the item of this number; return what it enriched."""
+    enrich = Enrich(at, options.pop("by", KeyboardInterrupt), options.pop("mark", ""))
+    with pytest.raises(enrich.by):
+        shelf.rebuild(items, enrich=enrich, **options)
+    return enrich.seen
+
+
+def resume(shelf: Shelf, items: list[Item] = ITEMS, mark: str = "", **options: Any) -> list[str]:
+    """Rebuild to the end, check what is published, and return what was enriched."""
+    enrich = Enrich(mark=mark)
+    outcome = shelf.rebuild(items, enrich=enrich, **options)
+    assert (outcome.count, outcome.enriched) == (len(items), len(enrich.seen))
+    published = shelf.items()
+    assert [item["path"] for item in published] == [item["path"] for item in items]
+    assert mark or published == made(items)
+    assert intact(shelf)
+    assert len(data_files(shelf)) == 1
+    return enrich.seen
+
+
 @pytest.mark.parametrize("by", [KeyboardInterrupt, SystemExit, GeneratorExit, Stop])
 @pytest.mark.parametrize("at", [0, 1, 5, 11])
 def test_next_rebuild_enriches_only_the_rest(shelf: Shelf, at: int, by: type[BaseException]) -> None:
     interrupt(shelf, at, by=by)
     assert not shelf.index.exists()
-    enrich = Enrich()
-    outcome = shelf.rebuild(ITEMS, enrich=enrich)
-    assert enrich.seen == NAMES[at:]
-    assert (outcome.reused, outcome.enriched, outcome.count) == (at, 12 - at, 12)
-    assert shelf.items() == made(ITEMS)
-    assert len(data_files(shelf)) == 1
-    assert intact(shelf)
+    assert resume(shelf) == NAMES[at:]
 
 
 @pytest.mark.parametrize("at", [0, 3, 7])
-def test_interrupted_rebuild_of_a_published_list_is_resumed(shelf: Shelf, at: int) -> None:
+def test_interrupted_rebuild_of_published_list_is_resumed(shelf: Shelf, at: int) -> None:
     shelf.rebuild(ITEMS[:4], enrich=Enrich(mark=" old"))
-    interrupt(shelf, at, [*ITEMS[:4], *ITEMS[4:]], version="2", mark=" new")
+    interrupt(shelf, at, version="2", mark=" new")
     assert shelf.items() == made(ITEMS[:4], " old")
-    enrich = Enrich(mark=" new")
-    shelf.rebuild(ITEMS, enrich=enrich, version="2")
-    assert enrich.seen == NAMES[at:]
+    assert resume(shelf, version="2", mark=" new") == NAMES[at:]
     assert shelf.items() == made(ITEMS, " new")
-    assert len(data_files(shelf)) == 1
 
 
 def test_rebuild_interrupted_five_times_loses_nothing(shelf: Shelf) -> None:
     seen: list[str] = []
     for number in range(5):
-        seen += interrupt(shelf, 2, mark=f" {number}").seen
+        seen += interrupt(shelf, 2, mark=f" {number}")
         assert len(data_files(shelf)) == 1
-    enrich = Enrich(mark=" 5")
-    shelf.rebuild(ITEMS, enrich=enrich)
-    assert seen + enrich.seen == NAMES
+    assert seen + resume(shelf, mark=" 5") == NAMES
     assert [item["made"][-1] for item in shelf.items()] == [str(min(number // 2, 5)) for number in range(12)]
-    assert intact(shelf)
 
 
-def test_finished_items_are_found_after_the_source_has_changed(shelf: Shelf) -> None:
+def test_finished_items_are_found_after_source_has_changed(shelf: Shelf) -> None:
     interrupt(shelf, 6)
     changed = [*files("first"), ITEMS[5], {**ITEMS[1], "size": 99}, ITEMS[0], ITEMS[9]]
-    enrich = Enrich()
-    shelf.rebuild(changed, enrich=enrich)
-    assert enrich.seen == ["first", "item 1", "item 9"]
-    assert shelf.items() == made(changed)
+    assert resume(shelf, changed) == ["first", "item 1", "item 9"]
 
 
 def test_finished_items_of_another_version_are_not_reused(shelf: Shelf) -> None:
     interrupt(shelf, 6, version="1", mark=" one")
-    enrich = Enrich(mark=" two")
-    shelf.rebuild(ITEMS, enrich=enrich, version="2")
-    assert (enrich.seen, shelf.items()) == (NAMES, made(ITEMS, " two"))
+    assert resume(shelf, version="2", mark=" two") == NAMES
 
 
 def test_finished_items_of_a_batch_are_kept(shelf: Shelf) -> None:
@@ -198,15 +192,11 @@ ENDS = [
 
 
 @pytest.mark.parametrize("end", ENDS)
-def test_bytes_after_the_finished_items_do_no_harm(shelf: Shelf, end: bytes) -> None:
+def test_bytes_after_finished_items_do_no_harm(shelf: Shelf, end: bytes) -> None:
     interrupt(shelf, 6)
     with open(shelf.data, "ab") as data:
         data.write(end)
-    enrich = Enrich()
-    shelf.rebuild(ITEMS, enrich=enrich)
-    assert enrich.seen == NAMES[6:]
-    assert shelf.items() == made(ITEMS)
-    assert intact(shelf)
+    assert resume(shelf) == NAMES[6:]
 
 
 @settings(max_examples=60)
@@ -220,13 +210,9 @@ def test_data_file_truncated_or_damaged_anywhere_is_resumed(data: st.DataObject)
         filler = data.draw(st.sampled_from([b"", bytes(40), b"\n", b"\t", b'{"a":1}\n']))
         shelf.data.write_bytes(content[:cut] + filler)
         whole = content[:cut].count(b"\n") - 1
-        enrich = Enrich()
-        shelf.rebuild(ITEMS, enrich=enrich)
-        assert shelf.items() == made(ITEMS)
+        seen = resume(shelf)
         if whole >= 0:  # otherwise nothing shows what the file is
-            assert enrich.seen in (NAMES[whole:], NAMES[whole + 1 :])
-        assert intact(shelf)
-        assert len(data_files(shelf)) == 1
+            assert seen in (NAMES[whole:], NAMES[whole + 1 :])
 
 
 def test_later_of_two_lines_with_one_fingerprint_counts(shelf: Shelf) -> None:
@@ -248,15 +234,13 @@ def test_line_without_its_tab_is_ignored(shelf: Shelf) -> None:
     assert snapshot.items_json(snapshot.view("all", "").tolist()).count(b'"made"') == 12  # as pages are read
 
 
-def test_line_with_the_wrong_key_for_its_fingerprint_is_ignored(shelf: Shelf) -> None:
+def test_line_with_wrong_key_for_its_fingerprint_is_ignored(shelf: Shelf) -> None:
     interrupt(shelf, 2)
     shelf.data.write_bytes(shelf.data.read_bytes().replace(b'"item 1"', b'"item 7"'))
-    enrich = Enrich()
-    shelf.rebuild(ITEMS, enrich=enrich)
-    assert enrich.seen == NAMES[1:]
+    assert resume(shelf) == NAMES[1:]
 
 
-def test_newer_of_two_leftover_files_is_resumed_and_the_other_removed(shelf: Shelf) -> None:
+def test_newer_of_two_leftover_files_is_resumed_and_other_removed(shelf: Shelf) -> None:
     interrupt(shelf, 3, mark=" one")
     first = shelf.data
     content = first.read_bytes()
@@ -264,19 +248,14 @@ def test_newer_of_two_leftover_files_is_resumed_and_the_other_removed(shelf: She
     interrupt(shelf, 5, mark=" two")
     first.write_bytes(content)
     assert len(data_files(shelf)) == 2
-    enrich = Enrich(mark=" three")
-    shelf.rebuild(ITEMS, enrich=enrich)
-    assert enrich.seen == NAMES[5:]
-    assert len(data_files(shelf)) == 1
+    assert resume(shelf, mark=" three") == NAMES[5:]
 
 
 @pytest.mark.parametrize("foreign", [b"", b"something else\n", b'{"format": "warmcache-data 9", "id": "ab"}\n'])
-def test_data_file_of_an_unknown_format_is_removed(shelf: Shelf, foreign: bytes) -> None:
+def test_data_file_of_unknown_format_is_removed(shelf: Shelf, foreign: bytes) -> None:
     shelf.folder.mkdir(mode=0o700)
     (shelf.folder / "files.5.data").write_bytes(foreign)
-    shelf.rebuild(ITEMS, enrich=Enrich())
-    assert shelf.items() == made(ITEMS)
-    assert len(data_files(shelf)) == 1
+    assert resume(shelf) == NAMES
 
 
 @pytest.fixture
@@ -289,27 +268,20 @@ def no_dead_weight(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_mostly_useless_leftover_file_is_replaced(shelf: Shelf) -> None:
     interrupt(shelf, 10)
     left = shelf.data
-    enrich = Enrich()
-    shelf.rebuild(ITEMS[8:], enrich=enrich)
-    assert enrich.seen == NAMES[10:]
-    assert data_files(shelf) != [left]
-    assert len(data_files(shelf)) == 1
+    assert resume(shelf, ITEMS[8:]) == NAMES[10:]
+    assert shelf.data != left
     assert shelf.data.read_bytes().count(b"\n") == 5
 
 
 @pytest.mark.usefixtures("no_dead_weight")
-def test_useful_items_survive_a_second_interruption(shelf: Shelf) -> None:
+def test_useful_items_survive_second_interruption(shelf: Shelf) -> None:
     interrupt(shelf, 10)
     # In the new order of the source, the finished items come last.
     items = [*ITEMS[10:], *files("new", "newer"), *ITEMS[7:10]]
     interrupt(shelf, 1, items)
     assert len(data_files(shelf)) == 1
     interrupt(shelf, 0, items)
-    enrich = Enrich()
-    shelf.rebuild(items, enrich=enrich)
-    assert enrich.seen == ["item 11", "new", "newer"]
-    assert shelf.items() == made(items)
-    assert intact(shelf)
+    assert resume(shelf, items) == ["item 11", "new", "newer"]
 
 
 @pytest.mark.usefixtures("no_dead_weight")
@@ -328,49 +300,38 @@ def test_interruption_while_useful_items_are_copied_loses_nothing(shelf: Shelf, 
     with pytest.raises(Stop):
         shelf.rebuild(ITEMS[6:], enrich=Enrich(), breathe=breathe)
     assert data_files(shelf) == left
-    enrich = Enrich()
-    shelf.rebuild(ITEMS[6:], enrich=enrich)
-    assert enrich.seen == NAMES[10:]
+    assert resume(shelf, ITEMS[6:]) == NAMES[10:]
 
 
-def test_data_file_of_a_writer_killed_at_its_start_is_removed(shelf: Shelf) -> None:
+def test_data_file_of_writer_killed_at_its_start_is_removed(shelf: Shelf) -> None:
     interrupt(shelf, 6)
     begun = shelf.folder / f"files.{time.time_ns()}.data.tmp"
     begun.write_bytes(b"")
-    enrich = Enrich()
-    shelf.rebuild(ITEMS, enrich=enrich)
-    assert enrich.seen == NAMES[6:]
+    assert resume(shelf) == NAMES[6:]
     assert not begun.exists()
 
 
 @pytest.mark.usefixtures("no_dead_weight")
 def test_leftover_files_do_not_accumulate(shelf: Shelf) -> None:
     for number in range(6):
-        items = [{**item, "size": number} for item in ITEMS]
-        interrupt(shelf, 10, items)
+        interrupt(shelf, 10, [{**item, "size": number} for item in ITEMS])
         assert len(data_files(shelf)) == 1
-    shelf.rebuild(ITEMS, enrich=Enrich())
-    assert shelf.items() == made(ITEMS)
-
-
-def gone() -> list[Item]:
-    raise OSError("the share is gone")
+    resume(shelf)
 
 
 def test_rebuild_whose_source_fails_keeps_finished_items(shelf: Shelf) -> None:
+    def gone() -> list[Item]:
+        raise OSError("the share is gone")
+
     interrupt(shelf, 6)
     with pytest.raises(OSError, match="gone"):
         shelf.rebuild(gone, enrich=Enrich())
-    enrich = Enrich()
-    shelf.rebuild(ITEMS, enrich=enrich)
-    assert enrich.seen == NAMES[6:]
+    assert resume(shelf) == NAMES[6:]
 
 
 def test_list_without_keys_is_not_resumed(shelf: Shelf) -> None:
     interrupt(shelf, 6, kind="builder", key=None)
-    enrich = Enrich()
-    shelf.rebuild(ITEMS, enrich=enrich, kind="builder", key=None)
-    assert (enrich.seen, len(data_files(shelf))) == (NAMES, 1)
+    assert resume(shelf, kind="builder", key=None) == NAMES
 
 
 # A first build publishes partial lists
@@ -379,47 +340,39 @@ def test_list_without_keys_is_not_resumed(shelf: Shelf) -> None:
 class Partly:
     """A first build that checks what is published whenever it enriches an item."""
 
-    def __init__(self, shelf: Shelf, first_page: int, until_item: int | None = None, **options: Any) -> None:
+    def __init__(self, shelf: Shelf, first_page: int = 2) -> None:
         self.shelf = shelf
         self.first_page = first_page
-        self.until_item = until_item
-        self.options = options
         self.counts: list[int] = []
         self.enriched: list[str] = []
 
     def enrich(self, item: Item) -> Item:
-        if len(self.enriched) == self.until_item:
-            raise KeyboardInterrupt
         snapshot = self.shelf.store.published(self.shelf.name)
         if snapshot is not None:
+            items = self.shelf.items()
             assert snapshot.complete is False or snapshot.count == len(ITEMS)
-            assert self.shelf.items() == made(ITEMS[: snapshot.count], self.options.get("mark", ""))
-            assert snapshot.filter_count("long") == sum(LONG["long"](item) for item in self.shelf.items())
-            assert [snapshot.item(slot)["path"] for slot in snapshot.order("all", "back")] == sorted(
-                (item["path"] for item in self.shelf.items()), reverse=True
-            )
+            assert items == made(ITEMS[: snapshot.count])
+            assert snapshot.filter_count("long") == sum(LONG["long"](item) for item in items)
+            backwards = [snapshot.item(slot)["path"] for slot in snapshot.order("all", "back")]
+            assert backwards == sorted((item["path"] for item in items), reverse=True)
         self.counts.append(0 if snapshot is None else snapshot.count)
         self.enriched.append(item["path"])
-        return made([item], self.options.get("mark", ""))[0]
+        return made([item])[0]
 
     def run(self, items: list[Item] = ITEMS, **options: Any) -> Outcome:
-        lock = self.shelf.lock()
-        try:
-            old = self.shelf.store.reader(self.shelf.name).current()
-            tools = Tools(encode, options.pop("context", Context), lambda: None, first_page=self.first_page)
-            declaration = declare(source=lambda: list(items), enrich=self.enrich, **VIEWS, **options)
-            progress = Progress(self.shelf.reports.append, None)
-            return Job(declaration, self.shelf.store, lock, old, None, tools, progress, 1).run()
-        finally:
-            lock.close()
+        declared = {"enrich": self.enrich, **VIEWS, **options}
+        return self.shelf.rebuild(items, first_page=self.first_page, **declared)
 
+    def run_until(self, number: int) -> None:
+        """Run, and interrupt at the item of this number."""
 
-class Context:
-    """An app context that does nothing."""
+        def enrich(item: Item) -> Item:
+            if len(self.enriched) == number:
+                raise KeyboardInterrupt
+            return self.enrich(item)
 
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_: object) -> None: ...
+        with pytest.raises(KeyboardInterrupt):
+            self.run(enrich=enrich)
 
 
 LONG: dict[str, Callable[[Item], Any]] = {"long": lambda item: len(item["path"]) > 6}
@@ -449,12 +402,11 @@ def test_first_build_publishes_its_first_page_and_then_more(shelf: Shelf) -> Non
 
 
 @pytest.mark.usefixtures("often")
-def test_interrupted_first_build_resumes_the_published_file(shelf: Shelf) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        Partly(shelf, 2, until_item=7).run()
+def test_interrupted_first_build_resumes_published_file(shelf: Shelf) -> None:
+    Partly(shelf).run_until(7)
     assert (shelf.snapshot().count, shelf.snapshot().complete) == (7, False)
     shown = shelf.data
-    again = Partly(shelf, 2)
+    again = Partly(shelf)
     again.run()
     assert again.enriched == NAMES[7:]
     assert again.counts == [7, 8, 9, 10, 11]
@@ -467,74 +419,56 @@ def test_interrupted_first_build_resumes_the_published_file(shelf: Shelf) -> Non
 def test_resumed_build_never_publishes_fewer_items(shelf: Shelf) -> None:
     counts: list[int] = []
     for stop in (5, 1, 0, 2, 1):
-        build = Partly(shelf, 2, until_item=stop)
-        with pytest.raises(KeyboardInterrupt):
-            build.run()
+        build = Partly(shelf)
+        build.run_until(stop)
         counts += [*build.counts, shelf.snapshot().count]
         assert len(data_files(shelf)) == 1
     assert counts == sorted(counts)
     assert shelf.snapshot().count == 9
-    build = Partly(shelf, 2)
-    build.run()
-    assert build.enriched == NAMES[9:]
-    assert shelf.items() == made(ITEMS)
+    assert resume(shelf, **VIEWS) == NAMES[9:]
 
 
 @pytest.mark.usefixtures("often", "no_dead_weight")
-def test_new_version_starts_over_and_keeps_the_partial_list(shelf: Shelf) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        Partly(shelf, 2, until_item=7).run()
+def test_new_version_starts_over_and_keeps_partial_list(shelf: Shelf) -> None:
+    Partly(shelf).run_until(7)
+    new = {"version": "2", "mark": " two", "first_page": 2, **VIEWS}
     seen: list[str] = []
-    for stop in (3, 3):
-        build = Partly(shelf, 2, until_item=stop)
-        build.enrich = anew = Enrich(stop, mark=" two")  # type: ignore[method-assign]
-        with pytest.raises(KeyboardInterrupt):
-            build.run(version="2")
-        seen += anew.seen
+    for _ in range(2):
+        seen += interrupt(shelf, 3, **new)
         assert shelf.items() == made(ITEMS[:7])  # the new build has fewer items
-    assert seen == NAMES[:6]
-    build = Partly(shelf, 2)
-    build.enrich = anew = Enrich(mark=" two")  # type: ignore[method-assign]
-    build.run(version="2")
-    assert anew.seen == NAMES[6:]
+    assert seen + resume(shelf, **new) == NAMES
     assert shelf.items() == made(ITEMS, " two")
-    assert len(data_files(shelf)) == 1
 
 
 @pytest.mark.usefixtures("often")
 @pytest.mark.parametrize("line", [1, 5, 12])
-def test_damaged_complete_list_is_not_replaced_by_a_partial_one(shelf: Shelf, line: int) -> None:
-    first = Partly(shelf, 2)
-    first.run()
+def test_damaged_complete_list_is_not_replaced_by_partial_one(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, line: int
+) -> None:
+    Partly(shelf).run()
     place = shelf.snapshot().place(line - 1)[1]
     with open(shelf.data, "r+b") as data:
         data.seek(place)
         data.write(b" ")
     changed = [{**item, "size": 50 + number} if number > 2 else item for number, item in enumerate(ITEMS)]
-    again, built = Partly(shelf, 2), Publisher.built
-    again.enrich = lambda item: made([item])[0]  # type: ignore[method-assign]
+    built = Publisher.built
     published: list[bool] = []
 
     def noted(*arguments: Any, complete: bool) -> int:
         published.append(complete)
         return built(*arguments, complete=complete)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Publisher, "built", noted)
-        again.run(changed)
+    monkeypatch.setattr(Publisher, "built", noted)
+    shelf.rebuild(changed, first_page=2, enrich=Enrich(), **VIEWS)
     assert published == [True]
     assert shelf.items() == made(changed)
     assert intact(shelf)
 
 
 @pytest.mark.usefixtures("often")
-def test_sort_error_in_a_partial_list_is_counted_once(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
+def test_sort_error_in_partial_list_is_counted_once(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
     sorts = {"mixed": lambda item: {} if item["path"] == "item 1" else item["path"]}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(VIEWS, "sorts", sorts)
-        build = Partly(shelf, 2)
-        build.enrich = lambda item: item  # type: ignore[method-assign]
-        build.run()
+    shelf.rebuild(ITEMS, first_page=2, enrich=Enrich(), sorts=sorts)
     assert shelf.snapshot().header["view_errors"] == 1
     assert caplog.text.count("warmcache.view_failed") == 1
     assert "sort mixed: TypeError on 1 items" in caplog.text
@@ -543,9 +477,8 @@ def test_sort_error_in_a_partial_list_is_counted_once(shelf: Shelf, caplog: pyte
 def test_readers_see_that_a_list_is_partial(tmp_path: Path) -> None:
     app = make_app(tmp_path)
     seen: list[tuple[Any, ...]] = []
-    listed = WarmCache(app).warm_list(
-        "files", key="path", unit="file", source=lambda: files(*map(str, range(150)))
-    )
+    items = files(*map(str, range(150)))
+    listed = WarmCache(app).warm_list("files", key="path", unit="file", source=lambda: items)
 
     @listed.enrich
     def enrich(item: Item) -> Item:
@@ -588,9 +521,7 @@ def test_partial_publications_take_a_twentieth_of_the_time(shelf: Shelf, monkeyp
 
     monkeypatch.setattr(publish_module, "time", Clock)
     monkeypatch.setattr(Publisher, "built", slow)
-    build = Partly(shelf, 2)
-    build.enrich = enrich  # type: ignore[method-assign]
-    build.run(files(*map(str, range(1000))))
+    shelf.rebuild(files(*map(str, range(1000))), first_page=2, enrich=enrich)
     # The first page is published at once. After each publication, none follows for twenty times its duration.
     assert published[0] == 2 + 10
     waits = [later - earlier - 10 for earlier, later in zip(published[:-2], published[1:-1], strict=True)]
@@ -606,9 +537,7 @@ def test_partial_lists_are_published_at_most_twice_a_second(shelf: Shelf, monkey
 
 
 def test_values_and_lists_without_keys_are_published_only_when_complete(shelf: Shelf) -> None:
-    build = Partly(shelf, 1)
-    build.enrich = lambda item: item  # type: ignore[method-assign]
-    build.run(kind="builder", key=None)
+    shelf.rebuild(ITEMS, first_page=1, kind="builder", key=None)
     assert shelf.reports[-1]["phase"] == "publish"
     assert [report["phase"] for report in shelf.reports].count("publish") == 1
 
@@ -619,13 +548,10 @@ def test_values_and_lists_without_keys_are_published_only_when_complete(shelf: S
 # Each child rebuilds, until a timer of the kernel kills it some time after some item.
 KILLED = """
 import os, signal, sys
-from contextlib import nullcontext
 from pathlib import Path
-from flask_warmcache.rebuild import job, publish
+from flask_warmcache.rebuild import publish
 from flask_warmcache.store import data, sweeping
-from tests.support.shelf import Shelf, declare, encode
-from flask_warmcache.status.progress import Progress
-from flask_warmcache.rebuild.tools import Tools
+from tests.support.shelf import Shelf
 
 publish.PARTIAL_EVERY, publish.PARTIAL_COST, sweeping.COMPACT_FROM, data.FLUSH_EVERY = 0, 5, 0, 0
 log = os.open(sys.argv[2], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
@@ -641,16 +567,11 @@ def act(items, seconds):
         os.write(log, item["path"].encode() + b"\\n")
         return {**item, "made": item["path"].upper()}
 
-    declaration = declare(
-        source=lambda: [{"path": f"item {number}", "size": 1} for number in range(count)],
+    Shelf(Path(sys.argv[1])).rebuild(
+        [{"path": f"item {number}", "size": 1} for number in range(count)], first_page=20,
         enrich=enrich, workers=workers, sorts={"name": lambda item: item["path"]},
         filters={"long": lambda item: len(item["path"]) > 7}, search=("path",),
     )
-    shelf = Shelf(Path(sys.argv[1]))
-    lock = shelf.lock()
-    old = shelf.store.reader(shelf.name).current()
-    tools = Tools(encode, nullcontext, lambda: None, first_page=20)
-    job.Job(declaration, shelf.store, lock, old, None, tools, Progress(lambda report: None, None), 1).run()
 """
 
 
