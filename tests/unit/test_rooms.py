@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
-from tests.support.processes import CHECKOUT
+from .test_structure import PACKAGE, imports
 
-PACKAGE = CHECKOUT / "flask_warmcache"
 # From the ground up.  A name is a folder, or one file that is a room of its own; docs/architecture.md says what
 # question each room answers.
 ORDER: list[set[str]] = [
@@ -46,20 +44,10 @@ MODULES = modules()
 
 def imported_modules(name: str) -> Iterator[str]:
     """Yield the modules of this package that one module imports, also inside functions and for type checkers."""
-    path = MODULES[name]
-    package = path.relative_to(PACKAGE).parent.parts
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.ImportFrom) and node.level:
-            base = package[: len(package) - node.level + 1]
-            origin = ".".join([*base, *([node.module] if node.module else [])])
-            for alias in node.names:
-                full = f"{origin}.{alias.name}".lstrip(".")
-                yield full if full in MODULES else origin or "__init__"
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "flask_warmcache":
-            origin = (node.module or "").partition(".")[2]
-            for alias in node.names:
-                full = f"{origin}.{alias.name}".lstrip(".")
-                yield full if full in MODULES else origin or "__init__"
+    for full in imports(MODULES[name]):
+        root, _, inside = full.partition(".")
+        if root == "flask_warmcache":
+            yield inside if inside in MODULES else inside.rpartition(".")[0] or "__init__"
 
 
 def room_of(module: str) -> str:
@@ -85,12 +73,9 @@ def test_no_module_is_longer_than_300_lines() -> None:
 
 
 def test_imports_have_no_cycle() -> None:
-    graph = {
-        module: {imported for imported in imported_modules(module) if imported != module} for module in MODULES
-    }
+    graph = {module: set(imported_modules(module)) - {module} for module in MODULES}
     try:
         TopologicalSorter(graph).prepare()
     except CycleError as error:
-        raise AssertionError(
-            f"These modules import each other in a circle: {' -> '.join(error.args[1])}"
-        ) from None
+        circle = " -> ".join(error.args[1])
+        raise AssertionError(f"These modules import each other in a circle: {circle}") from None

@@ -16,21 +16,7 @@ def interval() -> float:
     return round(sys.getswitchinterval(), 6)
 
 
-def test_the_switch_interval_is_short_only_while_a_rebuild_runs() -> None:
-    before = interval()
-    with polite():
-        assert interval() == SWITCH_INTERVAL
-    assert interval() == before
-
-
-def test_the_switch_interval_is_restored_after_an_error() -> None:
-    before = interval()
-    with pytest.raises(ValueError, match="x"), polite():
-        raise ValueError("x")
-    assert interval() == before
-
-
-def test_the_switch_interval_is_restored_when_the_last_rebuild_ends() -> None:
+def test_switch_interval_is_short_only_during_rebuilds() -> None:
     before = interval()
     first, second = polite(), polite()
     with first:
@@ -40,18 +26,19 @@ def test_the_switch_interval_is_restored_when_the_last_rebuild_ends() -> None:
     assert interval() == before
 
 
-def test_a_switch_interval_set_by_the_app_is_restored() -> None:
+def test_switch_interval_of_app_is_restored_after_error() -> None:
     before = sys.getswitchinterval()
     try:
         sys.setswitchinterval(0.02)
-        with polite():
+        with pytest.raises(ZeroDivisionError), polite():
             assert interval() == SWITCH_INTERVAL
+            raise ZeroDivisionError
         assert interval() == 0.02
     finally:
         sys.setswitchinterval(before)
 
 
-def test_a_fork_restores_the_switch_interval_in_the_child() -> None:
+def test_fork_restores_the_switch_interval_in_the_child() -> None:
     before = interval()
     with polite():
         threads.after_fork()  # as in the child, where no rebuild runs
@@ -63,7 +50,7 @@ def test_a_fork_restores_the_switch_interval_in_the_child() -> None:
     assert interval() == before
 
 
-def test_a_rebuild_yields_by_time_and_not_by_item(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rebuild_yields_by_time_and_not_by_item(monkeypatch: pytest.MonkeyPatch) -> None:
     slept: list[float] = []
     now = [0.0]
 
@@ -85,7 +72,7 @@ def test_a_rebuild_yields_by_time_and_not_by_item(monkeypatch: pytest.MonkeyPatc
     assert set(slept) == {0}
 
 
-def test_a_rebuild_thread_does_not_keep_a_worker_alive() -> None:
+def test_rebuild_thread_does_not_keep_a_worker_alive() -> None:
     go = threading.Event()
     seen: list[threading.Thread] = []
 

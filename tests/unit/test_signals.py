@@ -55,7 +55,7 @@ def names(heard: Heard) -> list[str]:
     return [name for name, facts in heard if name != "rebuild_progressed"]
 
 
-def test_a_rebuild_sends_signals_from_beginning_to_end(shop: Shop, stack: ExitStack) -> None:
+def test_rebuild_sends_signals_from_beginning_to_end(shop: Shop, stack: ExitStack) -> None:
     heard = listen(stack, shop.app)
     shop.tick()
     assert names(heard) == ["rebuild_started", "rebuild_finished"]
@@ -71,7 +71,7 @@ def test_a_rebuild_sends_signals_from_beginning_to_end(shop: Shop, stack: ExitSt
     assert phases == [phase for phase in progress_module.RUNNING if phase in phases] and "enrich" in phases
 
 
-def test_the_end_is_announced_after_the_lock_is_released(shop: Shop, stack: ExitStack) -> None:
+def test_end_is_announced_after_the_lock_is_released(shop: Shop, stack: ExitStack) -> None:
     seen: list[tuple[list[str], bool]] = []
 
     def read(sender: Flask, **facts: Any) -> None:
@@ -84,7 +84,7 @@ def test_the_end_is_announced_after_the_lock_is_released(shop: Shop, stack: Exit
     assert seen == [(["a"], False)] * 2
 
 
-def test_a_failure_is_announced_with_its_error(shop: Shop, stack: ExitStack) -> None:
+def test_failure_is_announced_with_its_error(shop: Shop, stack: ExitStack) -> None:
     heard = listen(stack, shop.app)
     shop.error = ValueError("unmounted")
     shop.tick()
@@ -92,7 +92,7 @@ def test_a_failure_is_announced_with_its_error(shop: Shop, stack: ExitStack) -> 
     assert heard[-1] == ("rebuild_failed", {"name": "files", "error": shop.error})
 
 
-def test_a_rebuild_that_cannot_begin_is_announced_as_failed(shop: Shop, stack: ExitStack, tmp_path: Path) -> None:
+def test_rebuild_that_cannot_begin_is_announced_as_failed(shop: Shop, stack: ExitStack, tmp_path: Path) -> None:
     (tmp_path / "cache").write_text("")  # a file where the folder should be
     heard = listen(stack, shop.app)
     shop.tick()
@@ -100,7 +100,7 @@ def test_a_rebuild_that_cannot_begin_is_announced_as_failed(shop: Shop, stack: E
     assert "WARMCACHE_DIR" in str(heard[0][1]["error"])
 
 
-def test_a_source_list_is_announced_before_the_list_made_of_it(tmp_path: Path, stack: ExitStack) -> None:
+def test_source_list_is_announced_before_the_list_made_of_it(tmp_path: Path, stack: ExitStack) -> None:
     chain = Chain(tmp_path)
     heard = listen(stack, chain.app)
     with chain.app.app_context():
@@ -117,7 +117,7 @@ def test_a_source_list_is_announced_before_the_list_made_of_it(tmp_path: Path, s
 
 
 @pytest.mark.parametrize("signal", ALL, ids=lambda signal: signal.name)
-def test_a_receiver_that_raises_affects_neither_the_rebuild_nor_other_receivers(
+def test_receiver_that_raises_affects_neither_the_rebuild_nor_other_receivers(
     shop: Shop, stack: ExitStack, caplog: pytest.LogCaptureFixture, signal: NamedSignal
 ) -> None:
     shop.error = OSError("away") if signal is rebuild_failed else None
@@ -137,14 +137,14 @@ def test_a_receiver_that_raises_affects_neither_the_rebuild_nor_other_receivers(
     lock.close()
 
 
-def test_a_receiver_is_called_only_for_its_own_app(tmp_path: Path, stack: ExitStack) -> None:
+def test_receiver_is_called_only_for_its_own_app(tmp_path: Path, stack: ExitStack) -> None:
     shops = [Shop(tmp_path / which) for which in "ab"]
     heard = [listen(stack, shop.app) for shop in shops]
     shops[0].tick()
     assert names(heard[0]) and not heard[1]
 
 
-def test_a_receiver_runs_where_the_rebuild_runs(shop: Shop, stack: ExitStack) -> None:
+def test_receiver_runs_where_the_rebuild_runs(shop: Shop, stack: ExitStack) -> None:
     threads: list[threading.Thread] = []
 
     def note(sender: Flask, **facts: Any) -> None:
@@ -161,7 +161,7 @@ def test_a_receiver_runs_where_the_rebuild_runs(shop: Shop, stack: ExitStack) ->
     assert threads and threading.current_thread() not in threads
 
 
-def test_a_receiver_between_two_items_uses_their_app_context(shop: Shop, stack: ExitStack) -> None:
+def test_receiver_between_two_items_uses_their_app_context(shop: Shop, stack: ExitStack) -> None:
     ended: list[object] = []
     inside: list[bool] = []
     shop.app.teardown_appcontext(ended.append)
@@ -203,7 +203,7 @@ def test_progress_is_announced_at_most_ten_times_a_second(monkeypatch: pytest.Mo
     assert announced == sorted(announced)
 
 
-def test_a_receiver_may_be_a_coroutine(shop: Shop, stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_receiver_may_be_a_coroutine(shop: Shop, stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
     def ensure_sync(function: Any) -> Any:  # as flask[async] does it
         return lambda *senders, **facts: asyncio.run(function(*senders, **facts))
 
@@ -218,7 +218,7 @@ def test_a_receiver_may_be_a_coroutine(shop: Shop, stack: ExitStack, monkeypatch
     assert heard == ["files"]
 
 
-def test_a_muted_signal_is_not_sent(shop: Shop, stack: ExitStack) -> None:
+def test_muted_signal_is_not_sent(shop: Shop, stack: ExitStack) -> None:
     heard = listen(stack, shop.app)
     with rebuild_started.muted():
         shop.tick()

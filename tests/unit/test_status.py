@@ -37,41 +37,42 @@ def report(shelf: Shelf, **fields: Any) -> None:
     shelf.store.write_progress(shelf.name, {"phase": "enrich", "started": time.time(), **fields})
 
 
-def test_a_list_without_a_snapshot_is_cold_and_due(shelf: Shelf) -> None:
+@pytest.fixture
+def status(shelf: Shelf) -> ListStatus:
+    """Return the status of a list that was built just now."""
+    shelf.rebuild(files("a"))
+    return status_of(shelf)
+
+
+def test_list_without_snapshot_is_cold_and_due(shelf: Shelf) -> None:
     assert condition_of(status_of(shelf)) == ("cold", True, True)
     assert status_of(shelf).condition().snapshot is None
 
 
-def test_a_new_list_is_fresh(shelf: Shelf) -> None:
-    shelf.rebuild(files("a"))
-    condition = status_of(shelf).condition()
-    assert (condition.state, condition.rebuilding, condition.due) == ("fresh", False, False)
-    assert 0 <= condition.age < 60
-
-
-def test_a_list_past_its_ttl_is_stale_and_still_served(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    shelf.rebuild(files("a"))
-    status = status_of(shelf, ttl=60)
-    later(monkeypatch, 59)
+def test_new_list_is_fresh(status: ListStatus) -> None:
     assert condition_of(status) == ("fresh", False, False)
-    later(monkeypatch, 61)
+    assert 0 <= status.condition().age < 60
+
+
+def test_list_past_its_ttl_is_stale_and_still_served(status: ListStatus, monkeypatch: pytest.MonkeyPatch) -> None:
+    later(monkeypatch, 299)
+    assert condition_of(status) == ("fresh", False, False)
+    later(monkeypatch, 301)
     assert condition_of(status) == ("stale", True, True)
     assert status.condition().snapshot is not None
-    assert status.condition().age == pytest.approx(61, abs=2)
+    assert status.condition().age == pytest.approx(301, abs=2)
 
 
-def test_a_clock_set_back_a_little_changes_nothing(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    shelf.rebuild(files("a"))
-    status = status_of(shelf)
+def test_clock_set_back_a_little_changes_nothing(status: ListStatus, monkeypatch: pytest.MonkeyPatch) -> None:
     later(monkeypatch, -30)
     assert condition_of(status) == ("fresh", False, False)
     assert status.condition().age == 0
 
 
-def test_a_clock_set_back_far_costs_one_rebuild(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    shelf.rebuild(files("a"))
+def test_clock_set_back_far_costs_one_rebuild(
+    shelf: Shelf, status: ListStatus, monkeypatch: pytest.MonkeyPatch
+) -> None:
     old = shelf.snapshot().generation
-    status = status_of(shelf)
     later(monkeypatch, -365 * 86400)
     assert condition_of(status) == ("stale", True, True)
     assert status.condition().age == 0
@@ -80,39 +81,46 @@ def test_a_clock_set_back_far_costs_one_rebuild(shelf: Shelf, monkeypatch: pytes
     assert condition_of(status) == ("fresh", False, False)
 
 
-def test_an_invalidated_list_is_stale_at_once(shelf: Shelf) -> None:
-    shelf.rebuild(files("a"))
-    status = status_of(shelf)
+@pytest.mark.parametrize(
+    ("change", "state"),
+    [
+        pytest.param(lambda shelf: shelf.store.invalidate(shelf.name), "stale", id="invalidated"),
+        pytest.param(lambda shelf: shelf.index.unlink(), "stale", id="removed, but in memory"),
+        pytest.param(lambda shelf: shelf.store.publish_cold(shelf.name), "cold", id="cleared"),
+    ],
+)
+def test_changed_list_is_due_at_once(shelf: Shelf, status: ListStatus, change: Any, state: str) -> None:
     assert condition_of(status) == ("fresh", False, False)
-    shelf.store.invalidate(shelf.name)
-    assert condition_of(status) == ("stale", True, True)
+    change(shelf)
+    assert condition_of(status) == (state, True, True)
+    assert bool(list(shelf.folder.glob("*.data"))) == (state == "stale")
 
 
-def test_an_outdated_snapshot_is_stale_and_a_newer_one_is_not(shelf: Shelf) -> None:
-    shelf.rebuild(files("a"))
+def test_incomplete_list_is_partial_and_due(status: ListStatus) -> None:
+    snapshot = status.reader.current()
+    assert snapshot is not None
+    snapshot.complete = False
+    assert condition_of(status) == ("partial", True, True)
+
+
+def test_outdated_snapshot_is_stale_and_newer_one_is_not(shelf: Shelf, status: ListStatus) -> None:
     first = shelf.snapshot()
-    status = status_of(shelf)
     shelf.store.mark_stale(shelf.name, first)
     assert condition_of(status) == ("stale", True, True)
     shelf.rebuild(files("b"))
     shelf.store.mark_stale(shelf.name, first)  # too late: that snapshot is replaced already
     assert condition_of(status) == ("fresh", False, False)
-
-
-def test_outdating_a_removed_index_creates_none(shelf: Shelf) -> None:
-    shelf.rebuild(files("a"))
-    snapshot = shelf.snapshot()
     shelf.index.unlink()
-    shelf.store.mark_stale(shelf.name, snapshot)
+    shelf.store.mark_stale(shelf.name, first)
     assert not shelf.index.exists()
 
 
-def test_a_snapshot_of_another_declaration_is_stale(shelf: Shelf) -> None:
+def test_snapshot_of_another_declaration_is_stale(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     assert condition_of(status_of(shelf, sorts={"name": len})) == ("stale", True, True)
 
 
-def test_old_and_new_code_do_not_replace_each_other_for_ever(shelf: Shelf) -> None:
+def test_old_and_new_code_do_not_replace_each_other_forever(shelf: Shelf) -> None:
     shelf.rebuild(files("a"), sorts={"name": len}, code_started=9)
     older, newer = status_of(shelf, code_started=5), status_of(shelf, code_started=9, sorts={"name": len})
     assert newer.condition().due is False
@@ -120,7 +128,7 @@ def test_old_and_new_code_do_not_replace_each_other_for_ever(shelf: Shelf) -> No
     assert older.condition().state == "stale"
 
 
-def test_a_rebuild_begun_before_this_server_is_stale_even_if_published_later(shelf: Shelf) -> None:
+def test_rebuild_begun_before_this_server_is_stale_even_if_published_later(shelf: Shelf) -> None:
     def source() -> list[dict[str, Any]]:
         server.append(time.time_ns())  # the new server starts while the old one's child is at work
         return files("a")
@@ -135,7 +143,7 @@ def test_a_rebuild_begun_before_this_server_is_stale_even_if_published_later(she
     assert condition_of(status) == ("fresh", False, False), "another process began it after this server's start"
 
 
-def test_a_snapshot_of_this_server_stays_fresh_if_the_clock_is_set_back(shelf: Shelf) -> None:
+def test_snapshot_of_this_server_stays_fresh_if_the_clock_is_set_back(shelf: Shelf) -> None:
     future = time.time_ns() + 3600 * 10**9
     shelf.rebuild(files("a"), code_started=future)
     status = status_of(shelf, code_started=future)
@@ -143,7 +151,7 @@ def test_a_snapshot_of_this_server_stays_fresh_if_the_clock_is_set_back(shelf: S
     assert condition_of(status) == ("fresh", False, False)
 
 
-def test_a_list_with_a_problem_is_failed_and_never_due(shelf: Shelf) -> None:
+def test_list_with_a_problem_is_failed_and_never_due(shelf: Shelf) -> None:
     assert condition_of(status_of(shelf, problem="no source")) == ("failed", False, False)
     shelf.rebuild(files("a"))
     later_status = status_of(shelf, ttl=0.000001, problem="no source")
@@ -151,7 +159,7 @@ def test_a_list_with_a_problem_is_failed_and_never_due(shelf: Shelf) -> None:
     assert later_status.condition().snapshot is not None
 
 
-def test_a_failed_list_is_not_due_during_its_pause(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_list_is_not_due_during_its_pause(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     status = status_of(shelf)
     report(shelf, phase="failed", error="ValueError", failures=1, next_attempt_at=time.time() + 50)
     status.reread()
@@ -160,9 +168,7 @@ def test_a_failed_list_is_not_due_during_its_pause(shelf: Shelf, monkeypatch: py
     assert condition_of(status) == ("failed", True, True)
 
 
-def test_a_failed_list_that_is_fresh_is_not_rebuilding(shelf: Shelf) -> None:
-    shelf.rebuild(files("a"))
-    status = status_of(shelf)
+def test_failed_list_that_is_fresh_is_not_rebuilding(shelf: Shelf, status: ListStatus) -> None:
     report(shelf, phase="failed", error="ValueError", failures=1, next_attempt_at=time.time() + 50)
     status.reread()
     assert condition_of(status) == ("failed", False, False)
@@ -170,16 +176,14 @@ def test_a_failed_list_that_is_fresh_is_not_rebuilding(shelf: Shelf) -> None:
     assert condition_of(status) == ("failed", False, False)
 
 
-def test_a_pause_ends_even_if_the_clock_is_set_back(shelf: Shelf) -> None:
+def test_pause_ends_even_if_the_clock_is_set_back(shelf: Shelf) -> None:
     status = status_of(shelf)
     report(shelf, phase="failed", failures=1, next_attempt_at=time.time() + 10 * 365 * 86400)
     status.reread()
     assert condition_of(status) == ("failed", True, True)
 
 
-def test_a_rebuild_in_another_process_is_seen_by_its_lock_and_report(shelf: Shelf) -> None:
-    shelf.rebuild(files("a"))
-    status = status_of(shelf)
+def test_rebuild_in_another_process_is_seen_by_its_lock_and_report(shelf: Shelf, status: ListStatus) -> None:
     lock = shelf.lock()
     report(shelf)
     status.reread()
@@ -189,7 +193,7 @@ def test_a_rebuild_in_another_process_is_seen_by_its_lock_and_report(shelf: Shel
     assert (status.is_rebuilding, condition_of(status)) == (False, ("fresh", False, False))
 
 
-def test_a_rebuild_that_has_published_no_longer_counts_as_rebuilding(shelf: Shelf) -> None:
+def test_rebuild_that_has_published_no_longer_counts_as_rebuilding(shelf: Shelf) -> None:
     lock = shelf.lock()
     report(shelf, started=time.time() - 1, phase="publish")
     lock.close()
@@ -201,9 +205,7 @@ def test_a_rebuild_that_has_published_no_longer_counts_as_rebuilding(shelf: Shel
     lock.close()
 
 
-def test_a_rebuild_in_this_process_is_seen_at_once(shelf: Shelf) -> None:
-    shelf.rebuild(files("a"))
-    status = status_of(shelf)
+def test_rebuild_in_this_process_is_seen_at_once(shelf: Shelf, status: ListStatus) -> None:
     progress = Progress(lambda written: None, None)
     status.begin(progress)
     assert condition_of(status) == ("fresh", True, False)
@@ -214,7 +216,7 @@ def test_a_rebuild_in_this_process_is_seen_at_once(shelf: Shelf) -> None:
     assert condition_of(status) == ("fresh", False, False)
 
 
-def test_a_report_is_read_only_when_it_has_changed(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_report_is_read_only_when_it_has_changed(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     status = status_of(shelf)
     report(shelf, phase="finished")
     read = shelf.store.read_progress
@@ -237,41 +239,14 @@ def test_a_report_is_read_only_when_it_has_changed(shelf: Shelf, monkeypatch: py
     assert status.report is None
 
 
-def test_a_list_whose_index_is_removed_is_served_from_memory_and_stale(shelf: Shelf) -> None:
-    shelf.rebuild(files("a"))
-    status = status_of(shelf)
-    assert condition_of(status) == ("fresh", False, False)
-    shelf.index.unlink()
-    assert condition_of(status) == ("stale", True, True)
-
-
-def test_a_cleared_list_is_cold(shelf: Shelf) -> None:
-    shelf.rebuild(files("a"))
-    status = status_of(shelf)
-    shelf.store.publish_cold(shelf.name)
-    assert condition_of(status) == ("cold", True, True)
-    assert list(shelf.folder.glob("*.data")) == []
-
-
-def test_a_value_is_not_served_as_a_list_of_the_same_name(shelf: Shelf) -> None:
+def test_value_is_not_served_as_a_list_of_the_same_name(shelf: Shelf) -> None:
     shelf.rebuild(lambda: 5, kind="value", key=None)
     assert condition_of(status_of(shelf)) == ("cold", True, True)
     assert not status_of(shelf).staleness.may_reuse(shelf.snapshot())
     assert condition_of(status_of(shelf, kind="value", key=None)) == ("fresh", False, False)
 
 
-def test_an_incomplete_list_is_partial_and_due(shelf: Shelf) -> None:
-    shelf.rebuild(files("a"))
-    status = status_of(shelf)
-    snapshot = status.reader.current()
-    assert snapshot is not None
-    snapshot.complete = False
-    assert condition_of(status) == ("partial", True, True)
-
-
-def test_a_damaged_list_is_stale_and_its_items_are_not_reused(shelf: Shelf) -> None:
-    shelf.rebuild(files("a"))
-    status = status_of(shelf)
+def test_damaged_list_is_stale_and_its_items_are_not_reused(shelf: Shelf, status: ListStatus) -> None:
     assert status.staleness.may_reuse(shelf.snapshot())
     status.staleness.note_damage(shelf.snapshot())
     assert condition_of(status) == ("stale", True, True)
