@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TypeVar
+
+import pytest
 
 Self = TypeVar("Self", bound="Repeated")
 
@@ -31,3 +35,15 @@ class Repeated:
         self.stopped.set()
         for thread in self._threads:
             thread.join(60)
+
+
+@contextmanager
+def no_threads() -> Iterator[None]:
+    """Let no thread start within the block."""
+
+    def none_left(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threading.Thread, "start", none_left)
+        yield

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 
 from flask_warmcache import state
 from flask_warmcache.keeper.keeper import Keeper
-from tests.support.apps import stop
+from tests.support.apps import Shop, stop
 from tests.support.late_blueprints import calm_shop as calm_shop
 from tests.support.late_blueprints import quick_shop as quick_shop
 from tests.support.shelf import Shelf
@@ -47,6 +47,12 @@ def _nothing_stays(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPat
     left = {thread for thread in threading.enumerate() if thread not in threads}
     until(lambda: not any(thread.is_alive() for thread in left), lambda: left)
     assert sys.getswitchinterval() == interval
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Shop:
+    """Return an app with one list; the test moves its keeper."""
+    return Shop(tmp_path)
 
 
 @pytest.fixture

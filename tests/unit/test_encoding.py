@@ -26,7 +26,7 @@ def app(tmp_path: Path) -> Flask:
     return make_app(tmp_path)
 
 
-def test_items_are_encoded_by_the_apps_own_json(app: Flask) -> None:
+def test_items_are_encoded_by_apps_own_json(app: Flask) -> None:
     moment = datetime.datetime(2024, 5, 1, 12, 0, tzinfo=datetime.timezone.utc)
     item = {
         "id": 1,
@@ -45,7 +45,7 @@ def test_items_are_encoded_by_the_apps_own_json(app: Flask) -> None:
         assert listed.get()[0]["text"] == item["text"]
 
 
-def test_output_of_an_indenting_provider_is_one_line(app: Flask) -> None:
+def test_output_of_indenting_provider_is_one_line(app: Flask) -> None:
     class Indenting(DefaultJSONProvider):
         def dumps(self, obj: Any, **kwargs: Any) -> str:
             return json.dumps(obj, indent="\t")
@@ -114,7 +114,7 @@ def test_shared_encoder_writes_what_flask_writes(
         assert encode([{"a": [1]}, {"a": [1]}]) == b'[{"a":[1]},{"a":[1]}]'
 
 
-def test_circular_item_fails_and_the_next_does_not(app: Flask) -> None:
+def test_circular_item_fails_and_next_does_not(app: Flask) -> None:
     circle: dict[str, Any] = {}
     circle["self"] = [circle]
     encode = encoder(app)
@@ -124,7 +124,7 @@ def test_circular_item_fails_and_the_next_does_not(app: Flask) -> None:
         assert encode({"a": 1}) == b'{"a":1}'
 
 
-def test_default_of_the_apps_provider_is_called(app: Flask) -> None:
+def test_default_of_apps_provider_is_called(app: Flask) -> None:
     assert isinstance(app.json, DefaultJSONProvider)
     app.json.default = lambda value: f"<{type(value).__name__}>"
     assert encoder(app)({"a": object()}) == b'{"a":"<object>"}'

@@ -80,7 +80,7 @@ def test_failing_item_keeps_its_old_version(shelf: Shelf, how: dict[str, Any]) -
 # Batches
 
 
-def test_batches_have_the_declared_size(shelf: Shelf) -> None:
+def test_batches_have_declared_size(shelf: Shelf) -> None:
     enrich = Enrich()
     shelf.rebuild(ITEMS, enrich=enrich, batch=7)
     assert [len(call) for call in enrich.calls] == [7, 7, 7, 7, 2]
@@ -104,9 +104,7 @@ def test_failing_batch_is_retried_item_by_item(shelf: Shelf) -> None:
     ],
     ids=["too few", "too many", "none", "None", "no list"],
 )
-def test_batch_of_a_wrong_length_is_retried_item_by_item(
-    shelf: Shelf, answer: Callable[[list[Item]], Any]
-) -> None:
+def test_batch_of_wrong_length_is_retried_item_by_item(shelf: Shelf, answer: Callable[[list[Item]], Any]) -> None:
     def enrich(items: list[Item]) -> Any:
         return made(items) if len(items) == 1 else answer(items)
 
@@ -114,7 +112,7 @@ def test_batch_of_a_wrong_length_is_retried_item_by_item(
     assert shelf.items() == made(ITEMS)
 
 
-def test_log_says_what_a_batch_must_return(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
+def test_log_says_what_batch_must_return(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
     with pytest.raises(RebuildError, match="every item of 'files' failed"):
         shelf.rebuild(ITEMS, enrich=lambda items: [], batch=10)
     assert "enrich returned 0 items for 1; return one for each, in order" in caplog.text
@@ -145,7 +143,7 @@ def test_reused_items_are_in_no_batch(shelf: Shelf) -> None:
 # Threads
 
 
-def test_workers_run_at_the_same_time(shelf: Shelf) -> None:
+def test_workers_run_at_same_time(shelf: Shelf) -> None:
     together = threading.Barrier(4, timeout=20)
     enrich = Enrich()
 
@@ -157,7 +155,7 @@ def test_workers_run_at_the_same_time(shelf: Shelf) -> None:
     assert shelf.items() == made(ITEMS[:28])
 
 
-def test_slow_item_does_not_delay_the_others(shelf: Shelf) -> None:
+def test_slow_item_does_not_delay_others(shelf: Shelf) -> None:
     """The first item is finished after all others."""
     enrich = Enrich()
 
@@ -170,7 +168,7 @@ def test_slow_item_does_not_delay_the_others(shelf: Shelf) -> None:
     assert shelf.items() == made(ITEMS)
 
 
-def test_number_of_items_held_after_a_slow_one_is_limited(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_number_of_items_held_after_slow_one_is_limited(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flask_warmcache.rebuild.enrich_threads.HELD", 10)
     enrich, go_on = Enrich(), threading.Event()
 
@@ -192,7 +190,7 @@ class Abandoned(BaseException):
     """Ends a rebuild."""
 
 
-def test_items_finished_after_a_slow_one_are_kept(shelf: Shelf) -> None:
+def test_items_finished_after_slow_one_are_kept(shelf: Shelf) -> None:
     enrich, ended = Enrich(), threading.Event()
 
     def first_waits(names: list[str]) -> None:
@@ -236,7 +234,7 @@ def test_abandoned_rebuild_leaves_no_thread_and_begins_no_item(shelf: Shelf, how
 
 
 @pytest.mark.parametrize("by", [SystemExit, KeyboardInterrupt, Abandoned])
-def test_exception_that_ends_a_thread_ends_the_rebuild(shelf: Shelf, by: type[BaseException]) -> None:
+def test_exception_that_ends_thread_ends_rebuild(shelf: Shelf, by: type[BaseException]) -> None:
     enrich = Enrich()
 
     def ends(names: list[str]) -> None:
@@ -254,7 +252,7 @@ def test_exception_that_ends_a_thread_ends_the_rebuild(shelf: Shelf, by: type[Ba
     until(lambda: not enrich_threads())
 
 
-def test_full_disk_ends_the_rebuild_and_its_threads(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_ends_rebuild_and_its_threads(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     from flask_warmcache.store.data import DataWriter
 
     def full(self: DataWriter, fingerprint: bytes, encoded: bytes) -> int:

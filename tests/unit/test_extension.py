@@ -38,12 +38,12 @@ def test_duplicate_name_is_refused() -> None:
         second(list)
 
 
-def test_section_named_like_the_flag_is_refused() -> None:
+def test_section_named_like_flag_is_refused() -> None:
     with pytest.raises(DeclarationError, match="'cache_rebuilding' cannot name"):
         WarmCache().stats_section("cache_rebuilding")
 
 
-def test_decorators_return_the_function_unchanged() -> None:
+def test_decorators_return_function_unchanged() -> None:
     warmcache = WarmCache()
     listed = warmcache.warm_list("files", key="path")
     decorators: list[Callable[[Any], Any]] = [
@@ -85,7 +85,7 @@ def test_only_functions_are_accepted() -> None:
             decorate("x")  # type: ignore[type-var]
 
 
-def test_source_list_must_belong_to_the_same_warmcache() -> None:
+def test_source_list_must_belong_to_same_warmcache() -> None:
     other = WarmCache().warm_list("scan", key="path")
     warmcache = WarmCache()
     with pytest.raises(DeclarationError, match="source list 'scan' that another WarmCache declared"):
@@ -94,7 +94,7 @@ def test_source_list_must_belong_to_the_same_warmcache() -> None:
     assert warmcache.warm_list("files", key="path", source=scan).declaration.source_list == "scan"
 
 
-def test_derived_list_refuses_a_source_function() -> None:
+def test_derived_list_refuses_source_function() -> None:
     warmcache = WarmCache()
     scan = warmcache.warm_list("scan", key="path")
     made = warmcache.warm_list("files", key="path", source=scan)
@@ -117,7 +117,7 @@ def test_lists_are_found_by_name() -> None:
         WarmCache()["files"]
 
 
-def test_declarations_close_at_the_first_request(tmp_path: Path) -> None:
+def test_declarations_close_at_first_request(tmp_path: Path) -> None:
     app = make_app(tmp_path)
     warmcache = WarmCache(app)
     listed = warmcache.warm_list("files", key="path")  # after WarmCache(app) is early enough
@@ -137,7 +137,7 @@ def test_declarations_close_at_the_first_request(tmp_path: Path) -> None:
             declare_late()
 
 
-def test_list_without_a_source_does_not_affect_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_list_without_source_does_not_affect_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     app = make_app(tmp_path)
     warmcache = WarmCache(app)
     broken = warmcache.warm_list("broken", key="path")
@@ -159,7 +159,7 @@ def test_list_without_a_source_does_not_affect_others(tmp_path: Path, caplog: py
             broken.rebuild_now()
 
 
-def test_second_warmcache_of_an_app_is_refused(tmp_path: Path) -> None:
+def test_second_warmcache_of_app_is_refused(tmp_path: Path) -> None:
     app = make_app(tmp_path)
     warmcache = WarmCache(app)
     with pytest.raises(RuntimeError, match="already has a WarmCache"):
@@ -201,7 +201,7 @@ def products_of(app: Flask, products: WarmList) -> list[dict[str, Any]]:
         return list(products.get())
 
 
-def test_reading_needs_an_initialised_app() -> None:
+def test_reading_needs_initialised_app() -> None:
     listed = WarmCache().warm_list("files", key="path")
     with pytest.raises(RuntimeError, match="application context"):
         listed.get()
@@ -229,7 +229,7 @@ def test_init_app_has_no_side_effects(tmp_path: Path, live: None) -> None:
     assert (threading.enumerate(), os.listdir(tmp_path)) == before
 
 
-def test_opening_an_app_creates_no_folder(tmp_path: Path) -> None:
+def test_opening_app_creates_no_folder(tmp_path: Path) -> None:
     app = make_app(tmp_path)
     WarmCache(app).warm_list("files", key="path")
     state_of(app)

@@ -51,7 +51,7 @@ def test_folder_is_created_with_its_parents(tmp_path: Path) -> None:
     assert mode(tmp_path / "instance" / "warmcache" / "shop") == 0o700
 
 
-def test_creating_a_store_touches_no_file(folder: Path) -> None:
+def test_creating_store_touches_no_file(folder: Path) -> None:
     store = FileStore(folder)
     store.reader("files").current()
     assert store.read_progress("files") is None
@@ -75,7 +75,7 @@ def test_file_is_refused(folder: Path) -> None:
         FileStore(folder).prepare()
 
 
-def test_folder_below_a_file_is_refused(tmp_path: Path) -> None:
+def test_folder_below_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match=r"cannot be created \(Not a directory\)"):
         FileStore(tmp_path / "file" / "cache").prepare()
@@ -126,7 +126,7 @@ def test_app_name_becomes_one_safe_folder_name(tmp_path: Path, name: str, safe: 
     assert made == tmp_path / "warmcache" / safe
 
 
-def test_default_folder_is_in_the_user_state_without_a_writable_instance_folder(
+def test_default_folder_is_in_user_state_without_writable_instance_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
@@ -185,7 +185,7 @@ def test_sweep_removes_only_unreferenced_files(shelf: Shelf, monkeypatch: pytest
     assert shelf.items() == files("a")
 
 
-def test_newest_leftover_data_file_is_kept_for_the_next_rebuild(shelf: Shelf) -> None:
+def test_newest_leftover_data_file_is_kept_for_next_rebuild(shelf: Shelf) -> None:
     def left() -> tuple[Path | None, list[str]]:
         for name in ("files.123.data", "files.124.data"):
             (shelf.folder / name).write_bytes(b"")
@@ -221,7 +221,7 @@ def test_draft_is_kept_while_its_process_lives(shelf: Shelf, monkeypatch: pytest
     assert not draft.path.exists()
 
 
-def test_abandoned_draft_of_an_invalidation_is_removed_after_an_hour(shelf: Shelf) -> None:
+def test_abandoned_draft_of_invalidation_is_removed_after_hour(shelf: Shelf) -> None:
     shelf.store.prepare()
     for name, age in (("files.invalidated.1-0a.tmp", 3700), ("files.invalidated.2-0a.tmp", 0)):
         (shelf.folder / name).write_bytes(b"")
@@ -231,7 +231,7 @@ def test_abandoned_draft_of_an_invalidation_is_removed_after_an_hour(shelf: Shel
     assert [path.name for path in shelf.folder.iterdir()] == ["files.invalidated.2-0a.tmp"]
 
 
-def test_two_sweeps_may_run_at_the_same_time(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_sweeps_may_run_at_same_time(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.store.prepare()
     (shelf.folder / "files.1.data").write_bytes(b"")
     unlink = os.unlink

@@ -31,7 +31,7 @@ def test_header_is_read_as_it_was_written(more: dict[str, Any]) -> None:
 
 
 @given(st.text(max_size=40))
-def test_sections_begin_at_a_multiple_of_eight(name: str) -> None:
+def test_sections_begin_at_multiple_of_eight(name: str) -> None:
     assert len(fmt.pack_header({**SMALL, "list": name})) % 8 == 0
 
 
@@ -43,7 +43,7 @@ def test_header_cut_at_any_length_is_refused() -> None:
 
 
 @pytest.mark.parametrize("offset, length", [(-1, 8), (0, -1), (0, 17), (9, 8), (10**30, 0)])
-def test_section_outside_the_file_is_refused(offset: int, length: int) -> None:
+def test_section_outside_file_is_refused(offset: int, length: int) -> None:
     packed = fmt.pack_header({**SMALL, "sections": {"starts": [offset, length, 0]}})
     with pytest.raises(SnapshotError, match="section starts of the index is cut short"):
         fmt.read_header(packed, len(packed) + 16)

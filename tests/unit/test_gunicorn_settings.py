@@ -43,7 +43,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, cores: int, memory: int | None) -> 
     monkeypatch.setattr(room, "memory", lambda: memory)
 
 
-def test_workers_fit_the_cores_and_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_workers_fit_cores_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, 4, 16_000 * MIB)
     assert defaults()["workers"] == (5, "default, 4 cores")
     machine(monkeypatch, 4, 700 * MIB)
@@ -56,7 +56,7 @@ def test_workers_fit_the_cores_and_the_memory(monkeypatch: pytest.MonkeyPatch) -
     assert defaults()["workers"].value == 12
 
 
-def test_documented_values_are_those_of_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_documented_values_are_those_of_code(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, 128, None)
     monkeypatch.setattr(gunicorn_settings, "DROPS_CONNECTIONS", False)
     chosen = defaults()
@@ -67,7 +67,7 @@ def test_documented_values_are_those_of_the_code(monkeypatch: pytest.MonkeyPatch
     assert dict(table) == {name: str(choice.value) for name, choice in chosen.items()}
 
 
-def test_small_host_gets_few_workers_that_share_the_loaded_app(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_small_host_gets_few_workers_that_share_loaded_app(monkeypatch: pytest.MonkeyPatch) -> None:
     machine(monkeypatch, 8, 512 * MIB)
     chosen = defaults(small=True)
     assert (chosen["workers"].value, chosen["preload_app"].value) == (2, True)
@@ -135,7 +135,7 @@ def test_empty_port_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     assert own["bind"] == ["0.0.0.0:81"]
 
 
-def test_every_setting_of_gunicorn_has_a_variable() -> None:
+def test_every_setting_of_gunicorn_has_variable() -> None:
     environ = {
         "GUNICORN_TIMEOUT": "300",
         "GUNICORN_PRELOAD_APP": "1",
@@ -172,7 +172,7 @@ def test_misspelt_variable_is_named() -> None:
     ]
 
 
-def test_configuration_file_wins_over_our_defaults_and_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_configuration_file_wins_over_our_defaults_and_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEB_CONCURRENCY", "7")
     monkeypatch.setenv("PORT", "8123")
     own: dict[str, Any] = {"workers": 3, "max_requests": 400}
@@ -182,7 +182,7 @@ def test_configuration_file_wins_over_our_defaults_and_the_host(monkeypatch: pyt
     assert own["max_requests_jitter"] == 100
 
 
-def test_gunicorn_variable_wins_over_a_configuration_file(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gunicorn_variable_wins_over_configuration_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GUNICORN_WORKERS", "9")
     monkeypatch.setenv("WEB_CONCURRENCY", "7")
     own: dict[str, Any] = {"workers": 3}
@@ -196,7 +196,7 @@ def test_sync_workers_get_one_thread() -> None:
     assert own["threads"] == 1  # gunicorn would turn more threads into gthread
 
 
-def test_hooks_of_the_file_run_together_with_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_hooks_of_file_run_together_with_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
 
     def noting(word: str) -> Callable[[Any], None]:

@@ -35,7 +35,7 @@ def test_flask_refuses_changes_by_got_first_request() -> None:
         app.register_blueprint(Blueprint("late", __name__))
 
 
-def test_flask_creates_its_context_by_an_attribute_of_the_instance() -> None:
+def test_flask_creates_its_context_by_attribute_of_instance() -> None:
     app = Flask("app")
     create, paths = app.request_context, []
 
@@ -48,11 +48,11 @@ def test_flask_creates_its_context_by_an_attribute_of_the_instance() -> None:
     assert paths == ["/here"]
 
 
-def test_flask_keeps_what_a_blueprint_changes_in_attributes_of_the_app() -> None:
+def test_flask_keeps_what_blueprint_changes_in_attributes_of_app() -> None:
     assert set(COPIED) <= set(vars(Flask("app")))
 
 
-def test_flasks_script_info_keeps_the_app_it_has_loaded() -> None:
+def test_flasks_script_info_keeps_app_it_has_loaded() -> None:
     app = Flask("app")
     info = ScriptInfo(create_app=lambda: app)
     assert info._loaded_app is None
@@ -60,7 +60,7 @@ def test_flasks_script_info_keeps_the_app_it_has_loaded() -> None:
     assert info._loaded_app is app
 
 
-def test_flasks_request_context_has_a_session_and_proxies_give_their_object() -> None:
+def test_flasks_request_context_has_session_and_proxies_give_their_object() -> None:
     with Flask("app").test_request_context():
         context: Any = request_ctx._get_current_object()  # type: ignore[attr-defined]
         assert hasattr(context, "_session") or hasattr(context, "session")
@@ -70,7 +70,7 @@ def test_flasks_request_context_has_a_session_and_proxies_give_their_object() ->
 # Werkzeug
 
 
-def test_a_bound_rule_moves_to_a_new_map_without_bind() -> None:
+def test_bound_rule_moves_to_new_map_without_bind() -> None:
     rule, old = Rule("/a/<int:number>", endpoint="a"), Map(merge_slashes=False)
     old.add(rule)
     with pytest.raises(RuntimeError):
@@ -85,7 +85,7 @@ def test_a_bound_rule_moves_to_a_new_map_without_bind() -> None:
     assert new.bind("").match("/a/5") == ("a", {"number": 5})
 
 
-def test_a_response_keeps_its_body_and_its_callbacks_in_known_attributes() -> None:
+def test_response_keeps_its_body_and_its_callbacks_in_known_attributes() -> None:
     assert {"response", "headers", "_on_close", "_status", "_status_code"} <= set(vars(Response(b"")))
 
 
@@ -114,7 +114,7 @@ assert isinstance(config.env_orig, dict)
 # gevent, filelock
 
 
-def test_gevent_tells_what_it_has_patched_and_has_a_pool_of_real_threads() -> None:
+def test_gevent_tells_what_it_has_patched_and_has_pool_of_real_threads() -> None:
     pytest.importorskip("gevent")
     script = """
 from gevent import get_hub, monkey
@@ -130,7 +130,7 @@ assert get_hub().threadpool.apply(real) != real()
     assert done.returncode == 0, done.stderr
 
 
-def test_filelock_locks_a_descriptor_of_ours(tmp_path: Path) -> None:
+def test_filelock_locks_descriptor_of_ours(tmp_path: Path) -> None:
     first, second = (os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT) for _ in range(2))
     try:
         assert filelock.lock_descriptor(first, blocking=False)
@@ -144,7 +144,7 @@ def test_filelock_locks_a_descriptor_of_ours(tmp_path: Path) -> None:
 # The standard library and the system
 
 
-def test_a_held_import_lock_keeps_other_threads_from_importing() -> None:
+def test_held_import_lock_keeps_other_threads_from_importing() -> None:
     script = """
 import _imp, threading
 def load():
@@ -163,7 +163,7 @@ assert ends.wait(30)
     assert done.returncode == 0, done.stderr
 
 
-def test_the_main_threads_frames_can_be_read_from_another_thread() -> None:
+def test_main_threads_frames_can_be_read_from_another_thread() -> None:
     found: list[Any] = []
     thread = threading.Thread(target=lambda: found.append(sys._current_frames()))
     thread.start()
@@ -171,7 +171,7 @@ def test_the_main_threads_frames_can_be_read_from_another_thread() -> None:
     assert threading.main_thread().ident in found[0]
 
 
-def test_a_mapped_file_shows_overwritten_bytes_at_once(tmp_path: Path) -> None:
+def test_mapped_file_shows_overwritten_bytes_at_once(tmp_path: Path) -> None:
     path = tmp_path / "words"
     path.write_bytes(bytes(16))
     with path.open("rb") as file, mmap.mmap(file.fileno(), 16, access=mmap.ACCESS_READ) as words:
@@ -181,7 +181,7 @@ def test_a_mapped_file_shows_overwritten_bytes_at_once(tmp_path: Path) -> None:
             assert words[:3] == b"new"
 
 
-def test_an_inherited_descriptor_keeps_the_lock(tmp_path: Path) -> None:
+def test_inherited_descriptor_keeps_lock(tmp_path: Path) -> None:
     descriptor = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
     other = os.open(tmp_path / "lock", os.O_RDWR)
@@ -199,7 +199,7 @@ def test_an_inherited_descriptor_keeps_the_lock(tmp_path: Path) -> None:
 # The page
 
 
-def test_the_files_that_the_page_names_exist() -> None:
+def test_files_that_page_names_exist() -> None:
     page = (CHECKOUT / "docs" / "internals.md").read_text()
     named = set(re.findall(r"`(\w+(?:/\w+)*\.py)`", page)) - {"tests/unit/test_internals.py"}
     assert len(named) > 10

@@ -31,7 +31,7 @@ def test_published_snapshot_is_marked_at_once(shelf: Shelf) -> None:
     assert shelf.items() == files("a")
 
 
-def test_later_rebuild_satisfies_an_invalidation(shelf: Shelf) -> None:
+def test_later_rebuild_satisfies_invalidation(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     shelf.store.invalidate(shelf.name)
     shelf.rebuild(files("b"))
@@ -106,7 +106,7 @@ def test_publication_between_its_two_steps_is_marked(shelf: Shelf, monkeypatch: 
     assert is_owed(shelf)  # one rebuild too many is better than one too few
 
 
-def test_failed_rebuild_leaves_the_list_invalidated(shelf: Shelf) -> None:
+def test_failed_rebuild_leaves_list_invalidated(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     shelf.store.invalidate(shelf.name)
 
@@ -118,7 +118,7 @@ def test_failed_rebuild_leaves_the_list_invalidated(shelf: Shelf) -> None:
     assert is_owed(shelf)
 
 
-def test_invalidation_is_read_before_the_source_is_called(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalidation_is_read_before_source_is_called(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     read = marks.invalidation
 

@@ -47,7 +47,7 @@ def test_only_new_and_changed_items_are_enriched(shelf: Shelf) -> None:
     assert (header["reused"], header["enriched"], header["count"]) == (1, 2, 3)
 
 
-def test_reused_item_keeps_its_place_in_the_file(shelf: Shelf) -> None:
+def test_reused_item_keeps_its_place_in_file(shelf: Shelf) -> None:
     shelf.rebuild(files("a", "b"))
     places = [shelf.snapshot().place(position) for position in range(2)]
     size = shelf.data.stat().st_size
@@ -56,7 +56,7 @@ def test_reused_item_keeps_its_place_in_the_file(shelf: Shelf) -> None:
     assert shelf.data.stat().st_size == size
 
 
-def test_fingerprint_is_the_whole_source_item_by_default(shelf: Shelf) -> None:
+def test_fingerprint_is_whole_source_item_by_default(shelf: Shelf) -> None:
     enrich = Enrich()
     shelf.rebuild([{"path": "a", "deep": {"x": [1]}}], enrich=enrich)
     shelf.rebuild([{"path": "a", "deep": {"x": [1]}}], enrich=enrich)
@@ -71,7 +71,7 @@ def test_fingerprint_may_be_named_fields(shelf: Shelf) -> None:
     assert enrich.seen == ["a", "a"]
 
 
-def test_fingerprint_may_be_a_function(shelf: Shelf) -> None:
+def test_fingerprint_may_be_function(shelf: Shelf) -> None:
     enrich = Enrich()
     for size in (10, 12, 20):
         shelf.rebuild([{"path": "a", "size": size}], enrich=enrich, fingerprint=lambda item: item["size"] // 10)
@@ -151,7 +151,7 @@ def test_wrong_result_of_enrich_fails_only_that_item(
 
 
 @pytest.mark.parametrize("fingerprint", [("none",), lambda item: {1}, lambda item: 1 // 0])
-def test_failing_fingerprint_fails_the_item(shelf: Shelf, fingerprint: Any) -> None:
+def test_failing_fingerprint_fails_item(shelf: Shelf, fingerprint: Any) -> None:
     shelf.rebuild(files("a"))
     with pytest.raises(RebuildError, match="every item"):
         shelf.rebuild(files("b"), fingerprint=fingerprint)
@@ -159,12 +159,12 @@ def test_failing_fingerprint_fails_the_item(shelf: Shelf, fingerprint: Any) -> N
     assert shelf.items() == files("a")
 
 
-def test_infinity_in_a_source_item_fails_that_item(shelf: Shelf) -> None:
+def test_infinity_in_source_item_fails_that_item(shelf: Shelf) -> None:
     outcome = shelf.rebuild([*files("a"), {"path": "b", "size": float("inf")}])
     assert (outcome.failed, shelf.items()) == (1, files("a"))
 
 
-def test_item_with_a_damaged_line_is_enriched_again(shelf: Shelf) -> None:
+def test_item_with_damaged_line_is_enriched_again(shelf: Shelf) -> None:
     shelf.rebuild(files("a", "b"))
     begin, _ = shelf.snapshot().place(0)
     data = bytearray(shelf.data.read_bytes())
@@ -202,7 +202,7 @@ def test_app_context_is_popped_after_each_period(shelf: Shelf, monkeypatch: pyte
     assert context.events == ["in", "out"] * 4  # one for the source, and three for the items
 
 
-def test_app_context_is_popped_when_the_rebuild_is_interrupted(shelf: Shelf) -> None:
+def test_app_context_is_popped_when_rebuild_is_interrupted(shelf: Shelf) -> None:
     def interrupted(item: Item) -> Item:
         raise KeyboardInterrupt
 
@@ -212,7 +212,7 @@ def test_app_context_is_popped_when_the_rebuild_is_interrupted(shelf: Shelf) -> 
     assert context.events == ["in", "out"] * 2
 
 
-def test_full_disk_fails_the_rebuild_and_keeps_the_old_list(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_fails_rebuild_and_keeps_old_list(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.rebuild(files("old"))
     before = sorted(path.name for path in shelf.folder.iterdir())
     write = os.write
@@ -236,7 +236,7 @@ def test_full_disk_fails_the_rebuild_and_keeps_the_old_list(shelf: Shelf, monkey
 
 @pytest.mark.parametrize("step", ["fsync of the folder", "mark_if_invalidated", "sweep", "_overwrite"])
 @pytest.mark.parametrize("published", [False, True], ids=["cold", "warm"])
-def test_error_after_the_rename_keeps_the_published_list(
+def test_error_after_rename_keeps_published_list(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch, step: str, published: bool
 ) -> None:
     if published:
@@ -277,7 +277,7 @@ def test_rebuild_breathes_at_every_item(shelf: Shelf) -> None:
     assert len(breaths) >= 100  # once for each item of the source, and once for each enriched item
 
 
-def test_folder_removed_during_the_rebuild_fails_it(shelf: Shelf) -> None:
+def test_folder_removed_during_rebuild_fails_it(shelf: Shelf) -> None:
     shelf.rebuild(files("old"))
 
     def source() -> list[Item]:

@@ -11,18 +11,12 @@ from typing import Any
 import pytest
 
 from flask_warmcache import RebuildBusyError
-from flask_warmcache.store.files import FileStore
 from tests.support.apps import Shop
-from tests.support.shelf import files
+from tests.support.shelf import Shelf, files
 from tests.support.waiting import until
 
 
-@pytest.fixture
-def shop(tmp_path: Path) -> Shop:
-    return Shop(tmp_path)
-
-
-def test_a_cold_list_is_rebuilt_and_a_fresh_one_is_not(shop: Shop) -> None:
+def test_cold_list_is_rebuilt_and_fresh_one_is_not(shop: Shop) -> None:
     shop.tick()
     assert shop.names() == ["a"]
     for _ in range(3):
@@ -31,7 +25,7 @@ def test_a_cold_list_is_rebuilt_and_a_fresh_one_is_not(shop: Shop) -> None:
     assert shop.status.condition().state == "fresh"
 
 
-def test_a_stale_list_is_rebuilt(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stale_list_is_rebuilt(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.tick()
     shop.items = files("b")
     shop.state.store.invalidate("files")
@@ -43,9 +37,8 @@ def test_a_stale_list_is_rebuilt(shop: Shop, monkeypatch: pytest.MonkeyPatch) ->
     assert shop.builds == 3
 
 
-def test_a_list_locked_by_another_process_is_not_rebuilt(shop: Shop) -> None:
-    lock = FileStore(shop.state.store.folder).try_lock("files")
-    assert lock is not None
+def test_list_locked_by_another_process_is_not_rebuilt(shop: Shop) -> None:
+    lock = Shelf(shop.state.store.folder).lock()
     shop.tick()
     assert shop.builds == 0
     lock.close()
@@ -53,9 +46,7 @@ def test_a_list_locked_by_another_process_is_not_rebuilt(shop: Shop) -> None:
     assert shop.builds == 1
 
 
-def test_a_list_just_rebuilt_by_another_process_is_not_rebuilt_again(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_list_just_rebuilt_elsewhere_is_not_rebuilt_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     other = Shop(shop.state.store.folder.parent)
     try_lock = shop.state.store.try_lock
 
@@ -70,7 +61,7 @@ def test_a_list_just_rebuilt_by_another_process_is_not_rebuilt_again(
     assert not shop.state.store.is_locked("files")
 
 
-def test_a_lock_held_for_a_moment_is_tried_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lock_held_for_moment_is_tried_again(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     tries: list[str] = []
     try_lock = shop.state.store.try_lock
 
@@ -83,9 +74,7 @@ def test_a_lock_held_for_a_moment_is_tried_again(shop: Shop, monkeypatch: pytest
     assert (len(tries), shop.builds) == (2, 1)
 
 
-def test_a_failure_is_reported_and_logged_and_followed_by_a_pause(
-    shop: Shop, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_failure_is_logged_and_followed_by_pause(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     shop.tick()
     shop.error = ValueError("a secret")
     shop.state.store.invalidate("files")
@@ -124,7 +113,7 @@ def test_the_pause_grows_with_jitter_up_to_a_limit(tmp_path: Path, monkeypatch: 
     assert (shop.status.report.failures, shop.status.report.next_attempt_at) == (0, None)
 
 
-def test_a_list_stays_failed_while_the_next_attempt_runs(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_list_stays_failed_while_next_attempt_runs(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.error = ValueError()
     shop.tick()
     shop.gate.clear()
@@ -139,7 +128,7 @@ def test_a_list_stays_failed_while_the_next_attempt_runs(shop: Shop, monkeypatch
 
 
 @pytest.mark.parametrize("error", [SystemExit(1), KeyboardInterrupt(), GeneratorExit(), MemoryError()], ids=repr)
-def test_whatever_the_apps_code_raises_is_a_failure_with_a_pause(shop: Shop, error: BaseException) -> None:
+def test_whatever_apps_code_raises_is_failure_with_pause(shop: Shop, error: BaseException) -> None:
     shop.error = error
     for _ in range(5):
         shop.tick()
@@ -149,7 +138,7 @@ def test_whatever_the_apps_code_raises_is_a_failure_with_a_pause(shop: Shop, err
     assert not shop.state.store.is_locked("files")
 
 
-def test_rebuild_now_rebuilds_a_fresh_list_and_returns_its_outcome(shop: Shop) -> None:
+def test_rebuild_now_rebuilds_fresh_list_and_returns_its_outcome(shop: Shop) -> None:
     with shop.app.app_context():
         shop.list.rebuild_now()
         shop.items = files("a", "b")
@@ -167,14 +156,13 @@ def test_rebuild_now_does_not_wait_for_another_rebuild(shop: Shop) -> None:
             shop.list.rebuild_now()
         shop.gate.set()
         until(lambda: not shop.state.store.is_locked("files"))
-    lock = FileStore(shop.state.store.folder).try_lock("files")
-    assert lock is not None
+    lock = Shelf(shop.state.store.folder).lock()
     with shop.app.app_context(), pytest.raises(RebuildBusyError):
         shop.list.rebuild_now()
     lock.close()
 
 
-def test_rebuild_now_raises_the_error_of_the_app_and_counts_it(shop: Shop) -> None:
+def test_rebuild_now_raises_error_of_app_and_counts_it(shop: Shop) -> None:
     shop.error = ValueError("why")
     with shop.app.app_context(), pytest.raises(ValueError, match="why"):
         shop.list.rebuild_now()
@@ -182,10 +170,10 @@ def test_rebuild_now_raises_the_error_of_the_app_and_counts_it(shop: Shop) -> No
 
 
 @pytest.mark.usefixtures("live")
-def test_the_keeper_ends_when_its_app_is_collected(tmp_path: Path) -> None:
+def test_keeper_ends_when_its_app_is_collected(tmp_path: Path) -> None:
     def use() -> tuple[weakref.ref[Any], Any]:
         shop = Shop(tmp_path)
-        shop.app.test_client().get("/api/cache/stats")
+        shop.client.get("/api/cache/stats")
         until(lambda: shop.status.condition().state == "fresh")
         return weakref.ref(shop.app), shop.state.keeper._thread
 

@@ -6,89 +6,74 @@ import logging
 import random
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from flask_warmcache import WarmCache, state
-from flask_warmcache.declaration import Item
 from flask_warmcache.keeper.keeper import Keeper
 from flask_warmcache.state import start_keepers
-from tests.support.apps import make_app, state_of, stop
+from tests.support.apps import Site, make_app, state_of, stop
 from tests.support.processes import run_python
-from tests.support.shelf import files
+from tests.support.threads import no_threads
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.usefixtures("live")
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Site:
+    return Site(tmp_path)
+
+
+def until_fresh(site: Site) -> None:
+    """Wait until the list is fresh, without a request that would wake the keeper."""
+    until(lambda: site.status.condition().state == "fresh")
 
 
 def keepers() -> list[threading.Thread]:
     return [thread for thread in threading.enumerate() if thread.name == "warmcache-keeper"]
 
 
-def test_the_first_request_starts_one_keeper_and_the_list_gets_warm(tmp_path: Path) -> None:
-    app = make_app(tmp_path)
-    listed = WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
-    app.add_url_rule("/files", "files", listed.response)
-    client = app.test_client()
+def test_first_request_starts_one_keeper_and_list_gets_warm(site: Site) -> None:
     assert keepers() == []
-    assert client.get("/files").get_json()["cache_rebuilding"] is True
+    assert site.client.get("/files").get_json()["cache_rebuilding"] is True
     (keeper,) = keepers()
     assert keeper.daemon
-    until(lambda: client.get("/files").get_json()["cache_rebuilding"] is False)
-    assert client.get("/files").get_json()["items"] == files("a")
+    until(lambda: site.client.get("/files").get_json()["cache_rebuilding"] is False)
+    assert site.client.get("/files").get_json()["files"] == site.items
     assert keepers() == [keeper]
 
 
-def test_many_first_requests_at_once_start_one_keeper(tmp_path: Path) -> None:
-    app = make_app(tmp_path)
-    builds: list[int] = []
-
-    def source() -> list[dict[str, object]]:
-        builds.append(1)
-        return files("a")
-
-    listed = WarmCache(app).warm_list("files", key="path", source=source)
-    app.add_url_rule("/files", "files", listed.response)
+def test_many_first_requests_at_once_start_one_keeper(site: Site) -> None:
     barrier = threading.Barrier(16)
-    answers: list[int] = []
 
-    def ask() -> None:
+    def ask(_: int) -> int:
         barrier.wait()
-        answers.append(app.test_client().get("/files").status_code)
+        return site.app.test_client().get("/files").status_code
 
-    threads = [threading.Thread(target=ask) for _ in range(16)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert answers == [200] * 16
+    with ThreadPoolExecutor(16) as pool:
+        assert list(pool.map(ask, range(16))) == [200] * 16
     assert len(keepers()) == 1
-    until(lambda: state_of(app).statuses["files"].condition().state == "fresh")
-    assert len(builds) == 1
+    until_fresh(site)
+    assert site.builds == 1
 
 
-def test_a_dead_keeper_is_replaced_by_the_next_request(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    app = make_app(tmp_path)
-    WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
-    client = app.test_client()
-    client.get("/nowhere")
-    keeper = state_of(app).keeper
-    stop(keeper)
+def test_dead_keeper_is_replaced_by_next_request(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    site.client.get("/nowhere")
+    stop(site.keeper)
     assert keepers() == []
     with caplog.at_level(logging.ERROR, "flask_warmcache"):
-        client.get("/nowhere")
+        site.client.get("/nowhere")
     assert len(keepers()) == 1
     assert "warmcache.keeper_died" in caplog.text
-    until(lambda: state_of(app).statuses["files"].condition().state == "fresh")
+    until_fresh(site)
 
 
-def test_a_keeper_survives_its_own_errors(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_keeper_survives_its_own_errors(
+    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    app = make_app(tmp_path)
-    WarmCache(app)
-    keeper = state_of(app).keeper
     turns: list[int] = []
 
     def fails(self: Keeper) -> None:
@@ -96,10 +81,10 @@ def test_a_keeper_survives_its_own_errors(
         raise ValueError("unforeseen")
 
     monkeypatch.setattr(Keeper, "tick", fails)
-    app.test_client().get("/nowhere")
+    site.client.get("/nowhere")
 
     def woken() -> bool:
-        keeper.wake()
+        site.keeper.wake()
         return len(turns) >= 3
 
     until(woken)
@@ -107,41 +92,26 @@ def test_a_keeper_survives_its_own_errors(
     assert len(keepers()) == 1
 
 
-def test_a_request_is_answered_if_no_thread_can_be_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    app = make_app(tmp_path)
-    listed = WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
-    app.add_url_rule("/files", "files", listed.response)
-    client = app.test_client()
-
-    def none_left(self: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(threading.Thread, "start", none_left)
-        assert client.get("/files").status_code == 200
+def test_request_is_answered_if_no_thread_can_start(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    with no_threads():
+        assert site.client.get("/files").status_code == 200
     assert "warmcache.keeper_not_started" in caplog.text
-    assert client.get("/files").status_code == 200
+    assert site.client.get("/files").status_code == 200
     assert len(keepers()) == 1
 
 
-def test_a_read_of_a_due_list_wakes_the_keeper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_read_of_due_list_wakes_keeper(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     # The keeper takes its turn once a minute, so anything sooner happens because it was woken.
     monkeypatch.setattr("flask_warmcache.keeper.keeper.TICK_EVERY", 60.0)
-    app = make_app(tmp_path)
-    listed = WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
-    with app.app_context():
-        listed.get()
-        until(lambda: listed.get().state == "fresh")
-        before = listed.get().generation
-        listed.invalidate()
-        until(lambda: listed.get().generation != before)
+    with site.app.app_context():
+        site.list.get()
+        until(lambda: site.list.get().state == "fresh")
+        before = site.list.get().generation
+        site.list.invalidate()
+        until(lambda: site.list.get().generation != before)
 
 
-def test_workers_that_start_together_begin_their_work_at_different_moments(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_started_together_begin_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     apps = [make_app(tmp_path / str(number)) for number in range(12)]
     drawn: dict[int, float] = {}
     began: dict[int, float] = {}
@@ -167,31 +137,26 @@ def test_workers_that_start_together_begin_their_work_at_different_moments(
     assert all(began[keeper] >= started + drawn[keeper] for keeper in began)
 
 
-def test_a_request_for_a_cold_list_has_it_rebuilt_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_request_for_cold_list_has_it_rebuilt_at_once(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flask_warmcache.keeper.keeper.random.uniform", lambda low, high: 60.0)
-    app = make_app(tmp_path)
-    listed = WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
     start_keepers()
     (keeper,) = keepers()
-    with app.app_context():
-        assert listed.get().state == "cold"  # the answer comes at once
-        until(lambda: listed.get().state == "fresh")
+    with site.app.app_context():
+        assert site.list.get().state == "cold"  # the answer comes at once
+        until(lambda: site.list.get().state == "fresh")
     assert keepers() == [keeper]
 
 
-def test_the_worker_hook_starts_the_keeper_of_every_app(tmp_path: Path) -> None:
-    apps = [make_app(tmp_path / which) for which in ("a", "b")]
-    for app in apps:
-        WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
+def test_worker_hook_starts_keeper_of_every_app(tmp_path: Path) -> None:
+    sites = [Site(tmp_path / which) for which in ("a", "b")]
     start_keepers()
     assert len(keepers()) == 2
-    until(lambda: [state_of(app).statuses["files"].condition().state for app in apps] == ["fresh"] * 2)
+    for site in sites:
+        until_fresh(site)
 
 
-def test_a_disabled_cache_has_no_keeper(tmp_path: Path) -> None:
-    app = make_app(tmp_path, enabled=False)
-    WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
-    app.test_client().get("/nowhere")
+def test_disabled_cache_has_no_keeper(tmp_path: Path) -> None:
+    Site(tmp_path, enabled=False).client.get("/nowhere")
     start_keepers()
     assert keepers() == []
 
@@ -243,58 +208,40 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), status.reader.current(
 
 
 @pytest.mark.parametrize("parent", ["at work", "alone"])
-def test_a_forked_child_starts_a_keeper_of_its_own(tmp_path: Path, parent: str) -> None:
+def test_forked_child_starts_keeper_of_its_own(tmp_path: Path, parent: str) -> None:
     done = run_python(FORK, tmp_path / "cache", tmp_path / "names", parent)
     assert (done.stdout, done.stderr) == ("0 2\n", "")
 
 
-def test_what_a_fork_resets_is_usable_at_once(tmp_path: Path) -> None:
-    app = make_app(tmp_path)
-    listed = WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
-    opened = state_of(app)
+def test_what_fork_resets_is_usable_at_once(site: Site) -> None:
+    opened = site.state
     with opened.keeper._guard, opened.rebuilder.locks.guard, opened.cache._guard, opened._opening:
         stop(opened.keeper)
         state._after_fork()
-        with app.app_context():
-            until(lambda: listed.get().state == "fresh")
+        with site.app.app_context():
+            until(lambda: site.list.get().state == "fresh")
 
 
-def test_an_unopened_app_can_be_forked(tmp_path: Path) -> None:
-    app = make_app(tmp_path)
-    listed = WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
+def test_unopened_app_can_be_forked(site: Site) -> None:
     state._after_fork()
-    with app.app_context():
-        until(lambda: listed.get().state == "fresh")
+    with site.app.app_context():
+        until(lambda: site.list.get().state == "fresh")
 
 
-def test_a_script_rebuilds_no_fresh_list_and_runs_no_task(tmp_path: Path) -> None:
-    builds: list[str] = []
+def test_script_rebuilds_no_fresh_list_and_runs_no_task(tmp_path: Path) -> None:
     runs: list[str] = []
-    for process in ("server", "script"):
-        app = make_app(tmp_path)
-        warmcache = WarmCache(app)
-
-        def scan(process: str = process) -> list[Item]:
-            builds.append(process)
-            return files("a")
-
-        def prepare(process: str = process) -> None:
-            runs.append(process)
-
-        listed = warmcache.warm_list("files", key="path", source=scan)
-        warmcache.once("prepare", version=process)(prepare)
-        if process == "server":
-            with app.test_request_context():
-                until(lambda: listed.page().state == "fresh")  # noqa: B023
-                until(lambda: runs == ["server"])
-        else:
-            with app.app_context():
-                assert [listed.page().state for _ in range(3)] == ["fresh"] * 3
-                keeper = state_of(app).keeper
-                until(lambda: keeper._thread is not None and keeper._thread.is_alive())  # noqa: B023
-                keeper.tick()
-                state_of(app)._tick_tasks()
-    assert (builds, runs) == (["server"], ["server"])
+    server, script = Site(tmp_path), Site(tmp_path)
+    server.warmcache.once("prepare", version="server")(lambda: runs.append("server"))
+    script.warmcache.once("prepare", version="script")(lambda: runs.append("script"))
+    with server.app.test_request_context():
+        until(lambda: server.list.page().state == "fresh")
+        until(lambda: runs == ["server"])
+    with script.app.app_context():
+        assert [script.list.page().state for _ in range(3)] == ["fresh"] * 3
+        until(lambda: script.keeper._thread is not None and script.keeper._thread.is_alive())
+        script.keeper.tick()
+        script.state._tick_tasks()
+    assert (server.builds, script.builds, runs) == (1, 0, ["server"])
 
 
 LEAVE = """
@@ -321,7 +268,7 @@ print("left")
 """
 
 
-def test_a_process_can_exit_while_a_thread_imports() -> None:
+def test_process_can_exit_while_thread_imports() -> None:
     # Without keeper.py's exit handler Python 3.10 and 3.11 always hang here; 3.13 never does.
     done = run_python(LEAVE)
     assert done.stdout == "left\n" and "ResourceWarning: unclosed <socket" in done.stderr

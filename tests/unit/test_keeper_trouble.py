@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
 import time
 from pathlib import Path
 
@@ -18,17 +17,11 @@ from flask_warmcache.signals import rebuild_failed
 from flask_warmcache.store import marks
 from tests.support.apps import Shop
 from tests.support.shelf import files
+from tests.support.threads import no_threads
 from tests.support.waiting import until
 
 
-@pytest.fixture
-def shop(tmp_path: Path) -> Shop:
-    return Shop(tmp_path)
-
-
-def test_the_keeper_beats_while_the_builder_is_busy_with_one_item(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_keeper_beats_while_builder_is_busy_with_one_item(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.gate.clear()
     shop.keeper.tick()
     until(lambda: shop.builds == 1)
@@ -44,16 +37,18 @@ def test_the_keeper_beats_while_the_builder_is_busy_with_one_item(
     until(lambda: shop.status.progress is None)
 
 
-def test_a_list_with_a_damaged_section_is_rebuilt_from_scratch(
-    shop: Shop, caplog: pytest.LogCaptureFixture
-) -> None:
+def flip_bit(path: Path) -> None:
+    """Damage a byte near the end of a file."""
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+
+
+def test_list_with_damaged_section_is_rebuilt_from_scratch(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     shop.tick()
-    index = shop.state.store.folder / "files.index"
     for _ in range(2):  # twice, since after the first rebuild the keeper has verified another generation
         shop.tick()
-        damaged = bytearray(index.read_bytes())
-        damaged[-5] ^= 1
-        index.write_bytes(damaged)
+        flip_bit(shop.state.store.folder / "files.index")
         caplog.clear()
         shop.tick()
         assert "warmcache.snapshot_damaged: the files of 'files' fail their checksums" in caplog.text
@@ -64,18 +59,16 @@ def test_a_list_with_a_damaged_section_is_rebuilt_from_scratch(
     assert shop.builds == 3
 
 
-def test_damage_after_the_first_check_is_found(shop: Shop) -> None:
+def test_damage_after_first_check_is_found(shop: Shop) -> None:
     shop.tick()
     shop.tick()
     (data,) = shop.state.store.folder.glob("files.*.data")
-    content = bytearray(data.read_bytes())
-    content[-5] ^= 1
-    data.write_bytes(content)
+    flip_bit(data)
     shop.tick()
     assert shop.builds == 2
 
 
-def test_trouble_with_one_list_does_not_starve_the_others(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_trouble_with_one_list_does_not_starve_others(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.warmcache.warm_list("other", key="path", source=lambda: files("b"))
 
     def unreadable() -> None:
@@ -88,34 +81,25 @@ def test_trouble_with_one_list_does_not_starve_the_others(shop: Shop, monkeypatc
     assert shop.status.condition().state == "failed"
 
 
-def test_lists_in_an_unusable_folder_are_failed_and_the_log_says_what_to_change(
-    shop: Shop, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_list_in_unusable_folder_has_failed(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     shop.state.store.folder.mkdir(mode=0o755)
     shop.state.store.folder.chmod(0o755)
     shop.tick()
     assert shop.status.condition()[1:4] == (shop.status.condition().state, True, 0.0)
     assert shop.status.condition().state == "failed"
     assert "Run 'chmod 700' on it, or set WARMCACHE_DIR" in caplog.text
-    with shop.app.test_client() as client:
-        section = client.get("/api/cache/stats/files").get_json()
+    section = shop.client.get("/api/cache/stats/files").get_json()
     assert (section["state"], section["last_error"]) == ("failed", "StoreError")
 
 
-def test_a_rebuild_without_a_thread_fails_and_releases_the_lock(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def none_left(self: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(threading.Thread, "start", none_left)
+def test_rebuild_without_thread_fails_and_releases_lock(shop: Shop) -> None:
+    with no_threads():
         shop.keeper.tick()
     assert shop.status.report is not None and shop.status.report.error == "RuntimeError"
     assert (shop.status.progress, shop.state.store.is_locked("files")) == (None, False)
 
 
-def test_a_dead_child_is_a_failure_after_which_a_receiver_may_rebuild(shop: Shop) -> None:
+def test_dead_child_is_failure_after_which_receiver_may_rebuild(shop: Shop) -> None:
     shop.tick()
     shop.state.store.write_progress("files", {"phase": "enrich", "runner": "process", "started": time.time()})
     errors: list[BaseException] = []
@@ -130,7 +114,7 @@ def test_a_dead_child_is_a_failure_after_which_a_receiver_may_rebuild(shop: Shop
     assert (shop.builds, shop.status.condition().state) == (2, "fresh")
 
 
-def test_a_success_is_logged_with_the_name_of_the_list(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+def test_success_is_logged_with_name_of_list(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "flask_warmcache"):
         shop.tick()
     (record,) = [found for found in caplog.records if "rebuild_finished" in found.message]
@@ -138,7 +122,7 @@ def test_a_success_is_logged_with_the_name_of_the_list(shop: Shop, caplog: pytes
     assert record.__dict__["warmcache_list"] == "files"
 
 
-def test_a_removed_folder_is_created_again(shop: Shop) -> None:
+def test_removed_folder_is_created_again(shop: Shop) -> None:
     shop.tick()
     assert shop.names() == ["a"]
     for path in shop.state.store.folder.iterdir():
@@ -150,16 +134,13 @@ def test_a_removed_folder_is_created_again(shop: Shop) -> None:
     assert shop.builds == 2
 
 
-def test_an_invalidation_counts_even_if_the_builder_dies_after_its_rename(
-    shop: Shop, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = shop.state.store
+def test_builder_killed_after_rename_loses_no_invalidation(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     # The list is invalidated during its rebuild, which publishes, and is killed before it can mark the snapshot.
     monkeypatch.setattr(marks, "mark_if_invalidated", lambda folder, name, known: None)
     shop.gate.clear()
     shop.keeper.tick()
     until(lambda: shop.builds == 1)
-    store.invalidate("files")
+    shop.state.store.invalidate("files")
     shop.gate.set()
     until(lambda: shop.status.progress is None)
     monkeypatch.undo()
@@ -176,7 +157,7 @@ def test_two_apps_in_one_process_have_separate_lists(tmp_path: Path) -> None:
     assert isinstance(shops[0].app, Flask) and isinstance(shops[0].list, Warm)
 
 
-def test_a_builder_that_has_lost_its_lock_does_not_overwrite_the_next_report(tmp_path: Path) -> None:
+def test_builder_that_has_lost_its_lock_does_not_overwrite_next_report(tmp_path: Path) -> None:
     class Robbed(Shop):
         def source(self) -> list[Item]:
             if self.builds:
@@ -186,7 +167,7 @@ def test_a_builder_that_has_lost_its_lock_does_not_overwrite_the_next_report(tmp
             return super().source()
 
     shop = Robbed(tmp_path)
-    shop.app.test_client().get("/api/cache/stats")
+    shop.client.get("/api/cache/stats")
     shop.state.rebuilder.rebuild_now("files")
     with pytest.raises(OSError):
         shop.state.rebuilder.rebuild_now("files")

@@ -98,7 +98,7 @@ def failure(service: Any) -> type[BaseException] | None:
     return None
 
 
-def test_view_answers_503_during_the_pause(calm_shop: LateShop) -> None:
+def test_view_answers_503_during_pause(calm_shop: LateShop) -> None:
     calm_shop.set_up(retry_min=60.0, retry_max=60.0)
     calm_shop.write("broken", "import no_such_library")
     service = calm_shop.warmcache.lazy("broken:Service")
@@ -115,7 +115,7 @@ def test_view_answers_503_during_the_pause(calm_shop: LateShop) -> None:
         _ = service.x
 
 
-def test_exit_during_a_build_is_an_import_error(calm_shop: LateShop) -> None:
+def test_exit_during_build_is_import_error(calm_shop: LateShop) -> None:
     calm_shop.write("exits", "import sys\nsys.exit(3)")
     with pytest.raises(ImportError, match=r"exits:Service calls sys.exit\(\) while it is built"):
         _ = calm_shop.warmcache.lazy("exits:Service").x
@@ -133,7 +133,7 @@ def import_holder(service: object) -> None:
     __import__("circle").holder.append(service)
 
 
-def test_fork_during_a_build_does_not_block_the_child(calm_shop: LateShop) -> None:
+def test_fork_during_build_does_not_block_child(calm_shop: LateShop) -> None:
     go = calm_shop.folder / "go"
     calm_shop.write("slow", f"""
         import os, time

@@ -38,7 +38,7 @@ def five(app: Flask) -> WarmList:
     return listed
 
 
-def test_get_is_a_sequence(app: Flask, five: WarmList) -> None:
+def test_get_is_sequence(app: Flask, five: WarmList) -> None:
     with app.app_context():
         items = five.get()
         plain = files(*"abcde")
@@ -60,7 +60,7 @@ def test_get_is_a_sequence(app: Flask, five: WarmList) -> None:
             items[0] = {}  # type: ignore[index]
 
 
-def test_get_has_the_state_of_the_list(app: Flask, five: WarmList) -> None:
+def test_get_has_state_of_list(app: Flask, five: WarmList) -> None:
     with app.app_context():
         items = five.get()
         assert (items.state, items.complete, items.rebuilding) == ("fresh", True, False)
@@ -71,7 +71,7 @@ def test_get_has_the_state_of_the_list(app: Flask, five: WarmList) -> None:
         assert (items.state, items.rebuilding) == ("fresh", False)  # the older snapshot is unchanged
 
 
-def test_cold_list_is_an_empty_sequence(app: Flask) -> None:
+def test_cold_list_is_empty_sequence(app: Flask) -> None:
     listed = WarmCache(app).warm_list("files", key="path", source=list)
     with app.app_context():
         items = listed.get()
@@ -93,7 +93,7 @@ def test_items_stay_those_of_one_snapshot(app: Flask, five: WarmList) -> None:
         assert list(five.get()) == []
 
 
-def test_find_returns_the_item_or_none(app: Flask, five: WarmList) -> None:
+def test_find_returns_item_or_none(app: Flask, five: WarmList) -> None:
     with app.app_context():
         assert five.find("c") == files("c")[0]
         assert five.find("z") is None
@@ -119,7 +119,7 @@ def test_find_distinguishes_keys_with_one_hash(app: Flask, monkeypatch: pytest.M
         assert listed.find("d") is None
 
 
-def test_find_needs_a_key(app: Flask) -> None:
+def test_find_needs_key(app: Flask) -> None:
     warmcache = WarmCache(app)
     warmcache.builder("products")(list)
     with app.app_context(), pytest.raises(DeclarationError, match="'products' has no key="):
@@ -139,13 +139,13 @@ def test_page_decodes_one_page(app: Flask, five: WarmList) -> None:
                 five.page(**wrong)
 
 
-def test_response_outside_a_request_raises(app: Flask, five: WarmList) -> None:
+def test_response_outside_request_raises(app: Flask, five: WarmList) -> None:
     with app.app_context(), pytest.raises(RuntimeError, match="request context"):
         five.response()
 
 
 @pytest.mark.parametrize("damaged", [slice(-1, None), slice(-2, -1), slice(-20, None)], ids=str)
-def test_damaged_item_raises_and_the_list_is_rebuilt(app: Flask, five: WarmList, damaged: slice) -> None:
+def test_damaged_item_raises_and_list_is_rebuilt(app: Flask, five: WarmList, damaged: slice) -> None:
     with app.app_context():
         items = five.get()
         (data,) = state_of(app).store.folder.glob("files.*.data")

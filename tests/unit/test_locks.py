@@ -35,7 +35,7 @@ def other_process(folder: Path) -> AbstractContextManager[subprocess.Popen[str]]
     return started(python("-c", HOLD, folder))
 
 
-def test_two_processes_never_both_hold_the_lock(folder: Path) -> None:
+def test_two_processes_never_both_hold_lock(folder: Path) -> None:
     store = FileStore(folder)
     with other_process(folder) as first:
         assert read_line(first) == "locked"
@@ -46,7 +46,7 @@ def test_two_processes_never_both_hold_the_lock(folder: Path) -> None:
             assert read_line(second) == "refused"
 
 
-def test_lock_of_a_killed_process_is_released_at_once(folder: Path) -> None:
+def test_lock_of_killed_process_is_released_at_once(folder: Path) -> None:
     store = FileStore(folder)
     with other_process(folder) as holder:
         assert read_line(holder) == "locked"
@@ -94,7 +94,7 @@ def test_lock_files_are_never_deleted(shelf: Shelf) -> None:
     assert (shelf.folder / "files.lock").stat().st_ino == inode
 
 
-def test_started_program_does_not_inherit_the_lock(folder: Path) -> None:
+def test_started_program_does_not_inherit_lock(folder: Path) -> None:
     store = FileStore(folder)
     lock = store.try_lock("files")
     assert lock is not None
@@ -106,7 +106,7 @@ def test_started_program_does_not_inherit_the_lock(folder: Path) -> None:
         program.communicate()
 
 
-def test_forked_child_does_not_keep_the_lock(folder: Path) -> None:
+def test_forked_child_does_not_keep_lock(folder: Path) -> None:
     script = """
 import os, signal, sys
 from pathlib import Path
@@ -139,7 +139,7 @@ def test_forked_child_closes_its_copies(folder: Path) -> None:
     assert not FileStore(folder).is_locked("files")
 
 
-def test_lock_on_a_removed_file_is_not_ours(folder: Path) -> None:
+def test_lock_on_removed_file_is_not_ours(folder: Path) -> None:
     store = FileStore(folder)
     lock = store.try_lock("files")
     assert lock is not None and lock.still_ours()
@@ -218,7 +218,7 @@ def test_publication_waits_for_another(folder: Path) -> None:
     assert order == ["first", "second"]
 
 
-def test_publish_lock_held_for_too_long_fails_the_rebuild(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_publish_lock_held_for_too_long_fails_rebuild(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.rebuild(files("old"))
     monkeypatch.setattr("flask_warmcache.store.locks.DEADLINE", 0.05)
     with shelf.store.publishing("files"), pytest.raises(RebuildError, match="publish lock for too long"):

@@ -31,11 +31,6 @@ class Tags(HTMLParser):
         self.found.append((tag, dict(attrs)))
 
 
-@pytest.fixture
-def shop(tmp_path: Path) -> Shop:
-    return Shop(tmp_path)
-
-
 def attributes(shop: Shop, template: str, path: str = "/", method: str = "GET", **context: Any) -> dict[str, Any]:
     """Return the attributes of the only tag that the template renders."""
     with shop.app.test_request_context(path, method=method):
@@ -43,7 +38,7 @@ def attributes(shop: Shop, template: str, path: str = "/", method: str = "GET", 
     return found
 
 
-def test_script_tag_has_the_versioned_script_and_the_status_url(shop: Shop) -> None:
+def test_script_tag_has_versioned_script_and_status_url(shop: Shop) -> None:
     found = attributes(shop, "{{ warmcache_script() }}")
     version = assets.asset("warmcache.js").version
     assert found == {
@@ -51,10 +46,10 @@ def test_script_tag_has_the_versioned_script_and_the_status_url(shop: Shop) -> N
         "src": f"/api/cache/static/warmcache.js?v={version}",
         "data-status-url": "/api/cache/stats",
     }
-    assert "immutable" in shop.app.test_client().get(found["src"]).headers["Cache-Control"]
+    assert "immutable" in shop.client.get(found["src"]).headers["Cache-Control"]
 
 
-def test_script_tag_follows_the_prefixes_of_the_app(tmp_path: Path) -> None:
+def test_script_tag_follows_prefixes_of_app(tmp_path: Path) -> None:
     app = make_app(tmp_path, api_prefix="/warm")
     WarmCache(app)
     with app.test_request_context("/", base_url="http://localhost/shop"):
@@ -63,19 +58,15 @@ def test_script_tag_follows_the_prefixes_of_the_app(tmp_path: Path) -> None:
     assert str(found["src"]).startswith("/shop/warm/static/warmcache.js?v=")
 
 
-def test_settings_of_the_poller_are_keyword_arguments(shop: Shop) -> None:
-    template = "{{ warmcache_script(nonce='abc', max_interval=500, share=false, hidden='slow', jitter=none) }}"
-    found = attributes(shop, template)
+def test_settings_of_poller_are_keyword_arguments(shop: Shop) -> None:
+    options = "nonce='abc', max_interval=500, share=false, hidden='slow', jitter=none, status_url='/x'"
+    found = attributes(shop, "{{ warmcache_script(" + options + ") }}")
     assert (found["nonce"], found["data-max-interval"], found["data-share"]) == ("abc", "500", "false")
-    assert found["data-hidden"] == "slow" and "data-jitter" not in found
-
-
-def test_status_url_can_be_changed(shop: Shop) -> None:
-    assert attributes(shop, "{{ warmcache_script(status_url='/x') }}")["data-status-url"] == "/x"
+    assert (found["data-hidden"], found["data-status-url"]) == ("slow", "/x") and "data-jitter" not in found
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT"])
-def test_page_that_answers_a_form_is_marked(shop: Shop, method: str) -> None:
+def test_page_that_answers_form_is_marked(shop: Shop, method: str) -> None:
     assert attributes(shop, "{{ warmcache_script() }}", method=method)["data-method"] == method
     assert "data-method" not in attributes(shop, "{{ warmcache_script() }}", method="HEAD")
 
@@ -88,7 +79,7 @@ def test_unknown_option_is_refused_by_name(shop: Shop, template: str) -> None:
         attributes(shop, template)
 
 
-def test_region_of_a_cold_list_is_busy(shop: Shop) -> None:
+def test_region_of_cold_list_is_busy_and_wakes_keeper(shop: Shop) -> None:
     before = time.time()
     found = attributes(shop, "<p {{ warmcache_attrs('files') }}>")
     # The time of rendering, for a browser that shows the page again much later; only while a rebuild runs.
@@ -99,11 +90,12 @@ def test_region_of_a_cold_list_is_busy(shop: Shop) -> None:
         "data-warmcache-rebuilding": "true",
         "aria-busy": "true",
     }
+    assert shop.keeper._wake.is_set()
 
 
-def test_region_of_a_fresh_list_has_its_generation(shop: Shop) -> None:
+def test_region_of_fresh_list_has_its_generation(shop: Shop) -> None:
+    shop.rebuild()
     with shop.app.app_context():
-        shop.list.rebuild_now()
         generation = shop.list.get().generation
     found = attributes(shop, "<p {{ warmcache_attrs('files', refresh='prompt', src='/rows', keep='a b') }}>")
     assert found == {
@@ -117,16 +109,15 @@ def test_region_of_a_fresh_list_has_its_generation(shop: Shop) -> None:
     }
 
 
-def test_region_of_a_stale_list_is_not_busy(shop: Shop) -> None:
-    with shop.app.app_context():
-        shop.list.rebuild_now()
-        shop.list.invalidate()
+def test_region_of_stale_list_is_not_busy(shop: Shop) -> None:
+    shop.rebuild()
+    shop.state.store.invalidate("files")
     found = attributes(shop, "<p {{ warmcache_attrs('files') }}>")
     assert (found["data-warmcache-state"], found["data-warmcache-rebuilding"]) == ("stale", "true")
     assert "aria-busy" not in found
 
 
-def test_region_describes_what_the_view_has_read(shop: Shop) -> None:
+def test_region_describes_what_view_has_read(shop: Shop) -> None:
     with shop.app.app_context():
         shop.list.rebuild_now()
         items, page = shop.list.get(), shop.list.page()
@@ -137,14 +128,9 @@ def test_region_describes_what_the_view_has_read(shop: Shop) -> None:
         assert found["data-warmcache-generation"] == items.generation != now["data-warmcache-generation"]
 
 
-def test_region_of_an_unknown_list_is_refused_by_name(shop: Shop) -> None:
+def test_region_of_unknown_list_is_refused_by_name(shop: Shop) -> None:
     with pytest.raises(UnknownListError, match=r"No warm list named 'fils'. Declared: files"):
         attributes(shop, "<p {{ warmcache_attrs('fils') }}>")
-
-
-def test_region_of_a_due_list_wakes_the_keeper(shop: Shop) -> None:
-    attributes(shop, "<p {{ warmcache_attrs('files') }}>")
-    assert shop.keeper._wake.is_set()
 
 
 def test_hostile_options_stay_text(shop: Shop) -> None:
@@ -154,13 +140,13 @@ def test_hostile_options_stay_text(shop: Shop) -> None:
     assert region["data-warmcache-src"] == HOSTILE
 
 
-def test_macros_imported_with_context_can_use_the_helpers(shop: Shop) -> None:
+def test_macros_imported_with_context_can_use_helpers(shop: Shop) -> None:
     shop.app.jinja_loader = DictLoader({"macros": "{% macro head() %}{{ warmcache_script() }}{% endmacro %}"})
     found = attributes(shop, "{% from 'macros' import head with context %}{{ head() }}")
     assert found["data-status-url"] == "/api/cache/stats"
 
 
-def test_poller_reads_the_attributes_that_the_helpers_write() -> None:
+def test_poller_reads_attributes_that_helpers_write() -> None:
     source = (assets.static_folder() / "warmcache.js").read_text()
     for name in ("warmcache", "warmcacheState", "warmcacheGeneration", "warmcacheRebuilding", "warmcacheRefresh"):
         destructured = rf"\{{[^}}]*\b{name}: \w+[^}}]*\}} = (found\?\.)?dataset\b"

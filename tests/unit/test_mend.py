@@ -386,7 +386,7 @@ def test_each_kind_of_change_is_patched(world: World, mends: Mends, change: Any)
     assert mends.done == 2 or not world.source[3:]
 
 
-def test_items_that_enter_a_filter_together_keep_source_order(tmp_path: Path) -> None:
+def test_items_that_enter_filter_together_keep_source_order(tmp_path: Path) -> None:
     """The first one has the higher slot, because it was added later."""
     world = World(tmp_path, TAME, [new(number, size=1) for number in range(4)])
     with mending() as mends:
@@ -410,14 +410,14 @@ def test_emptied_list_is_filled_again(world: World, mends: Mends) -> None:
     assert (mends.done, mends.refused) == (2, [])
 
 
-def test_moved_items_cause_a_full_computation(world: World, mends: Mends) -> None:
+def test_moved_items_cause_full_computation(world: World, mends: Mends) -> None:
     world.source.append(world.source.pop(3))
     world.rebuild()
     assert [str(error) for error in mends.refused] == ["unchanged items have another order"]
     world.check()
 
 
-def test_many_dead_slots_cause_a_full_computation(world: World) -> None:
+def test_many_dead_slots_cause_full_computation(world: World) -> None:
     with mending() as mends, pytest.MonkeyPatch.context() as patch:
         patch.setattr(job_module, "DEAD_SHARE", 4)
         del world.source[:8]
@@ -428,7 +428,7 @@ def test_many_dead_slots_cause_a_full_computation(world: World) -> None:
         assert (mends.done, world.shelf.snapshot().slots) == (1, 22)
 
 
-def test_many_changes_cause_a_full_computation(world: World) -> None:
+def test_many_changes_cause_full_computation(world: World) -> None:
     with mending() as mends, pytest.MonkeyPatch.context() as patch:
         patch.setattr(job_module, "MEND_SHARE", 10)
         for at in range(4):
@@ -442,7 +442,7 @@ def test_many_changes_cause_a_full_computation(world: World) -> None:
     assert (mends.done, mends.refused) == (4, [])
 
 
-def test_patch_appends_to_the_data_file_and_leaves_no_other(world: World, mends: Mends) -> None:
+def test_patch_appends_to_data_file_and_leaves_no_other(world: World, mends: Mends) -> None:
     data, before = world.shelf.data, world.shelf.data.read_bytes()
     world.source[3] = new(3, title="changed")
     world.rebuild()
@@ -566,7 +566,7 @@ sort_keys = st.recursive(
 
 @settings(max_examples=80)
 @given(st.lists(sort_keys, min_size=4, max_size=4), first_lists, rounds)
-def test_any_sort_keys_are_in_the_documented_order(keys: list[Any], first: list[Item], changed: list[Any]) -> None:
+def test_any_sort_keys_are_in_documented_order(keys: list[Any], first: list[Item], changed: list[Any]) -> None:
     """However often the list is patched, and even if keys of several kinds, NaN and None are among them."""
 
     class Checked(World):
@@ -586,7 +586,7 @@ def test_any_sort_keys_are_in_the_documented_order(keys: list[Any], first: list[
     assert {str(error) for error in mends.refused} <= {"unchanged items have another order"}
 
 
-def test_snapshot_in_an_older_order_is_sorted_again(tmp_path: Path, mends: Mends) -> None:
+def test_snapshot_in_older_order_is_sorted_again(tmp_path: Path, mends: Mends) -> None:
     """Its items are reused, but its order is not patched, by rebuilds or by writes."""
     world = World(tmp_path, {**TAME, "sorts": {"by": lambda item: item["size"] or "text"}}, many(30))
     with pytest.MonkeyPatch.context() as patch:
@@ -628,7 +628,7 @@ def test_number_and_its_text_are_different_keys_when_patched(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("key", [1.0, True])
-def test_enrich_must_not_replace_a_key_by_an_equal_one(shelf: Shelf, key: object) -> None:
+def test_enrich_must_not_replace_key_by_equal_one(shelf: Shelf, key: object) -> None:
     outcome = shelf.rebuild(
         [{"path": 1}, {"path": 2}], enrich=lambda item: {"path": key} if item["path"] == 1 else item
     )
@@ -684,7 +684,7 @@ def replace(path: Path, content: bytes) -> None:
     aside.rename(path)
 
 
-def test_damaged_line_causes_a_build_from_scratch(world: World, mends: Mends) -> None:
+def test_damaged_line_causes_build_from_scratch(world: World, mends: Mends) -> None:
     snapshot = world.shelf.snapshot()
     with open(world.shelf.data, "r+b") as data:
         for slot in range(30):
@@ -711,7 +711,7 @@ def test_data_file_that_grows_past_four_gigabytes_is_rewritten(world: World, men
 
 
 @pytest.mark.parametrize("what", ["discards", "refreshes", "adds", "a new one is added"])
-def test_write_before_the_start_of_a_rebuild_wins(world: World, mends: Mends, what: str) -> None:
+def test_write_before_start_of_rebuild_wins(world: World, mends: Mends, what: str) -> None:
     """The rebuild compares its source with an older list, so it may not know of the write."""
     shelf, old = world.shelf, world.shelf.snapshot()
     writes = Writes(declare(**TAME), shelf.store, Tools(encode, nullcontext, breathe), None)
@@ -735,7 +735,7 @@ def test_write_before_the_start_of_a_rebuild_wins(world: World, mends: Mends, wh
 
 
 @pytest.mark.parametrize("order", [1, -1], ids=["in the same order", "in another order"])
-def test_writes_during_a_rebuild_win_and_the_rest_is_patched(world: World, mends: Mends, order: int) -> None:
+def test_writes_during_rebuild_win_and_rest_is_patched(world: World, mends: Mends, order: int) -> None:
     shelf, source = world.shelf, world.source
     writes = Writes(declare(**TAME), shelf.store, Tools(encode, nullcontext, breathe), None)
     source[5], source[8] = new(5, title="source"), new(8, title="source")

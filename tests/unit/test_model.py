@@ -79,7 +79,7 @@ def expected(items: list[Item], asked: dict[str, Any]) -> dict[str, Any]:
 
 @settings(max_examples=60)
 @given(items_of_a_list, items_of_a_list, st.lists(queries, min_size=1, max_size=6))
-def test_every_answer_equals_the_model(first: list[Item], second: list[Item], asked: list[dict[str, Any]]) -> None:
+def test_every_answer_equals_model(first: list[Item], second: list[Item], asked: list[dict[str, Any]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         shelf = Shelf(Path(folder) / "cache")
         pager = shelf.pager(declare(**DECLARED), search_budget=60.0)
@@ -96,7 +96,7 @@ keys = st.text(max_size=3) | st.integers(-3, 3)
 
 @settings(max_examples=60)
 @given(st.lists(st.lists(st.tuples(keys, st.integers(0, 2)), max_size=10), min_size=1, max_size=4), keys)
-def test_every_rebuild_equals_the_model(rounds: list[list[tuple[str | int, int]]], sought: str | int) -> None:
+def test_every_rebuild_equals_model(rounds: list[list[tuple[str | int, int]]], sought: str | int) -> None:
     """After any rebuilds, the list is what the source gave last, and each item is found by its key."""
     with tempfile.TemporaryDirectory() as folder:
         shelf = Shelf(Path(folder) / "cache")

@@ -26,6 +26,7 @@ from flask_warmcache.testing import inline_rebuilds
 from tests.support.apps import make_app, state_of
 from tests.support.processes import run_python
 from tests.support.shelf import files
+from tests.support.threads import no_threads
 from tests.support.waiting import until
 
 
@@ -190,7 +191,7 @@ print(Task("a", 20, "", task.prepare).deployment(None))
 """
 
 
-def test_every_process_computes_the_same_deployment(tmp_path: Path) -> None:
+def test_every_process_computes_same_deployment(tmp_path: Path) -> None:
     body = "def prepare():\n    return 'a' in {'a', 'b', 'c', 'd'}, [len(x) for x in ('e', 'f')]\n"
     (tmp_path / "task.py").write_text(body)
     (digest,) = {run_python(DIGEST, tmp_path, env={"PYTHONHASHSEED": seed}).stdout for seed in ("1", "2", "3")}
@@ -201,7 +202,7 @@ def test_every_process_computes_the_same_deployment(tmp_path: Path) -> None:
     assert run_python(DIGEST, tmp_path).stdout != digest
 
 
-def test_numeric_commit_is_a_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_numeric_commit_is_release(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for commit in ("1234567", "1234e56", "1234e567", "abcdef0"):
         app = make_app(tmp_path)
         monkeypatch.setenv("FLASK_WARMCACHE_RELEASE", commit)
@@ -214,7 +215,7 @@ def test_numeric_commit_is_a_release(tmp_path: Path, monkeypatch: pytest.MonkeyP
 # Running
 
 
-def test_keeper_runs_the_task_once_in_the_app_context(site: Site) -> None:
+def test_keeper_runs_task_once_in_app_context(site: Site) -> None:
     assert site.status.state == "pending"
     site.until_state("done")
     site.tasks.tick()
@@ -224,13 +225,13 @@ def test_keeper_runs_the_task_once_in_the_app_context(site: Site) -> None:
 
 
 @pytest.mark.usefixtures("live")
-def test_first_request_starts_a_keeper_that_runs_the_task(site: Site) -> None:
+def test_first_request_starts_keeper_that_runs_task(site: Site) -> None:
     site.client.get("/nowhere")
     until(lambda: site.status.state == "done")
     assert site.runs == ["shop"]
 
 
-def test_concurrent_requests_without_a_keeper_run_the_task_once(site: Site, gate: threading.Event) -> None:
+def test_concurrent_requests_without_keeper_run_task_once(site: Site, gate: threading.Event) -> None:
     site.work = lambda: print(gate.wait(20))
     barrier = threading.Barrier(8)
 
@@ -255,7 +256,7 @@ def test_task_may_ensure_another(tmp_path: Path) -> None:
     assert site.tasks.names == ["prepare", "tables"]
 
 
-def test_late_task_does_not_block_the_next(
+def test_late_task_does_not_block_next(
     tmp_path: Path, gate: threading.Event, caplog: pytest.LogCaptureFixture
 ) -> None:
     app, runs = make_app(tmp_path), []
@@ -304,7 +305,7 @@ def test_fork_discards_its_parents_run(site: Site, gate: threading.Event) -> Non
 # Failures
 
 
-def test_success_clears_the_failure_and_its_pause(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_success_clears_failure_and_its_pause(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     site = Site(tmp_path, retry_min=1.0)
 
     def fail() -> None:
@@ -331,7 +332,7 @@ def test_running_retry_is_still_degraded(site: Site, gate: threading.Event) -> N
     assert site.tasks.is_degraded and site.status.section()["last_error"] == "OSError"
 
 
-def test_error_handler_may_replace_the_503(tmp_path: Path) -> None:
+def test_error_handler_may_replace_503(tmp_path: Path) -> None:
     site = Site(tmp_path, retry_min=40)
     site.leave(state="failed", error="OSError", next_attempt_at=time.time() + 40)
     answer = site.client.get("/needs")
@@ -363,7 +364,7 @@ def test_error_handler_may_replace_the_503(tmp_path: Path) -> None:
     assert isinstance(seen[0], TaskNotReadyError) and seen[0].task == "prepare"
 
 
-def test_second_dead_process_causes_a_pause(site: Site) -> None:
+def test_second_dead_process_causes_pause(site: Site) -> None:
     site.leave(attempts=1)
     assert site.status.state == "pending" and site.status.pause == 0
     site.leave(attempts=2, next_attempt_at=time.time() + 30)
@@ -374,7 +375,7 @@ def test_second_dead_process_causes_a_pause(site: Site) -> None:
     assert site.runs == ["shop"] and site.status.section()["attempts"] == 3
 
 
-def test_second_attempt_records_a_pause_for_the_third(tmp_path: Path, gate: threading.Event) -> None:
+def test_second_attempt_records_pause_for_third(tmp_path: Path, gate: threading.Event) -> None:
     site = Site(tmp_path, retry_min=30)
     site.leave(attempts=1)
     site.work = lambda: print(gate.wait(20))
@@ -384,7 +385,7 @@ def test_second_attempt_records_a_pause_for_the_third(tmp_path: Path, gate: thre
     assert 20 < second.next_attempt_at - second.started < 40
 
 
-def test_pause_ends_if_the_clock_was_set_back(site: Site) -> None:
+def test_pause_ends_if_clock_was_set_back(site: Site) -> None:
     site.leave(state="failed", error="OSError", next_attempt_at=time.time() + 1e6)
     site.until_state("done")
 
@@ -399,7 +400,7 @@ def test_damaged_record_is_ignored(site: Site, content: bytes) -> None:
     assert site.runs == ["shop"]
 
 
-def test_unusable_folder_causes_a_503(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unusable_folder_causes_503(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "cache").write_text("not a folder")
     site = Site(tmp_path, retry_min=30)
     for _ in range(3):
@@ -432,14 +433,8 @@ def test_unrecorded_success_is_not_repeated_in_this_process(
     assert site.runs == ["shop"] and written == ["running", "done"]
 
 
-def test_failed_thread_start_releases_the_lock(
-    site: Site, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    def none_left(self: threading.Thread) -> None:
-        raise RuntimeError("can't start new thread")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(threading.Thread, "start", none_left)
+def test_failed_thread_start_releases_lock(site: Site, caplog: pytest.LogCaptureFixture) -> None:
+    with no_threads():
         site.tasks.tick()
     assert "can't start new thread" in caplog.text
     site.lock().close()
@@ -470,7 +465,7 @@ def test_old_records_and_temporary_files_are_removed(site: Site) -> None:
 # Disabled, and in tests
 
 
-def test_request_runs_the_task_when_disabled(tmp_path: Path) -> None:
+def test_request_runs_task_when_disabled(tmp_path: Path) -> None:
     site = Site(tmp_path, enabled=False)
     threads: list[threading.Thread] = []
     site.work = lambda: threads.append(threading.current_thread())

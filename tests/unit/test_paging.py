@@ -38,7 +38,7 @@ def test_cold_answer_has_exactly_these_bytes(shelf: Shelf) -> None:
     )
 
 
-def test_warm_answer_has_the_same_keys_in_the_same_order(shelf: Shelf) -> None:
+def test_warm_answer_has_same_keys_in_same_order(shelf: Shelf) -> None:
     shelf.rebuild(numbered(7), **MARKS)
     answer = json.loads(body_of(shelf, b"page=2&per_page=3", **MARKS))
     assert list(answer.items()) == [
@@ -52,12 +52,12 @@ def test_warm_answer_has_the_same_keys_in_the_same_order(shelf: Shelf) -> None:
     ]
 
 
-def test_unit_names_the_keys(shelf: Shelf) -> None:
+def test_unit_names_keys(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     assert list(json.loads(body_of(shelf, unit="entry")))[:4] == ["entries", "page", "per_page", "total_entries"]
 
 
-def test_pages_beyond_the_ends_are_clamped(shelf: Shelf) -> None:
+def test_pages_beyond_ends_are_clamped(shelf: Shelf) -> None:
     shelf.rebuild(numbered(5), **MARKS)
     pager = shelf.pager(declare(**MARKS))
     for query, page, paths in (
@@ -77,7 +77,7 @@ def test_empty_list_has_one_page(shelf: Shelf) -> None:
     assert (answer["files"], answer["page"], answer["total_files"], answer["total_pages"]) == ([], 1, 0, 1)
 
 
-def test_all_items_at_once_if_the_list_allows_it(shelf: Shelf) -> None:
+def test_all_items_at_once_if_list_allows_it(shelf: Shelf) -> None:
     shelf.rebuild(numbered(1000), **MARKS)
     pager = shelf.pager(declare(**MARKS, allow_all=True))
     for all_of_it in ("0", "-1"):
@@ -106,12 +106,12 @@ def test_all_items_at_once_are_limited_in_bytes(shelf: Shelf) -> None:
     assert len(shelf.ask(pager, "per_page=500")["files"]) == 500
 
 
-def test_all_items_of_a_cold_list_are_none(shelf: Shelf) -> None:
+def test_all_items_of_cold_list_are_none(shelf: Shelf) -> None:
     answer = shelf.ask(shelf.pager(declare(allow_all=True)), "per_page=0")
     assert (answer["files"], answer["total_pages"], answer["cache_rebuilding"]) == ([], 1, True)
 
 
-def test_view_missing_in_the_snapshot_is_cold_and_asks_for_a_rebuild(shelf: Shelf) -> None:
+def test_view_missing_in_snapshot_is_cold_and_asks_for_rebuild(shelf: Shelf) -> None:
     shelf.rebuild(numbered(3))  # an older deploy, without views
     pager = shelf.pager(declare(**MARKS))
     for query in ("sort=name", "filter=unmarked", "search=p", "sort=-name&search=p"):
@@ -157,7 +157,7 @@ def test_etag_changes_with_generation_state_shape_and_defaults(shelf: Shelf) -> 
     assert all(tag[0] == tag[-1] == '"' and " " not in tag for tag in tags)
 
 
-def test_flag_alone_changes_the_etag(shelf: Shelf) -> None:
+def test_flag_alone_changes_etag(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     pager = shelf.pager(declare())
     condition = pager.status.condition()
@@ -186,7 +186,7 @@ def test_remembered_shapes_are_bounded(shelf: Shelf) -> None:
 # The page cache
 
 
-def test_repeated_query_is_answered_from_the_cache(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_repeated_query_is_answered_from_cache(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     shelf.rebuild(numbered(10), **MARKS)
     pager = shelf.pager(declare(**MARKS))
     built: list[object] = []
@@ -244,7 +244,7 @@ def test_page_cache_is_bounded_in_bytes() -> None:
     assert len(cache._entries) == 20_000 // (1000 + ENTRY_OVERHEAD)
 
 
-def test_value_larger_than_the_page_cache_is_not_kept() -> None:
+def test_value_larger_than_page_cache_is_not_kept() -> None:
     cache = PageCache(10_000)
     cache.put("large", b"", 10_000)
     assert (cache.get("large"), held(cache)) == (None, 0)
@@ -253,7 +253,7 @@ def test_value_larger_than_the_page_cache_is_not_kept() -> None:
     assert nothing.get("a") is None
 
 
-def test_page_cache_recognizes_a_repeated_key() -> None:
+def test_page_cache_recognizes_repeated_key() -> None:
     cache = PageCache(10_000)
     assert cache.ask("a") == (None, False)
     assert cache.ask("a") == (None, True)
@@ -264,7 +264,7 @@ def test_page_cache_recognizes_a_repeated_key() -> None:
     assert len(cache._asked) <= 1024
 
 
-def test_flood_of_queries_does_not_grow_a_worker(shelf: Shelf) -> None:
+def test_flood_of_queries_does_not_grow_worker(shelf: Shelf) -> None:
     shelf.rebuild(numbered(200), **MARKS)
     pager = shelf.pager(declare(**MARKS), page_cache_bytes=50_000)
     condition = pager.status.condition()

@@ -58,7 +58,7 @@ def test_all_threads_become_idle() -> None:
         until(lambda: classes(running) == {os.SCHED_IDLE})
 
 
-def test_a_process_that_began_on_a_busy_core_never_becomes_idle() -> None:
+def test_process_that_began_on_busy_core_never_becomes_idle() -> None:
     core = min(os.sched_getaffinity(0))
     with ExitStack() as others:
         for _ in range(4):
@@ -121,7 +121,7 @@ def test_threads_that_waited_at_most_half_of_their_time_become_idle(
     assert len(kernel.moved) == moved
 
 
-def test_a_short_measurement_decides_nothing(kernel: Kernel) -> None:
+def test_short_measurement_decides_nothing(kernel: Kernel) -> None:
     measured = Priority()
     kernel.schedule(FIRST, 15, 0)
     assert not measured.decide()
@@ -131,7 +131,7 @@ def test_a_short_measurement_decides_nothing(kernel: Kernel) -> None:
     assert sorted(kernel.moved) == [FIRST, SECOND]
 
 
-def test_an_ended_thread_does_not_reduce_the_measured_waiting(kernel: Kernel) -> None:
+def test_ended_thread_does_not_reduce_measured_waiting(kernel: Kernel) -> None:
     kernel.schedule(SECOND, 200, 2000)
     measured = Priority()
     kernel.schedule(FIRST, 50, 450)
@@ -140,7 +140,7 @@ def test_an_ended_thread_does_not_reduce_the_measured_waiting(kernel: Kernel) ->
     assert kernel.moved == []
 
 
-def test_the_time_since_the_start_of_the_process_can_decide_at_once(kernel: Kernel) -> None:
+def test_time_since_start_of_process_can_decide_at_once(kernel: Kernel) -> None:
     kernel.schedule(FIRST, 40, 10)
     assert not Priority().decide()
     assert Priority({}).decide()
@@ -159,9 +159,7 @@ def test_without_schedstat_nothing_is_changed(kernel: Kernel, monkeypatch: pytes
 
 
 @pytest.mark.parametrize(("refusal", "moved"), [(PermissionError(), 1), (ProcessLookupError(), 2)])
-def test_a_refusal_ends_the_change_and_an_ended_thread_is_skipped(
-    kernel: Kernel, refusal: OSError, moved: int
-) -> None:
+def test_refusal_ends_change_and_ended_thread_is_skipped(kernel: Kernel, refusal: OSError, moved: int) -> None:
     measured = Priority()
     kernel.schedule(FIRST, 100, 0)
     kernel.refusals = [refusal]
@@ -169,7 +167,7 @@ def test_a_refusal_ends_the_change_and_an_ended_thread_is_skipped(
     assert len(kernel.moved) == moved
 
 
-def test_without_an_idle_class_nothing_is_changed(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_idle_class_nothing_is_changed(kernel: Kernel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "SCHED_IDLE")
     measured = Priority()
     kernel.schedule(FIRST, 100, 0)
@@ -177,7 +175,7 @@ def test_without_an_idle_class_nothing_is_changed(kernel: Kernel, monkeypatch: p
     assert kernel.moved == []
 
 
-def test_a_process_that_may_not_be_niced_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_process_that_may_not_be_niced_stays_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[int] = []
 
     def refuse(by: int) -> None:

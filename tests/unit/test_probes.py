@@ -36,7 +36,7 @@ def test_livez_starts_nothing_and_writes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("probe", PROBES)
-def test_hooks_of_the_app_do_not_affect_probes(tmp_path: Path, probe: str) -> None:
+def test_hooks_of_app_do_not_affect_probes(tmp_path: Path, probe: str) -> None:
     shop = Shop(tmp_path)
 
     @shop.app.before_request
@@ -93,13 +93,13 @@ def test_strict_app_is_ready_at_its_deadline_and_reports_degraded(
     assert answer.get_json()["waiting_for"] == ["list files"]
 
 
-def test_replacing_a_worker_does_not_reset_the_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_replacing_worker_does_not_reset_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WARMCACHE_SERVER_STARTED", str(time.time_ns() - 3600 * 10**9))
     shop = Shop(tmp_path, ready_strict=True, ready_deadline=600.0, runner="external")
     assert ask(shop.app, "readyz").get_json()["status"] == "degraded"
 
 
-def test_strict_app_does_not_wait_for_a_list_without_source(tmp_path: Path) -> None:
+def test_strict_app_does_not_wait_for_list_without_source(tmp_path: Path) -> None:
     app = make_app(tmp_path, ready_strict=True, runner="external")
     WarmCache(app).warm_list("files", key="path")  # without a source
     answer = ask(app, "readyz")
@@ -129,7 +129,7 @@ def test_startupz_waits_for_one_time_tasks(tmp_path: Path, live: None) -> None:
 
 
 @pytest.mark.parametrize("probe", PROBES)
-def test_probes_answer_under_the_api_prefix(tmp_path: Path, probe: str) -> None:
+def test_probes_answer_under_api_prefix(tmp_path: Path, probe: str) -> None:
     app = make_app(tmp_path, api_prefix="/_lists")
     WarmCache(app)
     with app.test_request_context():
@@ -143,7 +143,7 @@ def test_probes_answer_under_the_api_prefix(tmp_path: Path, probe: str) -> None:
     assert int(head.headers["Content-Length"]) > 10
 
 
-def test_app_with_an_unusable_cache_folder_is_ready_but_degraded(
+def test_app_with_unusable_cache_folder_is_ready_but_degraded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     shop = Shop(tmp_path, runner="external")

@@ -42,7 +42,7 @@ def progress(clock: Clock, written: list[dict[str, Any]]) -> Progress:
     return Progress(written.append, None)
 
 
-def test_a_report_is_written_at_most_ten_times_a_second(
+def test_report_is_written_at_most_ten_times_per_second(
     progress: Progress, written: list[dict[str, Any]], clock: Clock
 ) -> None:
     progress.begin("enrich", 10_000)
@@ -54,13 +54,13 @@ def test_a_report_is_written_at_most_ten_times_a_second(
     assert progress.report.done == 9_999
 
 
-def test_a_phase_is_reported_at_once(progress: Progress, written: list[dict[str, Any]]) -> None:
+def test_phase_is_reported_at_once(progress: Progress, written: list[dict[str, Any]]) -> None:
     for phase in progress_module.RUNNING:
         progress.begin(phase)
     assert [report["phase"] for report in written] == list(progress_module.RUNNING)
 
 
-def test_the_keeper_beats_once_a_second_during_a_long_item(
+def test_keeper_beats_each_second_during_long_item(
     progress: Progress, written: list[dict[str, Any]], clock: Clock
 ) -> None:
     progress.begin("enrich", 1)
@@ -71,7 +71,7 @@ def test_the_keeper_beats_once_a_second_during_a_long_item(
     assert 10 <= len(written) <= 20  # in ten seconds, so at least once a second
 
 
-def test_rate_and_eta_are_those_of_the_last_seconds(progress: Progress, clock: Clock) -> None:
+def test_rate_and_eta_are_those_of_last_seconds(progress: Progress, clock: Clock) -> None:
     progress.begin("enrich", 2_000)
     progress.advance(0)
     clock.now += 0.2
@@ -83,7 +83,7 @@ def test_rate_and_eta_are_those_of_the_last_seconds(progress: Progress, clock: C
     assert progress.report.eta == pytest.approx(70, rel=0.05)
 
 
-def test_without_a_rate_or_a_total_there_is_no_eta() -> None:
+def test_without_rate_or_total_there_is_no_eta() -> None:
     assert Report(done=5, total=10).eta is None
     assert Report(done=5, rate=2.0).eta is None
     assert Report(done=5, rate=0.0, total=10).eta is None
@@ -91,14 +91,14 @@ def test_without_a_rate_or_a_total_there_is_no_eta() -> None:
     assert Report(done=20, rate=2.0, total=15).eta == 0
 
 
-def test_a_rate_is_measured_only_while_enriching(progress: Progress, clock: Clock) -> None:
+def test_rate_is_measured_only_while_enriching(progress: Progress, clock: Clock) -> None:
     progress.begin("source")
     clock.now += 1
     progress.advance(500)
     assert progress.report.rate is None
 
 
-def test_a_report_that_cannot_be_written_does_not_end_a_rebuild(clock: Clock) -> None:
+def test_report_that_cannot_be_written_does_not_end_rebuild(clock: Clock) -> None:
     def full(report: dict[str, Any]) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -110,7 +110,7 @@ def test_a_report_that_cannot_be_written_does_not_end_a_rebuild(clock: Clock) ->
     assert progress.report.phase == "finished"
 
 
-def test_failures_in_a_row_are_counted(written: list[dict[str, Any]]) -> None:
+def test_failures_in_row_are_counted(written: list[dict[str, Any]]) -> None:
     before: Report | None = None
     for expected in (1, 2, 3):
         progress = Progress(written.append, before)
@@ -128,7 +128,7 @@ def test_failures_in_a_row_are_counted(written: list[dict[str, Any]]) -> None:
     assert "secret" not in str(written)
 
 
-def test_a_postponed_rebuild_has_not_failed(progress: Progress, written: list[dict[str, Any]]) -> None:
+def test_postponed_rebuild_has_not_failed(progress: Progress, written: list[dict[str, Any]]) -> None:
     progress.begin("source")
     progress.postpone()
     assert (written[-1]["phase"], progress.report.has_failed, progress.report.running) == (
@@ -138,7 +138,7 @@ def test_a_postponed_rebuild_has_not_failed(progress: Progress, written: list[di
     )
 
 
-def test_a_report_is_read_as_it_was_written(progress: Progress, written: list[dict[str, Any]]) -> None:
+def test_report_is_read_as_it_was_written(progress: Progress, written: list[dict[str, Any]]) -> None:
     progress.begin("enrich", 7)
     assert Report.read(written[-1]) == progress.report
 
@@ -159,22 +159,22 @@ def test_a_report_is_read_as_it_was_written(progress: Progress, written: list[di
     ],
     ids=repr,
 )
-def test_a_damaged_report_or_one_of_another_version_is_ignored(raw: dict[str, Any] | None) -> None:
+def test_damaged_report_or_one_of_another_version_is_ignored(raw: dict[str, Any] | None) -> None:
     assert Report.read(raw) is None
 
 
 @pytest.mark.parametrize("raw", [{"next_attempt_at": []}, {"total": ""}, {"ended": {}}, {"rate": []}], ids=repr)
-def test_an_empty_value_is_no_number(raw: dict[str, Any]) -> None:
+def test_empty_value_is_no_number(raw: dict[str, Any]) -> None:
     assert Report.read(raw) is None
 
 
-def test_missing_fields_of_a_report_have_defaults() -> None:
+def test_missing_fields_of_report_have_defaults() -> None:
     report = Report.read({"phase": "failed", "failures": 3})
     assert report is not None and report.failures == 3
     assert time.time() > report.started == 0.0
 
 
-def test_time_before_a_hand_over_counts_but_not_before_an_interruption(
+def test_time_before_hand_over_counts_but_not_before_interruption(
     progress: Progress, written: list[dict[str, Any]], clock: Clock
 ) -> None:
     progress.begin("enrich", 10)

@@ -499,7 +499,7 @@ def test_every_interleaving_keeps_every_promise(scene: str) -> None:
         ("lost_is_marked", "the first list is built"),
     ],
 )
-def test_without_one_rule_a_promise_is_broken(rule: str, scene: str) -> None:
+def test_without_one_rule_promise_is_broken(rule: str, scene: str) -> None:
     with pytest.raises(Violation) as found:
         run(scene, Rules(**{rule: False}))
     print(f"\nwithout {rule}: {found.value}")

@@ -46,11 +46,6 @@ def stack() -> Iterator[ExitStack]:
         yield stack
 
 
-@pytest.fixture
-def shop(tmp_path: Path) -> Shop:
-    return Shop(tmp_path)
-
-
 def names(heard: Heard) -> list[str]:
     return [name for name, facts in heard if name != "rebuild_progressed"]
 
