@@ -12,7 +12,7 @@ from typing import Any, Literal
 from .bytecode import digest_of
 from .errors import DeclarationError
 
-# The order of sort keys, which index/sort_order.py describes.  It is part of the digest, since a snapshot that was
+# The order of sort keys, which index/item_views.py describes.  It is part of the digest, since a snapshot that was
 # sorted in another order cannot be patched.
 SORT_ORDER = "order 2"
 Item = dict[str, Any]

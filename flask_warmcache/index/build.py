@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from array import array
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from ..declaration import Declaration, Item
 from ..store import format as fmt
 from ..store.data import DataWriter
-from .splice import IndexContent
+from ..store.writer import Section
 from .views import ViewBuilder
+
+
+@dataclass
+class IndexContent:
+    """What an index consists of, except for what its header says about the rebuild or write that makes it."""
+
+    sections: dict[str, Section]
+    header: dict[str, Any]
+    errors: Counter[str]  # of filters and sorts, and how often each occurred
 
 
 class Builder:

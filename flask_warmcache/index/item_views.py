@@ -3,17 +3,38 @@
 Filters and sorts see an item as JSON gives it back, so that a rebuild that reuses an item and one that enriches
 it again compute the same.  A function that fails on an item is reported.  It must not sink the list, so the item
 does not pass that filter, or comes last in that order.
+
+Where an item stands depends on its own key alone, so an item with an odd key moves no other.  Keys are ordered
+by kind first, and within a kind as Python orders them:
+
+1. numbers, with True as 1 and False as 0
+2. text
+3. tuples and lists, element by element in this same order
+4. keys of any other type, by the name of the type
+5. None, together with the items that have no key because the sort function failed or gave NaN
+
+Items with equal keys keep source order.  A sort that is read backwards, as in ``sort=-name``, reverses all of
+this, so that None comes first.
+
+A snapshot that was sorted in another order must not be patched in this one: whoever changes this order changes
+``SORT_ORDER`` in declaration.py, too.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable
+from decimal import Decimal
+from numbers import Real
 from typing import Any
 
 from ..declaration import Item
 from ..store import format as fmt
-from .sort_order import NO_KEY, Key, ordered
+
+NUMBER, TEXT, SEQUENCE, OTHER, LAST = range(5)
+# A kind, and what keys of this kind are compared by.
+Key = tuple[int, Any]
+NO_KEY: Key = (LAST, ())
 
 
 def passes(name: str, function: Callable[[Item], object], item: Item, errors: Counter[str]) -> bool:
@@ -28,7 +49,7 @@ def passes(name: str, function: Callable[[Item], object], item: Item, errors: Co
 def sort_key(name: str, function: Callable[[Item], Any], item: Item, errors: Counter[str]) -> Key:
     """Return what the item is ordered by in a sort."""
     try:
-        return ordered(function(item))
+        return _ordered(function(item))
     except Exception as error:
         errors[f"sort {name}: {type(error).__name__}"] += 1
         return NO_KEY
@@ -47,3 +68,24 @@ def _words(value: object) -> str:
     if isinstance(value, list):
         return " ".join(_words(element) for element in value)
     return str(value)
+
+
+def _ordered(key: object) -> Key:
+    """Return a sort function's result in a form that can be compared with that of any other item.
+
+    :raises Exception: when the result has no order.
+    """
+    if isinstance(key, str):
+        return TEXT, key
+    if isinstance(key, (int, float, Real, Decimal)):
+        if key != key:
+            raise ValueError("NaN is neither before nor after any number")
+        return NUMBER, key
+    if key is None:
+        return NO_KEY
+    if isinstance(key, (tuple, list)):
+        # A flat tuple takes less memory than one of pairs.  It has the same order, since each element gives two.
+        return SEQUENCE, tuple([part for element in key for part in _ordered(element)])
+    if key != key or key < key:  # type: ignore[operator]
+        raise ValueError(f"a {type(key).__name__} is not equal to itself")
+    return OTHER, (f"{type(key).__module__}.{type(key).__qualname__}", key)

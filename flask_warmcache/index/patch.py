@@ -6,21 +6,62 @@ from array import array
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from operator import itemgetter
 from typing import Literal
 
 from ..declaration import Declaration, Item
 from ..store import format as fmt
 from ..store.snapshot import Snapshot
 from ..store.writer import Piece, Section, pieces
-from .item_views import passes, sort_key
-from .sort_order import Key
-from .splice import Cut, Row
+from .item_views import Key, passes, sort_key
 from .views import in_order
 
 
-class MendImpossible(Exception):
+class PatchImpossible(Exception):
     """These changes need the arrays to be computed from all items."""
+
+
+@dataclass(eq=False)
+class Row:
+    """One item that is new, or that replaces the item in its slot."""
+
+    key: str | int
+    fingerprint: bytes
+    item: Item  # as JSON gives it back
+    place: tuple[int, int]  # in the data file of the new index
+    slot: int | None  # of the item that it replaces
+
+
+@dataclass
+class Cut:
+    """Where a sequence of the old index changes: positions to leave out, and rows to put in before positions."""
+
+    out: list[int] = field(default_factory=list)
+    rows: list[tuple[int, Row]] = field(default_factory=list)  # in their new order
+
+    def splice(self, old: memoryview[int], width: int, contents: Mapping[Row, bytes]) -> list[Piece]:
+        """Return the new sequence in pieces.
+
+        :param width: the size of one entry in bytes.
+        :param contents: each row's entry.
+        """
+        old_bytes = old.cast("B")
+        pieces: list[Piece] = []
+        done = 0
+        # A row comes before the entry at its position, whether that entry stays or is left out.
+        changes: list[tuple[int, int, Row | None]] = [(at, 0, row) for at, row in self.rows]
+        changes += ((at, 1, None) for at in self.out)
+        for at, is_left_out, row in sorted(changes, key=itemgetter(0, 1)):
+            pieces.append(old_bytes[done * width : at * width])
+            done = max(done, at)
+            if row is not None:
+                pieces.append(contents[row])
+            elif is_left_out:
+                done = at + 1
+        pieces.append(old_bytes[done * width :])
+        return pieces
 
 
 class Patch:
@@ -35,61 +76,44 @@ class Patch:
         self.declaration = declaration
         self.rows = rows
         self.dead = sorted(dead)
-        self.slots = base.slots
-        self._slot: dict[int, int] = {}
-        for row in rows:
-            self._slot[id(row)] = self.slots if row.slot is None else row.slot
-            self.slots += row.slot is None
+        self.new = [row for row in rows if row.slot is None]
+        self.slots = base.slots + len(self.new)
+        # A row's slot is that of the item it replaces, or a new one after all others.
+        new_slots = iter(range(base.slots, self.slots))
+        self.slot_of = {row: next(new_slots) if row.slot is None else row.slot for row in rows}
         # These slots are cut out of each order: those that die, and those whose item is replaced.
         self.leaving = sorted({*self.dead, *(row.slot for row in rows if row.slot is not None)})
-        self.new = [row for row in rows if row.slot is None]
         self.sections: dict[str, Section] = {}
         self.errors: Counter[str] = Counter()  # of filters and sorts on the rows
         self.place_type = base.place_type
-        self.places = {id(row): array(self.place_type, row.place).tobytes() for row in rows}
+        # Each row's entry in an order, and in a view.
+        self.slot_bytes = {row: array("I", [slot]).tobytes() for row, slot in self.slot_of.items()}
+        self.place_bytes = {row: array(self.place_type, row.place).tobytes() for row in rows}
 
-    def slot_of(self, row: Row) -> int:
-        """Return the row's slot: that of the item it replaces, or a new one after all others."""
-        return self._slot[id(row)]
-
-    def patched(self, name: str, width: int, contents: Mapping[int, bytes]) -> list[Piece]:
-        """Return a section that has one entry per slot, with the entries of the rows."""
+    def write_slots(self, name: str, width: int, contents: Mapping[Row, bytes]) -> None:
+        """Write a section that has one entry per slot, with the entries of the rows."""
         old = self.base.section_bytes(name)
         pieces: list[Piece] = []
         done = 0
-        for row in sorted(self.rows, key=self.slot_of):
-            at = self.slot_of(row) * width
+        for row in sorted(self.rows, key=self.slot_of.__getitem__):
+            at = self.slot_of[row] * width
             if row.slot is not None:
-                pieces += (old[done:at], contents[id(row)])
+                pieces += (old[done:at], contents[row])
                 done = at + width
         pieces.append(old[done:])
-        pieces += (contents[id(row)] for row in self.new)
-        return pieces
+        pieces += (contents[row] for row in self.new)
+        self.sections[name] = pieces
 
-    def slot_bytes(self, row: Row) -> bytes:
-        """Return the row's entry in an order."""
-        return array("I", [self.slot_of(row)]).tobytes()
-
-    def place_bytes(self, row: Row) -> bytes:
-        """Return the row's entry in a view."""
-        return self.places[id(row)]
-
-    def cut(self, old: Sequence[int], ranks: Sequence[int], flags: Sequence[int] | None) -> Cut:
+    def cut(self, old: Sequence[int], ranks: Sequence[int], flags: Sequence[int] | None = None) -> Cut:
         """Return where an old order is cut: at the slots that leave it."""
-        return Cut(
-            [
-                bisect_left(old, ranks[slot], key=ranks.__getitem__)
-                for slot in self.leaving
-                if flags is None or flags[slot]
-            ]
-        )
+        leaving = [slot for slot in self.leaving if flags is None or flags[slot]]
+        return Cut([bisect_left(old, ranks[slot], key=ranks.__getitem__) for slot in leaving])
 
     def write(self, filter_name: str, sort_name: str, cut: Cut) -> None:
         """Write an order and its view, made from the old ones."""
-        base = self.base
-        old_view = base.view(filter_name, sort_name)
-        order = base.section(fmt.order_section(filter_name, sort_name), "I")
-        self.sections[fmt.order_section(filter_name, sort_name)] = cut.splice(order, 4, self.slot_bytes)
+        old_view, order = self.base.view(filter_name, sort_name), self.base.order(filter_name, sort_name)
+        slots = order if isinstance(order, memoryview) else memoryview(array("I", order))
+        self.sections[fmt.order_section(filter_name, sort_name)] = cut.splice(slots, 4, self.slot_bytes)
         self.sections[fmt.view_section(filter_name, sort_name)] = cut.splice(
             old_view, 2 * old_view.itemsize, self.place_bytes
         )

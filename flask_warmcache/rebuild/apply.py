@@ -6,9 +6,9 @@ import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from ..declaration import Declaration
-from ..index.mend import Mender
-from ..index.patch import MendImpossible
-from ..index.splice import IndexContent, Row
+from ..index.build import IndexContent
+from ..index.patch import PatchImpossible, Row
+from ..index.patch_index import patch_index
 from ..store import format as fmt
 from ..store.snapshot import Snapshot, Write
 from ..store.writer import Section
@@ -28,7 +28,7 @@ def merge(
 
     :param changes: the new item of each key, or None for a key that was discarded.
     :param place_of: gives the item's place in the data file of the next index.
-    :raises MendImpossible: when the arrays must be computed from all items.
+    :raises PatchImpossible: when the arrays must be computed from all items.
     """
     rows, dead = [], []
     for key, item in changes.items():
@@ -37,7 +37,7 @@ def merge(
             rows.append(row_of(key, item, place_of(item), slot))
         elif slot is not None:
             dead.append(slot)
-    return Mender(base, declaration, rows, dead).mend()
+    return patch_index(base, declaration, rows, dead)
 
 
 def row_of(key: str | int, item: Enriched, place: Place, slot: int | None) -> Row:
@@ -93,13 +93,13 @@ class Change:
         """Return the source order as slots, or None when no item moved and new ones come last.
 
         :param rows: the rows of ``new_items``.
-        :raises MendImpossible: when the order changed and a write wins over this rebuild.
+        :raises PatchImpossible: when the order changed and a write wins over this rebuild.
         """
         matched, published = self._matched, self._published
         if matched.in_order:
             return None
         if self._overwritten_keys:
-            raise MendImpossible("the order of the source changed beside a write")
+            raise PatchImpossible("the order of the source changed beside a write")
         next_slot = published.slots
         row_slots: list[int] = []
         for row in rows:

@@ -13,9 +13,9 @@ from typing import Any
 
 from ..declaration import Declaration
 from ..errors import RebuildError
-from ..index.mend import Mender
-from ..index.patch import MendImpossible
-from ..index.splice import IndexContent
+from ..index.build import IndexContent
+from ..index.patch import PatchImpossible
+from ..index.patch_index import patch_index
 from ..store.data import DataWriter, Tail
 from ..store.files import FileStore
 from ..store.locks import HeldLock
@@ -125,7 +125,7 @@ class WholeIndex:
             base = Snapshot(maker.store.folder, name, draft.path.name)
             content = merge(base, maker.declaration, items, self._place_of)
             return maker.draft(content, published, writes, self.data, complete=complete)
-        except (MendImpossible, OverflowError) as error:
+        except (PatchImpossible, OverflowError) as error:
             # Without the writes, readers would see the list as it was before them.  The next rebuild's source
             # knows what they changed.
             raise RebuildError(f"writes of {name!r} do not fit into the new list: {error}") from error
@@ -169,7 +169,7 @@ class PatchedIndex:
         """Write a draft.
 
         :raises BaseGone: when something else than the old snapshot, or what writes made of it, is published.
-        :raises MendImpossible: when the arrays must be computed from all items.
+        :raises PatchImpossible: when the arrays must be computed from all items.
         """
         if published is None or not self._is_base(published):
             raise BaseGone("something else is published")
@@ -182,7 +182,7 @@ class PatchedIndex:
             for key, item, slot in change.new_items
         ]
         maker.begin_phase("views", len(rows))
-        self.content = Mender(published, declaration, rows, change.dead, change.sequence(rows)).mend()
+        self.content = patch_index(published, declaration, rows, change.dead, change.sequence(rows))
         maker.begin_phase("publish", self.content.header["count"])
         return maker.draft(self.content, published, writes, tail.described(), complete=True)
 

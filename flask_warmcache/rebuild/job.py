@@ -16,7 +16,7 @@ A rebuild has five steps, and only the last one changes what readers see:
    appended to the rebuild's own data file, to which no index refers yet.  An interrupted rebuild leaves that file,
    even if its process is killed.  The next rebuild resumes it and enriches only the rest.
 4. Filters, orders, key look-up and search text are updated.  If few items changed, the published arrays are
-   patched (index/mend.py); otherwise they are computed from all items (index/build.py).
+   patched (index/patch_index.py); otherwise they are computed from all items (index/build.py).
 5. The new index replaces the old one under the publish lock (publish.py).  Few changed items are appended to the
    published data file; otherwise the rebuild's own file becomes the published one.
 
@@ -35,7 +35,7 @@ from .. import events
 from ..declaration import Declaration
 from ..errors import RebuildError
 from ..index.build import Builder
-from ..index.patch import MendImpossible
+from ..index.patch import PatchImpossible
 from ..status.progress import Progress
 from ..store.files import FileStore
 from ..store.locks import HeldLock
@@ -53,7 +53,7 @@ from .tally import Tally
 from .tools import Failures, Outcome, Tools
 
 # If more than one item in this many changed, computing the arrays from all items is quicker than patching them.
-MEND_SHARE = 50
+PATCH_SHARE = 50
 # The same goes for dead slots, because every search and every rewrite passes over them.
 DEAD_SHARE = 4
 
@@ -145,7 +145,7 @@ class _Attempt:
         self._progress.begin("enrich", len(matched.pending))
         with closing(self._enriched(matched)) as results:
             old = self._old
-            if old is None or not self._may_mend(old, matched):
+            if old is None or not self._may_patch(old, matched):
                 return self._build(matched, results)
             enriched = list(results)
             survivors = matched.reused + sum(
@@ -154,8 +154,8 @@ class _Attempt:
             )
             self._check_survivors(survivors)
             try:
-                return self._publisher.mended(old, matched, enriched)
-            except (MendImpossible, BaseGone, OverflowError, FileNotFoundError, *DAMAGE) as why:
+                return self._publisher.patched(old, matched, enriched)
+            except (PatchImpossible, BaseGone, OverflowError, FileNotFoundError, *DAMAGE) as why:
                 events.info("warmcache.computed_anew", "%(list)r: %(why)s", list=self._declaration.name, why=why)
             return self._build(matched, iter(enriched))
 
@@ -168,11 +168,11 @@ class _Attempt:
                 self._job.tools.breathe()
                 yield result
 
-    def _may_mend(self, old: Snapshot, matched: Matched) -> bool:
+    def _may_patch(self, old: Snapshot, matched: Matched) -> bool:
         if self._declaration.key is None or old.header["declaration"] != self._declaration.digest:
             return False
         changes = len(matched.pending) + old.count - sum(matched.known)
-        if changes > 1 and changes * MEND_SHARE > old.count:
+        if changes > 1 and changes * PATCH_SHARE > old.count:
             return False
         if (old.slots - old.count) * DEAD_SHARE > old.count:
             return False

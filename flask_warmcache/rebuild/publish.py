@@ -66,11 +66,11 @@ class Publisher:
         writer.share(self._publish_lock)
         return generation
 
-    def mended(self, old: Snapshot, matched: Matched, results: Sequence[Enriched | None]) -> tuple[int, int]:
+    def patched(self, old: Snapshot, matched: Matched, results: Sequence[Enriched | None]) -> tuple[int, int]:
         """Publish the old snapshot with the changes that the rebuild found, and return generation and count.
 
         :raises BaseGone: when something else is published.
-        :raises MendImpossible: when the arrays must be computed from all items.
+        :raises PatchImpossible: when the arrays must be computed from all items.
         """
         index = PatchedIndex(self._maker, old, matched, results)
         generation = self._publish(index, old.header["data"]["file"])

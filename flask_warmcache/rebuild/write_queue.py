@@ -27,7 +27,7 @@ from typing import Any
 from .. import events
 from ..declaration import Declaration
 from ..errors import RebuildBusyError, RebuildError, StoreError
-from ..index.patch import MendImpossible
+from ..index.patch import PatchImpossible
 from ..store.data import Tail
 from ..store.files import FileStore, Publication
 from ..store.locks import PublishLock
@@ -123,7 +123,7 @@ class WriteQueue:
                     break
         except RebuildBusyError:
             pass  # another process holds the publish lock
-        except (MendImpossible, OverflowError, *DAMAGE, StoreError, RebuildError, OSError) as error:
+        except (PatchImpossible, OverflowError, *DAMAGE, StoreError, RebuildError, OSError) as error:
             message = "a write of %(list)r is left to the next rebuild"
             events.warning("warmcache.write_not_published", message, error, list=self._name)
         except BaseException as error:

@@ -25,7 +25,7 @@ def big(*sizes: int) -> list[Item]:
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Compact small files, too, and mend small lists."""
     monkeypatch.setattr("flask_warmcache.store.sweeping.COMPACT_FROM", 0)
-    monkeypatch.setattr(job_module, "MEND_SHARE", 1)
+    monkeypatch.setattr(job_module, "PATCH_SHARE", 1)
 
 
 @pytest.mark.usefixtures("soon")

@@ -76,7 +76,7 @@ class Mends:
 @contextmanager
 def mending(**patches: Any) -> Iterator[Mends]:
     """Have every rebuild patch if it can, however much changed and however many slots are dead."""
-    mends, mended = Mends(), Publisher.mended
+    mends, mended = Mends(), Publisher.patched
 
     def noted(*arguments: Any) -> tuple[int, int]:
         try:
@@ -88,8 +88,8 @@ def mending(**patches: Any) -> Iterator[Mends]:
         return result
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Publisher, "mended", noted)
-        patch.setattr(job_module, "MEND_SHARE", 0)
+        patch.setattr(Publisher, "patched", noted)
+        patch.setattr(job_module, "PATCH_SHARE", 0)
         patch.setattr(job_module, "DEAD_SHARE", 0)
         # Tests build hundreds of lists whose items fail on purpose, so nothing is synced or logged.
         patch.setattr(os, "fsync", lambda descriptor: None)
@@ -430,7 +430,7 @@ def test_many_dead_slots_cause_full_computation(world: World) -> None:
 
 def test_many_changes_cause_full_computation(world: World) -> None:
     with mending() as mends, pytest.MonkeyPatch.context() as patch:
-        patch.setattr(job_module, "MEND_SHARE", 10)
+        patch.setattr(job_module, "PATCH_SHARE", 10)
         for at in range(4):
             world.source[at] = new(at, size=9)
             world.rebuild()
@@ -528,7 +528,7 @@ def test_incomparable_sort_keys_are_not_patched(world: World, mends: Mends) -> N
 
 
 def compare(first: Any, second: Any) -> int:
-    """Compare two sort keys as index/sort_order.py describes it, in the simplest way."""
+    """Compare two sort keys as index/item_views.py describes it, in the simplest way."""
 
     def kind(key: Any) -> tuple[int, str]:
         if key is None:
@@ -591,7 +591,7 @@ def test_snapshot_in_older_order_is_sorted_again(tmp_path: Path, mends: Mends) -
     world = World(tmp_path, {**TAME, "sorts": {"by": lambda item: item["size"] or "text"}}, many(30))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("flask_warmcache.declaration.SORT_ORDER", "")
-        patch.setattr("flask_warmcache.index.sort_order.TEXT", -1 % 256)
+        patch.setattr("flask_warmcache.index.item_views.TEXT", -1 % 256)
         world.rebuild()
     assert world.shelf.snapshot().item(world.shelf.snapshot().order(fmt.ALL, "by")[-1])["size"] == 0
     writes = Writes(declare(**world.declared), world.shelf.store, Tools(encode, nullcontext, breathe), None)
