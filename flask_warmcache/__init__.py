@@ -1,28 +1,29 @@
 """Non-blocking cache warm-up for Flask: built once in the background, shared by every worker, served at once.
 
-The public names are imported when they are first asked for, so that gunicorn's own process, which imports only
-``flask_warmcache.gunicorn_conf``, loads neither Flask nor the rest.
+All public names but the errors are imported when they are first asked for, so that gunicorn's own process, which
+imports only ``flask_warmcache.gunicorn_conf``, loads neither Flask nor the rest.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from .errors import BadQueryError as BadQueryError
+from .errors import BuildTimeoutError as BuildTimeoutError
+from .errors import ChildError as ChildError
+from .errors import ChildKilledError as ChildKilledError
+from .errors import DeclarationError as DeclarationError
+from .errors import ItemTimeoutError as ItemTimeoutError
+from .errors import RebuildBusyError as RebuildBusyError
+from .errors import RebuildError as RebuildError
+from .errors import SettingError as SettingError
+from .errors import SnapshotError as SnapshotError
+from .errors import SourceShrunkError as SourceShrunkError
+from .errors import StoreError as StoreError
+from .errors import UnknownListError as UnknownListError
+from .errors import ViewError as ViewError
+from .errors import WarmCacheError as WarmCacheError
+
 if TYPE_CHECKING:
-    from .errors import BadQueryError as BadQueryError
-    from .errors import BuildTimeoutError as BuildTimeoutError
-    from .errors import ChildError as ChildError
-    from .errors import ChildKilledError as ChildKilledError
-    from .errors import DeclarationError as DeclarationError
-    from .errors import ItemTimeoutError as ItemTimeoutError
-    from .errors import RebuildBusyError as RebuildBusyError
-    from .errors import RebuildError as RebuildError
-    from .errors import SettingError as SettingError
-    from .errors import SnapshotError as SnapshotError
-    from .errors import SourceShrunkError as SourceShrunkError
-    from .errors import StoreError as StoreError
-    from .errors import UnknownListError as UnknownListError
-    from .errors import ViewError as ViewError
-    from .errors import WarmCacheError as WarmCacheError
     from .extension import WarmCache as WarmCache
     from .lists.items import Items as Items
     from .lists.warm_list import WarmList as WarmList
@@ -42,28 +43,11 @@ _HOMES = {
     "LazyNotReadyError": "startup.lazy",
     "TaskNotReadyError": "startup.tasks",
 }
-_ERRORS = (
-    "BadQueryError",
-    "BuildTimeoutError",
-    "ChildError",
-    "ChildKilledError",
-    "DeclarationError",
-    "ItemTimeoutError",
-    "RebuildBusyError",
-    "RebuildError",
-    "SettingError",
-    "SnapshotError",
-    "SourceShrunkError",
-    "StoreError",
-    "UnknownListError",
-    "ViewError",
-    "WarmCacheError",
-)
-__all__ = [*_HOMES, *_ERRORS]
+__all__ = [*_HOMES, *(name for name in dir() if name.endswith("Error"))]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in __all__:
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    home = import_module(f".{_HOMES.get(name, 'errors')}", __name__)
+    home = import_module(f".{_HOMES[name]}", __name__)
     return globals().setdefault(name, getattr(home, name))
