@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from flask import Request, current_app, has_request_context, request
@@ -44,13 +43,9 @@ class Warm:
     """One declared list or value."""
 
     def __init__(self, declaration: Declaration, is_closed: Callable[[], bool]) -> None:
+        self.name = declaration.name
         self._declaration = declaration
         self._is_closed = is_closed
-
-    @cached_property
-    def name(self) -> str:
-        """The list's name."""
-        return self._declaration.name
 
     @property
     def declaration(self) -> Declaration:

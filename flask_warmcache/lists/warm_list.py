@@ -182,12 +182,10 @@ class WarmList(Warm):
         :raises BadQueryError: for a value that ``response`` would answer with 400.
         """
         state, condition = self._condition()
-        pager = state.pagers[self.name]
         parameters = {"page": str(page), "search": search, "filter": filter or "", "sort": sort or ""}
         if per_page is not None:
             parameters["per_page"] = str(per_page)
-        query = pager.check(parameters)
-        return pager.page(condition, query)
+        return state.pagers[self.name].page(condition, parameters)
 
     def response(
         self, *, per_page: int | None = None, filter: str | None = None, sort: str | None = None

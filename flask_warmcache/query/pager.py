@@ -69,13 +69,6 @@ class Pager:
         """
         return parse(raw, defaults, self._declaration, self._settings)
 
-    def check(self, parameters: Mapping[str, str]) -> Query:
-        """Return the query of these parameters.
-
-        :raises BadQueryError: naming the parameter and what is allowed.
-        """
-        return check(parameters, self._declaration, self._settings)
-
     def body(self, condition: Condition, raw: bytes, defaults: Defaults) -> Body:
         """Return the answer to a raw query string.
 
@@ -134,8 +127,12 @@ class Pager:
             self._last_etag = (described, etag)
         return etag
 
-    def page(self, condition: Condition, query: Query) -> Page:
-        """Return one page with decoded items."""
+    def page(self, condition: Condition, parameters: Mapping[str, str]) -> Page:
+        """Return one page with decoded items.
+
+        :raises BadQueryError: for a parameter that is wrong.
+        """
+        query = check(parameters, self._declaration, self._settings)
         try:
             return self._page(condition, query)
         except BadQueryError:

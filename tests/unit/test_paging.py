@@ -124,13 +124,13 @@ def test_view_missing_in_snapshot_is_cold_and_asks_for_rebuild(shelf: Shelf) -> 
 def test_page_object_has_decoded_items(shelf: Shelf) -> None:
     shelf.rebuild(numbered(5), **MARKS)
     pager = shelf.pager(declare(**MARKS), per_page=2)
-    page = pager.page(pager.status.condition(), pager.check({"page": "2", "sort": "-name"}))
+    page = pager.page(pager.status.condition(), {"page": "2", "sort": "-name"})
     assert page.items == [numbered(5)[2], numbered(5)[1]]
     assert (page.page, page.per_page, page.total, page.total_pages, page.counts) == (2, 2, 5, 3, {"unmarked": 4})
     assert (page.state, page.complete, page.rebuilding, page.search_complete) == ("fresh", True, False, True)
     assert page.generation == shelf.snapshot().shown_generation and page.age >= 0
     cold = Shelf(shelf.folder, "cold").pager(declare("cold", **MARKS))
-    empty = cold.page(cold.status.condition(), cold.check({}))
+    empty = cold.page(cold.status.condition(), {})
     assert (empty.items, empty.generation, empty.state, empty.complete) == ([], None, "cold", False)
 
 
