@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 from flask import Flask
 
 from .cli.group import group
-from .declaration import Item, check_function, declare
+from .declaration import Declaration, Item, check_function, declare
 from .errors import DeclarationError
-from .lists.warm import current_state
+from .lists.warm import Warm, current_state
 from .lists.warm_list import WarmList
 from .lists.warm_value import WarmValue, check_cold
 from .registry import Registry
@@ -149,13 +149,7 @@ class WarmCache:
             name, "builder", key=key, unit=unit, ttl=ttl, filters=filters, sorts=sorts, search=search,
             counts=counts, allow_all=allow_all, max_shrink=max_shrink,
         )  # fmt: skip
-
-        def decorate(function: Function) -> Function:
-            check_function(name, "builder", function)
-            self._registry.add(WarmList(declaration.with_functions(source=function), self._registry.is_closed))
-            return function
-
-        return decorate
+        return self._decorator(WarmList, declaration)
 
     def value(self, name: str, *, ttl: float | None = None, cold: Any = None) -> Callable[[Function], Function]:
         """Declare one JSON value made by one function; ``warmcache["name"].get()`` reads it.
@@ -167,10 +161,14 @@ class WarmCache:
         self._registry.check_name(name)
         declaration = declare(name, "value", ttl=ttl, cold=cold)
         check_cold(name, cold)
+        return self._decorator(WarmValue, declaration)
+
+    def _decorator(self, kind: type[Warm], declaration: Declaration) -> Callable[[Function], Function]:
+        """Return the decorator of a function that makes the whole list or value."""
 
         def decorate(function: Function) -> Function:
-            check_function(name, "value", function)
-            self._registry.add(WarmValue(declaration.with_functions(source=function), self._registry.is_closed))
+            check_function(declaration.name, declaration.kind, function)
+            self._registry.add(kind(declaration.with_functions(source=function), self._registry.is_closed))
             return function
 
         return decorate

@@ -7,6 +7,7 @@ runs, which need not be one that serves, and inside an app context.  If a receiv
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from blinker import NamedSignal, Namespace
@@ -48,9 +49,7 @@ def announcer(app: Flask) -> Callable[[str, dict[str, Any]], None]:
 
 
 def _call(app: Flask, receiver: Callable[..., Any], facts: dict[str, Any]) -> None:
-    if has_app_context() and current_app._get_current_object() is app:  # type: ignore[attr-defined]
-        # This is between two items. A second context would, at its end, close the session of the next item.
+    # Between two items there is a context. A second one would, at its end, close the session of the next item.
+    is_inside = has_app_context() and current_app._get_current_object() is app  # type: ignore[attr-defined]
+    with nullcontext() if is_inside else app.app_context():
         app.ensure_sync(receiver)(app, **facts)
-    else:
-        with app.app_context():
-            app.ensure_sync(receiver)(app, **facts)

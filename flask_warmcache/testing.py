@@ -10,7 +10,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from tempfile import TemporaryDirectory
@@ -58,13 +58,15 @@ def rebuild_all(app: Flask) -> dict[str, Outcome]:
     """
     state = _state_of(app)
     state.open()
-    build = state.build if isinstance(state, _InlineState) else _plain_build(state)
     outcomes: dict[str, Outcome] = {}
     for status in sorted(state.statuses.values(), key=lambda status: _depth(state, status)):
         state.keeper.due.note_stale(status)
         # After a rebuild of its source list a list is due. Forcing it would rebuild the source list again.
         is_due = status.declaration.source_list is not None and status.condition().due
-        outcomes[status.name] = build(status, not is_due)
+        if isinstance(state, _InlineState):
+            outcomes[status.name] = state.build(status, not is_due)
+        else:
+            outcomes[status.name] = state.rebuilder.rebuild_now(status.name, only_if_due=is_due)
     return outcomes
 
 
@@ -164,16 +166,10 @@ def _at_rest(state: AppState) -> AppState:
     return renewed
 
 
-def _plain_build(state: AppState) -> Callable[[ListStatus, bool], Outcome]:
-    return lambda status, forced: state.rebuilder.rebuild_now(status.name, only_if_due=not forced)
-
-
 def _depth(state: AppState, status: ListStatus) -> int:
     """Return how many source lists this list is made of, directly and indirectly."""
-    depth, source_list = 0, status.declaration.source_list
-    while source_list is not None and source_list in state.statuses:
-        depth, source_list = depth + 1, state.statuses[source_list].declaration.source_list
-    return depth
+    source = state.statuses.get(status.declaration.source_list or "")
+    return 0 if source is None else 1 + _depth(state, source)
 
 
 def _clear(status: ListStatus) -> None:

@@ -176,14 +176,7 @@ class Loader:
                 f"{declared.target} is not a blueprint but an object of {type(blueprint).__name__}; correct the "
                 "first argument of defer_blueprint."
             )
-        register(
-            self._app,
-            blueprint,
-            url_prefix=declared.url_prefix,
-            name=declared.name,
-            endpoints=declared.endpoints,
-            stand_ins=entry.stand_ins,
-        )
+        register(self._app, blueprint, declared, entry.stand_ins)
         entry.name = declared.name or blueprint.name
 
     def _note_success(self, entry: Entry, seconds: float) -> None:

@@ -17,6 +17,7 @@ from flask import Blueprint, Flask
 from werkzeug.routing import Map, Rule
 
 from ..errors import DeclarationError
+from .deferred import Deferred, covers
 
 # Containers whose entries under the key None concern the whole app, and the decorator that adds such an entry.
 APP_WIDE = {
@@ -38,18 +39,9 @@ COPIED = (
 )
 
 
-def register(
-    app: Flask,
-    blueprint: Blueprint,
-    *,
-    url_prefix: str,
-    name: str | None,
-    endpoints: Mapping[str, str],
-    stand_ins: Collection[Rule],
-) -> None:
+def register(app: Flask, blueprint: Blueprint, declared: Deferred, stand_ins: Collection[Rule]) -> None:
     """Register a blueprint as ``app.register_blueprint`` does, on an app that may be serving.
 
-    :param endpoints: rules by endpoint, as declared before the blueprint was imported.
     :param stand_ins: rules of the app that the blueprint's own replace.
     :raises DeclarationError: when the blueprint would change requests outside its prefix, or lacks one of the
         declared endpoints; the app is then unchanged.
@@ -61,13 +53,14 @@ def register(
     served = type(app)
     app.__class__ = _class_with_staged(served, staged)
     try:
-        app.register_blueprint(blueprint, url_prefix=url_prefix, **({} if name is None else {"name": name}))
+        named = {} if declared.name is None else {"name": declared.name}
+        app.register_blueprint(blueprint, url_prefix=declared.url_prefix, **named)
     finally:
         app.__class__ = served
     rules = list(collected.iter_rules())
     _check_app_wide(blueprint, before, staged)
-    _check_rules(blueprint, url_prefix, rules)
-    _check_endpoints(name, url_prefix, endpoints, rules)
+    _check_rules(blueprint, declared.url_prefix, rules)
+    _check_endpoints(declared, rules)
     url_map = _with_rules(app.url_map, stand_ins, rules)
     vars(app).update({name: staged[name] for name in COPIED})
     app.url_map = url_map  # last: from now on requests match the rules of what was just stored
@@ -152,20 +145,19 @@ def _check_app_wide(blueprint: Blueprint, before: Mapping[str, Any], staged: Map
 
 def _check_rules(blueprint: Blueprint, url_prefix: str, rules: Iterable[Rule]) -> None:
     for rule in rules:
-        if rule.rule != url_prefix and not rule.rule.startswith(url_prefix + "/"):
+        if not covers(url_prefix, rule.rule):
             raise DeclarationError(
                 f"Blueprint {blueprint.name!r} adds {rule.rule!r}, which is not under {url_prefix!r} and would "
                 "not be found before the blueprint is loaded. Add that route where the app is made."
             )
 
 
-def _check_endpoints(
-    name: str | None, url_prefix: str, endpoints: Mapping[str, str], rules: Iterable[Rule]
-) -> None:
+def _check_endpoints(declared: Deferred, rules: Iterable[Rule]) -> None:
     known = {(rule.endpoint, rule.rule) for rule in rules}
-    for endpoint, rule in endpoints.items():
-        if (f"{name}.{endpoint}", url_prefix + rule) not in known:
+    for endpoint, rule in declared.endpoints.items():
+        if (f"{declared.name}.{endpoint}", declared.url_prefix + rule) not in known:
             raise DeclarationError(
-                f"The blueprint under {url_prefix!r} has no endpoint {endpoint!r} at {rule!r}, as endpoints= of "
-                "defer_blueprint says, so url_for has returned wrong addresses. Correct one of the two."
+                f"The blueprint under {declared.url_prefix!r} has no endpoint {endpoint!r} at {rule!r}, as "
+                "endpoints= of defer_blueprint says, so url_for has returned wrong addresses. Correct one of the "
+                "two."
             )

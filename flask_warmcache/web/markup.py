@@ -57,13 +57,9 @@ def warmcache_attrs(name: str, read: Items | Page | None = None, **options: Any)
     condition = status.condition()
     if condition.due:
         state.keeper.wake()
-    shown = {
-        "state": condition.state,
-        "generation": None if condition.snapshot is None else condition.snapshot.shown_generation,
-        "rebuilding": condition.rebuilding,
-    }
-    if read is not None:
-        shown = {"state": read.state, "generation": read.generation, "rebuilding": read.rebuilding}
+    if read is None:
+        read = Items(condition, status.staleness.note_damage)
+    shown = {"state": read.state, "generation": read.generation, "rebuilding": read.rebuilding}
     # Only while a rebuild runs: otherwise every request would get another page, with another ETag.
     at = round(1000 * time.time()) if shown["rebuilding"] else None
     attributes = {"data-warmcache": name, **_data("data-warmcache", {**shown, "at": at, **options})}

@@ -82,7 +82,8 @@ def status_page(state: AppState, permissions: Permissions, sections: Mapping[str
     page = render_template(
         "warmcache/status.html",
         lists=[_shown(status, permissions) for status in state.statuses.values()],
-        sections={name: _facts(section) for name, section in sections.items() if section},
+        sections=sections,
+        fact=_fact,
         startup=_startup(state),
         early=early if early in state.statuses else None,
         interval=spoken(state.settings.refresh_interval),
@@ -100,11 +101,7 @@ def status_page(state: AppState, permissions: Permissions, sections: Mapping[str
     return response
 
 
-def _facts(section: Mapping[str, Any]) -> dict[str, str]:
-    return {name: _text(value) for name, value in section.items()}
-
-
-def _text(value: Any) -> str:
+def _fact(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     text = value if isinstance(value, str) else current_app.json.dumps(value)
