@@ -8,6 +8,7 @@ import shutil
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -18,27 +19,39 @@ from flask_warmcache.store.reader import Reader
 from flask_warmcache.store.snapshot import Snapshot
 from tests.support.processes import no_descriptors
 from tests.support.shelf import Shelf, files
+from tests.support.threads import Repeated
 from tests.support.waiting import until
 
 
-class Opens:
-    """Counts how often a snapshot is opened."""
+@pytest.fixture
+def reader(shelf: Shelf) -> Reader:
+    """Return a reader of a list that was built, which has read nothing yet."""
+    shelf.rebuild(files("a"))
+    return shelf.store.reader(shelf.name)
+
+
+class Meddled:
+    """Have the test's functions called just before and just after a reader opens a snapshot."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.opened = 0
-        counter = self
+        self.before: Callable[[], object] = lambda: None
+        self.after: Callable[[], object] = lambda: None
+        meddled = self
 
-        class Counted(Snapshot):
+        class Opened(Snapshot):
             def __init__(self, folder: Path, name: str) -> None:
-                counter.opened += 1
+                meddled.opened += 1
+                meddled.before()
                 super().__init__(folder, name)
+                meddled.after()
 
-        monkeypatch.setattr(reader_module, "Snapshot", Counted)
+        monkeypatch.setattr(reader_module, "Snapshot", Opened)
 
 
 @pytest.fixture
-def opens(monkeypatch: pytest.MonkeyPatch) -> Opens:
-    return Opens(monkeypatch)
+def opens(monkeypatch: pytest.MonkeyPatch) -> Meddled:
+    return Meddled(monkeypatch)
 
 
 def names(reader: Reader) -> list[str]:
@@ -53,9 +66,7 @@ def test_nothing_is_served_before_a_publication(shelf: Shelf) -> None:
     assert reader.is_unusable
 
 
-def test_unchanged_index_is_opened_once(shelf: Shelf, opens: Opens) -> None:
-    shelf.rebuild(files("a"))
-    reader = shelf.store.reader(shelf.name)
+def test_unchanged_index_is_opened_once(reader: Reader, opens: Meddled) -> None:
     assert len({id(reader.current()) for _ in range(100)}) == 1
     assert opens.opened == 1
 
@@ -67,9 +78,7 @@ def test_next_read_sees_every_publication_within_one_clock_tick(shelf: Shelf) ->
         assert names(reader) == [f"{number:03}"]
 
 
-def test_index_replaced_with_the_same_mtime_is_seen(shelf: Shelf) -> None:
-    shelf.rebuild(files("a"))
-    reader = shelf.store.reader(shelf.name)
+def test_index_replaced_with_same_mtime_is_seen(shelf: Shelf, reader: Reader) -> None:
     assert names(reader) == ["a"]
     modified = shelf.index.stat().st_mtime_ns
     shelf.rebuild(files("b"))
@@ -77,24 +86,22 @@ def test_index_replaced_with_the_same_mtime_is_seen(shelf: Shelf) -> None:
     assert names(reader) == ["b"]
 
 
-def test_restored_older_list_is_opened_once_and_served(shelf: Shelf, tmp_path: Path, opens: Opens) -> None:
-    shelf.rebuild(files("old"))
+def test_restored_older_list_is_opened_once_and_served(
+    shelf: Shelf, reader: Reader, tmp_path: Path, opens: Meddled
+) -> None:
     shutil.copytree(shelf.folder, tmp_path / "backup")
     shelf.rebuild(files("new"))
-    reader = shelf.store.reader(shelf.name)
     assert names(reader) == ["new"]
     for path in shelf.folder.iterdir():
         path.unlink()
     shutil.copytree(tmp_path / "backup", shelf.folder, dirs_exist_ok=True)
-    assert names(reader) == ["old"]
+    assert names(reader) == ["a"]
     opened = opens.opened
-    assert names(reader) == ["old"]
+    assert names(reader) == ["a"]
     assert opens.opened == opened
 
 
-def test_missing_index_keeps_the_open_snapshot(shelf: Shelf) -> None:
-    shelf.rebuild(files("a"))
-    reader = shelf.store.reader(shelf.name)
+def test_missing_index_keeps_open_snapshot(shelf: Shelf, reader: Reader) -> None:
     assert names(reader) == ["a"]
     shutil.rmtree(shelf.folder)
     assert names(reader) == ["a"]
@@ -104,11 +111,9 @@ def test_missing_index_keeps_the_open_snapshot(shelf: Shelf) -> None:
     assert not reader.is_unusable
 
 
-def test_missing_data_file_keeps_the_open_snapshot_and_is_not_retried_at_each_read(
-    shelf: Shelf, opens: Opens, caplog: pytest.LogCaptureFixture
+def test_missing_data_file_keeps_open_snapshot_and_is_not_retried_at_each_read(
+    shelf: Shelf, reader: Reader, opens: Meddled, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shelf.rebuild(files("a"))
-    reader = shelf.store.reader(shelf.name)
     assert names(reader) == ["a"]
     shelf.rebuild(files("b"), old=None)
     shelf.data.unlink()
@@ -122,11 +127,9 @@ def test_missing_data_file_keeps_the_open_snapshot_and_is_not_retried_at_each_re
     assert str(shelf.folder) not in caplog.text.replace("snapshot_refused", "")
 
 
-def test_refused_index_is_retried_after_it_changed(shelf: Shelf, opens: Opens) -> None:
-    shelf.rebuild(files("a"))
+def test_refused_index_is_retried_after_it_changed(shelf: Shelf, reader: Reader, opens: Meddled) -> None:
     whole = shelf.index.read_bytes()
     shelf.index.write_bytes(whole[:-8])
-    reader = shelf.store.reader(shelf.name)
     assert reader.current() is None
     assert (opens.opened, reader.is_unusable) == (reader_module.TRIES, True)
     shelf.index.write_bytes(whole)
@@ -134,155 +137,96 @@ def test_refused_index_is_retried_after_it_changed(shelf: Shelf, opens: Opens) -
     assert not reader.is_unusable
 
 
-def test_index_of_another_list_is_refused(shelf: Shelf) -> None:
-    shelf.rebuild(files("a"))
+def test_index_of_another_list_is_refused(shelf: Shelf, reader: Reader) -> None:
     other = Shelf(shelf.folder, "other")
     other.rebuild(files("b"))
-    reader = shelf.store.reader(shelf.name)
     assert names(reader) == ["a"]
     os.replace(other.index, shelf.index)
     assert names(reader) == ["a"]
     assert reader.is_unusable
 
 
-def test_index_of_another_account_is_refused(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    shelf.rebuild(files("a"))
-    monkeypatch.setattr(os, "geteuid", lambda: 12345)
-    reader = shelf.store.reader(shelf.name)
-    assert reader.current() is None
-    assert reader.is_unusable
-
-
-def test_data_file_unlinked_between_two_opens_is_retried(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    shelf.rebuild(files("a"))
-    reader = shelf.store.reader(shelf.name)
-    held = shelf.data.with_suffix(".held")
-    tries = []
-
-    class Slow(Snapshot):
-        def __init__(self, folder: Path, name: str) -> None:
-            # The first try finds the index but no data, because a publisher is just removing it.
-            tries.append(name)
-            data = next(folder.glob("*.data")) if held.exists() is False else None
-            if len(tries) == 1 and data is not None:
-                data.rename(held)
-                try:
-                    super().__init__(folder, name)
-                finally:
-                    held.rename(data)
-            super().__init__(folder, name)
-
-    monkeypatch.setattr(reader_module, "Snapshot", Slow)
+def test_missing_data_file_is_retried_at_once(shelf: Shelf, reader: Reader, opens: Meddled) -> None:
+    """The first try finds the index but no data, because a publisher is just removing it."""
+    data, held = shelf.data, shelf.data.with_suffix(".held")
+    data.rename(held)
+    opens.before = lambda: opens.opened > 1 and held.rename(data)
     assert names(reader) == ["a"]
-    assert (len(tries), reader.is_unusable) == (2, False)
+    assert (opens.opened, reader.is_unusable) == (2, False)
 
 
-def test_index_unlinked_while_it_is_opened_is_unusable(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    shelf.rebuild(files("a"))
-    reader = shelf.store.reader(shelf.name)
-
-    class Late(Snapshot):
-        def __init__(self, folder: Path, name: str) -> None:
-            super().__init__(folder, name)
-            os.unlink(folder / f"{name}.index")
-
-    monkeypatch.setattr(reader_module, "Snapshot", Late)
+def test_index_unlinked_while_it_is_opened_is_unusable(shelf: Shelf, reader: Reader, opens: Meddled) -> None:
+    opens.after = shelf.index.unlink
     assert names(reader) == ["a"]  # opened just before
     assert reader.is_unusable
     assert reader.current() is None
 
 
-def test_index_unlinked_between_stat_and_open_is_unusable(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    shelf.rebuild(files("a"))
-    reader = shelf.store.reader(shelf.name)
-
-    class Gone(Snapshot):
-        def __init__(self, folder: Path, name: str) -> None:
-            os.unlink(folder / f"{name}.index")
-            super().__init__(folder, name)
-
-    monkeypatch.setattr(reader_module, "Snapshot", Gone)
+def test_index_unlinked_between_stat_and_open_is_unusable(shelf: Shelf, reader: Reader, opens: Meddled) -> None:
+    opens.before = shelf.index.unlink
     assert reader.current() is None
     assert reader.is_unusable
 
 
-def test_index_replaced_while_it_is_opened_is_opened_again(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    shelf.rebuild(files("a"))
-    reader = shelf.store.reader(shelf.name)
-    publications = iter(["b", "c"])
+def test_index_replaced_while_it_is_opened_is_opened_again(shelf: Shelf, reader: Reader, opens: Meddled) -> None:
+    publications = ["b", "c"]
 
-    class Overtaken(Snapshot):
-        def __init__(self, folder: Path, name: str) -> None:
-            super().__init__(folder, name)
-            for newer in publications:
-                monkeypatch.setattr(reader_module, "Snapshot", Snapshot)
-                shelf.rebuild(files(newer), old=None)
-                monkeypatch.setattr(reader_module, "Snapshot", Overtaken)
-                break
+    def publish() -> None:
+        opens.after = lambda: None  # the rebuild opens a snapshot, too
+        if publications:
+            shelf.rebuild(files(publications.pop(0)), old=None)
+            opens.after = publish
 
-    monkeypatch.setattr(reader_module, "Snapshot", Overtaken)
+    opens.after = publish
     assert names(reader) == ["c"]
 
 
-def test_reader_that_is_always_overtaken_serves_the_newest_it_opened(
-    shelf: Shelf, monkeypatch: pytest.MonkeyPatch
+def test_reader_that_is_always_overtaken_serves_newest_it_opened(
+    shelf: Shelf, reader: Reader, opens: Meddled
 ) -> None:
-    shelf.rebuild(files("a"))
-    reader = shelf.store.reader(shelf.name)
     assert names(reader) == ["a"]
-
-    class AlwaysOvertaken(Snapshot):
-        def __init__(self, folder: Path, name: str) -> None:
-            super().__init__(folder, name)
-            shelf.store.invalidate(name)
-            os.utime(shelf.index)  # so that its stamp changes
-
     shelf.rebuild(files("b"), old=None)
-    monkeypatch.setattr(reader_module, "Snapshot", AlwaysOvertaken)
+
+    def overtake() -> None:
+        shelf.store.invalidate(shelf.name)
+        os.utime(shelf.index)  # so that its stamp changes
+
+    opens.after = overtake
     assert names(reader) == ["b"]
-    monkeypatch.undo()
+    opens.after = lambda: None
     assert names(reader) == ["b"]
 
 
-def test_threads_that_open_at_the_same_time_never_go_backwards(shelf: Shelf) -> None:
-    shelf.rebuild(files("0"))
-    reader = shelf.store.reader(shelf.name)
-    enough = threading.Event()
+def test_threads_that_open_at_once_never_go_backwards(shelf: Shelf, reader: Reader) -> None:
     trouble: list[object] = []
-    reads = [0] * 4
+    reads: dict[threading.Thread, int] = {}
+    newest: dict[threading.Thread, int] = {}
 
-    def read(which: int) -> None:
-        newest = 0
-        while not enough.is_set():
+    class Reads(Repeated):
+        def turn(self) -> None:
+            thread = threading.current_thread()
             snapshot = reader.current()
-            if snapshot is None or snapshot.generation < newest:
-                trouble.append((which, newest, snapshot))
-                return
-            newest = snapshot.generation
-            if snapshot.item(0)["path"] is None:
+            if snapshot is None or snapshot.generation < newest.get(thread, 0):
+                trouble.append((newest, snapshot))
+            elif snapshot.item(0)["path"] is None:
                 trouble.append("empty")
-            reads[which] += 1
+            else:
+                newest[thread] = snapshot.generation
+                reads[thread] = reads.get(thread, 0) + 1
 
-    threads = [threading.Thread(target=read, args=(which,)) for which in range(len(reads))]
     interval = sys.getswitchinterval()
     sys.setswitchinterval(0.0001)
-    for thread in threads:
-        thread.start()
     try:
-        for number in range(50):
-            shelf.rebuild(files(str(number)))
-        until(lambda: min(reads) > 100 or trouble)
+        with Reads(threads=4):
+            for number in range(50):
+                shelf.rebuild(files(str(number)))
+            until(lambda: trouble or (len(reads) == 4 and min(reads.values()) > 100))
     finally:
-        enough.set()
-        for thread in threads:
-            thread.join()
         sys.setswitchinterval(interval)
     assert trouble == []
 
 
-def test_publications_leave_no_descriptor_open(shelf: Shelf) -> None:
-    shelf.rebuild(files("a"))
-    reader = shelf.store.reader(shelf.name)
+def test_publications_leave_no_descriptor_open(shelf: Shelf, reader: Reader) -> None:
     reader.current()
     before = len(os.listdir("/proc/self/fd"))
     for number in range(30):
@@ -291,19 +235,15 @@ def test_publications_leave_no_descriptor_open(shelf: Shelf) -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_forked_child_can_read_although_a_thread_held_the_lock(shelf: Shelf) -> None:
-    shelf.rebuild(files("a"))
-    reader = shelf.store.reader(shelf.name)
+def test_forked_child_can_read_although_thread_held_lock(reader: Reader) -> None:
     with reader._exchange:  # as another thread of the parent may hold it
         reader.after_fork()
         assert names(reader) == ["a"]
 
 
-def test_open_that_the_system_refuses_is_retried_and_logged_once(
-    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_open_that_system_refuses_is_retried_and_logged_once(
+    reader: Reader, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shelf.rebuild(files("a"))
-    reader = shelf.store.reader(shelf.name)
     monkeypatch.setattr(reader_module, "RETRY_AFTER", 60.0)
     with no_descriptors():
         assert [reader.current() for _ in range(100)] == [None] * 100
@@ -315,9 +255,7 @@ def test_open_that_the_system_refuses_is_retried_and_logged_once(
 
 
 @pytest.mark.parametrize("what", ["pipe", "folder"])
-def test_pipe_or_folder_in_place_of_the_index_does_not_block(shelf: Shelf, what: str) -> None:
-    shelf.rebuild(files("a"))
-    reader = shelf.store.reader(shelf.name)
+def test_pipe_or_folder_in_place_of_index_does_not_block(shelf: Shelf, reader: Reader, what: str) -> None:
     assert names(reader) == ["a"]
     shelf.index.unlink()
     os.mkfifo(shelf.index, 0o600) if what == "pipe" else shelf.index.mkdir(0o700)

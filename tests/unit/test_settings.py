@@ -51,6 +51,8 @@ WRONG: list[tuple[str, Any, str]] = [
     ("api_prefix", None, "text"),
     ("cache_control", "private\r\nSet-Cookie: a=b", "one line of ASCII text"),
     ("cache_control", 300, "text"),
+    ("cache_control", "private, \N{EURO SIGN}", "one line of ASCII text"),
+    ("dir", "", "a folder's path"),
 ]
 
 
@@ -87,17 +89,13 @@ def test_values_at_the_limits_are_accepted(name: str, value: object) -> None:
     assert getattr(Settings.from_config({f"WARMCACHE_{name.upper()}": value}), name) == value
 
 
-def test_unknown_setting_is_refused_with_the_known_ones() -> None:
+def test_unknown_setting_or_default_is_refused_with_known_ones() -> None:
     app = Flask("shop")
     app.config["WARMCACHE_MAX_STALE"] = 5
-    with pytest.raises(
-        SettingError, match=r"Unknown setting WARMCACHE_MAX_STALE\. Known: .*WARMCACHE_DIR, "
-    ) as failed:
+    known = r"Unknown setting WARMCACHE_MAX_STALE\. Known: .*WARMCACHE_DIR, "
+    with pytest.raises(SettingError, match=known) as failed:
         WarmCache(app)
     assert str(failed.value).count("WARMCACHE_") == 1 + len(Settings.__dataclass_fields__)
-
-
-def test_unknown_default_is_refused_too() -> None:
     with pytest.raises(SettingError, match="Unknown setting WARMCACHE_PERPAGE"):
         WarmCache(Flask("shop"), perpage=5)
 
@@ -106,19 +104,13 @@ def test_lower_case_setting_in_the_config_is_ignored() -> None:
     assert Settings.from_config({"warmcache_per_page": "x", "CACHE_TYPE": "simple", "DEBUG": True}) == Settings()
 
 
-def test_config_wins_over_defaults_and_defaults_over_ours() -> None:
+def test_config_is_read_once_and_wins_over_defaults_and_defaults_over_ours() -> None:
     app = Flask("shop")
     app.config["WARMCACHE_PER_PAGE"] = 7
     WarmCache(app, per_page=9, default_ttl=11)
+    app.config["WARMCACHE_PER_PAGE"] = 8
     settings = state_of(app).settings
     assert (settings.per_page, settings.default_ttl, settings.max_per_page) == (7, 11, 500)
-
-
-def test_settings_are_read_once() -> None:
-    app = Flask("shop")
-    WarmCache(app)
-    app.config["WARMCACHE_PER_PAGE"] = 7
-    assert state_of(app).settings.per_page == 100
 
 
 def test_settings_from_the_environment_work_as_flask_loads_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,15 +123,5 @@ def test_settings_from_the_environment_work_as_flask_loads_them(monkeypatch: pyt
     assert (settings.per_page, settings.enabled) == (25, False)
 
 
-def test_empty_folder_is_refused() -> None:
-    with pytest.raises(SettingError, match="WARMCACHE_DIR"):
-        Settings.from_config({"WARMCACHE_DIR": ""})
-
-
 def test_path_object_is_accepted_as_folder() -> None:
     assert str(Settings.from_config({"WARMCACHE_DIR": Path("/srv/cache")}).dir) == "/srv/cache"
-
-
-def test_cache_control_that_no_server_can_send_is_refused() -> None:
-    with pytest.raises(SettingError, match="WARMCACHE_CACHE_CONTROL"):
-        Settings.from_config({"WARMCACHE_CACHE_CONTROL": "private, \N{EURO SIGN}"})

@@ -39,20 +39,24 @@ def test_generator_runs_in_the_app_context(shelf: Shelf) -> None:
 
 
 @pytest.mark.parametrize(
-    ("produced", "kind"), [(None, "NoneType"), ("text", "str"), (b"x", "bytes"), ({"a": 1}, "dict"), (5, "int")]
+    ("produced", "message"),
+    [
+        *(
+            pytest.param(value, f"gave a {type(value).__name__}, not a list of items", id=repr(value))
+            for value in (None, "text", b"x", {"a": 1}, 5)
+        ),
+        *(
+            pytest.param(
+                [*files("a"), item], f"gave a {type(item).__name__}; items are dicts", id=f"item {item!r}"
+            )
+            for item in (None, "a", 5, ["path"], ("path", "a"))
+        ),
+    ],
 )
-def test_source_that_gives_no_list_keeps_the_old_list(shelf: Shelf, produced: object, kind: str) -> None:
+def test_source_of_no_list_or_no_dicts_keeps_old_list(shelf: Shelf, produced: object, message: str) -> None:
     shelf.rebuild(files("old"))
-    with pytest.raises(RebuildError, match=f"source of 'files' gave a {kind}, not a list of items"):
+    with pytest.raises(RebuildError, match=f"source of 'files' {message}"):
         shelf.rebuild(lambda: produced)
-    assert shelf.items() == files("old")
-
-
-@pytest.mark.parametrize("item", [None, "a", 5, ["path"], ("path", "a")], ids=repr)
-def test_item_that_is_not_a_dict_keeps_the_old_list(shelf: Shelf, item: object) -> None:
-    shelf.rebuild(files("old"))
-    with pytest.raises(RebuildError, match=f"source of 'files' gave a {type(item).__name__}; items are dicts"):
-        shelf.rebuild(lambda: [*files("a"), item])
     assert shelf.items() == files("old")
 
 
@@ -85,11 +89,6 @@ def test_first_item_of_each_key_wins_and_others_count_as_failed(
     )
 
 
-def test_number_and_its_text_are_different_keys(shelf: Shelf) -> None:
-    shelf.rebuild([{"path": 1}, {"path": "1"}])
-    assert shelf.items() == [{"path": 1}, {"path": "1"}]
-
-
 @pytest.mark.parametrize("item", [{}, {"path": None}, {"path": 1.5}, {"path": True}, {"path": ["a"]}], ids=repr)
 def test_item_without_a_usable_key_is_left_out_and_counted(shelf: Shelf, item: Item) -> None:
     outcome = shelf.rebuild([*files("a"), item, *files("b")])
@@ -108,13 +107,6 @@ def test_builder_needs_no_key_and_keeps_duplicates(shelf: Shelf) -> None:
     assert shelf.items() == [{"a": 1}, {"a": 1}]
     again = shelf.rebuild([{"a": 1}], kind="builder", key=None)
     assert (outcome.enriched, again.enriched, again.reused, again.dropped) == (2, 1, 0, 0)
-
-
-@pytest.mark.parametrize("value", [None, 0, "text", [1, [2]], {"a": {"b": None}}, False], ids=repr)
-def test_value_may_be_any_json(shelf: Shelf, value: object) -> None:
-    shelf.rebuild(lambda: value, kind="value", key=None)
-    assert shelf.items() == [{"value": value}]
-    assert shelf.snapshot().is_value
 
 
 def test_value_that_json_cannot_hold_keeps_the_old_value(shelf: Shelf) -> None:
