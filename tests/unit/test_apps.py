@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,9 +15,8 @@ from flask import Flask
 
 from flask_warmcache import WarmCache, gunicorn_conf, state
 from flask_warmcache.host.server import SERVER_STARTED, server_started
-from tests.support.apps import make_app, state_of
+from tests.support.apps import Site, make_app, state_of
 from tests.support.processes import run_python
-from tests.support.shelf import files
 
 
 def test_app_under_test_has_a_private_temporary_folder() -> None:
@@ -117,74 +116,46 @@ def test_late_report_does_not_keep_the_private_folder(monkeypatch: pytest.Monkey
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_configured_folder_overrides_testing(tmp_path: Path) -> None:
-    app = make_app(tmp_path)
-    app.testing = True
-    WarmCache(app)
-    assert state_of(app).store.folder == tmp_path / "cache"
-
-
-def test_relative_folder_is_resolved_at_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_folder_is_the_configured_one_or_in_instance_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
-    app = Flask("shop")
-    WarmCache(app, dir="warm")
-    folder = state_of(app).store.folder
+    configured, relative = make_app(tmp_path), Flask("shop")
+    configured.testing = True
+    WarmCache(configured)
+    assert state_of(configured).store.folder == tmp_path / "cache"
+    WarmCache(relative, dir="warm")
+    folder = state_of(relative).store.folder
     monkeypatch.chdir("/")
     assert folder == tmp_path / "warm"
-
-
-def test_default_folder_is_in_the_instance_folder(tmp_path: Path) -> None:
-    app = Flask("my shop", instance_path=str(tmp_path / "instance"))
-    WarmCache(app)
-    assert state_of(app).store.folder == tmp_path / "instance" / "warmcache" / "my_shop"
+    default = Flask("my shop", instance_path=str(tmp_path / "instance"))
+    WarmCache(default)
+    assert state_of(default).store.folder == tmp_path / "instance" / "warmcache" / "my_shop"
 
 
 # Disabled
 
 
-class Inline:
-    """An app with a disabled cache."""
-
-    def __init__(self, folder: Path) -> None:
-        self.app = make_app(folder, enabled=False)
-        self.warmcache = WarmCache(self.app)
-        self.builds = 0
-        self.error: Exception | None = None
-        self.list = self.warmcache.warm_list("files", key="path", source=self.source)
-        self.warmcache.value("one", cold=0)(lambda: self.builds)
-        self.app.add_url_rule("/files", "files", self.list.response)
-        self.client = self.app.test_client()
-
-    def source(self) -> list[dict[str, Any]]:
-        self.builds += 1
-        if self.error is not None:
-            raise self.error
-        return files("a")
-
-
 @pytest.fixture
-def inline(tmp_path: Path) -> Inline:
-    return Inline(tmp_path)
+def inline(tmp_path: Path) -> Site:
+    """An app with a disabled cache."""
+    return Site(tmp_path, enabled=False)
 
 
-def test_first_answer_is_complete_when_disabled(inline: Inline) -> None:
+def test_first_answer_is_complete_when_disabled(inline: Site) -> None:
+    inline.warmcache.value("one", cold=0)(lambda: inline.builds)
     answer = inline.client.get("/files").get_json()
-    assert (answer["items"], answer["cache_rebuilding"]) == (files("a"), False)
+    assert (answer["files"], answer["cache_rebuilding"]) == (inline.items, False)
     with inline.app.app_context():
         assert inline.warmcache["one"].get() == 1
-        assert inline.list.find("a") == files("a")[0]
-    assert inline.builds == 1
-
-
-def test_next_read_sees_a_change_when_disabled(inline: Inline) -> None:
-    inline.client.get("/files")
-    with inline.app.app_context():
+        assert inline.list.find("a") == inline.items[0]
         inline.list.invalidate()
+    assert inline.builds == 1
     answer = inline.client.get("/files").get_json()
-    assert (answer["cache_rebuilding"], inline.builds) == (False, 2)
+    assert (answer["cache_rebuilding"], inline.builds) == (False, 2), "the next read did not see the change"
 
 
-def test_failure_fails_no_request_when_disabled(inline: Inline, caplog: pytest.LogCaptureFixture) -> None:
+def test_failure_fails_no_request_when_disabled(inline: Site, caplog: pytest.LogCaptureFixture) -> None:
     inline.error = ValueError("unmounted")
     for _ in range(5):
         assert inline.client.get("/files").status_code == 200
@@ -195,24 +166,21 @@ def test_failure_fails_no_request_when_disabled(inline: Inline, caplog: pytest.L
 # When code changes
 
 
-def test_list_older_than_the_server_is_stale_once(tmp_path: Path) -> None:
-    first = Inline(tmp_path)
-    first.client.get("/files")
-    second = make_app(tmp_path)
-    WarmCache(second).warm_list("files", key="path", source=lambda: files("a"))
-    second.test_client().get("/nowhere")
-    status = state_of(second).statuses["files"]
-    assert (status.condition().state, status.condition().due) == ("stale", True)
-    state_of(second).rebuilder.rebuild_now("files")
-    second.test_client().get("/nowhere")
-    assert status.condition().state == "fresh"
+def test_list_older_than_server_is_stale_once(inline: Site, tmp_path: Path) -> None:
+    inline.client.get("/files")
+    second = Site(tmp_path)
+    second.client.get("/nowhere")
+    assert (second.status.condition().state, second.status.condition().due) == ("stale", True)
+    second.rebuild()
+    second.client.get("/nowhere")
+    assert second.status.condition().state == "fresh"
 
 
 @pytest.fixture
-def environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     monkeypatch.delenv(SERVER_STARTED, raising=False)
     monkeypatch.delenv("SERVER_SOFTWARE", raising=False)
-    yield monkeypatch
+    return monkeypatch
 
 
 def test_gunicorn_conf_records_the_servers_start(environment: pytest.MonkeyPatch) -> None:
@@ -224,17 +192,13 @@ def test_gunicorn_conf_records_the_servers_start(environment: pytest.MonkeyPatch
     assert server_started(5) >= started
 
 
-def test_other_gunicorn_uses_its_masters_start(environment: pytest.MonkeyPatch) -> None:
+def test_other_gunicorn_uses_start_of_master(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("SERVER_SOFTWARE", "gunicorn/27.0.1")
     started = server_started(5)
     assert 5 < started < time.time_ns()
     assert server_started(5) == pytest.approx(started, abs=2e9)
-
-
-def test_unknown_start_makes_nothing_stale(environment: pytest.MonkeyPatch) -> None:
-    environment.setenv("SERVER_SOFTWARE", "gunicorn/27.0.1")
     environment.setattr(os, "getppid", lambda: 0)
-    assert server_started(5) == 0
+    assert server_started(5) == 0, "an unknown start must make nothing stale"
 
 
 def test_other_process_uses_its_own_start(environment: pytest.MonkeyPatch) -> None:

@@ -97,14 +97,24 @@ def test_every_change_is_seen_by_the_next_read(shelf: Shelf, change: str) -> Non
         )
 
 
-def test_change_by_another_process_is_seen(shelf: Shelf, reader: Reader) -> None:
-    script = """
-import sys
+# Publish in another process, which may be killed after the rename.
+PUBLISH = """
+import os, sys
 from pathlib import Path
 from tests.support.shelf import Shelf, files
+rename = os.replace
+def killed(draft, final):
+    rename(draft, final)
+    if str(final).endswith(".index"):
+        os._exit(9)
+if sys.argv[2:]:
+    os.replace = killed
 Shelf(Path(sys.argv[1])).rebuild(files("b"))
 """
-    assert run_python(script, shelf.folder).stderr == ""
+
+
+def test_change_by_another_process_is_seen(shelf: Shelf, reader: Reader) -> None:
+    assert run_python(PUBLISH, shelf.folder).stderr == ""
     assert shown(reader) == ["b"]
 
 
@@ -131,20 +141,8 @@ def test_every_read_makes_a_stat_during_a_publication(
     assert seen == [["b"]]
 
 
-def test_publisher_killed_after_its_rename_leaves_readers_that_stat(shelf: Shelf, reader: Reader) -> None:
-    script = """
-import os, sys
-from pathlib import Path
-from tests.support.shelf import Shelf, files
-rename = os.replace
-def killed(draft, final):
-    rename(draft, final)
-    if str(final).endswith(".index"):
-        os._exit(9)
-os.replace = killed
-Shelf(Path(sys.argv[1])).rebuild(files("b"))
-"""
-    assert run_python(script, shelf.folder).returncode == 9
+def test_publisher_killed_after_rename_leaves_readers_that_stat(shelf: Shelf, reader: Reader) -> None:
+    assert run_python(PUBLISH, shelf.folder, "killed").returncode == 9
     assert words_of(shelf).read_bytes()[:WORD] == CHANGING
     assert shown(reader) == shown(reader) == ["b"]
     assert reader._watch.needs_stat()
@@ -182,12 +180,9 @@ def test_expired_reader_makes_a_stat_whatever_the_words_say(shelf: Shelf, reader
     assert shown(reader) == ["a"] and reader.is_unusable
 
 
-@pytest.mark.parametrize("what", ["nothing", "empty", "short", "a link", "a folder", "a pipe"])
-def test_every_read_makes_a_stat_without_usable_words(shelf: Shelf, reader: Reader, what: str) -> None:
-    words = words_of(shelf)
+def replace_words(words: Path, what: str) -> None:
     words.unlink()
     if what == "a link":
-        (shelf.folder / "elsewhere").write_bytes(b"1234567812345678")
         words.symlink_to("elsewhere")
     elif what == "a folder":
         words.mkdir()
@@ -195,6 +190,12 @@ def test_every_read_makes_a_stat_without_usable_words(shelf: Shelf, reader: Read
         os.mkfifo(words)
     elif what != "nothing":
         words.write_bytes(b"" if what == "empty" else b"123456781234567")
+
+
+@pytest.mark.parametrize("what", ["nothing", "empty", "short", "a link", "a folder", "a pipe"])
+def test_every_read_makes_stat_without_usable_words(shelf: Shelf, reader: Reader, what: str) -> None:
+    (shelf.folder / "elsewhere").write_bytes(b"1234567812345678")
+    replace_words(words_of(shelf), what)
     reader.expire()
     assert shown(reader) == ["a"]
     assert reader._watch.needs_stat()
@@ -202,30 +203,19 @@ def test_every_read_makes_a_stat_without_usable_words(shelf: Shelf, reader: Read
     assert shown(reader) == ["b"]
 
 
+@pytest.mark.usefixtures("reader")  # it still maps the old file, which nobody overwrites any more
 @pytest.mark.parametrize("what", ["a folder", "a link", "a pipe"])
 def test_change_that_cannot_be_announced_waits_for_all_readers(
-    shelf: Shelf,
-    reader: Reader,
-    what: str,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    tmp_path: Path,
+    shelf: Shelf, what: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    words = words_of(shelf)
-    words.unlink()  # the reader still maps the old file, which nobody overwrites any more
-    if what == "a folder":
-        words.mkdir()
-    elif what == "a link":
-        words.symlink_to(tmp_path / "elsewhere")
-    else:
-        os.mkfifo(words)
+    replace_words(words_of(shelf), what)
     waited: list[bool] = []
     monkeypatch.setattr(change_words, "_wait_for_all_readers", lambda: waited.append(True))
     shelf.rebuild(files("b"))
     shelf.store.invalidate(shelf.name)
     assert len(waited) == 3
     assert "warmcache.not_told" in caplog.text
-    assert not (tmp_path / "elsewhere").exists()
+    assert not (shelf.folder / "elsewhere").exists()
 
 
 def test_invalidating_a_list_without_index_announces_nothing(shelf: Shelf) -> None:
