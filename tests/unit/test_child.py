@@ -21,7 +21,7 @@ from flask_warmcache.keeper.children import DROPPED, Location, NoLocation, locat
 from flask_warmcache.keeper.hand_over import Relay
 from flask_warmcache.keeper.process import ITEM_SIGNAL, ItemTimeLimit
 from flask_warmcache.settings import KEY
-from tests.support.apps import make_app, state_of
+from tests.support.apps import Shop, make_app, state_of
 from tests.support.shelf import files
 
 # Where the app is
@@ -77,15 +77,14 @@ def test_an_app_in_a_script_cannot_be_located(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_without_a_location_the_stats_say_so_and_the_thread_rebuilds(tmp_path: Path) -> None:
-    app = make_app(tmp_path, runner="process")
-    WarmCache(app).warm_list("files", key="path", unit="file", source=lambda: files("a"))
-    state_of(app).keeper.rebuild_due()
-    section = app.test_client().get("/api/cache/stats/files").get_json()
+    shop = Shop(tmp_path, runner="process")
+    shop.keeper.rebuild_due()
+    section = shop.client.get("/api/cache/stats/files").get_json()
     assert section["runner"] == {
         "mode": "process",
         "child": "unavailable: no module attribute holds the app; set WARMCACHE_APP",
     }
-    assert (section["state"], section["file_count"]) == ("fresh", 1)
+    assert (section["state"], section["item_count"]) == ("fresh", 1)
 
 
 def test_a_child_does_not_inherit_the_variables_of_a_server() -> None:
@@ -123,9 +122,7 @@ def test_the_child_finds_the_app_by_its_folder_and_declaration(tmp_path: Path) -
 
 
 def test_several_matching_apps_are_refused_unless_one_is_served(tmp_path: Path) -> None:
-    apps = [make_app(tmp_path) for _ in range(2)]
-    for app in apps:
-        WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
+    apps = [shop.app for shop in (Shop(tmp_path), Shop(tmp_path))]
     with pytest.raises(ChildError, match="^2 apps imported by .*; set WARMCACHE_APP"):
         child._find_state(orders(apps[0]), apps[0])
     for app in apps:
@@ -133,11 +130,10 @@ def test_several_matching_apps_are_refused_unless_one_is_served(tmp_path: Path) 
 
 
 def test_an_app_under_test_has_no_child(tmp_path: Path) -> None:
-    app = make_app(tmp_path)
-    app.config.update(TESTING=True, WARMCACHE_DIR=None)
-    WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
+    shop = Shop(tmp_path, dir=None)
+    shop.app.testing = True
     with pytest.raises(NoLocation, match="temporary cache folder"):
-        app.extensions[KEY]._locate()
+        shop.app.extensions[KEY]._locate()
 
 
 # Memory
@@ -145,87 +141,88 @@ def test_an_app_under_test_has_no_child(tmp_path: Path) -> None:
 
 @pytest.fixture
 def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Write control groups for the code to find."""
+    """Write control groups for the code to find, on a machine with eight cores."""
     monkeypatch.setattr(resources, "PROC", tmp_path / "proc")
     monkeypatch.setattr(resources, "CGROUPS", tmp_path / "groups")
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
     (tmp_path / "proc").mkdir()
 
-    def write(membership: str, **texts: str) -> None:
+    def write(membership: str, texts: dict[str, str]) -> None:
         (tmp_path / "proc" / "cgroup").write_text(membership)
         for name, text in texts.items():
-            path = tmp_path / "groups" / name.replace("__", "/").replace("_dot_", ".")
+            path = tmp_path / "groups" / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
 
     return write
 
 
-def test_without_a_limit_there_is_enough_memory(groups: Callable[..., None]) -> None:
-    assert resources.free() is None
-    groups("0::/app\n", app__memory_dot_max="max\n", app__memory_dot_current="5\n")
-    assert resources.free() is None
+STRICT_GROUP = {
+    "outer/app/memory.max": "1000",
+    "outer/app/memory.current": "900",
+    "outer/app/memory.stat": "anon 100\ninactive_file 50\n",
+    "outer/memory.max": "5000",
+    "outer/memory.current": "4900",
+}
+MEMORY_V1 = {
+    "memory/app/memory.limit_in_bytes": "1000",
+    "memory/app/memory.usage_in_bytes": "700",
+    "memory/memory.limit_in_bytes": str(1 << 62),
+    "memory/memory.usage_in_bytes": "900",
+}
+CORES_V1 = {
+    "cpu/app/cpu.cfs_quota_us": "400000\n",
+    "cpu/app/cpu.cfs_period_us": "100000\n",
+    "cpu/cpu.cfs_quota_us": "-1\n",
+    "cpu/cpu.cfs_period_us": "100000\n",
+}
 
 
-def test_the_strictest_group_counts_and_file_pages_do_not(groups: Callable[..., None]) -> None:
-    groups(
-        "0::/outer/app\n",
-        outer__app__memory_dot_max="1000",
-        outer__app__memory_dot_current="900",
-        outer__app__memory_dot_stat="anon 100\ninactive_file 50\n",
-        outer__memory_dot_max="5000",
-        outer__memory_dot_current="4900",
-    )
-    assert resources.free() == 100
-
-
-def test_memory_limits_of_cgroup_v1_are_read(groups: Callable[..., None]) -> None:
-    groups(
-        "4:cpu:/x\n3:memory:/app\n",
-        memory__app__memory_dot_limit_in_bytes="1000",
-        memory__app__memory_dot_usage_in_bytes="700",
-        memory__memory_dot_limit_in_bytes=str(1 << 62),
-        memory__memory_dot_usage_in_bytes="900",
-    )
-    assert resources.free() == 300
-
-
-def test_the_strictest_group_limits_the_cores_rounded_up(
-    groups: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("membership", "texts", "free"),
+    [
+        ("0::/app\n", {"app/memory.max": "max\n", "app/memory.current": "5\n"}, None),
+        ("0::/outer/app\n", STRICT_GROUP, 100),
+        ("4:cpu:/x\n3:memory:/app\n", MEMORY_V1, 300),
+    ],
+    ids=["no limit", "strictest group, without file pages", "cgroup v1"],
+)
+def test_free_memory_is_that_of_strictest_group(
+    groups: Callable[..., None], membership: str, texts: dict[str, str], free: int | None
 ) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
+    assert resources.free() is None
+    groups(membership, texts)
+    assert resources.free() == free
+
+
+@pytest.mark.parametrize(
+    ("membership", "texts", "cores"),
+    [
+        ("0::/outer/app\n", {"outer/app/cpu.max": "max 100000\n", "outer/cpu.max": "250000 100000\n"}, 3),
+        ("0::/outer/app\n", {"outer/app/cpu.max": "50000 100000\n"}, 1),
+        ("4:cpu,cpuacct:/app\n", CORES_V1, 4),
+    ],
+    ids=["of an outer group, rounded up", "at least one", "cgroup v1"],
+)
+def test_strictest_group_limits_cores(
+    groups: Callable[..., None], membership: str, texts: dict[str, str], cores: int
+) -> None:
     assert resources.cores() == 8
-    groups("0::/outer/app\n", outer__app__cpu_dot_max="max 100000\n", outer__cpu_dot_max="250000 100000\n")
-    assert resources.cores() == 3
-    groups("0::/outer/app\n", outer__app__cpu_dot_max="50000 100000\n")
-    assert resources.cores() == 1
-
-
-def test_cores_of_cgroup_v1_are_read(groups: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-    groups(
-        "4:cpu,cpuacct:/app\n",
-        cpu__app__cpu_dot_cfs_quota_us="400000\n",
-        cpu__app__cpu_dot_cfs_period_us="100000\n",
-        cpu__cpu_dot_cfs_quota_us="-1\n",
-        cpu__cpu_dot_cfs_period_us="100000\n",
-    )
-    assert resources.cores() == 4
+    groups(membership, texts)
+    assert resources.cores() == cores
 
 
 def test_memory_is_that_of_the_machine_or_of_the_strictest_group(groups: Callable[..., None]) -> None:
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert resources.memory() == machine
-    groups("0::/app\n", app__memory_dot_max="512000000", app__memory_dot_current="5")
+    groups("0::/app\n", {"app/memory.max": "512000000", "app/memory.current": "5"})
     assert resources.memory() == 512_000_000
 
 
-def test_without_memory_for_a_second_copy_there_is_no_child(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_memory_for_second_copy_there_is_no_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resources, "free", lambda: 1000)
-    app = make_app(tmp_path, runner="process", app="shop:app")
-    WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
-    section = app.test_client().get("/api/cache/stats/files").get_json()
+    shop = Shop(tmp_path, runner="process", app="shop:app")
+    section = shop.client.get("/api/cache/stats/files").get_json()
     assert section["runner"]["child"] == "unavailable: no memory for a second copy of the app"
     assert resources.resident() > 1000
 
@@ -319,16 +316,11 @@ def test_a_rebuild_that_waits_stays_in_its_thread_until_it_computes(clock: Any) 
 
 
 @pytest.mark.parametrize("answer", ["gone", "refused: no app"])
-def test_the_thread_works_on_if_the_child_does_not_get_ready(clock: Any, answer: str) -> None:
-    started: list[int] = []
-
-    def start() -> Any:
-        started.append(1)
-        return Answering(None, answer)
-
-    relay = Relay(start, lambda: True)
+def test_thread_works_on_if_child_does_not_get_ready(clock: Any, answer: str) -> None:
+    children = iter([Answering(None, answer)])  # there is no second one
+    relay = Relay(lambda: next(children), lambda: True)  # type: ignore[arg-type, return-value]
     assert not is_handed_over(clock, relay, 10, share=1.0)
-    assert (started, relay.answer) == ([1], answer)
+    assert (list(children), relay.answer) == ([], answer)
 
 
 def test_a_rebuild_is_handed_over_only_where_a_child_can_go_on(clock: Any) -> None:
@@ -357,9 +349,8 @@ def test_uwsgi_without_threads_is_reported_and_logged(
     live: None,
 ) -> None:
     monkeypatch.setitem(sys.modules, "uwsgi", types.SimpleNamespace(opt=options))
-    app = make_app(tmp_path)
-    WarmCache(app).warm_list("files", key="path", source=lambda: files("a"))
+    shop = Shop(tmp_path)
     for _ in range(2):
-        section = app.test_client().get("/api/cache/stats/files").get_json()
+        section = shop.client.get("/api/cache/stats/files").get_json()
     assert ("problem" not in section["runner"]) == runs
     assert caplog.text.count("warmcache.no_threads") == (0 if runs else 1)
