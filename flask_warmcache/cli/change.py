@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 
 import click
@@ -10,7 +9,7 @@ from flask.cli import with_appcontext
 
 from ..errors import StoreError
 from ..lists.warm_list import WarmList
-from .opened import BUSY, FAILED, opened_list
+from .opened import BUSY, leave, opened_list
 
 
 def _with_keys(command: Callable[..., None]) -> Callable[..., None]:
@@ -60,14 +59,9 @@ def _change(verb: str, name: str, texts: tuple[str, ...], as_int: bool) -> None:
     try:
         is_published: bool = getattr(listed, verb)(*keys)
     except Exception as error:
-        click.echo(f"{name} is unchanged: {type(error).__name__}: {error}", err=True)
-        sys.exit(FAILED)
+        leave(f"{name} is unchanged: {type(error).__name__}: {error}")
     if not is_published:
-        click.echo(
-            f"{name} cannot be written now; it is invalidated, so the next rebuild applies the change.",
-            err=True,
-        )
-        sys.exit(BUSY)
+        leave(f"{name} cannot be written now; it is invalidated, so the next rebuild applies the change.", BUSY)
     click.echo(f"{name}: {len(keys)} {'key' if len(keys) == 1 else 'keys'} {verb.rstrip('e')}ed.")
 
 
@@ -80,8 +74,7 @@ def invalidate_command(name: str) -> None:
     try:
         status.store.invalidate(name)
     except StoreError as error:
-        click.echo(str(error), err=True)
-        sys.exit(FAILED)
+        leave(str(error))
     click.echo(f"{name} is invalidated.")
 
 
@@ -97,13 +90,11 @@ def clear_command(name: str) -> None:
     try:
         lock = status.store.try_lock(name)
         if lock is None:
-            click.echo(f"{name} is being rebuilt; try again when that has ended.", err=True)
-            sys.exit(BUSY)
+            leave(f"{name} is being rebuilt; try again when that has ended.", BUSY)
         try:
             status.store.publish_cold(name)
         finally:
             lock.close()
     except (StoreError, OSError) as error:
-        click.echo(str(error), err=True)
-        sys.exit(FAILED)
+        leave(str(error))
     click.echo(f"{name} is cleared.")

@@ -6,6 +6,9 @@ wrong usage such as an unknown list, and with 3 when another process is working 
 
 from __future__ import annotations
 
+import sys
+from typing import NoReturn
+
 import click
 from flask import current_app
 
@@ -14,6 +17,12 @@ from ..state import AppState
 from ..status.condition import ListStatus
 
 FAILED, BUSY = 1, 3
+
+
+def leave(message: str, code: int = FAILED) -> NoReturn:
+    """Print why the command could not do what it was asked, and end it."""
+    click.echo(message, err=True)
+    sys.exit(code)
 
 
 def opened_state() -> AppState:

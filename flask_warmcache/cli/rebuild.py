@@ -1,9 +1,10 @@
-"""``flask warmcache rebuild``."""
+"""``flask warmcache rebuild`` and ``watch``."""
 
 from __future__ import annotations
 
 import json
-import sys
+import signal
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import asdict
@@ -15,10 +16,12 @@ from flask.cli import with_appcontext
 from ..errors import RebuildBusyError
 from ..status.condition import ListStatus
 from .bar import POLL, Background, pace, show_while
-from .opened import BUSY, FAILED, opened_list, opened_state
+from .opened import BUSY, FAILED, leave, opened_list, opened_state
 
 if TYPE_CHECKING:
     from ..rebuild.tools import Outcome
+
+WATCH_EVERY = 1.0  # seconds
 
 
 @click.command("rebuild")
@@ -57,10 +60,9 @@ def rebuild_command(name: str, wait: bool, as_json: bool) -> None:
 
 
 def _fail(name: str, error: str, code: int, as_json: bool) -> NoReturn:
-    click.echo(error, err=True)
     if as_json:
         click.echo(json.dumps({"name": name, "error": error}))
-    sys.exit(code)
+    leave(error, code)
 
 
 def _own_outcome(name: str, outcome: Outcome) -> dict[str, Any]:
@@ -108,3 +110,24 @@ def _show_progress(status: ListStatus, is_running: Callable[[], bool]) -> None:
         return ", ".join([report.phase, *pace(report.rate, report.eta)]), report.done, total
 
     show_while(status.name, is_running, progress)
+
+
+@click.command("watch")
+@with_appcontext
+def watch_command() -> None:
+    """Rebuild lists when they are due, until SIGTERM or SIGINT. Use it with WARMCACHE_RUNNER=external."""
+    state = opened_state()
+    keeper, stopped = state.keeper, threading.Event()
+    for status in state.statuses.values():
+        status.staleness.serve()  # a snapshot that older code built is rebuilt
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stopped.set())
+
+    def work() -> None:
+        while not stopped.wait(WATCH_EVERY):
+            keeper.rebuild_due()
+
+    # The signal interrupts the rebuild that a daemon thread is running; the next rebuild resumes it.
+    threading.Thread(target=work, name="warmcache-watch", daemon=True).start()
+    while not stopped.wait(WATCH_EVERY):
+        keeper.beat()

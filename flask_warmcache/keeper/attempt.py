@@ -97,10 +97,9 @@ class Attempt:
     def can_be_handed_over(self) -> bool:
         """Whether a child could go on from here without repeating much of the work."""
         status = self.working_on
-        progress = status.progress if status is not None else None
-        if status is None or progress is None or status.declaration.kind != "list":
+        if status is None or status.progress is None or status.declaration.kind != "list":
             return False
-        return progress.report.phase in ("source", "enrich")
+        return status.progress.report.phase in ("source", "enrich")
 
     def leave_to_child(self, status: ListStatus, deadline: float) -> None:
         """Note that a child goes on with a list that this attempt holds; the report is the child's from now on."""

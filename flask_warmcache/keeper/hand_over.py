@@ -79,8 +79,7 @@ class Runner:
         if self._settings.runner in ("process", "auto"):
             problem = self._children.problem()
             facts["child"] = "available" if problem is None else f"unavailable: {problem}"
-        problem = threads.uwsgi_problem()
-        if problem is not None:
+        if (problem := threads.uwsgi_problem()) is not None:
             facts["problem"] = problem
         return facts
 
@@ -95,9 +94,8 @@ class Runner:
 
     def _belongs_in_child(self, attempt: Attempt) -> bool:
         """Whether a rebuild that begins now should run in a child from its beginning."""
-        if self._settings.runner not in ("process", "auto") or threads.in_child:
-            return False
-        if self._children.problem() is not None:
+        can_be_in_child = self._settings.runner in ("process", "auto") and not threads.in_child
+        if not can_be_in_child or self._children.problem() is not None:
             return False
         if self._settings.runner == "process" or threads.is_green():
             return True
@@ -112,28 +110,25 @@ class Runner:
         """Have a child rebuild from the beginning; return False if there is none, so this thread is to do it."""
         status = attempt.target
         attempt.leave_to_child(status, self._deadline())  # before the child may write its own report
-        answer: str | None = None
-        error: Exception
+        is_child_required, answer = self._settings.runner == "process", None
         try:
             child = self._start(attempt, wait=False)
             while (answer := child.answer()) is None:
                 time.sleep(ANSWER_POLL)
-            if answer == "ready" or (answer == "gone" and self._settings.runner == "process"):
-                attempt.close()  # the next tick will see what became of a child that is gone
-                return True
-            error = ChildError(f"The child process for {status.name!r} is not ready: {answer}.")
-        except Exception as failure:
-            error = failure
-        if self._settings.runner == "process":
+            # The next tick will see what became of a child that is gone.
+            if answer != "ready" and not (answer == "gone" and is_child_required):
+                raise ChildError(f"The child process for {status.name!r} is not ready: {answer}.")
+        except Exception as error:
+            if not is_child_required:
+                message = "%(list)r is rebuilt in a thread: %(reason)s"
+                events.warning("warmcache.no_child", message, list=status.name, reason=error)
+                self._note_refusal(attempt, answer)
+                attempt.resume(status)
+                return False
             self._reporter.fail(status, error)
             self._reporter.announce("rebuild_failed", status, error=error)
-            attempt.close()
-            return True
-        message = "%(list)r is rebuilt in a thread: %(reason)s"
-        events.warning("warmcache.no_child", message, list=status.name, reason=error)
-        self._note_refusal(attempt, answer)
-        attempt.resume(status)
-        return False
+        attempt.close()
+        return True
 
     def _rebuild_here(self, attempt: Attempt) -> None:
         """Rebuild in this thread; on the way it may turn out that a child should go on."""

@@ -1,4 +1,4 @@
-"""When lists are rebuilt: the keeper, a background thread in each worker."""
+"""When lists are rebuilt: which of them are due, and the keeper, a background thread in each worker."""
 
 from __future__ import annotations
 
@@ -8,15 +8,16 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from .. import events
 from ..host import threads
 from ..host.threads import run_in_thread
 from ..status.condition import ListStatus
+from ..store.files import FileStore
+from ..store.verify import Verifier
 from .attempt import Attempt
 from .children import Children
-from .due import Due
 from .hand_over import Runner
 from .rebuilder import Rebuilder
 
@@ -25,6 +26,55 @@ TICK_EVERY = 0.2
 # Workers that start together begin their background work within this many seconds, at different moments.
 STAGGER = 0.3
 JOIN_POLL = 0.02
+WRITE_FOLLOWS_WITHIN = 2_000_000_000  # nanoseconds; a write is abandoned after one second
+
+
+class Due:
+    """Examines the lists of one app."""
+
+    def __init__(self, by_name: Mapping[str, ListStatus], store: FileStore) -> None:
+        self._by_name = by_name
+        self._store = store
+        self._verifiers = {name: Verifier(store.folder, name) for name in by_name}
+
+    def is_due(self, status: ListStatus) -> bool:
+        """Examine a list as thoroughly as only the keeper does, and return whether to rebuild it now."""
+        self.note_stale(status)
+        threads.apart(lambda: self._verify(status))
+        source_list = status.declaration.source_list
+        # While the source list is being rebuilt, a rebuild of this one would not get its lock.
+        is_source_busy = source_list is not None and self._by_name[source_list].is_rebuilding
+        return status.condition().due and not is_source_busy
+
+    def note_stale(self, status: ListStatus) -> None:
+        """Note whether the source list has a newer snapshot, or the list was invalidated while it was made.
+
+        The latter is already noted in the snapshot, unless its builder died between the rename and that.
+        """
+        snapshot = status.reader.current()
+        if snapshot is None or snapshot.is_cold:
+            return
+        if self._store.invalidation(status.name) != snapshot.header["invalidation"]:
+            status.staleness.require_newer_than(snapshot.rebuilt)
+        source_list = status.declaration.source_list
+        if source_list is None:
+            return
+        source = self._by_name[source_list]
+        upstream = source.reader.current()
+        if upstream is None or upstream.is_cold or upstream.generation == snapshot.header["upstream"]:
+            return
+        # A write to the source list is passed on to a list with the same keys, which then needs no rebuild.
+        is_written = upstream.generation != upstream.rebuilt and source.declaration.key == status.declaration.key
+        if not is_written or time.time_ns() - upstream.generation > WRITE_FOLLOWS_WITHIN:
+            status.staleness.require_successor_of(snapshot.generation)
+
+    def _verify(self, status: ListStatus) -> None:
+        """Verify the checksums of a new snapshot once; have a damaged one rebuilt from scratch."""
+        snapshot = status.reader.current()
+        if snapshot is not None and self._verifiers[status.name].is_damaged(snapshot):
+            status.staleness.note_damage(snapshot)
+            message = "the files of %(list)r fail their checksums; they are rebuilt"
+            events.error("warmcache.snapshot_damaged", message, list=status.name)
 
 
 class Keeper:
@@ -41,8 +91,8 @@ class Keeper:
         self._runner = Runner(rebuilder, children)
         self.due = Due(rebuilder.by_name, rebuilder.store)
         settings = rebuilder.settings
+        is_external = settings.runner == "external" and settings.enabled
         for status in self._lists:
-            is_external = settings.runner == "external" and settings.enabled
             status.kept_by(self._runner.describe, is_external=is_external)
         self._reset()
 
@@ -143,13 +193,11 @@ class Keeper:
     def beat(self) -> None:
         """Show in the reports of this process's rebuilds that they are alive."""
         for status in self._lists:
-            progress = status.progress
-            if progress is not None:
+            if (progress := status.progress) is not None:
                 progress.beat()
 
     def _keep_up(self, status: ListStatus, run: Callable[[Callable[[], None], str], None]) -> None:
-        progress = status.progress
-        if progress is not None:
+        if (progress := status.progress) is not None:
             progress.beat()
             return
         status.reread()

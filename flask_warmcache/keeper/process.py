@@ -70,11 +70,10 @@ class Child:
 
     def has_ended(self) -> bool:
         """Whether it has ended; kill it if it is long past its deadline."""
-        if self._process.poll() is None:
-            if time.monotonic() > self._deadline + KILL_AFTER_DEADLINE:
-                self.kill()
-            return False
-        return True
+        has_ended = self._process.poll() is not None
+        if not has_ended and time.monotonic() > self._deadline + KILL_AFTER_DEADLINE:
+            self.kill()
+        return has_ended
 
     def abandon(self) -> None:
         """Close what connects this process with it, and let it live on: it may outlive this process."""
@@ -112,7 +111,6 @@ def limit_build(seconds: float) -> None:
 def error_of_dead_child(name: str, deadline: float | None) -> RebuildError:
     """Return the error to report for a child that ended without reporting anything itself.
 
-    :param name: the list's.
     :param deadline: the child's, on the wall clock.
     """
     if deadline is not None and time.time() > deadline - DEADLINE_NEAR:

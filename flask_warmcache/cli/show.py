@@ -1,4 +1,4 @@
-"""``flask warmcache status``."""
+"""``flask warmcache status`` and ``doctor``: how the lists are, and how the app is run."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from typing import Any
 import click
 from flask.cli import with_appcontext
 
+from ..doctor.examine import examine
+from ..doctor.report import encoded, show
 from ..status.stats import list_section
 from .bar import pace
 from .opened import FAILED, opened_state
@@ -49,3 +51,22 @@ def _row(section: dict[str, Any]) -> str:
         f"{section['state']:8}{count:>10}  {'-' if age is None else f'{age:.0f} s':>8}  "
         f"{'-' if duration is None else f'{duration:.2f} s':>10}  {note}"
     )
+
+
+@click.command("doctor")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings and figures as JSON.")
+@click.option("--pid", type=click.IntRange(1), metavar="MASTER", help="The process id of the gunicorn to examine.")
+@with_appcontext
+def doctor_command(as_json: bool, pid: int | None) -> None:
+    """Check how the app is run.
+
+    The checks are about settings in force, imports, lists, the cache folder and memory.
+
+    The exit code is 0 when there is nothing to do, 1 with warnings, and 2 with faults.
+    """
+    report = examine(opened_state(), pid)
+    if as_json:
+        click.echo(encoded(report))
+    else:
+        show(report)
+    sys.exit(report.exit_code)
