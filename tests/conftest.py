@@ -1,4 +1,4 @@
-"""What every folder of tests shares: the long tests' option, the watchdog, and one browser."""
+"""What every folder of tests shares: the long tests' option, the watchdog, one browser, and its pages."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.needs import CHROMIUM_SWITCHES, need_chromium, need_module
 from tests.support.orphans import guard
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser
+    from playwright.sync_api import Browser, BrowserContext, Page
 
 # In the background of a script an ignored Ctrl-C is inherited, and every server that a test interrupts would, too.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -47,3 +47,26 @@ def browser() -> Iterator[Browser]:
         running = playwright.chromium.launch(executable_path=need_chromium(), args=CHROMIUM_SWITCHES)
         yield running
         running.close()
+
+
+@pytest.fixture
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """Open a browser context without stored data."""
+    with browser.new_context(locale="en-GB", viewport={"width": 1280, "height": 900}) as fresh:
+        fresh.set_default_timeout(20_000)
+        yield fresh
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Iterator[Page]:
+    """Open a tab in which no script, console line or content policy may report a problem."""
+    trouble: list[str] = []
+    tab = context.new_page()
+    tab.on("pageerror", lambda error: trouble.append(f"uncaught: {error}"))
+    tab.on("console", lambda line: trouble.append(line.text) if line.type in ("error", "warning") else None)
+    tab.add_init_script(
+        "addEventListener('securitypolicyviolation',"
+        " (event) => console.error(`policy: ${event.violatedDirective} ${event.blockedURI}`))"
+    )
+    yield tab
+    assert trouble == []

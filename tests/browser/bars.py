@@ -16,9 +16,8 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from tests.support.needs import CHROMIUM_SWITCHES, need_chromium
 
-from .fake_server import SCRIPT, FakeServer, serve
+from .fake_server import SCRIPT, STATUS, FakeServer, serve
 
-STATUS = "/api/cache/stats/files"
 POLLS = 2000
 RUNS = 5
 RECORDER = """

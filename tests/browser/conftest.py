@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.waiting import until
 
-from .fake_server import FakeServer, serve
+from .fake_server import STATUS, FakeServer, serve
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -48,6 +48,27 @@ class EventRecorder:
             within,
             pause=lambda seconds: page.wait_for_timeout(1000 * seconds),
         )[0]
+
+
+def open_page(server: FakeServer, page: Page, state: str = "stale") -> None:
+    """Open the page while its list is rebuilt: a stale one with one old row, or a cold one without any."""
+    generation, rows = ("g1", ["old"]) if state == "stale" else (None, [])
+    server.become(state, generation, rows, rebuilding=True)
+    page.goto(f"{server.url}/page")
+
+
+def publish(server: FakeServer, page: Page, recorder: EventRecorder) -> None:
+    """Publish a new list, and wait until the page has refreshed its region and shows the new row."""
+    server.become("fresh", "g2", ["new"])
+    recorder.wait_for(page, "refreshed")
+    assert page.locator("#files li").all_text_contents() == ["new"]
+
+
+def asks_nothing(server: FakeServer, page: Page, seconds: float) -> None:
+    """Check that the page asks for no status for so many seconds."""
+    seen = server.count(STATUS)
+    page.wait_for_timeout(1000 * seconds)
+    assert server.count(STATUS) == seen
 
 
 @pytest.fixture

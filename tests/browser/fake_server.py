@@ -8,12 +8,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from werkzeug.serving import make_server
 from werkzeug.wrappers import Request, Response
 
 from tests.support.waiting import until
 
+STATUS = "/api/cache/stats/files"
 SCRIPT = Path(__file__).parents[2] / "static" / "warmcache.js"
 
 PAGE = """<!doctype html>
@@ -21,6 +23,7 @@ PAGE = """<!doctype html>
 <script defer src="/warmcache.js" {script}></script>{foot}</head>
 <body><main><h1>Files</h1>{above}{region}</main></body></html>
 """
+WIDGET = '<warmcache-status for="files"></warmcache-status><warmcache-progress for="files"></warmcache-progress>'
 QUICK = {"interval": "100", "spread": "0"}
 
 
@@ -80,7 +83,7 @@ class FakeServer:
     def _answer(self, path: str) -> Response:
         if path == "/warmcache.js":
             return Response(SCRIPT.read_bytes(), mimetype="text/javascript")
-        if path == "/api/cache/stats/files":
+        if path == STATUS:
             self.gate.wait(30)
             if self.login:
                 return Response(status=302, headers={"Location": "/login"})
@@ -162,16 +165,24 @@ def _attributes(given: dict[str, str]) -> str:
 
 
 @contextmanager
-def serve(server: FakeServer) -> Iterator[FakeServer]:
-    running = make_server("127.0.0.1", 0, server, threaded=True)  # type: ignore[arg-type]
+def serving(app: Any) -> Iterator[str]:
+    """Serve an app from a thread of this process, and return its URL."""
+    running = make_server("127.0.0.1", 0, app, threaded=True)
     running.daemon_threads = True  # type: ignore[attr-defined]
     thread = threading.Thread(target=running.serve_forever, args=(0.02,))
     thread.start()
-    server.url = f"http://127.0.0.1:{running.server_port}"
     try:
-        yield server
+        yield f"http://127.0.0.1:{running.server_port}"
     finally:
-        server.gate.set()
         running.shutdown()
         thread.join()
         running.server_close()
+
+
+@contextmanager
+def serve(server: FakeServer) -> Iterator[FakeServer]:
+    with serving(server) as server.url:
+        try:
+            yield server
+        finally:
+            server.gate.set()

@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from .axe import violations
-from .conftest import EventRecorder
-from .fake_server import FakeServer
+from .conftest import EventRecorder, open_page
+from .fake_server import WIDGET, FakeServer
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = pytest.mark.browser
 
-WIDGET = '<warmcache-status for="files"></warmcache-status><warmcache-progress for="files"></warmcache-progress>'
 LINE = "warmcache-status [role=status]"
 SPOKEN = """
 window.spoken = [];
@@ -53,8 +52,7 @@ def test_widget_is_accessible_in_every_state(server: FakeServer, page: Page, rec
 
 
 def test_only_a_cold_region_is_busy(server: FakeServer, page: Page, recorder: EventRecorder) -> None:
-    server.become("stale", "g1", ["old"], rebuilding=True)
-    page.goto(f"{server.url}/page")
+    open_page(server, page)
     assert page.locator("#files").get_attribute("aria-busy") is None
     server.become("cold", None, [], rebuilding=True)
     page.reload()
@@ -65,8 +63,7 @@ def test_a_hundred_steps_are_announced_by_few_texts(
     server: FakeServer, page: Page, recorder: EventRecorder
 ) -> None:
     server.above, server.refresh = WIDGET, "event"
-    server.become("stale", "g1", ["old"], rebuilding=True)
-    page.goto(f"{server.url}/page")
+    open_page(server, page)
     page.evaluate(SPOKEN)
     page.evaluate(
         """async () => {
@@ -87,8 +84,7 @@ def test_a_hundred_steps_are_announced_by_few_texts(
 
 
 def test_late_element_reads_the_state(server: FakeServer, page: Page) -> None:
-    server.become("stale", "g1", ["old"], rebuilding=True)
-    page.goto(f"{server.url}/page")
+    open_page(server, page)
     page.wait_for_function("Warmcache.state('files') === 'stale'")
     page.evaluate(
         """() => {
@@ -104,8 +100,7 @@ def test_texts_come_from_attributes_also_in_a_copy(server: FakeServer, page: Pag
     texts = {"text-stale": "Wird erneuert", "label": "Fortschritt"}
     attributes = " ".join(f"{name}={json.dumps(text)}" for name, text in texts.items())
     server.above = f'<warmcache-status for="files" {attributes}><span role="status"></span></warmcache-status>'
-    server.become("stale", "g1", ["old"], rebuilding=True)
-    page.goto(f"{server.url}/page")
+    open_page(server, page)
     says(page, "Wird erneuert")
     assert page.get_by_role("progressbar", name="Fortschritt").count() == 1
     # Turbo does this with a page that it shows again from its cache.

@@ -18,14 +18,13 @@ import pytest
 
 from tests.support.waiting import until
 
-from .fake_server import FakeServer, serve
+from .fake_server import STATUS, FakeServer, serve
 
 if TYPE_CHECKING:
     from selenium.webdriver.remote.webdriver import WebDriver
 
 pytestmark = pytest.mark.browser
 
-STATUS = "/api/cache/stats/files"
 WIDGET = '<warmcache-status for="files"></warmcache-status>'
 # Report to the server what the page shows, because no driver controls this browser.
 REPORT = """

@@ -8,15 +8,14 @@ import pytest
 
 from tests.support.needs import node_module
 
-from .conftest import EventRecorder
-from .fake_server import FakeServer
+from .conftest import EventRecorder, asks_nothing, open_page, publish
+from .fake_server import STATUS, FakeServer
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = pytest.mark.browser
 
-STATUS = "/api/cache/stats/files"
 TONE = "data:audio/wav;base64,UklGRiQAAABXQVZFZm10IBAAAAABAAEAQB8AAIA+AAACABAAZGF0YQAAAAA="
 # Markup, and an action of the user on it.
 IN_USE = {
@@ -50,8 +49,7 @@ def test_region_in_use_is_not_refreshed(
     server: FakeServer, page: Page, recorder: EventRecorder, name: str
 ) -> None:
     server.inside, act = IN_USE[name]
-    server.become("stale", "g1", ["old"], rebuilding=True)
-    page.goto(f"{server.url}/page")
+    open_page(server, page)
     page.evaluate(f"{{ const one = [...document.querySelectorAll('#files > :not(ul)')].at(-1); {act} }}")
     server.become("fresh", "g2", ["new"])
     assert recorder.wait_for(page, "blocked")["reason"] == "editing"
@@ -74,8 +72,7 @@ def test_page_without_session_storage_is_not_reloaded(
         "delete window.sessionStorage; Object.defineProperty(window, 'sessionStorage', { get() { throw 1 } })"
     )
     server.refresh = "reload"
-    server.become("cold", None, [], rebuilding=True)
-    page.goto(f"{server.url}/page")
+    open_page(server, page, "cold")
     server.become("fresh", "g2", ["new"])
     assert recorder.wait_for(page, "blocked")["reason"] == "storage"
 
@@ -87,54 +84,48 @@ FOLDS = """
 STYLE = "<style>#scroller { height: 50px; overflow: auto } #scroller p { height: 900px }</style>"
 
 
-@pytest.mark.parametrize("morph", [False, True], ids=["plain", "idiomorph"])
+@pytest.fixture(params=[False, True], ids=["plain", "idiomorph"])
+def morph(request: pytest.FixtureRequest, server: FakeServer) -> bool:
+    """Serve a page without or with Idiomorph."""
+    if request.param:
+        server.files["/idiomorph.js"] = node_module("idiomorph") / "dist" / "idiomorph.min.js"
+        server.head = '<script src="/idiomorph.js"></script>'
+    return bool(request.param)
+
+
 def test_kept_nodes_keep_their_typed_text(
     server: FakeServer, page: Page, recorder: EventRecorder, morph: bool
 ) -> None:
     server.inside, server.above, server.keep = KEPT, STYLE, "notes"
-    if morph:
-        server.files["/idiomorph.js"] = node_module("idiomorph") / "dist" / "idiomorph.min.js"
-        server.head = '<script src="/idiomorph.js"></script>'
-    server.become("stale", "g1", ["old"], rebuilding=True)
-    page.goto(f"{server.url}/page")
+    open_page(server, page)
     assert page.evaluate("typeof Idiomorph") == ("object" if morph else "undefined")
     page.fill("#notes input", "half a wo")
     page.evaluate(
         "document.getElementById('notes').mine = true; document.getElementById('scroller').scrollTop = 300"
     )
     server.inside += "<script>window.ran = true</script>"
-    server.become("fresh", "g2", ["new"])
-    recorder.wait_for(page, "refreshed")
-    assert page.locator("#files li").text_content() == "new"
+    publish(server, page, recorder)
     assert page.input_value("#notes input") == "half a wo"
     assert page.evaluate("document.getElementById('notes').mine")
     assert page.evaluate("document.getElementById('scroller').scrollTop") == 300
     assert page.evaluate("window.ran") is None
 
 
-@pytest.mark.parametrize("morph", [False, True], ids=["plain", "idiomorph"])
 def test_details_stay_open_or_closed(server: FakeServer, page: Page, recorder: EventRecorder, morph: bool) -> None:
     server.inside = FOLDS
-    if morph:
-        server.files["/idiomorph.js"] = node_module("idiomorph") / "dist" / "idiomorph.min.js"
-        server.head = '<script src="/idiomorph.js"></script>'
-    server.become("stale", "g1", ["old"], rebuilding=True)
-    page.goto(f"{server.url}/page")
+    open_page(server, page)
     page.click("#one summary")
     page.click("#two summary")
     page.evaluate("document.activeElement.blur()")
     server.inside = f'<details id="new"><summary>New</summary>0</details>{FOLDS}'
-    server.become("fresh", "g2", ["new"])
-    recorder.wait_for(page, "refreshed")
-    assert page.locator("#files li").text_content() == "new"
+    publish(server, page, recorder)
     opened = "[...document.querySelectorAll('details')].map((one) => [one.id, one.open])"
     assert page.evaluate(opened) == [["new", False], ["one", True], ["two", False], ["three", False], ["", False]]
 
 
 def test_kept_media_element_continues_to_play(server: FakeServer, page: Page, recorder: EventRecorder) -> None:
     server.inside, server.keep = '<div id="player"><video muted loop></video></div>', "player"
-    server.become("stale", "g1", ["old"], rebuilding=True)
-    page.goto(f"{server.url}/page")
+    open_page(server, page)
     page.evaluate(
         """async () => {
           const canvas = document.createElement("canvas");
@@ -144,8 +135,7 @@ def test_kept_media_element_continues_to_play(server: FakeServer, page: Page, re
           await video.play();
         }"""
     )
-    server.become("fresh", "g2", ["new"])
-    recorder.wait_for(page, "refreshed")
+    publish(server, page, recorder)
     assert page.evaluate("document.querySelector('video').paused") is False
 
 
@@ -161,24 +151,19 @@ def test_visible_content_does_not_move(server: FakeServer, page: Page, recorder:
 
 
 def test_region_that_leaves_the_page_ends_its_polls(server: FakeServer, page: Page) -> None:
-    server.become("stale", "g1", ["old"], rebuilding=True)
-    page.goto(f"{server.url}/page")
+    open_page(server, page)
     server.wait_for_hits(STATUS, 2)
     page.evaluate("document.getElementById('files').remove()")
     page.wait_for_function("Warmcache.state('files') === 'idle'")
-    seen = server.count(STATUS)
-    page.evaluate("new Promise((resolve) => setTimeout(resolve, 400))")
-    assert server.count(STATUS) == seen
+    asks_nothing(server, page, 0.4)
 
 
 def test_second_copy_of_the_script_has_no_effect(server: FakeServer, page: Page, recorder: EventRecorder) -> None:
     server.head = '<script defer src="/warmcache.js" data-interval="100" data-spread="0"></script>'
     server.above = '<warmcache-status for="files"></warmcache-status>'
-    server.become("stale", "g1", ["old"], rebuilding=True)
-    page.goto(f"{server.url}/page")
+    open_page(server, page)
     server.wait_for_hits(STATUS, 1)
-    server.become("fresh", "g2", ["new"])
-    recorder.wait_for(page, "refreshed")
+    publish(server, page, recorder)
     assert (len(recorder.of("ready")), server.count("/page")) == (1, 2)
 
 

@@ -11,14 +11,12 @@ import pytest
 from tests.support.needs import CHROMIUM_SWITCHES, need_chromium, need_module, need_program
 from tests.support.waiting import until
 
-from .fake_server import FakeServer, serve
+from .fake_server import STATUS, FakeServer, serve
 
 if TYPE_CHECKING:
     from selenium.webdriver.remote.webdriver import WebDriver
 
 pytestmark = pytest.mark.browser
-
-STATUS = "/api/cache/stats/files"
 
 
 @pytest.fixture(scope="module")

@@ -11,15 +11,14 @@ import pytest
 from tests.docs.pages import DOCS, section
 from tests.support.needs import node_module
 
-from .conftest import EventRecorder
-from .fake_server import FakeServer
+from .conftest import EventRecorder, open_page
+from .fake_server import STATUS, FakeServer
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = pytest.mark.browser
 
-STATUS = "/api/cache/stats/files"
 RECIPES = DOCS / "recipes.md"
 
 
@@ -59,8 +58,7 @@ def test_htmx(server: FakeServer, page: Page, recorder: EventRecorder, tmp_path:
     )
     assert server.attributes["hx-get"] == "/files/rows"
     server.attributes["hx-get"] = "/rows"
-    server.become("stale", "g1", ["old"], rebuilding=True)
-    page.goto(f"{server.url}/page")
+    open_page(server, page)
     server.wait_for_hits(STATUS, 2)
     assert server.count("/rows") == 0
     server.become("stale", "g2", ["new"], rebuilding=False)
@@ -90,8 +88,7 @@ def test_turbo(server: FakeServer, page: Page, recorder: EventRecorder, tmp_path
     server.refresh = "event"
     widget = '<warmcache-status id="line" data-turbo-permanent for="files"></warmcache-status>'
     server.above = f'<a href="/other">Other</a>{widget}'
-    server.become("stale", "g1", ["old"], rebuilding=True)
-    page.goto(f"{server.url}/page")
+    open_page(server, page)
     page.evaluate("window.sameDocument = true")
     server.wait_for_hits(STATUS, 2)
     page.click("a")  # Turbo replaces the body, and the new region is attached

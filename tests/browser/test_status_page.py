@@ -5,22 +5,22 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from werkzeug.serving import make_server
 
 from flask_warmcache import WarmCache
+from tests.conftest import page as page
 from tests.support.apps import make_app, state_of, stop
 from tests.support.shelf import files
 from tests.support.waiting import until
 
 from .axe import violations_in_every_look, without_javascript
+from .fake_server import serving
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, Page
+    from playwright.sync_api import Page
 
 pytestmark = pytest.mark.browser
 
@@ -129,32 +129,6 @@ def gallery(tmp_path: Path) -> Iterator[Gallery]:
 def url(gallery: Gallery) -> Iterator[str]:
     with serving(gallery.app) as root:
         yield f"{root}/api/cache/"
-
-
-@contextmanager
-def serving(app: Any) -> Iterator[str]:
-    server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,))
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
-
-
-@pytest.fixture
-def page(browser: Browser) -> Iterator[Page]:
-    """Return a tab in which no script or content policy may report a problem."""
-    trouble: list[str] = []
-    with browser.new_context() as context:
-        tab = context.new_page()
-        tab.set_default_timeout(10_000)
-        tab.on("pageerror", lambda error: trouble.append(f"uncaught: {error}"))
-        tab.on("console", lambda line: trouble.append(line.text) if line.type in ("error", "warning") else None)
-        yield tab
-    assert trouble == []
 
 
 def states(page: Page) -> list[str]:

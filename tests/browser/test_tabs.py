@@ -6,15 +6,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from .conftest import EventRecorder
-from .fake_server import FakeServer
+from .conftest import EventRecorder, asks_nothing, open_page
+from .fake_server import STATUS, FakeServer
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
 
 pytestmark = pytest.mark.browser
 
-STATUS = "/api/cache/stats/files"
 COUNTER = """
 window.refreshes = 0;
 addEventListener("warmcache:refreshed", () => (window.refreshes += 1));
@@ -49,15 +48,13 @@ def test_ten_tabs_poll_hardly_more_than_one(server: FakeServer, page: Page) -> N
 
 def test_offline_is_shown_and_online_polls_soon(server: FakeServer, page: Page, recorder: EventRecorder) -> None:
     server.above = '<warmcache-status for="files"></warmcache-status>'
-    server.become("stale", "g1", ["old"], rebuilding=True)
-    page.goto(f"{server.url}/page")
+    open_page(server, page)
     server.wait_for_hits(STATUS, 2)
     page.context.set_offline(True)
     page.locator("warmcache-status[state=offline]", has_text="Offline").wait_for()
     seen = server.count(STATUS)
     server.become("fresh", "g2", ["new"])
-    page.evaluate("new Promise((resolve) => setTimeout(resolve, 500))")
-    assert server.count(STATUS) == seen
+    asks_nothing(server, page, 0.5)
     page.context.set_offline(False)
     server.wait_for_hits(STATUS, seen + 1, within=20)
     recorder.wait_for(page, "refreshed")
@@ -67,13 +64,10 @@ def test_offline_is_shown_and_online_polls_soon(server: FakeServer, page: Page, 
 def test_stalled_list_can_be_checked_by_hand(server: FakeServer, page: Page, recorder: EventRecorder) -> None:
     server.above = '<warmcache-status for="files"></warmcache-status>'
     server.script["max-wait"] = "500"
-    server.become("stale", "g1", ["old"], rebuilding=True)
-    page.goto(f"{server.url}/page")
+    open_page(server, page)
     recorder.wait_for(page, "stalled")
-    seen = server.count(STATUS)
     server.become("fresh", "g2", ["new"])
-    page.evaluate("new Promise((resolve) => setTimeout(resolve, 300))")
-    assert server.count(STATUS) == seen
+    asks_nothing(server, page, 0.3)
     page.get_by_role("button", name="Check again").click()
     recorder.wait_for(page, "refreshed")
     assert page.locator("#files li").text_content() == "new"
@@ -82,8 +76,7 @@ def test_stalled_list_can_be_checked_by_hand(server: FakeServer, page: Page, rec
 def test_refresh_waits_for_the_servers_spread(server: FakeServer, page: Page, recorder: EventRecorder) -> None:
     server.more = {"spread_ms": 1000}
     page.add_init_script("Math.random = () => 0.99")
-    server.become("stale", "g1", ["old"], rebuilding=True)
-    page.goto(f"{server.url}/page")
+    open_page(server, page)
     server.wait_for_hits(STATUS, 1)
     server.become("fresh", "g2", ["new"])
     page.wait_for_function("Warmcache.state('files') === 'ready'")

@@ -18,7 +18,7 @@ from tests.support.servers import OUR_CONF, ServerProcess, gunicorn_command, run
 from tests.support.waiting import until
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Browser, BrowserContext
+    pass
 
 COUNT = 120  # comics, among them twelve broken ones and twelve duplicates; they fill three pages of 48
 
@@ -87,11 +87,3 @@ def server(small_library: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
     with running(Server(shutil.copytree(small_library, tmp_path_factory.mktemp("shared") / "demo"))) as demo:
         demo.settle()
         yield demo
-
-
-@pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
-    """Open a browser context without stored data."""
-    with browser.new_context(locale="en-GB", viewport={"width": 1280, "height": 900}) as fresh:
-        fresh.set_default_timeout(20_000)
-        yield fresh

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,28 +21,6 @@ SORTED = """() => {
     return names.length > 0 && names.every((name, place) => !place || names[place - 1] <= name);
 }"""
 TOPS = "[...document.querySelectorAll('.comic')].slice(0, 12).map((one) => one.getBoundingClientRect().top)"
-
-
-class Trouble(list[str]):
-    """The uncaught errors, console errors and warnings, and policy violations of a page."""
-
-    def listen(self, page: Page) -> None:
-        page.on("pageerror", lambda error: self.append(f"uncaught: {error}"))
-        page.on("console", lambda line: self.append(line.text) if line.type in ("error", "warning") else None)
-        page.add_init_script(
-            "addEventListener('securitypolicyviolation',"
-            " (event) => console.error(`policy: ${event.violatedDirective} ${event.blockedURI}`))"
-        )
-
-
-@pytest.fixture
-def page(context: BrowserContext) -> Iterator[Page]:
-    """Open a tab, and fail if it has any trouble."""
-    trouble = Trouble()
-    tab = context.new_page()
-    trouble.listen(tab)
-    yield tab
-    assert trouble == []
 
 
 def comics(page: Page) -> Locator:

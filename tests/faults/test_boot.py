@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import os
 import signal
@@ -15,7 +14,7 @@ import pytest
 from tests.support.answers import check_whole
 from tests.support.needs import need_program
 from tests.support.places import FAKED, Place
-from tests.support.processes import CHECKOUT, python, run_python
+from tests.support.processes import python, run_python
 from tests.support.servers import OUR_CONF, gunicorn_server
 from tests.support.waiting import until
 
@@ -136,20 +135,6 @@ def test_every_preloaded_worker_answers_before_the_list_is_built_and_the_arbiter
 
 
 # Forks
-
-
-def test_the_package_has_no_fork() -> None:
-    modules = sorted((CHECKOUT / "flask_warmcache").rglob("*.py"))
-    assert len(modules) >= 20
-    for module in modules:
-        for node in ast.walk(ast.parse(module.read_text())):
-            if isinstance(node, ast.Attribute):
-                assert node.attr not in {"fork", "forkpty", "fork_exec"}, module
-            if isinstance(node, (ast.Import, ast.ImportFrom)):
-                names = [name.name for name in node.names] + [getattr(node, "module", None) or ""]
-                assert not any(
-                    name.startswith(("multiprocessing", "concurrent.futures.process")) for name in names
-                )
 
 
 @pytest.mark.parametrize("preload", [False, True], ids=["", "preload"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,24 +40,6 @@ def test_asking_one_worker_rebuilds_the_list_once_for_all(asking: Place) -> None
         asking.gate.touch()
         server.until_newer(before)
         assert len(asking.calls("source")) == 2
-
-
-@pytest.fixture
-def context(browser: Browser) -> Iterator[BrowserContext]:
-    with browser.new_context(viewport={"width": 1100, "height": 800}) as fresh:
-        fresh.set_default_timeout(20_000)
-        yield fresh
-
-
-@pytest.fixture
-def page(context: BrowserContext) -> Iterator[Page]:
-    """Return a tab in which no script or content policy may report a problem."""
-    trouble: list[str] = []
-    tab = context.new_page()
-    tab.on("pageerror", lambda error: trouble.append(f"uncaught: {error}"))
-    tab.on("console", lambda line: trouble.append(line.text) if line.type in ("error", "warning") else None)
-    yield tab
-    assert trouble == []
 
 
 def url(server: Server) -> str:

@@ -51,15 +51,27 @@ def test_store_imports_only_itself() -> None:
     assert [
         (module, name) for module, name in importing(store, "flask_warmcache") if not name.startswith(known)
     ] == []
+    assert importing(store, "importlib", "subprocess") == []
 
 
 def test_no_module_runs_code_from_data() -> None:
-    loaders = ("pickle", "marshal", "shelve", "dill", "cloudpickle", "yaml", "runpy", "ctypes")
+    loaders = ("pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "yaml", "runpy", "ctypes")
     assert importing(MODULES, *loaders) == []
     for module, tree in MODULES.items():
-        calls = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
-        called = {function.id for function in calls if isinstance(function, ast.Name)}
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        called = {call.func.id for call in calls if isinstance(call.func, ast.Name)}
         assert called.isdisjoint({"eval", "exec", "compile", "__import__"}), module
+        methods = {call.func.attr for call in calls if isinstance(call.func, ast.Attribute)}
+        assert methods.isdisjoint({"system", "popen", "getoutput"}), module
+        assert "shell" not in {word.arg for call in calls for word in call.keywords}, module
+
+
+def test_package_never_forks() -> None:
+    pools = ("multiprocessing", "concurrent.futures.process")
+    for module, tree in MODULES.items():
+        assert not [name for name in imports(module) if name.startswith(pools)], module
+        attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        assert attributes.isdisjoint({"fork", "forkpty", "fork_exec"}), module
 
 
 def test_every_module_has_a_docstring() -> None:
