@@ -42,9 +42,10 @@ from tests.support.ports import free_port
 from tests.support.processes import CHECKOUT
 from tests.support.servers import ServerProcess, gunicorn_command, running
 
-from .load import pinned, run
+from .load import CLASSES, head, note, on_other_cores, percentile, pinned, row, run
 
-CLASSES = {"gthread": ["--worker-class", "gthread", "--threads", "4"], "sync": ["--worker-class", "sync"]}
+Served = tuple[int, int]  # the port and the master's pid
+
 LIST = "files"
 # Requests before the measured ones. The first thousands after a publication also pay for mapping the pages they
 # touch: 8 µs each at a million items.
@@ -71,7 +72,6 @@ def main() -> None:
     figures: dict[str, Any] = {"python": sys.version.split()[0], "items": {}, "classes": {}}
     figures["init_app seconds"] = best(initialise, 50)
     figures["seconds of its rules"] = best(add_rules, 50)
-    cores = sorted(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory(prefix="warmcache-benchmark-") as folder:
         folders = {items: Path(folder) / str(items) for items in arguments.items}
         for items, place in folders.items():
@@ -82,17 +82,13 @@ def main() -> None:
         figures["page bytes"] = size
         for name, options in CLASSES.items():
             note(f"{name}: requests per second")
-            figures["classes"][name] = side_by_side(folders, options, size, arguments, cores)
+            figures["classes"][name] = side_by_side(folders, options, size, arguments)
         note("memory of four workers")
         figures["memory"] = memory(folders, size)
     if arguments.json:
         print(json.dumps(figures, indent=2))
     else:
         show(figures, size)
-
-
-def note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 # Building and measuring in this process
@@ -215,8 +211,8 @@ def page_bytes(items: int, place: Path) -> float:
 
 
 @contextmanager
-def server(env: dict[str, str], options: list[str], workers: int, core: int | None) -> Iterator[tuple[int, int]]:
-    """A gunicorn on a free port; gives the port and the master's pid."""
+def server(env: dict[str, str], options: list[str], workers: int, core: int | None) -> Iterator[Served]:
+    """Run gunicorn on a free port."""
     port = free_port()
     options = ["--log-level", "warning", "--config", os.devnull, *options]
     command = gunicorn_command("tests.benchmarks.app:app", port, workers, *options)
@@ -236,56 +232,57 @@ def cpu_of(master: int) -> float:
 
 
 def side_by_side(
-    folders: dict[int, Path], options: list[str], size: int, arguments: argparse.Namespace, cores: list[int]
+    folders: dict[int, Path], options: list[str], size: int, arguments: argparse.Namespace
 ) -> dict[str, dict[str, float]]:
-    """Every candidate in turn, round after round."""
-    server_core = cores[0] if len(cores) > 1 else None
-    if server_core is not None:
-        os.sched_setaffinity(0, set(cores[1:]))
-    rows: dict[str, dict[str, list[float]]] = {}
+    """Compare a bare view, with and without our headers, with random pages and one page of each list."""
     with ExitStack() as stack:
+        core = stack.enter_context(on_other_cores())
 
-        def start(env: dict[str, str]) -> tuple[int, int]:
-            return stack.enter_context(server(env, options, 1, server_core))
+        def start(env: dict[str, str]) -> Served:
+            return stack.enter_context(server(env, options, 1, core))
 
-        bare = start(os.environ | {"BENCHMARK_BARE_BYTES": str(size)})
+        bare = os.environ | {"BENCHMARK_BARE_BYTES": str(size)}
         # The bare view gets the same URLs, because a longer URL costs the server time, too.
         first = next(iter(folders))
         asked = [f"/api/files?{query(first)}" for _ in range(WARMING)]
-        headed = start(os.environ | {"BENCHMARK_BARE_BYTES": str(size), "BENCHMARK_BARE_HEADERS": "1"})
-        candidates: dict[str, tuple[tuple[int, int], list[str]]] = {
-            "bare view": (bare, asked),
-            "bare view that sends our headers": (headed, asked),
+        candidates: dict[str, tuple[Served, list[str]]] = {
+            "bare view": (start(bare), asked),
+            "bare view that sends our headers": (start(bare | {"BENCHMARK_BARE_HEADERS": "1"}), asked),
         }
         for items, place in folders.items():
             ours = start(environment(items, place))
             pages = [f"/api/files?{query(items)}" for _ in range(arguments.rounds * arguments.requests)]
             candidates[f"{items} items, random pages"] = (ours, pages)
             candidates[f"{items} items, one page"] = (ours, [f"/api/files?{query(items)}"])
-        cpu = dict.fromkeys(candidates, 0.0)
-        for name, ((port, _), paths) in candidates.items():
-            run(port, paths, WARMING)
-            rows[name] = {"rate": [], "p50": [], "p99": [], "ratio": []}
-        for nth in range(arguments.rounds):
-            for name in random.sample(list(candidates), len(candidates)):
-                (port, master), paths = candidates[name]
-                begin = nth * arguments.requests % len(paths)
-                before = cpu_of(master)
-                rate, latencies = run(port, paths[begin:] + paths[:begin], arguments.requests)
-                cpu[name] += cpu_of(master) - before
-                row = rows[name]
-                row["rate"].append(rate)
-                row["p50"].append(latencies[len(latencies) // 2])
-                row["p99"].append(latencies[len(latencies) * 99 // 100])
-            for row in rows.values():
-                row["ratio"].append(row["rate"][-1] / rows["bare view"]["rate"][-1])
-    os.sched_setaffinity(0, set(cores))
-    asked_in_all = arguments.rounds * arguments.requests
+        return compare(candidates, arguments.rounds, arguments.requests)
+
+
+def compare(
+    candidates: dict[str, tuple[Served, list[str]]], rounds: int, requests: int
+) -> dict[str, dict[str, float]]:
+    """Measure every candidate in turn, round after round, against the bare view of the same round."""
+    rows: dict[str, dict[str, list[float]]] = {}
+    cpu = dict.fromkeys(candidates, 0.0)
+    for name, ((port, _), paths) in candidates.items():
+        run(port, paths, WARMING)
+        rows[name] = {"rate": [], "p50": [], "p99": [], "ratio": []}
+    for nth in range(rounds):
+        for name in random.sample(list(candidates), len(candidates)):
+            (port, master), paths = candidates[name]
+            begin = nth * requests % len(paths)
+            before = cpu_of(master)
+            rate, latencies = run(port, paths[begin:] + paths[:begin], requests)
+            cpu[name] += cpu_of(master) - before
+            rows[name]["rate"].append(rate)
+            rows[name]["p50"].append(percentile(latencies, 50))
+            rows[name]["p99"].append(percentile(latencies, 99))
+        for found in rows.values():
+            found["ratio"].append(found["rate"][-1] / rows["bare view"]["rate"][-1])
     # CPU time is counted in steps of 10 ms, which is too coarse for one round.
     return {
-        name: {key: statistics.median(values) for key, values in row.items()}
-        | {"cpu": cpu[name] / asked_in_all, "cpu ratio": cpu[name] / cpu["bare view"]}
-        for name, row in rows.items()
+        name: {key: statistics.median(values) for key, values in found.items()}
+        | {"cpu": cpu[name] / (rounds * requests), "cpu ratio": cpu[name] / cpu["bare view"]}
+        for name, found in rows.items()
     }
 
 
@@ -315,32 +312,37 @@ def show(figures: dict[str, Any], size: int) -> None:
     ratio = figures["init_app seconds"] / figures["seconds of its rules"]
     print(
         f"`init_app` takes {figures['init_app seconds'] * 1e3:.1f} ms, {ratio:.1f} times as long as a bare app "
-        "needs for as many rules.\n"
+        "needs for as many rules."
     )
-    print("| list | build | page | search | open | publish | index | data |")
-    print("|---|---|---|---|---|---|---|---|")
-    for items, row in figures["items"].items():
-        print(
-            f"| {items} items | {row['build seconds']:.1f} s | {row['page seconds'] * 1e6:.0f} µs "
-            f"| {row['search seconds'] * 1e3:.1f} ms | {row['opening seconds'] * 1e3:.2f} ms "
-            f"| {row['publishing seconds'] * 1e3:.1f} ms | {row['index bytes'] / 1e6:.1f} MB "
-            f"| {row['data bytes'] / 1e6:.1f} MB |"
+    head("list", "build", "page", "search", "open", "publish", "index", "data")
+    for items, found in figures["items"].items():
+        row(
+            f"{items} items",
+            f"{found['build seconds']:.1f} s",
+            f"{found['page seconds'] * 1e6:.0f} µs",
+            f"{found['search seconds'] * 1e3:.1f} ms",
+            f"{found['opening seconds'] * 1e3:.2f} ms",
+            f"{found['publishing seconds'] * 1e3:.1f} ms",
+            f"{found['index bytes'] / 1e6:.1f} MB",
+            f"{found['data bytes'] / 1e6:.1f} MB",
         )
-    times = max(row["times its budget"] for row in figures["items"].values())
+    times = max(found["times its budget"] for found in figures["items"].values())
     print(f"\nA search that needs ten times its budget is ended after {times:.1f} times of it.")
     for name, rows in figures["classes"].items():
-        print(f"\n| {name}, one worker | requests/s | of bare | p50 | p99 | CPU/request | of bare |")
-        print("|---|---|---|---|---|---|---|")
-        for candidate, row in rows.items():
-            print(
-                f"| {candidate} | {row['rate']:.0f} | {row['ratio']:.2f} | {row['p50'] * 1e3:.2f} ms "
-                f"| {row['p99'] * 1e3:.2f} ms | {row['cpu'] * 1e6:.0f} µs | {row['cpu ratio']:.2f} |"
-            )
-    print("\n| private memory of a worker (USS), four workers | MB | above bare |")
-    print("|---|---|---|")
+        show_compared(name, rows)
+    head("private memory of a worker (USS), four workers", "MB", "above bare")
     bare = figures["memory"]["bare view"]
     for name, uss in figures["memory"].items():
-        print(f"| {name} | {uss / 1e6:.1f} | {(uss - bare) / 1e6:+.1f} |")
+        row(name, f"{uss / 1e6:.1f}", f"{(uss - bare) / 1e6:+.1f}")
+
+
+def show_compared(name: str, rows: dict[str, dict[str, float]]) -> None:
+    """Print what ``compare`` found with one class of workers."""
+    head(f"{name}, one worker", "requests/s", "of bare", "p50", "p99", "CPU/request", "of bare")
+    for candidate, found in rows.items():
+        rate, ratio = f"{found['rate']:.0f}", f"{found['ratio']:.2f}"
+        p50, p99 = f"{found['p50'] * 1e3:.2f} ms", f"{found['p99'] * 1e3:.2f} ms"
+        row(candidate, rate, ratio, p50, p99, f"{found['cpu'] * 1e6:.0f} µs", f"{found['cpu ratio']:.2f}")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,17 @@
-"""Generate load on a few connections that are never idle, in one process on its own core."""
+"""What the benchmarks share: load on a few connections that are never idle, cores, figures and tables."""
 
 from __future__ import annotations
 
+import os
 import selectors
 import socket
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 CONNECTIONS = 4
+CLASSES = {"gthread": ["--worker-class", "gthread", "--threads", "4"], "sync": ["--worker-class", "sync"]}
 
 
 class Connection:
@@ -62,6 +66,17 @@ class Connection:
             self._socket = None
 
 
+@contextmanager
+def on_other_cores() -> Iterator[int | None]:
+    """Keep this process off one core, and yield that core for a server; None if there is only one."""
+    first, *others = cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, others or cores)
+    try:
+        yield first if others else None
+    finally:
+        os.sched_setaffinity(0, cores)
+
+
 def pinned(core: int | None) -> list[str]:
     """Return the first words of a command that may use this core only, or none for any core."""
     return [] if core is None else ["taskset", "--cpu-list", str(core)]
@@ -89,3 +104,21 @@ def run(port: int, paths: Sequence[str], requests: int) -> tuple[float, list[flo
         for client in clients:
             client.close(selector)
     return requests / took, sorted(latencies)
+
+
+def percentile(ordered: Sequence[float], percent: int) -> float:
+    return ordered[min(len(ordered) - 1, len(ordered) * percent // 100)]
+
+
+def note(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def head(*titles: str) -> None:
+    """Print the head of a table."""
+    print(f"\n| {' | '.join(titles)} |\n|{'---|' * len(titles)}")
+
+
+def row(*cells: object) -> None:
+    """Print a row of a table."""
+    print(f"| {' | '.join(map(str, cells))} |", flush=True)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import sys
-from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
@@ -66,8 +63,3 @@ def tick(seconds: float, bottom: float) -> str:
         f'<line class="axis" x1="{at:.1f}" x2="{at:.1f}" y1="{TOP - 8}" y2="{bottom}"/>'
         f'<text x="{at:.1f}" y="{bottom + 18}" text-anchor="middle">{seconds * 1e3:g}</text>'
     )
-
-
-if __name__ == "__main__":
-    figures = json.loads(Path(sys.argv[1]).read_text())
-    Path(sys.argv[2]).write_text(picture(figures["latency"]))

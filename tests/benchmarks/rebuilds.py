@@ -33,9 +33,8 @@ from tests.support.processes import CHECKOUT
 from tests.support.servers import OUR_CONF, ServerProcess, gunicorn_command, running
 from tests.support.waiting import until
 
-from .load import pinned
+from .load import CLASSES, head, note, on_other_cores, percentile, pinned, row
 
-CLASSES = {"sync": ["--worker-class", "sync"], "gthread": ["--worker-class", "gthread", "--threads", "4"]}
 RUNNERS = ("thread", "auto", "process")
 DEADLINE = 120.0
 SLICE = 2.0  # seconds without a rebuild before each
@@ -64,10 +63,6 @@ def main() -> None:
         note(f"few changes: {items} items")
         figures[f"changes {items}"] = few_changes(items)
     print(json.dumps(figures, indent=2)) if arguments.json else show(figures)
-
-
-def note(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 # A server, and requests at fixed times
@@ -152,34 +147,28 @@ class Beside:
 
 def latencies(name: str, options: list[str], rate: int, one_core: bool, rounds: int) -> list[dict[str, Any]]:
     """Measure latencies of an idle server, beside a stranger, and during a rebuild in each runner."""
-    cores = sorted(os.sched_getaffinity(0))
-    core = cores[0] if one_core and len(cores) > 1 else None
-    if core is not None:
-        os.sched_setaffinity(0, set(cores[1:]))
     idle: list[Sample] = []
     strange: list[Sample] = []
     beside: dict[str, Beside] = {runner: Beside() for runner in RUNNERS}
-    try:
-        with ExitStack() as stack:
-            servers = {runner: stack.enter_context(server(runner, options, core)) for runner in RUNNERS}
-            for _ in range(rounds * REBUILDS[rate]):
-                for runner in random.sample(RUNNERS, len(RUNNERS)):
-                    running = servers[runner]
-                    # Without a rebuild the runner makes no difference, so these samples are counted together.
-                    idle += open_loop(running.port, rate, for_a_while())
-                    with stranger(core):
-                        strange += open_loop(running.port, rate, for_a_while())
-                    samples, duration, moved_at = beside_a_rebuild(running, rate)
-                    beside[runner].samples += samples
-                    beside[runner].took.append(duration)
-                    beside[runner].handed_over += [sample for sample in samples if sample[0] >= moved_at]
-    finally:
-        os.sched_setaffinity(0, set(cores))
+    with ExitStack() as stack:
+        core = stack.enter_context(on_other_cores()) if one_core else None
+        servers = {runner: stack.enter_context(server(runner, options, core)) for runner in RUNNERS}
+        for _ in range(rounds * REBUILDS[rate]):
+            for runner in random.sample(RUNNERS, len(RUNNERS)):
+                running = servers[runner]
+                # Without a rebuild the runner makes no difference, so these samples are counted together.
+                idle += open_loop(running.port, rate, for_a_while())
+                with stranger(core):
+                    strange += open_loop(running.port, rate, for_a_while())
+                samples, duration, moved_at = beside_a_rebuild(running, rate)
+                beside[runner].samples += samples
+                beside[runner].took.append(duration)
+                beside[runner].handed_over += [sample for sample in samples if sample[0] >= moved_at]
     rows = []
     for runner, found in beside.items():
-        row = {"class": name, "rate": rate, "one core": one_core, "runner": runner}
-        row |= {"idle": spread(idle), "stranger": spread(strange), "busy": spread(found.samples)}
-        rows.append({**row, "build": statistics.median(found.took)})
+        figures = {"class": name, "rate": rate, "one core": one_core, "runner": runner}
+        figures |= {"idle": spread(idle), "stranger": spread(strange), "busy": spread(found.samples)}
+        rows.append({**figures, "build": statistics.median(found.took)})
         if runner == "auto" and found.handed_over:
             rows[-1]["from its hand-over on"] = spread(found.handed_over)
     return rows
@@ -224,13 +213,8 @@ def beside_a_rebuild(running: Server, rate: int) -> tuple[list[Sample], float, f
 
 def spread(samples: list[Sample]) -> dict[str, float]:
     ordered = sorted(latency for _, latency in samples)
-    return {
-        "requests": len(ordered),
-        "p50": ordered[len(ordered) // 2],
-        "p90": ordered[len(ordered) * 9 // 10],
-        "p99": ordered[min(len(ordered) - 1, len(ordered) * 99 // 100)],
-        "max": ordered[-1],
-    }
+    shares = {f"p{percent}": percentile(ordered, percent) for percent in (50, 90, 99)}
+    return {"requests": len(ordered), **shares, "max": ordered[-1]}
 
 
 def politeness(rounds: int) -> dict[str, float]:
@@ -307,36 +291,31 @@ def step(which: str, items: int, folder: str) -> dict[str, Any]:
 
 
 def show(figures: dict[str, Any]) -> None:
-    print(
-        "\n| one worker | requests/s | runner | idle p50 / p99 | beside a stranger | of idle "
-        "| beside a rebuild | of idle | build |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
-    for row in figures["latency"]:
-        where = f"{row['class']}{', one core' if row['one core'] else ''}"
-        idle, strange = row["idle"], row["stranger"]
-        for what, busy in (("", row["busy"]), (" from its hand-over on", row.get("from its hand-over on"))):
+    columns = ("idle p50 / p99", "beside a stranger", "of idle", "beside a rebuild", "of idle", "build")
+    head("one worker", "requests/s", "runner", *columns)
+    for found in figures["latency"]:
+        where = f"{found['class']}{', one core' if found['one core'] else ''}"
+        idle, strange = found["idle"], found["stranger"]
+        for what, busy in (("", found["busy"]), (" from its hand-over on", found.get("from its hand-over on"))):
             if busy is not None:
-                print(
-                    f"| {where} | {row['rate']} | {row['runner']}{what} | {milliseconds(idle)} "
-                    f"| {milliseconds(strange)} | {strange['p99'] / idle['p99']:.1f} "
-                    f"| {milliseconds(busy)} | {busy['p99'] / idle['p99']:.1f} | {row['build']:.1f} s |"
-                )
+                of_idle = [f"{spread['p99'] / idle['p99']:.1f}" for spread in (strange, busy)]
+                beside = [milliseconds(strange), of_idle[0], milliseconds(busy), of_idle[1]]
+                runner, build = f"{found['runner']}{what}", f"{found['build']:.1f} s"
+                row(where, found["rate"], runner, milliseconds(idle), *beside, build)
     polite = figures["politeness"]
     slower = polite["polite"] / polite["impolite"] - 1
     print(f"\nA rebuild in the thread takes {slower:+.0%} longer for its politeness ({polite['polite']:.1f} s).")
-    print(
-        "\n| list | first build, 50 µs an item | ten changed | of it | refresh | builder's memory, first / ten |"
-    )
-    print("|---|---|---|---|---|---|")
-    for name, row in figures.items():
+    head("list", "first build, 50 µs an item", "ten changed", "of it", "refresh", "builder's memory, first / ten")
+    for name, found in figures.items():
         if name.startswith("changes "):
-            first, changed = row["first"], row["changed"]
-            print(
-                f"| {name.removeprefix('changes ')} items | {first['seconds']:.1f} s | {changed['seconds']:.2f} s "
-                f"({changed['calls']} enriched) | 1/{first['seconds'] / changed['seconds']:.0f} "
-                f"| {row['refresh']['median seconds'] * 1e3:.1f} ms "
-                f"| {first['peak bytes'] / 1e6:.0f} / {changed['peak bytes'] / 1e6:.0f} MB |"
+            first, changed = found["first"], found["changed"]
+            row(
+                f"{name.removeprefix('changes ')} items",
+                f"{first['seconds']:.1f} s",
+                f"{changed['seconds']:.2f} s ({changed['calls']} enriched)",
+                f"1/{first['seconds'] / changed['seconds']:.0f}",
+                f"{found['refresh']['median seconds'] * 1e3:.1f} ms",
+                f"{first['peak bytes'] / 1e6:.0f} / {changed['peak bytes'] / 1e6:.0f} MB",
             )
 
 

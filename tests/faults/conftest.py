@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.server.conftest import Make as Make
 from tests.server.conftest import make_place as make_place
 from tests.server.conftest import place as place
 from tests.support.launcher import Launcher, launcher_for

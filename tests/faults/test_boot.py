@@ -18,6 +18,8 @@ from tests.support.processes import python, run_python
 from tests.support.servers import OUR_CONF, gunicorn_server
 from tests.support.waiting import until
 
+from .conftest import Make
+
 APPS = 50
 
 # Says what init_app did besides looking at files. How long it takes is measured by tests/benchmarks/run.
@@ -110,7 +112,7 @@ def test_a_boot_with_an_unusable_folder_answers(place: Place) -> None:
 
 @pytest.mark.parametrize("conf", [(), OUR_CONF], ids=["plain", "our conf"])
 def test_every_preloaded_worker_answers_before_the_list_is_built_and_the_arbiter_does_nothing(
-    make_place: Callable[..., Place], conf: tuple[str, ...]
+    make_place: Make, conf: tuple[str, ...]
 ) -> None:
     place = make_place(runner="thread").with_gate()
     seen: set[int] = set()
@@ -138,9 +140,7 @@ def test_every_preloaded_worker_answers_before_the_list_is_built_and_the_arbiter
 
 
 @pytest.mark.parametrize("preload", [False, True], ids=["", "preload"])
-def test_no_worker_forks_through_builds_refreshes_and_failures(
-    make_place: Callable[..., Place], preload: bool
-) -> None:
+def test_no_worker_forks_through_builds_refreshes_and_failures(make_place: Make, preload: bool) -> None:
     place = make_place(ttl=0.4, retry_min=0.1, retry_max=0.2).with_failing()
     seen = place.folder / "forks"
     place.env |= {"TEST_FORKS_SEEN": os.fspath(seen), "PYTHONWARNINGS": "error::DeprecationWarning"}

@@ -12,9 +12,11 @@ import pytest
 
 from tests.support.answers import Answer, check_whole
 from tests.support.needs import need_module
-from tests.support.places import FAKED, Place
+from tests.support.places import FAKED
 from tests.support.servers import Server, gunicorn_server
 from tests.support.waiting import until
+
+from .conftest import Make
 
 COMPUTE = 2  # processor seconds of a build
 RATE = 20  # requests a second
@@ -34,7 +36,7 @@ def at_a_rate(server: Server, rate: float, enough: Callable[[int], bool]) -> lis
 
 
 @pytest.mark.parametrize("runner", ["process", "thread"])
-def test_requests_during_a_computing_build_are_answered(make_place: Callable[..., Place], runner: str) -> None:
+def test_requests_during_a_computing_build_are_answered(make_place: Make, runner: str) -> None:
     """How fast they are is measured by ``tests/benchmarks/run rebuilds``."""
     place = make_place(items=400, compute=COMPUTE, runner=runner)
     with gunicorn_server(place, workers=1) as server:
@@ -50,9 +52,7 @@ def test_requests_during_a_computing_build_are_answered(make_place: Callable[...
             check_whole(answer)
 
 
-def test_a_worker_that_is_killed_while_its_child_builds_costs_no_second_build(
-    make_place: Callable[..., Place],
-) -> None:
+def test_a_worker_that_is_killed_while_its_child_builds_costs_no_second_build(make_place: Make) -> None:
     place = make_place(runner="process").with_gate()
     place.gate.touch()
     with gunicorn_server(place, workers=2) as server:
@@ -85,7 +85,7 @@ CLASSES = ["sync", "gthread", "gevent"]
     [("sync", 1), *(pytest.param(one, 8, marks=pytest.mark.long) for one in CLASSES)],
 )
 def test_no_worker_is_taken_for_dead_although_its_timeout_is_shorter_than_a_build(
-    make_place: Callable[..., Place], worker_class: str, builds: int
+    make_place: Make, worker_class: str, builds: int
 ) -> None:
     if worker_class == "gevent":
         need_module("gevent")
@@ -103,9 +103,7 @@ def test_no_worker_is_taken_for_dead_although_its_timeout_is_shorter_than_a_buil
         assert "WORKER TIMEOUT" not in server.log and "SIGKILL" not in server.log
 
 
-def test_a_child_that_finds_no_memory_has_failed_and_the_old_list_is_served(
-    make_place: Callable[..., Place],
-) -> None:
+def test_a_child_that_finds_no_memory_has_failed_and_the_old_list_is_served(make_place: Make) -> None:
     place = make_place(runner="process", retry_min=0.3, retry_max=1)
     greedy = place.folder / "greedy"
     place.env |= {"TEST_GREEDY": os.fspath(greedy)}

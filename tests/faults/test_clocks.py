@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
 
 import pytest
 
@@ -13,6 +12,7 @@ from tests.support.places import FAKED, Place
 from tests.support.servers import Readers, Server, gunicorn_server
 from tests.support.waiting import until
 
+from .conftest import Make
 from .faked import sitecustomize
 
 HOUR = 3600
@@ -45,7 +45,7 @@ JUMPS = [HOUR, 0, -HOUR, 0, HOUR, -HOUR]
     "jumps", [[HOUR, 0, -HOUR], pytest.param(JUMPS * 3, marks=pytest.mark.long)], ids=["3", "18"]
 )
 def test_a_clock_that_jumps_costs_one_build_a_jump_and_hides_no_new_list(
-    make_place: Callable[..., Place], jumps: list[int]
+    make_place: Make, jumps: list[int]
 ) -> None:
     place = make_place(ttl=1800)
     clock = Clock(place)
@@ -80,9 +80,7 @@ def test_a_clock_that_jumps_costs_one_build_a_jump_and_hides_no_new_list(
         assert "Traceback" not in server.log
 
 
-def test_a_pause_after_a_failure_does_not_last_until_the_clock_has_caught_up(
-    make_place: Callable[..., Place],
-) -> None:
+def test_a_pause_after_a_failure_does_not_last_until_the_clock_has_caught_up(make_place: Make) -> None:
     place = make_place(retry_min=1, retry_max=2).with_failing()
     clock = Clock(place)
     place.failing.touch()
@@ -96,7 +94,7 @@ def test_a_pause_after_a_failure_does_not_last_until_the_clock_has_caught_up(
         until(lambda: server.get().json["files"], "a list")
 
 
-def test_generations_rise_although_the_clock_goes_back(make_place: Callable[..., Place]) -> None:
+def test_generations_rise_although_the_clock_goes_back(make_place: Make) -> None:
     place = make_place()
     clock = Clock(place)
     generations = []

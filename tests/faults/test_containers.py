@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
@@ -16,6 +15,8 @@ from tests.support.needs import need_program, need_root
 from tests.support.places import Place
 from tests.support.servers import Server, gunicorn_server
 from tests.support.waiting import until
+
+from .conftest import Make
 
 WORKERS = 2
 
@@ -37,7 +38,7 @@ def kill_inside(server: Server, inner_pid: int) -> None:
     raise AssertionError(f"no process calls itself {inner_pid}")
 
 
-def test_two_containers_with_one_folder_build_once(make_place: Callable[..., Place]) -> None:
+def test_two_containers_with_one_folder_build_once(make_place: Make) -> None:
     need_root()
     need_program("unshare")
     place = make_place(sleep=0.3).with_gate()
@@ -68,9 +69,7 @@ def test_two_containers_with_one_folder_build_once(make_place: Callable[..., Pla
         assert one.get().generation == two.get().generation
 
 
-def test_a_builder_killed_in_one_container_is_followed_by_one_of_the_other(
-    make_place: Callable[..., Place],
-) -> None:
+def test_a_builder_killed_in_one_container_is_followed_by_one_of_the_other(make_place: Make) -> None:
     """Its pid may be alive over there, as another process: nobody may conclude anything from a pid."""
     need_root()
     need_program("unshare")

@@ -21,6 +21,7 @@ from tests.support.servers import Readers, Server, gunicorn_server
 from tests.support.waiting import until
 
 from .cache_files import litter, published
+from .conftest import Make
 
 SIZE = 4 << 20
 RETRY_MAX = 0.5
@@ -111,7 +112,7 @@ Trouble = Callable[[Place, Server], AbstractContextManager[None]]
 
 @pytest.mark.parametrize("trouble", [full, read_only, no_inodes, quota])
 def test_where_nothing_can_be_written_the_old_list_is_served_and_the_new_one_comes_with_the_room(
-    make_place: Callable[..., Place], trouble: Trouble
+    make_place: Make, trouble: Trouble
 ) -> None:
     need_mounts()
     # Half a megabyte a list.
@@ -149,9 +150,7 @@ def test_where_nothing_can_be_written_the_old_list_is_served_and_the_new_one_com
         assert [name for name in litter(place.cache) if name.endswith(".tmp")] == []
 
 
-def test_a_first_build_on_a_full_disk_answers_cold_and_comes_with_the_room(
-    make_place: Callable[..., Place],
-) -> None:
+def test_a_first_build_on_a_full_disk_answers_cold_and_comes_with_the_room(make_place: Make) -> None:
     need_mounts()
     place = make_place(items=60, text=400, retry_min=0.1, retry_max=RETRY_MAX)
     place.cache.mkdir(mode=0o700)
@@ -170,7 +169,7 @@ def test_a_first_build_on_a_full_disk_answers_cold_and_comes_with_the_room(
 # Mounts
 
 
-def test_a_folder_that_is_mounted_is_a_folder_like_any_other(make_place: Callable[..., Place]) -> None:
+def test_a_folder_that_is_mounted_is_a_folder_like_any_other(make_place: Make) -> None:
     need_mounts()
     place = make_place()
     host = place.folder / "volume"
@@ -185,9 +184,7 @@ def test_a_folder_that_is_mounted_is_a_folder_like_any_other(make_place: Callabl
 
 
 @pytest.mark.parametrize("name", ["files.index", "files.progress"])
-def test_a_single_file_that_is_mounted_keeps_the_old_list_and_is_told(
-    make_place: Callable[..., Place], name: str
-) -> None:
+def test_a_single_file_that_is_mounted_keeps_the_old_list_and_is_told(make_place: Make, name: str) -> None:
     need_mounts()
     place = make_place()
     with launcher_for(place) as launcher:
@@ -219,7 +216,7 @@ def test_a_single_file_that_is_mounted_keeps_the_old_list_and_is_told(
         assert launcher.status()["state"] == "fresh"
 
 
-def test_a_lock_on_another_mount_of_the_same_folder_is_the_same_lock(make_place: Callable[..., Place]) -> None:
+def test_a_lock_on_another_mount_of_the_same_folder_is_the_same_lock(make_place: Make) -> None:
     """As two containers have it, each with a mount of its own of one volume."""
     need_mounts()
     place = make_place().with_gate()

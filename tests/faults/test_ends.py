@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable
 
 import psutil
 import pytest
@@ -17,6 +16,7 @@ from tests.support.servers import OUR_CONF, Server, gunicorn_server
 from tests.support.waiting import until
 
 from .cache_files import published
+from .conftest import Make
 
 BUILD = 1.0  # seconds
 
@@ -41,7 +41,7 @@ def until_building(place: Place, server: Server) -> None:
 
 @pytest.mark.parametrize("rounds", [1, pytest.param(15, marks=pytest.mark.long)])
 def test_a_stop_at_any_moment_of_a_build_leaves_the_old_list_or_the_new_and_no_process(
-    make_place: Callable[..., Place], chance: random.Random, rounds: int
+    make_place: Make, chance: random.Random, rounds: int
 ) -> None:
     place = make_place(items=50, sleep=BUILD)
     midway = 0
@@ -64,9 +64,7 @@ def test_a_stop_at_any_moment_of_a_build_leaves_the_old_list_or_the_new_and_no_p
     assert midway >= rounds
 
 
-def test_reloads_at_random_moments_of_builds_lose_no_list(
-    make_place: Callable[..., Place], chance: random.Random
-) -> None:
+def test_reloads_at_random_moments_of_builds_lose_no_list(make_place: Make, chance: random.Random) -> None:
     place = make_place(items=50, sleep=BUILD)
     reloads = 0
     with gunicorn_server(place, workers=2) as server:

@@ -13,18 +13,18 @@ import statistics
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import psutil
 import pytest
 
 from tests.support.answers import check_whole
-from tests.support.places import Place
 from tests.support.servers import Server, gunicorn_server
 from tests.support.waiting import until
 
 from .cache_files import YOUNG, litter
+from .conftest import Make
 from .test_meddling import KINDS, Meddler
 
 MINUTES = float(os.environ.get("TEST_MINUTES", "30"))
@@ -99,7 +99,7 @@ def visited(server: Server, clients: int) -> Iterator[Visitors]:
 
 @pytest.mark.long
 def test_mixed_faults_for_half_an_hour_cost_no_descriptor_no_thread_and_no_memory(
-    make_place: Callable[..., Place], chance: random.Random
+    make_place: Make, chance: random.Random
 ) -> None:
     signal.alarm(int(MINUTES * 60 * 4) + 180)
     place = make_place(items=40, sleep=0.05, retry_min=0.1, retry_max=0.5, refresh_interval=0).with_failing()

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import pytest
 
 from tests.support.answers import check_whole
-from tests.support.places import Place
 from tests.support.servers import gunicorn_server
+
+from .conftest import Make
 
 CLIENTS = 100
 ASKED = 300
@@ -20,7 +19,7 @@ ASKED = 300
     ids=["100 at sync workers", "100 at gthread workers", "800 at 8 workers"],
 )
 def test_first_requests_at_once_cause_one_build_and_none_waits(
-    make_place: Callable[..., Place], kind: tuple[str, ...], workers: int, times: int
+    make_place: Make, kind: tuple[str, ...], workers: int, times: int
 ) -> None:
     place = make_place(items=250).with_gate()
     with gunicorn_server(place, *kind, workers=workers) as server:
@@ -46,7 +45,7 @@ def test_first_requests_at_once_cause_one_build_and_none_waits(
         assert len(server.pids) == workers
 
 
-def test_no_request_waits_for_the_first_build(make_place: Callable[..., Place]) -> None:
+def test_no_request_waits_for_the_first_build(make_place: Make) -> None:
     place = make_place(items=1000).with_gate()
     with gunicorn_server(place, workers=2) as server:
         server.get("/plain")

@@ -8,7 +8,6 @@ import random
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from tests.support.threads import Repeated
 from tests.support.waiting import until
 
 from .cache_files import YOUNG, litter, published
+from .conftest import Make
 
 PROCESSES = 8
 TAKEOVER = 20.0  # seconds; a lock that had to expire would be free much later
@@ -157,9 +157,7 @@ def check_the_next_build_tidies(place: Place) -> None:
 
 
 @pytest.mark.parametrize("kills", [60, pytest.param(1000, marks=pytest.mark.long)])
-def test_kills_tear_nothing_and_publish_nothing_twice(
-    make_place: Callable[..., Place], chance: random.Random, kills: int
-) -> None:
+def test_kills_tear_nothing_and_publish_nothing_twice(make_place: Make, chance: random.Random, kills: int) -> None:
     place = make_place(items=40)
     with launcher_for(place) as launcher, Witness(place.cache) as witness:
         storm = rage(launcher, witness, place, kills, chance)
@@ -172,7 +170,7 @@ def test_kills_tear_nothing_and_publish_nothing_twice(
 
 @pytest.mark.parametrize("kills", [40, pytest.param(300, marks=pytest.mark.long)])
 def test_a_deleted_lock_file_may_waste_a_build_but_publishes_nothing_over_a_newer_list(
-    make_place: Callable[..., Place], chance: random.Random, kills: int
+    make_place: Make, chance: random.Random, kills: int
 ) -> None:
     place = make_place(items=40)
     with launcher_for(place) as launcher, Witness(place.cache) as witness:
@@ -193,7 +191,7 @@ def await_draft(cache: Path, most: float) -> None:
 
 @pytest.mark.parametrize("kills", [30, pytest.param(100, marks=pytest.mark.long)])
 def test_many_killed_builds_leave_nothing_after_the_next(
-    make_place: Callable[..., Place], chance: random.Random, kills: int
+    make_place: Make, chance: random.Random, kills: int
 ) -> None:
     place = make_place(items=300)
     midway, worst, drafts = 0, 0, 0
@@ -221,7 +219,7 @@ def test_many_killed_builds_leave_nothing_after_the_next(
 
 @pytest.mark.parametrize("warm", [True, False], ids=["replacement", "first"])
 def test_a_builder_that_has_lost_its_lock_touches_nothing_that_the_next_has_published(
-    make_place: Callable[..., Place], warm: bool
+    make_place: Make, warm: bool
 ) -> None:
     place = make_place(items=40).with_gate()
     open_gate = {name: value for name, value in place.env.items() if name != "TEST_GATE"}

@@ -12,7 +12,7 @@ import stat
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,7 @@ from tests.support.servers import gunicorn_server
 from tests.support.waiting import until
 
 from .cache_files import is_damaged, litter, published
+from .conftest import Make
 
 NOBODY = 65534
 
@@ -119,9 +120,7 @@ def test_another_account_can_neither_read_nor_lock_nor_plant(launcher: Launcher)
     assert len(open_to_all["could"]) == 8, "not even an open folder could be entered, so nothing is shown"
 
 
-def test_a_folder_of_another_account_or_open_to_others_or_a_link_is_refused(
-    make_place: Callable[..., Place],
-) -> None:
+def test_a_folder_of_another_account_or_open_to_others_or_a_link_is_refused(make_place: Make) -> None:
     need_root()
     place = make_place()
 
@@ -292,9 +291,7 @@ def keys_of(section: dict[str, Any], prefix: str = "") -> set[str]:
     return found
 
 
-def test_the_stats_say_what_they_are_known_to_say_and_no_path_pid_or_traceback(
-    make_place: Callable[..., Place],
-) -> None:
+def test_the_stats_say_what_they_are_known_to_say_and_no_path_pid_or_traceback(make_place: Make) -> None:
     place = make_place(retry_min=0.1, sleep=0.3).with_gate().with_failing()
     bodies: list[str] = []
     keys: set[str] = set()
@@ -338,7 +335,7 @@ INTERVAL = 1.0
 REQUESTS = 1000
 
 
-def test_a_thousand_refreshes_start_one_build_an_interval_at_most(make_place: Callable[..., Place]) -> None:
+def test_a_thousand_refreshes_start_one_build_an_interval_at_most(make_place: Make) -> None:
     place = make_place(refresh_interval=INTERVAL)
     with gunicorn_server(place) as server:
         server.warm_up()

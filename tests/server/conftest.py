@@ -9,6 +9,8 @@ import pytest
 
 from tests.support.places import Place
 
+Make = Callable[..., Place]
+
 
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
@@ -23,6 +25,6 @@ def gated(tmp_path: Path) -> Place:
 
 
 @pytest.fixture
-def make_place(tmp_path: Path) -> Callable[..., Place]:
+def make_place(tmp_path: Path) -> Make:
     """A place whose builds are as the test says."""
     return lambda **options: Place(tmp_path, **options)

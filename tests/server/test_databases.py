@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,9 +13,8 @@ from tests.support.places import Place
 from tests.support.servers import OUR_CONF, Server, gunicorn_server
 from tests.support.waiting import until
 
+from .conftest import Make
 from .postgres import Cluster, cluster
-
-Make = Callable[..., Place]
 
 
 @pytest.fixture

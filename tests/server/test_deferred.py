@@ -9,7 +9,6 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 
 import pytest
@@ -21,11 +20,12 @@ from tests.support.servers import OUR_CONF, Server, gunicorn_server, running
 from tests.support.threads import Repeated
 from tests.support.waiting import until
 
+from .conftest import Make
 from .test_preload import threads_of
 
 
 @pytest.fixture
-def make_site(place: Place) -> Callable[..., Place]:
+def make_site(place: Place) -> Make:
     """The app's modules, of which each late one takes so many seconds to import."""
 
     def make(late_seconds: float, slow: float | None = None) -> Place:
@@ -116,7 +116,7 @@ class Clients(Repeated):
 
 @pytest.mark.parametrize("conf", [(), OUR_CONF], ids=["plain", "our conf"])
 def test_no_request_to_gunicorn_gets_a_wrong_answer_while_62_blueprints_are_loaded(
-    make_site: Callable[..., Place], conf: tuple[str, ...]
+    make_site: Make, conf: tuple[str, ...]
 ) -> None:
     site = make_site(0.05)
     # Clients as quick as these come to our max_requests before a busy machine has loaded everything.
@@ -137,7 +137,7 @@ def test_no_request_to_gunicorn_gets_a_wrong_answer_while_62_blueprints_are_load
         print(dict(clients.seen), f"slowest login {clients.slowest_login * 1e3:.0f} ms")
 
 
-def test_an_import_longer_than_the_timeout_kills_no_sync_worker(make_site: Callable[..., Place]) -> None:
+def test_an_import_longer_than_the_timeout_kills_no_sync_worker(make_site: Make) -> None:
     site = make_site(0.01, slow=6)
     with serving(site, "-k", "sync", "--timeout", "4", workers=1) as server:
         before = server.pids
@@ -161,7 +161,7 @@ def test_an_import_longer_than_the_timeout_kills_no_sync_worker(make_site: Calla
 
 @pytest.mark.parametrize("conf", [(), OUR_CONF], ids=["plain", "our conf"])
 def test_preload_loads_nothing_in_the_arbiter_and_everything_in_each_worker(
-    make_site: Callable[..., Place], conf: tuple[str, ...]
+    make_site: Make, conf: tuple[str, ...]
 ) -> None:
     with serving(make_site(0.01), *conf, "-k", "gthread", "--threads", "4", "--preload") as server:
         assert threads_of(server.process.pid) == 1, "a thread runs in the arbiter"
@@ -174,7 +174,7 @@ def test_preload_loads_nothing_in_the_arbiter_and_everything_in_each_worker(
         assert "Warning" not in server.log
 
 
-def test_under_gevent_requests_are_answered_between_two_imports(make_site: Callable[..., Place]) -> None:
+def test_under_gevent_requests_are_answered_between_two_imports(make_site: Make) -> None:
     pytest.importorskip("gevent")
     with serving(make_site(0.05), *OUR_CONF, "-k", "gevent", "--timeout", "5") as server:
         before = server.pids
@@ -185,7 +185,7 @@ def test_under_gevent_requests_are_answered_between_two_imports(make_site: Calla
         assert server.pids == before
 
 
-def test_without_our_conf_nothing_is_imported_before_the_first_request(make_site: Callable[..., Place]) -> None:
+def test_without_our_conf_nothing_is_imported_before_the_first_request(make_site: Make) -> None:
     with serving(make_site(0.01), workers=1) as server:
         (pid,) = server.pids
         assert threads_of(pid) == 1
@@ -193,7 +193,7 @@ def test_without_our_conf_nothing_is_imported_before_the_first_request(make_site
         until_all_loaded(server)
 
 
-def test_flask_run_serves_at_once_and_loads_beside(make_site: Callable[..., Place]) -> None:
+def test_flask_run_serves_at_once_and_loads_beside(make_site: Make) -> None:
     site = make_site(0.1)
     port = free_port()
     command = site.flask_command("run", "--port", f"{port}")

@@ -6,7 +6,6 @@ import json
 import os
 import resource
 import signal
-from collections.abc import Callable
 
 import pytest
 
@@ -14,6 +13,8 @@ from tests.support.places import Place
 from tests.support.processes import python
 from tests.support.servers import Server, gunicorn_server
 from tests.support.waiting import until
+
+from .conftest import Make
 
 LARGE: dict[str, object] = {"items": 200, "text": 1000, "runner": "thread"}  # 20 KB an item, 4 MB a list
 
@@ -76,7 +77,7 @@ def data_size(place: Place) -> int:
     return sum(path.stat().st_size for path in place.cache.glob("*.data"))
 
 
-def test_builds_that_find_no_room_give_back_what_they_took(make_place: Callable[..., Place]) -> None:
+def test_builds_that_find_no_room_give_back_what_they_took(make_place: Make) -> None:
     place = make_place(**LARGE)
     assert place.flask("warmcache", "rebuild", "files").returncode == 0
     before = data_size(place)
@@ -94,9 +95,7 @@ def test_builds_that_find_no_room_give_back_what_they_took(make_place: Callable[
 
 
 @pytest.mark.parametrize("warm", [True, False], ids=["rebuilds", "first builds"])
-def test_builds_that_are_killed_again_and_again_do_not_fill_the_disk(
-    make_place: Callable[..., Place], warm: bool
-) -> None:
+def test_builds_that_are_killed_again_and_again_do_not_fill_the_disk(make_place: Make, warm: bool) -> None:
     place = make_place(**LARGE).with_gate()
     with gunicorn_server(place, workers=1) as server:
         if warm:

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
 
 import pytest
 
@@ -15,8 +14,10 @@ from tests.support.places import Place
 from tests.support.servers import OUR_CONF, Readers, gunicorn_server
 from tests.support.waiting import until
 
+from .conftest import Make
 
-def test_a_list_is_rebuilt_when_its_ttl_is_over_without_any_request(make_place: Callable[..., Place]) -> None:
+
+def test_a_list_is_rebuilt_when_its_ttl_is_over_without_any_request(make_place: Make) -> None:
     place = make_place(ttl=0.6)
     with gunicorn_server(place) as server:
         first = server.get()  # one worker has a keeper now
@@ -87,9 +88,7 @@ def test_an_invalidation_during_a_build_is_followed_by_another_build(gated: Plac
 
 
 @pytest.mark.parametrize("worker_class", ["sync", "gthread"])
-def test_many_clients_that_refresh_at_once_cause_one_rebuild(
-    make_place: Callable[..., Place], worker_class: str
-) -> None:
+def test_many_clients_that_refresh_at_once_cause_one_rebuild(make_place: Make, worker_class: str) -> None:
     place = make_place(refresh_interval=0, sleep=0.3).with_gate()
     place.gate.touch()
     threads = ("-k", "gthread", "--threads", "4") if worker_class == "gthread" else ()
@@ -125,9 +124,7 @@ def test_a_refresh_of_a_list_newer_than_the_interval_rebuilds_nothing(place: Pla
         assert len(place.calls("source")) == 1
 
 
-def test_a_failing_source_leaves_the_old_list_and_is_tried_by_one_worker_at_a_time(
-    make_place: Callable[..., Place],
-) -> None:
+def test_a_failing_source_leaves_the_old_list_and_is_tried_by_one_worker_at_a_time(make_place: Make) -> None:
     place = make_place(retry_min=0.4, retry_max=60).with_failing()
     with gunicorn_server(place, *OUR_CONF) as server:
         old = server.warm_up()
@@ -170,7 +167,7 @@ def test_a_failing_source_leaves_the_old_list_and_is_tried_by_one_worker_at_a_ti
         assert {stats["last_error"] for stats in server.stats().values()} == {None}
 
 
-def test_a_failing_first_build_answers_as_failed_and_goes_on_trying(make_place: Callable[..., Place]) -> None:
+def test_a_failing_first_build_answers_as_failed_and_goes_on_trying(make_place: Make) -> None:
     place = make_place(retry_min=0.3).with_failing()
     place.failing.touch()
     with gunicorn_server(place) as server:

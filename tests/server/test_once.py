@@ -7,7 +7,6 @@ import os
 import pty
 import signal
 import subprocess
-from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,7 +16,7 @@ from tests.support.places import Place
 from tests.support.servers import OUR_CONF, Server, gunicorn_server
 from tests.support.waiting import until
 
-Make = Callable[..., Place]
+from .conftest import Make
 
 
 @pytest.fixture

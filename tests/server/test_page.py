@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +11,8 @@ import pytest
 from tests.support.places import Place
 from tests.support.servers import OUR_CONF, Server, gunicorn_server
 from tests.support.waiting import until
+
+from .conftest import Make
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Page
@@ -22,7 +23,7 @@ ARTICLE = "#warmcache-files"
 
 
 @pytest.fixture
-def asking(make_place: Callable[..., Place]) -> Place:
+def asking(make_place: Make) -> Place:
     """Return an app in which everybody may always ask for a rebuild; builds pause while there is no gate file."""
     return make_place(rebuild=1, refresh_interval=0).with_gate()
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,8 @@ from tests.support.answers import check_whole
 from tests.support.places import Place
 from tests.support.servers import OUR_CONF, gunicorn_server
 from tests.support.waiting import until
+
+from .conftest import Make
 
 
 def threads_of(pid: int) -> int:
@@ -96,7 +97,7 @@ def test_plain_gunicorn_does_no_work_until_the_first_request(place: Place) -> No
         assert not place.cache.exists()
 
 
-def test_the_command_line_wins_over_our_conf(make_place: Callable[..., Place]) -> None:
+def test_the_command_line_wins_over_our_conf(make_place: Make) -> None:
     place = make_place()
     with gunicorn_server(place, *OUR_CONF, "-k", "gthread", "--threads", "3", workers=2) as server:
         assert "Using worker: gthread" in server.log

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Callable
 
 import pytest
 
@@ -14,6 +13,8 @@ from tests.support.answers import backwards, check_items, check_whole
 from tests.support.places import Place
 from tests.support.servers import OUR_CONF, Readers, gunicorn_server
 from tests.support.waiting import until
+
+from .conftest import Make
 
 CONFS = pytest.mark.parametrize("conf", [(), OUR_CONF], ids=["plain", "our conf"])
 
@@ -74,7 +75,7 @@ def test_recycled_workers_rebuild_nothing(place: Place, conf: tuple[str, ...]) -
 
 @pytest.mark.parametrize("runner", ["thread", "auto"])
 def test_a_list_gets_built_although_every_worker_is_retired_before_the_build_is_done(
-    make_place: Callable[..., Place], runner: str
+    make_place: Make, runner: str
 ) -> None:
     """Polls count as requests; a build that each worker starts from scratch would never be done."""
     place = make_place(items=100, steps=1, stable=1, runner=runner)

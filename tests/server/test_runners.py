@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from tests.support.servers import OUR_CONF, Server, gunicorn_server
 from tests.support.threads import Repeated
 from tests.support.waiting import stays_false, until
 
-Make = Callable[..., Place]
+from .conftest import Make
 
 
 def serving(
@@ -306,9 +305,7 @@ class Probe(Repeated):
             self.free += not locked
 
 
-def test_a_computing_rebuild_goes_on_in_a_child_that_repeats_nothing_under_the_same_lock(
-    make_place: Make,
-) -> None:
+def test_a_computing_rebuild_goes_on_in_a_child_that_repeats_nothing_under_the_same_lock(make_place: Make) -> None:
     place = configured(make_place, config={"runner": "auto"}, items=300, compute=2, awaits_child=1)
     with serving(place) as server:
         (worker,) = server.pids
