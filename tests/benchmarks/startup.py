@@ -32,6 +32,8 @@ from tests.support.ports import free_port
 from tests.support.processes import CHECKOUT, environment
 from tests.support.servers import OUR_CONF, ServerProcess, gunicorn_command, running
 
+from .load import head, note, row
+
 WORKERS, TIMEOUT, THREADS = 4, 10, 4
 TASK_SECONDS = 30.0
 MODES = ("critical", "deferred", "eager")
@@ -62,7 +64,7 @@ def main() -> None:
         for turn in range(arguments.rounds):
             # Alternate the order, so that other load on the machine affects all modes alike.
             for mode in MODES if turn % 2 == 0 else reversed(MODES):
-                print(f"round {turn + 1}: {mode}", file=sys.stderr, flush=True)
+                note(f"round {turn + 1}: {mode}")
                 runs[mode].append(measure(mode, parts, Path(folder, f"{mode}-{turn}"), arguments.python))
     figures = {mode: summary(found) for mode, found in runs.items()}
     for mode, found in runs.items():
@@ -234,20 +236,14 @@ def show(figures: dict[str, dict[str, Any]], version: str) -> None:
         "deferred": "and 62 deferred; the work a one-time task",
         "eager": "all 69, and the work, at start, without flask-warmcache",
     }
-    columns = (
-        "blueprints",
-        "first 200 of /login",
-        "all loaded",
-        "/login p50, max",
-        "the work done",
-        "workers killed",
-    )
-    print(f"gunicorn {version}, {WORKERS} workers, --timeout {TIMEOUT}, {os.cpu_count()} cores\n")
-    print(f"| {' | '.join(columns)} | USS, PSS each |\n|---|{'---:|' * len(columns)}")
+    print(f"gunicorn {version}, {WORKERS} workers, --timeout {TIMEOUT}, {os.cpu_count()} cores")
+    times = ("first 200 of /login", "all loaded", "/login p50, max", "the work done")
+    head("blueprints", *times, "workers killed", "USS, PSS each")
     for mode, title in titles.items():
         found = figures[mode]
         first = f"over {DEADLINE:.0f} s" if found["first 200"] is None else f"{found['first 200']:.2f} s"
-        times = "" if found["times"] is None or mode == "critical" else f" ({found['times']:.2f} times)"
+        if found["times"] is not None and mode != "critical":
+            first += f" ({found['times']:.2f} times)"
         loaded = "" if found["all loaded"] is None else f"{found['all loaded']:.1f} s"
         login = ""
         if found["login p50"] is not None:
@@ -255,10 +251,8 @@ def show(figures: dict[str, dict[str, Any]], version: str) -> None:
         done = ", ".join(f"{runs} times" for runs in found["task runs"] if runs)
         if found["task done"] is not None:
             done += f", after {found['task done']:.1f} s"
-        print(
-            f"| {title} | {first}{times} | {loaded} | {login} | {done} | {found['killed']} "
-            f"| {found['uss']:.0f} MB, {found['pss']:.0f} MB |"
-        )
+        memory = f"{found['uss']:.0f} MB, {found['pss']:.0f} MB"
+        row(title, first, loaded, login, done, found["killed"], memory)
     print(
         f"\nDeferred: {figures['deferred']['blueprints that answered in every worker']} of {len(LATE)} blueprints "
         "answered in every worker in the end."

@@ -36,7 +36,6 @@ class FakeServer:
     rebuilding: bool = False
     items: list[str] = field(default_factory=lambda: ["one"])
     refresh: str = "auto"  # the region's strategy
-    source: str = ""  # its data-warmcache-src
     inside: str = ""  # markup within the region
     above: str = ""  # markup before it
     head: str = ""  # markup before the poller's script
@@ -44,10 +43,7 @@ class FakeServer:
     csp: str = ""
     script: dict[str, str] = field(default_factory=lambda: dict(QUICK))  # its data attributes
     nonce: str = ""
-    keep: str = ""  # the region's data-warmcache-keep
-    region_id: str = "files"
     attributes: dict[str, str] = field(default_factory=dict)  # more attributes of the region
-    done: int = 1  # of four steps
     eta: float | None = None
     more: dict[str, object] = field(default_factory=dict)  # more fields of the status
     files: dict[str, Path] = field(default_factory=dict)  # static files by path
@@ -108,18 +104,13 @@ class FakeServer:
             script["data-method"] = "POST"
         if self.nonce:
             script["nonce"] = self.nonce
-        page = PAGE.format(
-            head=self.head,
-            script=_attributes(script),
-            foot=self.foot,
-            above=self.above,
-            region=self._region(),
-        )
+        given = {"head": self.head, "foot": self.foot, "above": self.above}
+        page = PAGE.format(script=_attributes(script), region=self._region(), **given)
         headers = {"Content-Security-Policy": self.csp} if self.csp else {}
         return Response(page, mimetype="text/html", headers=headers)
 
     def _status(self) -> dict[str, object]:
-        progress = {"phase": "enrich", "done": self.done, "total": 4, "rate": 1.0, "eta_seconds": self.eta}
+        progress = {"phase": "enrich", "done": 1, "total": 4, "rate": 1.0, "eta_seconds": self.eta}
         return {
             "file_count": len(self.items),
             "age_seconds": 1.0,
@@ -136,6 +127,7 @@ class FakeServer:
     def _region(self) -> str:
         rows = "".join(f"<li>{item}</li>" for item in self.items)
         attributes = {
+            "id": "files",
             "data-warmcache": "files",
             "data-warmcache-state": self.page_state or self.state,
             "data-warmcache-generation": self.generation or "",
@@ -145,12 +137,6 @@ class FakeServer:
         }
         if self.page_state:
             attributes["data-warmcache-generation"] = "" if self.page_state == "cold" else f"page{len(self.hits)}"
-        if self.source:
-            attributes["data-warmcache-src"] = self.source
-        if self.keep:
-            attributes["data-warmcache-keep"] = self.keep
-        if self.region_id:
-            attributes["id"] = self.region_id
         if self.state == "cold":
             attributes["aria-busy"] = "true"
         return f"<section {_attributes(attributes)}><ul>{rows}</ul>{self.inside}</section>"

@@ -96,7 +96,7 @@ def morph(request: pytest.FixtureRequest, server: FakeServer) -> bool:
 def test_kept_nodes_keep_their_typed_text(
     server: FakeServer, page: Page, recorder: EventRecorder, morph: bool
 ) -> None:
-    server.inside, server.above, server.keep = KEPT, STYLE, "notes"
+    server.inside, server.above, server.attributes = KEPT, STYLE, {"data-warmcache-keep": "notes"}
     open_page(server, page)
     assert page.evaluate("typeof Idiomorph") == ("object" if morph else "undefined")
     page.fill("#notes input", "half a wo")
@@ -124,7 +124,8 @@ def test_details_stay_open_or_closed(server: FakeServer, page: Page, recorder: E
 
 
 def test_kept_media_element_continues_to_play(server: FakeServer, page: Page, recorder: EventRecorder) -> None:
-    server.inside, server.keep = '<div id="player"><video muted loop></video></div>', "player"
+    server.inside = '<div id="player"><video muted loop></video></div>'
+    server.attributes = {"data-warmcache-keep": "player"}
     open_page(server, page)
     page.evaluate(
         """async () => {

@@ -78,7 +78,7 @@ def test_fresh_page_does_not_poll(server: FakeServer, page: Page) -> None:
 def test_stale_region_is_swapped_from_its_own_source(
     server: FakeServer, page: Page, recorder: EventRecorder
 ) -> None:
-    server.source = "/rows"
+    server.attributes = {"data-warmcache-src": "/rows"}
     open_page(server, page)
     server.wait_for_hits(STATUS, 2)
     assert server.count("/rows") == 0

@@ -10,17 +10,15 @@ import os
 import random
 import signal
 import statistics
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import psutil
 import pytest
 
 from tests.support.answers import check_whole
 from tests.support.servers import Server, gunicorn_server
+from tests.support.threads import Repeated
 from tests.support.waiting import until
 
 from .cache_files import YOUNG, litter
@@ -59,42 +57,28 @@ class Veteran:
         return after[0] - before[0], after[1] - before[1], after[2] / before[2] - 1
 
 
-class Visitors:
-    """Clients that ask without a pause and keep only counts and the first wrong answer."""
+class Visitors(Repeated):
+    """Clients that ask again and again, and keep only counts and wrong answers."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Server, clients: int) -> None:
+        super().__init__(clients)
         self._server = server
-        self.stop = threading.Event()
         self.counts: Counter[str] = Counter()
         self.wrong: list[str] = []
 
-    def ask(self) -> None:
-        while not self.stop.wait(0.01):
-            try:
-                answer = self._server.get()
-            except (OSError, http.client.HTTPException):
-                self.counts["cut by a kill"] += 1
-                continue
-            try:
-                if answer.json["files"]:
-                    check_whole(answer)
-                self.counts[f"{answer.status} {answer.state}"] += 1
-            except Exception as error:
-                self.wrong.append(f"{error!r}: {answer.headers} {answer.body[-200:]!r}")
-
-
-@contextmanager
-def visited(server: Server, clients: int) -> Iterator[Visitors]:
-    visitors = Visitors(server)
-    threads = [threading.Thread(target=visitors.ask) for _ in range(clients)]
-    for thread in threads:
-        thread.start()
-    try:
-        yield visitors
-    finally:
-        visitors.stop.set()
-        for thread in threads:
-            thread.join(40)
+    def turn(self) -> None:
+        self.stopped.wait(0.01)
+        try:
+            answer = self._server.get()
+        except (OSError, http.client.HTTPException):
+            self.counts["cut by a kill"] += 1
+            return
+        try:
+            if answer.json["files"]:
+                check_whole(answer)
+            self.counts[f"{answer.status} {answer.state}"] += 1
+        except Exception as error:
+            self.wrong.append(f"{error!r}: {answer.headers} {answer.body[-200:]!r}")
 
 
 @pytest.mark.long
@@ -143,7 +127,7 @@ def test_mixed_faults_for_half_an_hour_cost_no_descriptor_no_thread_and_no_memor
         kinds = [kill_a_worker, kill_the_builder, fail_for_a_while, delete_the_lock, meddle, invalidate, refresh]
         began = time.monotonic()
         end = began + MINUTES * 60
-        with visited(server, 3) as visitors:
+        with Visitors(server, 3) as visitors:
             while time.monotonic() < end or faults.total() < FAULTS * MINUTES:
                 fault = chance.choice(kinds)
                 try:

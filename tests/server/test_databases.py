@@ -19,14 +19,25 @@ from .postgres import Cluster, cluster
 
 @pytest.fixture
 def postgres() -> Iterator[Cluster]:
+    """A server on which the two tables are made once, whatever the test does."""
     need_module("psycopg")
     with cluster() as running:
         yield running
+        assert len(running.tables_created) == 2, running.log
+        assert "ERROR" not in running.log
 
 
-def place_with(make_place: Make, database: str, **options: object) -> Place:
+@pytest.fixture(params=["SQLite", "PostgreSQL"])
+def database(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    if request.param == "SQLite":
+        return f"sqlite:///{tmp_path / 'comics.db'}"
+    running: Cluster = request.getfixturevalue("postgres")
+    return running.url
+
+
+def place_with(make_place: Make, database: str) -> Place:
     need_module("flask_sqlalchemy")
-    place = make_place(database=database, **options)
+    place = make_place(database=database)
     place.app = "app_database"
     return place
 
@@ -43,13 +54,9 @@ def created(place: Place) -> int:
     return len(place.calls("create"))
 
 
-def sqlite(folder: Path) -> str:
-    return f"sqlite:///{folder / 'comics.db'}"
-
-
 @pytest.mark.parametrize("preload", [False, True], ids=["", "preload"])
-def test_four_workers_make_sqlites_tables_once(make_place: Make, tmp_path: Path, preload: bool) -> None:
-    place = place_with(make_place, sqlite(tmp_path))
+def test_four_workers_make_the_tables_once(make_place: Make, database: str, preload: bool) -> None:
+    place = place_with(make_place, database)
     with gunicorn_server(place, *OUR_CONF, preload=preload) as server:
         until(lambda: created(place) == 2, lambda: f"two tables without any request:\n{server.log}")
         check_works(server)
@@ -57,33 +64,21 @@ def test_four_workers_make_sqlites_tables_once(make_place: Make, tmp_path: Path,
         assert "ERROR" not in server.log
 
 
-@pytest.mark.parametrize("preload", [False, True], ids=["", "preload"])
-def test_four_workers_make_postgresqls_tables_once(make_place: Make, postgres: Cluster, preload: bool) -> None:
-    place = place_with(make_place, postgres.url)
-    with gunicorn_server(place, *OUR_CONF, preload=preload) as server:
-        until(lambda: created(place) == 2, lambda: f"two tables without any request:\n{server.log}")
-        check_works(server)
-        assert "ERROR" not in server.log
-    assert len(postgres.tables_created) == 2, postgres.log
-    assert "ERROR" not in postgres.log
-
-
-def test_four_first_requests_at_once_find_their_tables(make_place: Make, postgres: Cluster) -> None:
-    place = place_with(make_place, postgres.url)
+def test_four_first_requests_at_once_find_their_tables(make_place: Make, database: str) -> None:
+    place = place_with(make_place, database)
     with gunicorn_server(place) as server:
         answers = server.ask_at_once("/comics", 12)
         assert [answer.json for answer in answers] == [{"count": 0}] * 12, server.log
-    assert len(postgres.tables_created) == 2, postgres.log
 
 
-def test_a_deploy_step_makes_the_tables_and_the_workers_none(make_place: Make, postgres: Cluster) -> None:
-    place = place_with(make_place, postgres.url)
+def test_a_deploy_step_makes_the_tables_and_the_workers_none(make_place: Make, database: str) -> None:
+    place = place_with(make_place, database)
     done = place.flask("warmcache", "once")
     assert done.returncode == 0, done.stderr
-    assert len(postgres.tables_created) == 2
+    assert created(place) == 2
     with gunicorn_server(place, *OUR_CONF) as server:
         check_works(server)
-    assert len(postgres.tables_created) == 2, postgres.log
+    assert created(place) == 2
 
 
 def test_a_database_that_is_down_is_waited_for_and_ends_no_server(make_place: Make, postgres: Cluster) -> None:
@@ -103,4 +98,3 @@ def test_a_database_that_is_down_is_waited_for_and_ends_no_server(make_place: Ma
             until(lambda: server.get("/comics").status == 200, lambda: f"tables:\n{server.log}")
         finally:
             os.unlink(folder)
-    assert len(postgres.tables_created) == 2, postgres.log

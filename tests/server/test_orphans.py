@@ -33,23 +33,16 @@ def test_waits(tmp_path):
 """
 
 
-def interrupt(run: subprocess.Popen[bytes]) -> None:
-    os.killpg(run.pid, signal.SIGINT)
-
-
-def terminate(run: subprocess.Popen[bytes]) -> None:
-    run.terminate()
-
-
-def kill(run: subprocess.Popen[bytes]) -> None:
-    run.kill()
+ENDS: dict[str, Callable[[subprocess.Popen[bytes]], None]] = {
+    "interrupt": lambda run: os.killpg(run.pid, signal.SIGINT),
+    "terminate": lambda run: run.terminate(),
+    "kill": lambda run: run.kill(),
+}
 
 
 @pytest.mark.parametrize("workers", [(), ("-n", "1")], ids=["one process", "xdist"])
-@pytest.mark.parametrize("end", [interrupt, terminate, kill])
-def test_an_ended_run_leaves_no_server(
-    tmp_path: Path, end: Callable[[subprocess.Popen[bytes]], None], workers: tuple[str, ...]
-) -> None:
+@pytest.mark.parametrize("end", ENDS)
+def test_an_ended_run_leaves_no_server(tmp_path: Path, end: str, workers: tuple[str, ...]) -> None:
     ready = tmp_path / "ready"
     file = tmp_path / "test_waits.py"
     file.write_text(A_TEST.format(ready=str(ready)))
@@ -65,7 +58,7 @@ def test_an_ended_run_leaves_no_server(
         try:
             until(ready.exists, "a server in the run")
             assert len(left()) >= 5, "too few processes to show anything"
-            end(run)
+            ENDS[end](run)
             ended = time.monotonic()
             until(lambda: not left(), lambda: f"the end of {left()}")
             print(f"\nnothing is left {time.monotonic() - ended:.2f} s after the signal")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.answers import backwards, check_whole
-from tests.support.places import APPS, Place
+from tests.support.places import Place
 from tests.support.processes import python
 from tests.support.servers import Readers, gunicorn_server
 from tests.support.waiting import until
@@ -34,16 +32,11 @@ def writer(place: Place) -> Iterator[list[int]]:
     """A process that publishes one generation after another; afterwards the list holds them."""
     published: list[int] = []
     path = place.folder / "published"
-    with path.open("wb") as output:
-        process = subprocess.Popen(python("-c", WRITER), cwd=APPS, env=place.env, stdout=output)
-    try:
+    with path.open("wb") as output, place.started(python("-c", WRITER), stdout=output) as process:
         yield published
         assert process.poll() is None, "the writer ended by itself"
-    finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait(20)
-        text = path.read_text()
-        published += [int(line) for line in text[: text.rfind("\n") + 1].split()]
+    text = path.read_text()
+    published += [int(line) for line in text[: text.rfind("\n") + 1].split()]
 
 
 @pytest.mark.parametrize("worker_class", ["sync", "gthread"])

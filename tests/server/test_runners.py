@@ -31,6 +31,14 @@ def serving(
     return gunicorn_server(place, *OUR_CONF, *arguments, app=uri, workers=workers)
 
 
+def serving_site(
+    place: Place, text: str, *arguments: str, uri: str = "site_of_mine:app"
+) -> AbstractContextManager[Server]:
+    """A server of a module that is only found in its folder; the worker's folder is another one at first."""
+    (place.folder / "site_of_mine.py").write_text(text)
+    return serving(place, "--chdir", os.fspath(place.folder), *arguments, uri=uri)
+
+
 def configured(make_place: Make, *, config: dict[str, object], **options: object) -> Place:
     """A place whose apps have these ``WARMCACHE_*`` settings."""
     place = make_place(**options)
@@ -38,8 +46,8 @@ def configured(make_place: Make, *, config: dict[str, object], **options: object
     return place
 
 
-def stats(server: Server, name: str = "files") -> dict[str, Any]:
-    section: dict[str, Any] = server.get(f"/api/cache/stats/{name}").json
+def stats(server: Server, path: str = "/api/cache/stats/files") -> dict[str, Any]:
+    section: dict[str, Any] = server.get(path).json
     return section
 
 
@@ -191,7 +199,6 @@ def test_a_child_past_its_deadline_is_ended(make_place: Make, how: dict[str, obj
 @pytest.mark.parametrize("form", ["factory", "arguments", "attribute", "wrapped", "factory beside"])
 def test_a_child_finds_the_app_as_gunicorn_does(make_place: Make, form: str, preload: tuple[str, ...]) -> None:
     place = configured(make_place, config={"runner": "process"})
-    module = place.folder / "site_of_mine.py"
     create = "from app_runners import create_app\n"
     text, uri = {
         "factory": ("", "app_runners:create_app()"),
@@ -203,45 +210,33 @@ def test_a_child_finds_the_app_as_gunicorn_does(make_place: Make, form: str, pre
         ),
         "factory beside": (f"{create}other = create_app()", "site_of_mine:create_app()"),
     }[form]
-    module.write_text(text)
-    # The module is only found in its folder, and the worker's working folder is another one at first.
-    with serving(place, "--chdir", os.fspath(place.folder), *preload, uri=uri) as server:
+    with serving_site(place, text, *preload, uri=uri) as server:
         assert not pids_of(built(server)) & server.pids
         assert stats(server)["runner"]["child"] == "available"
         assert stats(server)["last_error"] is None
 
 
+TWO_APPS = """
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from app_runners import create_app
+app = DispatcherMiddleware(create_app(), {{'/other': {other}}})
+"""
+
+
 def test_two_apps_in_one_process_are_told_apart_by_their_folders(make_place: Make) -> None:
     place = configured(make_place, config={"runner": "process"})
-    (place.folder / "site_of_mine.py").write_text(
-        "from werkzeug.middleware.dispatcher import DispatcherMiddleware\n"
-        "from app_runners import create_app\n"
-        "app = DispatcherMiddleware(create_app('files'), {'/other': create_app('others', folder='second')})\n"
-    )
-    with serving(place, "--chdir", os.fspath(place.folder), uri="site_of_mine:app") as server:
+    other = "create_app('others', folder='second')"
+    with serving_site(place, TWO_APPS.format(other=other)) as server:
         ours = built(server)
-        until(lambda: stats_of_other(server)["state"] == "fresh", "the other app's list")
+        until(lambda: stats(server, "/other/api/cache/stats/others")["state"] == "fresh", "the other app's list")
         others = server.get("/other/api/files").json["files"]
         assert ({item["app"] for item in ours}, {item["app"] for item in others}) == ({"files"}, {"others"})
         assert not (pids_of(ours) | pids_of(others)) & server.pids
 
 
-def stats_of_other(server: Server) -> dict[str, Any]:
-    section: dict[str, Any] = server.get("/other/api/cache/stats/others").json
-    return section
-
-
-AMBIGUOUS = (
-    "from werkzeug.middleware.dispatcher import DispatcherMiddleware\n"
-    "from app_runners import create_app\n"
-    "app = DispatcherMiddleware(create_app(), {'/other': create_app()})\n"
-)
-
-
 def test_an_app_served_twice_is_refused_by_name(make_place: Make) -> None:
     place = configured(make_place, config={"runner": "process", "retry_min": 60.0})
-    (place.folder / "site_of_mine.py").write_text(AMBIGUOUS)
-    with serving(place, "--chdir", os.fspath(place.folder), uri="site_of_mine:app") as server:
+    with serving_site(place, TWO_APPS.format(other="create_app()")) as server:
         until(lambda: stats(server)["state"] == "failed", lambda: f"a refusal: {stats(server)}")
         assert stats(server)["last_error"] == "ChildError"
         assert "2 apps imported by 'site_of_mine:app' keep a list 'files'" in server.log
@@ -257,24 +252,33 @@ from app_runners import note
 app = Flask("site_of_mine")
 app.config.from_prefixed_env("TESTED")
 app.config["WARMCACHE_DIR"] = os.environ["WARMCACHE_DIR"]
-files = WarmCache(app).warm_list(
-    "files", key="path", unit="file", source=lambda: [{"path": "a", "by": "THE_CODE"}]
-)
+warmcache = WarmCache(app)
+"""
+ITS_VIEWS = """
 app.add_url_rule("/api/files", "files", files.response)
-app.add_url_rule("/invalidate", "invalidate", lambda: files.invalidate() or "", methods=["POST"])
+app.add_url_rule("/invalidate", "invalidate", lambda: source.invalidate() or "", methods=["POST"])
 note("loaded")
 """
+MADE_BY = """
+files = source = warmcache.warm_list(
+    "files", key="path", unit="file", source=lambda: [{"path": "a", "by": "THE_CODE"}]
+)
+"""
+
+
+def made_by(code: str) -> str:
+    """A site whose list of one item names its code."""
+    return A_SITE + MADE_BY.replace("THE_CODE", code) + ITS_VIEWS
 
 
 def test_a_child_that_would_run_other_code_than_its_worker_is_refused_until_the_server_is_reloaded(
     make_place: Make,
 ) -> None:
     place = configured(make_place, config={"runner": "process", "retry_min": 0.1, "retry_max": 0.3})
-    module = place.folder / "site_of_mine.py"
-    module.write_text(A_SITE.replace("THE_CODE", "old code"))
-    with serving(place, "--chdir", os.fspath(place.folder), uri="site_of_mine:app") as server:
+    with serving_site(place, made_by("old code")) as server:
         assert [file["by"] for file in built(server)] == ["old code"]
-        module.write_text(A_SITE.replace("THE_CODE", "the code of a deployment that has not reloaded the server"))
+        newer = made_by("the code of a deployment that has not reloaded the server")
+        (place.folder / "site_of_mine.py").write_text(newer)
         server.get("/invalidate", "POST")
         until(lambda: stats(server)["state"] == "failed", lambda: f"a refusal: {stats(server)}")
         assert stats(server)["last_error"] == "ChildError"
@@ -348,8 +352,6 @@ def test_a_long_computing_list_starts_in_the_child_the_next_time(make_place: Mak
     place = configured(make_place, config={"runner": "auto"}, items=300, compute=1.5)
     with serving(place) as server:
         built(server)
-        snapshot = Reader(place.cache, "files").current()
-        assert snapshot is not None
         known = len(place.calls("enrich"))
         for left in place.cache.glob("*.data"):
             left.unlink()  # so that all is done again
@@ -496,14 +498,6 @@ def check_one_more_build(place: Place, server: Server, old: int) -> None:
 
 
 FOLLOWING = """
-import os
-from flask import Flask
-from flask_warmcache import WarmCache
-from app_runners import note
-app = Flask("site_of_mine")
-app.config.from_prefixed_env("TESTED")
-app.config["WARMCACHE_DIR"] = os.environ["WARMCACHE_DIR"]
-warmcache = WarmCache(app)
 number = os.path.join(os.path.dirname(os.environ["WARMCACHE_DIR"]), "number")
 
 def scan():
@@ -514,19 +508,15 @@ def complete(item):
     note("enrich")
     return {**item, "pid": os.getpid()}
 
-plain = warmcache.warm_list("plain", key="path", unit="file", source=scan)
-files = warmcache.warm_list("files", key="path", unit="file", source=plain, enrich=complete)
-app.add_url_rule("/api/files", "files", files.response)
-app.add_url_rule("/invalidate", "invalidate", lambda: plain.invalidate() or "", methods=["POST"])
-note("loaded")
+source = warmcache.warm_list("plain", key="path", unit="file", source=scan)
+files = warmcache.warm_list("files", key="path", unit="file", source=source, enrich=complete)
 """
 
 
 def test_a_list_that_is_behind_its_source_list_is_brought_up_by_one_child(make_place: Make) -> None:
     place = configured(make_place, config={"runner": "process"})
-    (place.folder / "site_of_mine.py").write_text(FOLLOWING)
     (place.folder / "number").write_text("1")
-    with serving(place, "--chdir", os.fspath(place.folder), uri="site_of_mine:app") as server:
+    with serving_site(place, A_SITE + FOLLOWING + ITS_VIEWS) as server:
         assert [file["number"] for file in built(server)] == [1]
         (place.folder / "number").write_text("2")
         server.get("/invalidate", "POST")
