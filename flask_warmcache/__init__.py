@@ -25,7 +25,7 @@ from .errors import WarmCacheError as WarmCacheError
 
 if TYPE_CHECKING:
     from .extension import WarmCache as WarmCache
-    from .lists.items import Items as Items
+    from .lists.warm_list import Items as Items
     from .lists.warm_list import WarmList as WarmList
     from .lists.warm_value import WarmValue as WarmValue
     from .query.pager import Page as Page
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "WarmCache": "extension",
-    "Items": "lists.items",
+    "Items": "lists.warm_list",
     "WarmList": "lists.warm_list",
     "WarmValue": "lists.warm_value",
     "Page": "query.pager",

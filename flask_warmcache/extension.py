@@ -119,7 +119,7 @@ class WarmCache:
             if function is not None:
                 check_function(name, role, function)
                 declaration = declaration.with_functions(**{role: function})
-        warm = WarmList(declaration, self._registry.is_closed)
+        warm = WarmList(declaration, self._registry.require_open)
         self._registry.add(warm)
         return warm
 
@@ -168,7 +168,7 @@ class WarmCache:
 
         def decorate(function: Function) -> Function:
             check_function(declaration.name, declaration.kind, function)
-            self._registry.add(kind(declaration.with_functions(source=function), self._registry.is_closed))
+            self._registry.add(kind(declaration.with_functions(source=function), self._registry.require_open))
             return function
 
         return decorate

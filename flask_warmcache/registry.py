@@ -44,10 +44,6 @@ class Registry:
         self.deferred: list[Deferred] = []
         self._closed = False
 
-    def is_closed(self) -> bool:
-        """Whether declarations are refused by now."""
-        return self._closed
-
     def close(self) -> list[Declaration]:
         """Refuse declarations from now on, and return those of the lists and values."""
         self._closed = True

@@ -55,7 +55,7 @@ def _change(verb: str, name: str, texts: tuple[str, ...], as_int: bool) -> None:
     except ValueError as error:
         raise click.UsageError(f"With --int each KEY is a whole number: {error}.") from None
     # Handles are stateless: a second one finds the same list by its name.
-    listed = WarmList(status.declaration, lambda: True)
+    listed = WarmList(status.declaration, lambda what, advice: None)
     try:
         is_published: bool = getattr(listed, verb)(*keys)
     except Exception as error:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from flask import Request, current_app, has_request_context, request
 
 from ..declaration import Declaration, check_function
-from ..errors import DeclarationError, UnknownListError
+from ..errors import UnknownListError
 from ..settings import KEY
 from ..state import AppState
 from ..status.condition import Condition, ListStatus
@@ -42,10 +42,11 @@ def current_request() -> Request:
 class Warm:
     """One declared list or value."""
 
-    def __init__(self, declaration: Declaration, is_closed: Callable[[], bool]) -> None:
+    def __init__(self, declaration: Declaration, require_open: Callable[[str, str], None]) -> None:
+        """:param require_open: refuses a declaration that comes too late, as ``Registry.require_open`` does."""
         self.name = declaration.name
         self._declaration = declaration
-        self._is_closed = is_closed
+        self._require_open = require_open
 
     @property
     def declaration(self) -> Declaration:
@@ -57,11 +58,8 @@ class Warm:
 
     def _declare(self, role: str, function: object, **changes: Any) -> None:
         check_function(self.name, role, function)
-        if self._is_closed():
-            raise DeclarationError(
-                f"The {role} of warm list {self.name!r} comes too late: declarations closed at the app's first "
-                "request. Declare lists where the app is made."
-            )
+        advice = " Declare lists where the app is made."
+        self._require_open(f"The {role} of warm list {self.name!r} comes", advice)
         self._declaration = self._declaration.with_functions(**changes)
 
     def _condition(self) -> tuple[AppState, Condition]:

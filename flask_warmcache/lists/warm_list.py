@@ -1,4 +1,4 @@
-"""What a view may ask of a list."""
+"""What a view may ask of a list, and the items that it gets."""
 
 from __future__ import annotations
 
@@ -13,14 +13,54 @@ from ..query.pager import Page
 from ..state import AppState
 from ..status.condition import Condition
 from ..store.format import key_hash
-from ..store.snapshot import DAMAGE
-from .items import Items
+from ..store.snapshot import DAMAGE, Snapshot
 from .warm import Warm, current_request
 
 if TYPE_CHECKING:
     from ..rebuild.writes import Writes
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+class Items(Sequence[Item]):
+    """The items of one snapshot of a list: a read-only sequence that decodes each item when it is accessed."""
+
+    def __init__(self, condition: Condition, note_damage: Callable[[Snapshot], None]) -> None:
+        self._note_damage = note_damage
+        self._snapshot: Snapshot | None = condition.snapshot
+        self.generation = None if condition.snapshot is None else condition.snapshot.shown_generation
+        self.age = condition.age
+        self.state = condition.state
+        self.complete = condition.snapshot is not None and condition.snapshot.complete
+        self.rebuilding = condition.rebuilding
+
+    def __len__(self) -> int:
+        return 0 if self._snapshot is None else self._snapshot.count
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[Item]: ...
+
+    def __getitem__(self, index: int | slice) -> Item | list[Item]:
+        positions = range(len(self))[index]  # raises IndexError as a list does
+        if isinstance(positions, range):
+            return [self._item(position) for position in positions]
+        return self._item(positions)
+
+    def _item(self, position: int) -> Item:
+        assert self._snapshot is not None  # an empty sequence has no positions
+        try:
+            item: Item = self._snapshot.item(self._snapshot.slot_at(position))
+            return item
+        except DAMAGE as error:
+            # Not IndexError, which would end a loop as if the list were complete.
+            self._note_damage(self._snapshot)
+            raise SnapshotError("an item's line is damaged; the list is rebuilt") from error
+
+    def __repr__(self) -> str:
+        return f"<Items {len(self)}, {self.state}>"
 
 
 class WarmList(Warm):
@@ -120,16 +160,14 @@ class WarmList(Warm):
         :raises DeclarationError: for a key of a list that has neither ``lookup`` nor a source list.
         :raises Exception: what ``lookup`` or ``enrich`` raised; then nothing is changed.
         """
-        published: bool = self._writes().refresh(keys)
-        return self._woken(published)
+        return self._woken(self._writes().refresh(keys))
 
     def discard(self, *keys: str | int) -> bool:
         """Remove these keys from the list; the next request in every worker no longer sees them.
 
         :returns: as ``refresh``.
         """
-        published: bool = self._writes().discard(keys)
-        return self._woken(published)
+        return self._woken(self._writes().discard(keys))
 
     def _writes(self) -> Writes:
         state, _ = self._status()

@@ -10,8 +10,8 @@ from flask import request, url_for
 from markupsafe import Markup
 
 from ..errors import UnknownListError
-from ..lists.items import Items
 from ..lists.warm import current_state
+from ..lists.warm_list import Items
 from ..query.pager import Page
 from .assets import POLLER, asset_url
 
