@@ -151,10 +151,7 @@ def declare(name: str, kind: Kind, **options: Any) -> Declaration:
 
 
 def check_function(name: str, role: str, function: object) -> None:
-    """Check a decorated object.
-
-    :raises DeclarationError: when it is not callable.
-    """
+    """Raise DeclarationError unless this is a function or another callable object."""
     if not callable(function):
         raise DeclarationError(f"The {role} of warm list {name!r} must be a function, not {function!r}.")
 

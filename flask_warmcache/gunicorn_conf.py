@@ -57,15 +57,14 @@ def _both(first: Callable[[Any], None], second: Callable[[Any], None]) -> Callab
 
 
 def on_starting(server: Any) -> None:
-    """Note that the server starts."""
-    _note_start()
+    """Note that the server starts: snapshots from before this moment are served as stale and rebuilt."""
+    os.environ[SERVER_STARTED] = str(time.time_ns())  # the workers inherit it
     _settle(server)
 
 
 def on_reload(server: Any) -> None:
     """Note a start when the server reloads (HUP), because its new workers may run other code."""
-    _note_start()
-    _settle(server)
+    on_starting(server)
 
 
 def when_ready(server: Any) -> None:
@@ -89,11 +88,6 @@ def post_worker_init(worker: Any) -> None:
 
 
 _hooks: list[Callable[[Any], None]] = [on_starting, on_reload, when_ready, post_worker_init]
-
-
-def _note_start() -> None:
-    # Workers inherit it: snapshots from before this moment are served as stale and rebuilt.
-    os.environ[SERVER_STARTED] = str(time.time_ns())
 
 
 def _settle(server: Any) -> None:

@@ -53,10 +53,7 @@ class AppState:
     """One app's lists in this process."""
 
     def __init__(self, app: Flask, settings: Settings, registry: Registry) -> None:
-        """Create the state; open nothing.
-
-        :param registry: the declarations, which may grow until ``open`` closes them.
-        """
+        """:param registry: the declarations, which may grow until ``open`` closes them."""
         self.app = app
         self.settings = settings
         self.registry = registry
@@ -144,16 +141,13 @@ class AppState:
         """Return what publishes the writes of a list with keys; its modules are loaded at the first write."""
         with self._opening:
             if not self._writes:
-                self._writes = self._all_writes()
+                with no_fork:  # see rebuilder.py
+                    from .rebuild.followers import all_writes
+                    from .rebuild.tools import Tools
+
+                tools = Tools(encoder(self.app), self.app.app_context, breathe=lambda: None)
+                self._writes = all_writes(self.statuses, self.store, tools)
             return self._writes[name]
-
-    def _all_writes(self) -> dict[str, Writes]:
-        with no_fork:  # see rebuilder.py
-            from .rebuild.followers import all_writes
-            from .rebuild.tools import Tools
-
-        tools = Tools(encoder(self.app), self.app.app_context, breathe=lambda: None)
-        return all_writes(self.statuses, self.store, tools)
 
     def start(self, serves: bool = True) -> None:
         """Start the keeper unless it runs; cheap, since every request calls it.

@@ -47,21 +47,17 @@ class Answers:
     def _headers(self, status: ListStatus, condition: Condition, age: int, etag: str) -> list[tuple[str, str]]:
         """Return the headers that all answers within one second have in common."""
         snapshot, state = condition.snapshot, condition.state
-        headers = [("Cache-Control", self._cache_control), ("ETag", etag)]
-        if snapshot is None:
-            return [
-                *headers,
-                ("X-Warmcache", f"{status.name}; gen=0; state={state}"),
-                ("Cache-Status", f"warmcache; detail={state}"),
-                ("Retry-After", RETRY_AFTER),
-            ]
-        return [
-            *headers,
-            ("X-Warmcache", f"{status.name}; gen={snapshot.shown_generation}; state={state}"),
-            # RFC 9211: ttl is the remaining freshness, negative once the list is stale.
-            ("Cache-Status", f"warmcache; hit; ttl={int(status.ttl) - age}; detail={state}"),
-            ("Age", str(age)),
+        generation = "0" if snapshot is None else snapshot.shown_generation
+        headers = [
+            ("Cache-Control", self._cache_control),
+            ("ETag", etag),
+            ("X-Warmcache", f"{status.name}; gen={generation}; state={state}"),
         ]
+        if snapshot is None:
+            return [*headers, ("Cache-Status", f"warmcache; detail={state}"), ("Retry-After", RETRY_AFTER)]
+        # RFC 9211: ttl is the remaining freshness, negative once the list is stale.
+        cache_status = f"warmcache; hit; ttl={int(status.ttl) - age}; detail={state}"
+        return [*headers, ("Cache-Status", cache_status), ("Age", str(age))]
 
     def status(self, data: bytes) -> Response:
         """Answer 200 with the condition of a list, as JSON.

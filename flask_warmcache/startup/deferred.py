@@ -150,11 +150,6 @@ class Pending:
             if entry.state == LOADING:
                 entry.state = PENDING
 
-    def add(self, entry: Entry) -> None:
-        """Add a blueprint, before the app serves."""
-        self.entries.append(entry)
-        self.note_unfinished()
-
     def note_unfinished(self) -> None:
         """Compute again what is not loaded yet; the caller holds ``changed`` once the app serves."""
         unfinished = [entry for entry in self.entries if entry.state != LOADED]

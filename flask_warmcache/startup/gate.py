@@ -33,10 +33,7 @@ class Gate:
     """Holds requests for a short time, until the blueprints that may answer them are loaded."""
 
     def __init__(self, app: Flask, settings: Settings, pending: Pending, load: Callable[[Entry], None]) -> None:
-        """Put the gate into an app.
-
-        :param load: loads a blueprint in the calling thread; called where no background thread runs.
-        """
+        """:param load: loads a blueprint in the calling thread; called where no background thread runs."""
         self._app = app
         self._settings = settings
         self._pending = pending

@@ -47,12 +47,7 @@ class NotReadyError(WarmCacheError, ServiceUnavailable):
     """Something is not ready yet; raised in a view it becomes a 503 with ``Retry-After`` and JSON."""
 
     def __init__(self, message: str, retry_after: int, answer: dict[str, Any]) -> None:
-        """Create the error.
-
-        :param message: the text of the exception, for the log.
-        :param retry_after: seconds until a client may retry.
-        :param answer: the body of the answer, as JSON.
-        """
+        """:param retry_after: seconds until a client may retry; ``answer`` is the body, as JSON."""
         super().__init__(message, retry_after=retry_after)
         self._answer = answer
 

@@ -29,11 +29,7 @@ class LazyNotReadyError(NotReadyError):
     """A lazy object could not be built, and the pause until the next attempt has not passed; a 503 with JSON."""
 
     def __init__(self, target: Target, error: str, pause: float) -> None:
-        """Create the error.
-
-        :param error: the class name of the last exception.
-        :param pause: seconds until the next attempt.
-        """
+        """:param error: the class name of the last exception; ``pause`` is in seconds."""
         super().__init__(
             f"{target} could not be built ({error}); the next attempt is in {pause:.1f} s. The log has the "
             "traceback, as warmcache.lazy_failed.",

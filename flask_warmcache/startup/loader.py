@@ -60,7 +60,8 @@ class Loader:
         :raises DeclarationError: when it cannot be deferred in this app.
         """
         declared.check_for(self._app, self._settings.api_prefix)
-        self.pending.add(Entry(declared, declared.stand_ins(self._app), declared.name))
+        self.pending.entries.append(Entry(declared, declared.stand_ins(self._app), declared.name))
+        self.pending.note_unfinished()
 
     @property
     def entries(self) -> tuple[Entry, ...]:

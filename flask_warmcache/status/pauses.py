@@ -9,12 +9,7 @@ LONGEST_PAUSE = 3600.0
 
 
 def pause_after(failures: int, least: float, most: float) -> float:
-    """Return the seconds until the next attempt.
-
-    :param failures: how many in a row, at least 1; each doubles the pause.
-    :param least: the first pause, in seconds, before jitter.
-    :param most: the longest pause, in seconds, before jitter.
-    """
+    """Return the seconds until the next attempt: each failure in a row doubles them from ``least`` to ``most``."""
     pause = min(most, least * 2.0 ** min(failures - 1, 30))
     # With jitter, attempts that failed at the same moment are not repeated at the same moment.
     return pause * random.uniform(0.75, 1.25)

@@ -72,7 +72,7 @@ def _lasting(status: ListStatus, condition: Condition) -> dict[str, Any]:
     section: dict[str, Any] = {}
     if status.declaration.kind != "value":
         section[f"{status.declaration.unit}_count"] = 0 if snapshot is None else snapshot.count
-    section |= {
+    return section | {
         "is_populated": snapshot is not None,
         "rebuild_in_progress": status.is_rebuilding,
         "cache_rebuilding": condition.rebuilding,
@@ -90,7 +90,6 @@ def _lasting(status: ListStatus, condition: Condition) -> dict[str, Any]:
         "dropped_items": None if snapshot is None else snapshot.header["dropped"],
         "runner": status.runner(),
     }
-    return section
 
 
 def _progress(report: Report) -> dict[str, Any]:

@@ -31,10 +31,7 @@ class Gate:
     """
 
     def __init__(self, state: AppState, prefix: str) -> None:
-        """Put the gate in front of the state's app.
-
-        :param prefix: the path that the probes are under.
-        """
+        """Put the gate in front of the state's app, and the probes under this path."""
         app = state.app
         self._declared = state
         self._made = time.monotonic()

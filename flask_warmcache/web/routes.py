@@ -28,7 +28,6 @@ def blueprint(registry: Registry, permissions: Permissions, spread: float) -> Bl
     """Return the routes under ``/api/cache``, for one app.
 
     :param registry: the declarations, which may still grow.
-    :param permissions: what the app allows.
     :param spread: seconds over which pages spread their refreshes; 0 leaves this to the poller.
     """
     routes = Blueprint("warmcache", __name__, template_folder="templates")
