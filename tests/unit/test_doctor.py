@@ -28,6 +28,23 @@ def levels(report: Report) -> dict[str, str]:
     return {finding.check: finding.level for finding in report.findings}
 
 
+def folder_report(folder: Path) -> Report:
+    report = Report()
+    check_folder(report, FileStore(folder))
+    assert is_explained(report)
+    return report
+
+
+def doctor_json(tmp_path: Path) -> tuple[int, dict[str, Any]]:
+    """Run the command; return its exit code, and the findings by their checks."""
+    app = make_app(tmp_path, runner="thread")
+    WarmCache(app)
+    ran = app.test_cli_runner().invoke(args=["warmcache", "doctor", "--json"])
+    report = json.loads(ran.output)
+    assert report["exit_code"] == ran.exit_code
+    return ran.exit_code, {finding["check"]: finding for finding in report["findings"]}
+
+
 def is_explained(report: Report) -> bool:
     """Return whether every warning and fault says why it matters and what to do."""
     return all(finding.why and finding.do for finding in report.findings if finding.level in (WARNING, FAULT))
@@ -61,14 +78,11 @@ def test_process_that_is_not_gunicorn_is_refused() -> None:
 
 
 def test_without_psutil_one_finding_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = make_app(tmp_path, runner="thread")
-    WarmCache(app)
     for name in [name for name in sys.modules if name.partition(".")[0] == "psutil"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "psutil", None)
     monkeypatch.delitem(sys.modules, "flask_warmcache.doctor.processes")
-    ran = app.test_cli_runner().invoke(args=["warmcache", "doctor", "--json"])
-    found = {finding["check"]: finding for finding in json.loads(ran.output)["findings"]}
+    _, found = doctor_json(tmp_path)
     assert found["server.no_psutil"]["level"] == INFO
     assert "pip install 'flask-warmcache[doctor]'" in found["server.no_psutil"]["do"]
     assert {"folder.usable", "runner.mode"} <= set(found), "the other checks run"
@@ -78,8 +92,7 @@ def test_without_psutil_one_finding_says_what_to_install(tmp_path: Path, monkeyp
 
 
 def test_usable_folder_is_reported_as_usable(tmp_path: Path) -> None:
-    report = Report()
-    check_folder(report, FileStore(tmp_path / "cache"))
+    report = folder_report(tmp_path / "cache")
     found = levels(report)
     assert (found["folder.usable"], found["folder.space"], found["folder.locks"]) == (OK, OK, OK)
     assert report.facts["folder"]["free_bytes"] > 0
@@ -90,12 +103,10 @@ def test_folder_open_to_others_is_a_fault(tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     folder.mkdir()
     folder.chmod(0o777)
-    report = Report()
-    check_folder(report, FileStore(folder))
+    report = folder_report(folder)
     assert levels(report) == {"folder.unusable": FAULT}
     assert report.findings[0].what.endswith("The cache folder is open to other accounts.")
     assert "chmod 700" in report.findings[0].do
-    assert is_explained(report)
 
 
 @pytest.mark.parametrize(
@@ -111,10 +122,7 @@ def test_kind_of_file_system_is_reported(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, check: str, level: str
 ) -> None:
     monkeypatch.setattr("flask_warmcache.doctor.folder.kind_of", lambda path: kind)
-    report = Report()
-    check_folder(report, FileStore(tmp_path / "cache"))
-    assert levels(report)[check] == level
-    assert is_explained(report)
+    assert levels(folder_report(tmp_path / "cache"))[check] == level
 
 
 def test_innermost_and_last_mount_decides_the_kind(tmp_path: Path) -> None:
@@ -138,9 +146,7 @@ def test_innermost_and_last_mount_decides_the_kind(tmp_path: Path) -> None:
 def test_full_disk_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
-    report = Report()
-    check_folder(report, FileStore(tmp_path / "cache"))
-    assert levels(report)["folder.space"] == FAULT
+    assert levels(folder_report(tmp_path / "cache"))["folder.space"] == FAULT
 
 
 # Lists
@@ -283,21 +289,16 @@ def test_worst_finding_decides_the_exit_code() -> None:
     assert report.exit_code == 2
 
 
-def test_failing_check_does_not_hide_the_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    app = make_app(tmp_path, runner="thread")
-    WarmCache(app)
-
+def test_failing_check_does_not_hide_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> None:
         raise RuntimeError("odd machine")
 
     monkeypatch.setattr("flask_warmcache.doctor.folder.check_folder", fails)
-    ran = app.test_cli_runner().invoke(args=["warmcache", "doctor", "--json"])
-    report = json.loads(ran.output)
-    found = {finding["check"]: finding for finding in report["findings"]}
+    exit_code, found = doctor_json(tmp_path)
     assert found["folder.not_checked"]["level"] == WARNING
     assert "odd machine" in found["folder.not_checked"]["what"]
     assert "runner.mode" in found
-    assert (ran.exit_code, report["exit_code"]) == (1, 1)
+    assert exit_code == 1
 
 
 def test_folder_is_not_checked_by_another_account(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
