@@ -60,14 +60,19 @@ class LateShop:
         (self.folder / f"{name}.py").write_text(textwrap.dedent(text))
         return f"{name}:bp"
 
+    def defer(self, target: str, **options: Any) -> None:
+        """Defer a blueprint, at the module's name unless the options have another prefix."""
+        prefix = f"/{target.partition(':')[0]}"
+        self.warmcache.defer_blueprint(target, **{"url_prefix": prefix, **options})
+
     def bare(self, name: str, text: str = "") -> str:
         """Write a module with a blueprint without routes, followed by this text."""
         return self.write(name, f"from flask import Blueprint\nbp = Blueprint({name!r}, __name__)\n{text}\n")
 
-    def slow(self, name: str) -> Path:
-        """Write a module with one route, and return the file that its import waits for."""
+    def slow(self, name: str, **options: Any) -> Path:
+        """Write and defer a blueprint with one route, and return the file that its import waits for."""
         go = self.folder / f"go-{name}"
-        self.bare(name, SLOW.format(go=str(go)))
+        self.defer(self.bare(name, SLOW.format(go=str(go))), **options)
         return go
 
     def simple(self, name: str) -> str:

@@ -165,22 +165,27 @@ def test_loaded_blueprint_answers_like_a_registered_one(quick_shop: LateShop) ->
     assert type(quick_shop.app) is Flask
 
 
-def test_background_loading_follows_priority(quick_shop: LateShop) -> None:
+def test_background_loading_follows_priority_and_is_logged(
+    quick_shop: LateShop, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "flask_warmcache")
     order = quick_shop.folder / "order"
     for name, priority in (("a", 0), ("b", -1), ("c", 10), ("d", 0.5), ("e", 0)):
-        quick_shop.bare(name, f"with open({str(order)!r}, 'a') as file: file.write({name!r})")
-        quick_shop.warmcache.defer_blueprint(f"{name}:bp", url_prefix=f"/{name}", priority=priority)
+        target = quick_shop.bare(name, f"with open({str(order)!r}, 'a') as file: file.write({name!r})")
+        quick_shop.defer(target, priority=priority)
     assert not order.exists(), "something was imported while the app was made"
     quick_shop.start()
     quick_shop.until_loaded()
     assert order.read_text() == "cdaeb"
+    until(lambda: "warmcache.blueprints_loaded: 5 in" in caplog.text)
+    assert "warmcache.blueprint_loaded: a:bp under '/a' in" in caplog.text
+    assert "a" in sys.modules
 
 
 def test_request_loads_only_its_blueprint_whatever_the_priority(calm_shop: LateShop) -> None:
-    calm_shop.slow("slow")
-    calm_shop.warmcache.defer_blueprint("slow:bp", url_prefix="/slow", priority=5)
+    calm_shop.slow("slow", priority=5)
     for name in ("x", "y"):
-        calm_shop.warmcache.defer_blueprint(calm_shop.simple(name), url_prefix=f"/{name}", priority=5 - ord(name))
+        calm_shop.defer(calm_shop.simple(name), priority=5 - ord(name))
     assert calm_shop.states() == ["pending"] * 3
     assert calm_shop.client.get("/y/7").text == "y 7"
     assert calm_shop.states() == ["pending", "pending", "loaded"]
@@ -188,23 +193,21 @@ def test_request_loads_only_its_blueprint_whatever_the_priority(calm_shop: LateS
 
 @pytest.mark.parametrize("wait", [0.0, 0.2])
 def test_request_that_times_out_gets_a_503(calm_shop: LateShop, wait: float) -> None:
-    shop = calm_shop
-    shop.set_up(defer_wait=wait)
-    go = shop.slow("slow")
-    shop.warmcache.defer_blueprint("slow:bp", url_prefix="/slow")
-    shop.app.add_url_rule("/", "home", lambda: "home")
+    calm_shop.set_up(defer_wait=wait)
+    go = calm_shop.slow("slow")
+    calm_shop.app.add_url_rule("/", "home", lambda: "home")
     began = time.monotonic()
-    answer = shop.client.get("/slow/")
+    answer = calm_shop.client.get("/slow/")
     assert time.monotonic() - began < 15
     assert (answer.status_code, answer.json) == (503, {"warming": True})
     assert int(answer.headers["Retry-After"]) >= 1
     assert answer.headers["Cache-Control"] == "no-store"
-    assert shop.client.head("/slow/").data == b""
-    assert shop.client.get("/").text == "home"
-    until(lambda: shop.states() == ["loading"])
+    assert calm_shop.client.head("/slow/").data == b""
+    assert calm_shop.client.get("/").text == "home"
+    until(lambda: calm_shop.states() == ["loading"])
     go.touch()
-    shop.until_loaded()
-    assert shop.client.get("/slow/").text == "there"
+    calm_shop.until_loaded()
+    assert calm_shop.client.get("/slow/").text == "there"
 
 
 @pytest.mark.parametrize("is_loading", [False, True])
@@ -214,7 +217,6 @@ def test_single_thread_waits_once_for_a_blueprint(
     shop: LateShop = request.getfixturevalue("quick_shop" if is_loading else "calm_shop")
     shop.set_up(defer_wait=0.3)
     go = shop.slow("slow")
-    shop.warmcache.defer_blueprint("slow:bp", url_prefix="/slow")
     waited: list[float | None] = []
     shop.start()
     if is_loading:
@@ -244,14 +246,12 @@ def run_in_gunicorn(monkeypatch: pytest.MonkeyPatch, timeout: int, threads: int)
 
 def test_at_most_half_of_the_threads_wait(calm_shop: LateShop, monkeypatch: pytest.MonkeyPatch) -> None:
     run_in_gunicorn(monkeypatch, timeout=0, threads=4)
-    shop = calm_shop
-    shop.set_up(defer_wait=30)
-    go = shop.slow("slow")
-    shop.warmcache.defer_blueprint("slow:bp", url_prefix="/slow")
+    calm_shop.set_up(defer_wait=30)
+    go = calm_shop.slow("slow")
     found: list[int] = []
 
     def ask() -> None:
-        answer = shop.app.test_client().get("/slow/", environ_overrides={"wsgi.multithread": True})
+        answer = calm_shop.app.test_client().get("/slow/", environ_overrides={"wsgi.multithread": True})
         found.append(answer.status_code)
 
     with ThreadPoolExecutor(4) as pool:
@@ -266,46 +266,39 @@ def test_wait_is_limited_to_a_quarter_of_gunicorns_timeout(
     calm_shop: LateShop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     run_in_gunicorn(monkeypatch, timeout=1, threads=1)
-    calm_shop.warmcache.defer_blueprint(calm_shop.simple("a"), url_prefix="/a")
+    calm_shop.defer(calm_shop.simple("a"))
     assert calm_shop.loader._gate._find_limits() == (0.25, float("inf"))
     assert "a quarter of gunicorn's timeout" in caplog.text
 
 
 def test_failed_import_is_reported_and_retried(quick_shop: LateShop, caplog: pytest.LogCaptureFixture) -> None:
-    shop = quick_shop
-    shop.set_up(retry_min=60.0)
-    shop.app.add_url_rule("/", "home", lambda: "home")
-    shop.write("broken", "import secret_of_the_house")
-    shop.warmcache.defer_blueprint("broken:bp", url_prefix="/broken")
-    answer = shop.client.get("/broken/")
+    quick_shop.set_up(retry_min=60.0)
+    quick_shop.app.add_url_rule("/", "home", lambda: "home")
+    quick_shop.defer(quick_shop.write("broken", "import secret_of_the_house"))
+    answer = quick_shop.client.get("/broken/")
     assert answer.status_code == 503
     assert answer.json == {"warming": False, "error": "This part of the app failed to load: ModuleNotFoundError."}
     assert int(answer.headers["Retry-After"]) >= 1
     assert "secret_of_the_house" not in answer.text
     assert "secret_of_the_house" in caplog.text and "warmcache.blueprint_failed: broken:bp" in caplog.text
-    stats = shop.client.get("/api/cache/stats/blueprints").json
+    stats = quick_shop.client.get("/api/cache/stats/blueprints").json
     assert stats is not None
     (section,) = stats["blueprints"]
-    assert (section["state"], section["error"], stats["loaded"], stats["total"]) == (
-        "failed",
-        "ModuleNotFoundError",
-        0,
-        1,
-    )
+    assert (section["state"], section["error"]) == ("failed", "ModuleNotFoundError")
+    assert (stats["loaded"], stats["total"]) == (0, 1)
     assert section["next_attempt_in_seconds"] is not None
-    assert shop.client.get("/").text == "home"
-    shop.simple("broken")
-    shop.retry_now()
-    shop.until_loaded()
-    assert shop.client.get("/broken/").text == "broken"
+    assert quick_shop.client.get("/").text == "home"
+    quick_shop.simple("broken")
+    quick_shop.retry_now()
+    quick_shop.until_loaded()
+    assert quick_shop.client.get("/broken/").text == "broken"
     assert caplog.text.count("next attempt in") == 1
-    until(lambda: (shop.client.get("/api/cache/stats").json or {})["blueprints"]["loaded"] == 1)
+    until(lambda: (quick_shop.client.get("/api/cache/stats").json or {})["blueprints"]["loaded"] == 1)
 
 
 def test_requests_do_not_shorten_the_growing_pause(quick_shop: LateShop) -> None:
     quick_shop.set_up(retry_min=100.0, retry_max=3600.0)
-    quick_shop.write("broken", "raise OSError('disk')")
-    quick_shop.warmcache.defer_blueprint("broken:bp", url_prefix="/broken")
+    quick_shop.defer(quick_shop.write("broken", "raise OSError('disk')"))
     quick_shop.client.get("/broken/")
     (entry,) = quick_shop.loader.entries
     pauses = []
@@ -322,25 +315,22 @@ def test_requests_do_not_shorten_the_growing_pause(quick_shop: LateShop) -> None
 @pytest.mark.parametrize("debug", [False, True])
 def test_traceback_is_shown_in_debug_mode_only(calm_shop: LateShop, debug: bool) -> None:
     calm_shop.app.debug = debug
-    calm_shop.write("broken", "raise OSError('disk')")
-    calm_shop.warmcache.defer_blueprint("broken:bp", url_prefix="/broken")
+    calm_shop.defer(calm_shop.write("broken", "raise OSError('disk')"))
     answer = calm_shop.client.get("/broken/")
     assert ("OSError: disk" in answer.text) is debug
 
 
 @pytest.mark.parametrize("ending", ["raise SystemExit(3)", "import sys; sys.exit()"])
 def test_module_that_exits_does_not_end_the_worker(calm_shop: LateShop, ending: str) -> None:
-    calm_shop.write("leaver", ending)
-    calm_shop.warmcache.defer_blueprint("leaver:bp", url_prefix="/leaver")
-    calm_shop.warmcache.defer_blueprint(calm_shop.simple("good"), url_prefix="/good")
+    calm_shop.defer(calm_shop.write("leaver", ending))
+    calm_shop.defer(calm_shop.simple("good"))
     assert "SystemExit" in calm_shop.client.get("/leaver/").text
     assert calm_shop.client.get("/good/").text == "good"
 
 
 def test_url_for_builds_promised_endpoints(calm_shop: LateShop) -> None:
-    calm_shop.warmcache.defer_blueprint(
-        calm_shop.simple("reports"), url_prefix="/r", name="rep", endpoints={"index": "/", "one": "/<int:number>"}
-    )
+    promised = {"index": "/", "one": "/<int:number>"}
+    calm_shop.defer(calm_shop.simple("reports"), url_prefix="/r", name="rep", endpoints=promised)
     calm_shop.app.add_url_rule("/", "home", lambda: url_for("rep.index") + " " + url_for("rep.one", number=3))
     assert calm_shop.client.get("/").text == "/r/ /r/3"
     assert calm_shop.client.get("/", environ_overrides={"SCRIPT_NAME": "/at"}).text == "/at/r/ /at/r/3"
@@ -355,40 +345,30 @@ def test_url_for_builds_promised_endpoints(calm_shop: LateShop) -> None:
 def test_missing_promised_endpoint_fails(
     calm_shop: LateShop, caplog: pytest.LogCaptureFixture, endpoints: dict[str, str]
 ) -> None:
-    calm_shop.warmcache.defer_blueprint(
-        calm_shop.simple("reports"), url_prefix="/r", name="rep", endpoints=endpoints
-    )
+    calm_shop.defer(calm_shop.simple("reports"), url_prefix="/r", name="rep", endpoints=endpoints)
     assert calm_shop.client.get("/r/").status_code == 503
     assert f"has no endpoint {next(iter(endpoints))!r}" in caplog.text
 
 
 def test_blueprint_deferred_twice_needs_two_names(calm_shop: LateShop) -> None:
     target = calm_shop.simple("twin")
-    calm_shop.warmcache.defer_blueprint(target, url_prefix="/one", name="one")
-    calm_shop.warmcache.defer_blueprint(target, url_prefix="/two", name="two")
+    calm_shop.defer(target, url_prefix="/one", name="one")
+    calm_shop.defer(target, url_prefix="/two", name="two")
     assert [calm_shop.client.get(path).text for path in ("/two/", "/one/1")] == ["twin", "twin 1"]
     with calm_shop.app.test_request_context():
         assert [url_for("one.index"), url_for("two.index")] == ["/one/", "/two/"]
 
 
-def test_overlapping_prefixes_are_loaded_together(calm_shop: LateShop) -> None:
-    shop = calm_shop
-    shop.bare(
-        "all_of_it",
-        "bp.add_url_rule('/<path:rest>', 'rest', lambda rest: rest)",
-    )
-    shop.warmcache.defer_blueprint("all_of_it:bp", url_prefix="/api")
-    shop.warmcache.defer_blueprint(shop.simple("v2"), url_prefix="/api/v2")
-    shop.warmcache.defer_blueprint(shop.simple("v22"), url_prefix="/api/v22")
-    assert shop.client.get("/api/v2/5").text == "v2 5"
-    assert shop.states() == ["loaded", "loaded", "pending"]
-    assert shop.client.get("/api/cache/stats/blueprints").status_code == 200
-
-
-def test_own_routes_never_wait(calm_shop: LateShop) -> None:
-    calm_shop.warmcache.defer_blueprint(calm_shop.simple("api"), url_prefix="/api")
+def test_overlapping_prefixes_are_loaded_together_except_our_own(calm_shop: LateShop) -> None:
+    all_of_it = calm_shop.bare("all_of_it", "bp.add_url_rule('/<path:rest>', 'rest', lambda rest: rest)")
+    calm_shop.defer(all_of_it, url_prefix="/api")
+    calm_shop.defer(calm_shop.simple("v2"), url_prefix="/api/v2")
+    calm_shop.defer(calm_shop.simple("v22"), url_prefix="/api/v22")
     assert calm_shop.client.get("/api/cache/stats").status_code == 200
-    assert calm_shop.states() == ["pending"]
+    assert calm_shop.states() == ["pending"] * 3
+    assert calm_shop.client.get("/api/v2/5").text == "v2 5"
+    assert calm_shop.states() == ["loaded", "loaded", "pending"]
+    assert calm_shop.client.get("/api/cache/stats/blueprints").status_code == 200
 
 
 @pytest.mark.parametrize("before", [True, False])
@@ -417,10 +397,7 @@ def test_middleware_may_change_the_path(calm_shop: LateShop, before: bool) -> No
 
 
 def test_host_matching_and_subdomains_work(calm_shop: LateShop) -> None:
-    calm_shop.bare(
-        "hosted",
-        "for host in 'ab': bp.add_url_rule('/', host, lambda: '', host=f'{host}.test')",
-    )
+    calm_shop.bare("hosted", "for host in 'ab': bp.add_url_rule('/', host, lambda: '', host=f'{host}.test')")
     app = Flask("hosts", host_matching=True, static_host="static.test")
     WarmCache(app, dir=calm_shop.folder / "c1").defer_blueprint("hosted:bp", url_prefix="/h")
     client = app.test_client()
@@ -440,7 +417,7 @@ def test_host_matching_and_subdomains_work(calm_shop: LateShop) -> None:
 
 
 def test_blueprint_may_register_a_converter(calm_shop: LateShop) -> None:
-    calm_shop.write("conv", """
+    calm_shop.defer(calm_shop.write("conv", """
         from flask import Blueprint
         from werkzeug.routing import BaseConverter
         class Sign(BaseConverter):
@@ -452,16 +429,15 @@ def test_blueprint_may_register_a_converter(calm_shop: LateShop) -> None:
             assert state.app is state.app.extensions["warmcache"].app
             state.app.url_map.converters["sign"] = Sign
         bp.add_url_rule("/<sign:s>", "s", lambda s: s)
-    """)  # fmt: skip
-    calm_shop.warmcache.defer_blueprint("conv:bp", url_prefix="/c")
-    assert calm_shop.client.get("/c/+").text == "+"
-    assert calm_shop.client.get("/c/x").status_code == 404
+    """))  # fmt: skip
+    assert calm_shop.client.get("/conv/+").text == "+"
+    assert calm_shop.client.get("/conv/x").status_code == 404
 
 
 def test_old_maps_are_freed(quick_shop: LateShop) -> None:
     for number in range(30):
         quick_shop.app.add_url_rule(f"/eager/{number}/<int:a>", f"e{number}", lambda a: "")
-        quick_shop.warmcache.defer_blueprint(quick_shop.simple(f"b{number}"), url_prefix=f"/b{number}")
+        quick_shop.defer(quick_shop.simple(f"b{number}"))
     quick_shop.start()
     quick_shop.until_loaded()
     quick_shop.loader.stop()
@@ -473,12 +449,11 @@ def test_old_maps_are_freed(quick_shop: LateShop) -> None:
 
 
 def test_first_request_loads_everything_when_disabled(calm_shop: LateShop) -> None:
-    shop = calm_shop
-    shop.set_up(enabled=False)
+    calm_shop.set_up(enabled=False)
     for name in ("one", "two"):
-        shop.warmcache.defer_blueprint(shop.simple(name), url_prefix=f"/{name}")
-    assert shop.client.get("/nothing").status_code == 404
-    assert shop.states() == ["loaded", "loaded"]
+        calm_shop.defer(calm_shop.simple(name))
+    assert calm_shop.client.get("/nothing").status_code == 404
+    assert calm_shop.states() == ["loaded", "loaded"]
 
 
 def test_each_app_loads_its_own_blueprints(calm_shop: LateShop) -> None:
@@ -491,9 +466,8 @@ def test_each_app_loads_its_own_blueprints(calm_shop: LateShop) -> None:
 
 
 def test_child_forked_during_a_load_loads_blueprints(calm_shop: LateShop) -> None:
-    go = calm_shop.slow("slow")
-    calm_shop.warmcache.defer_blueprint("slow:bp", url_prefix="/slow", priority=1)
-    calm_shop.warmcache.defer_blueprint(calm_shop.simple("quick"), url_prefix="/quick")
+    go = calm_shop.slow("slow", priority=1)
+    calm_shop.defer(calm_shop.simple("quick"))
     calm_shop.start()
     with calm_shop.loader.pending.changed:
         calm_shop.loader.entries[0].asked_at = time.monotonic()
@@ -518,7 +492,7 @@ def test_app_without_deferred_blueprints_is_unchanged(tmp_path: Path) -> None:
 
 def test_reading_a_list_before_the_fork_starts_no_import(quick_shop: LateShop) -> None:
     files = quick_shop.warmcache.warm_list("files", key="path", source=list)
-    quick_shop.warmcache.defer_blueprint(quick_shop.simple("a"), url_prefix="/a")
+    quick_shop.defer(quick_shop.simple("a"))
     with quick_shop.app.app_context():
         files.get()
     assert quick_shop.loader.pending.thread is None
@@ -526,7 +500,7 @@ def test_reading_a_list_before_the_fork_starts_no_import(quick_shop: LateShop) -
 
 
 def test_requests_are_not_checked_after_loading(quick_shop: LateShop) -> None:
-    quick_shop.warmcache.defer_blueprint(quick_shop.simple("a"), url_prefix="/a")
+    quick_shop.defer(quick_shop.simple("a"))
     assert "request_context" in vars(quick_shop.app)
     quick_shop.start()
     quick_shop.until_loaded()
@@ -537,12 +511,3 @@ def test_requests_are_not_checked_after_loading(quick_shop: LateShop) -> None:
     assert not thread.is_alive()
     quick_shop.client.get("/a/")
     assert quick_shop.loader.pending.thread is thread, "another thread was started without need"
-
-
-def test_loaded_blueprints_are_logged(quick_shop: LateShop, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, "flask_warmcache")
-    quick_shop.warmcache.defer_blueprint(quick_shop.simple("a"), url_prefix="/a")
-    quick_shop.start()
-    until(lambda: "warmcache.blueprints_loaded: 1 in" in caplog.text)
-    assert "warmcache.blueprint_loaded: a:bp under '/a' in" in caplog.text
-    assert "a" in sys.modules

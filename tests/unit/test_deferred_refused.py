@@ -99,29 +99,25 @@ APP_WIDE = [
 def test_blueprint_that_affects_other_requests_is_refused(
     calm_shop: LateShop, caplog: pytest.LogCaptureFixture, named: str, text: str
 ) -> None:
-    shop = calm_shop
-    shop.app.add_url_rule("/", "home", lambda: url_for("home"))
-    shop.app.register_error_handler(405, lambda error: ("ours", 405))
-    shop.app.before_request(lambda: None)
-    shop.bare("greedy", text)
-    shop.warmcache.defer_blueprint("greedy:bp", url_prefix="/greedy")
-    shop.client.get("/")
-    rules = [str(rule) for rule in shop.app.url_map.iter_rules()]
-    answer = shop.client.get("/greedy/")
-    assert (answer.status_code, answer.json) == (
-        503,
-        {"warming": False, "error": "This part of the app failed to load: DeclarationError."},
-    )
+    calm_shop.app.add_url_rule("/", "home", lambda: url_for("home"))
+    calm_shop.app.register_error_handler(405, lambda error: ("ours", 405))
+    calm_shop.app.before_request(lambda: None)
+    calm_shop.defer(calm_shop.bare("greedy", text))
+    calm_shop.client.get("/")
+    rules = [str(rule) for rule in calm_shop.app.url_map.iter_rules()]
+    answer = calm_shop.client.get("/greedy/")
+    error = "This part of the app failed to load: DeclarationError."
+    assert (answer.status_code, answer.json) == (503, {"warming": False, "error": error})
     assert named in caplog.text and "where the app is made" in caplog.text
     assert "it is not tried again" in caplog.text
-    assert shop.loader.section()["blueprints"][0]["next_attempt_in_seconds"] is None  # type: ignore[index]
-    assert shop.client.get("/greedy/").headers["Retry-After"] == "300"
-    assert shop.loader.entries[0].failures == 1
-    assert shop.client.get("/").text == "/"
-    assert shop.client.get("/elsewhere").status_code == 404
-    assert shop.client.post("/").text == "ours"
-    assert "greedy" not in shop.app.blueprints
-    assert [str(rule) for rule in shop.app.url_map.iter_rules()] == rules
+    assert calm_shop.loader.section()["blueprints"][0]["next_attempt_in_seconds"] is None  # type: ignore[index]
+    assert calm_shop.client.get("/greedy/").headers["Retry-After"] == "300"
+    assert calm_shop.loader.entries[0].failures == 1
+    assert calm_shop.client.get("/").text == "/"
+    assert calm_shop.client.get("/elsewhere").status_code == 404
+    assert calm_shop.client.post("/").text == "ours"
+    assert "greedy" not in calm_shop.app.blueprints
+    assert [str(rule) for rule in calm_shop.app.url_map.iter_rules()] == rules
 
 
 @pytest.mark.parametrize(
@@ -145,8 +141,7 @@ def test_failed_registration_leaves_the_app_unchanged(
 ) -> None:
     calm_shop.app.add_url_rule("/", "home", lambda: "home")
     calm_shop.app.register_blueprint(Blueprint("taken", __name__), url_prefix="/taken")
-    calm_shop.write("wrong", text)
-    calm_shop.warmcache.defer_blueprint("wrong:bp", url_prefix="/wrong")
+    calm_shop.defer(calm_shop.write("wrong", text))
     assert calm_shop.client.get("/wrong/").status_code == 503
     assert error in caplog.text
     assert calm_shop.client.get("/").text == "home"
@@ -154,15 +149,9 @@ def test_failed_registration_leaves_the_app_unchanged(
     assert type(calm_shop.app) is Flask
 
 
-def test_flask_refuses_a_module_that_changes_the_app(
-    quick_shop: LateShop, caplog: pytest.LogCaptureFixture
-) -> None:
-    quick_shop.bare(
-        "own",
-        "import owner\nowner.app.before_request(print)",
-    )
+def test_flask_refuses_module_that_changes_app(quick_shop: LateShop, caplog: pytest.LogCaptureFixture) -> None:
     quick_shop.write("owner", "app = None")
-    quick_shop.warmcache.defer_blueprint("own:bp", url_prefix="/own")
+    quick_shop.defer(quick_shop.bare("own", "import owner\nowner.app.before_request(print)"))
     import_module("owner").app = quick_shop.app  # type: ignore[attr-defined]
     quick_shop.start()  # before any request
     until(lambda: quick_shop.states() == ["failed"])

@@ -40,33 +40,27 @@ def prepare(app: Flask) -> None:
 
 
 def test_api_answers_like_a_registered_one(calm_shop: LateShop) -> None:
-    shop = calm_shop
-    shop.app.add_url_rule("/", "home", lambda: "home")
-    prepare(shop.app)
-    shop.write("shop_api", API)
-    shop.warmcache.defer_blueprint("shop_api:bp", url_prefix="/v1")
-    assert shop.client.get("/").text == "home"
-    assert shop.states() == ["pending"]
-    assert shop.client.get("/v1/items/3").json == {"id": 3, "name": "comb"}
-    missing = shop.client.get("/v1/items/10")
+    calm_shop.app.add_url_rule("/", "home", lambda: "home")
+    prepare(calm_shop.app)
+    calm_shop.defer(calm_shop.write("shop_api", API), url_prefix="/v1")
+    assert calm_shop.client.get("/").text == "home"
+    assert calm_shop.states() == ["pending"]
+    assert calm_shop.client.get("/v1/items/3").json == {"id": 3, "name": "comb"}
+    missing = calm_shop.client.get("/v1/items/10")
     assert (missing.status_code, missing.json) == (410, {"message": "no such item", "number": 10})
-    wrong = shop.client.put("/v1/items/3", json={"id": 1})
+    wrong = calm_shop.client.put("/v1/items/3", json={"id": 1})
     assert (wrong.status_code, list((wrong.json or {})["errors"])) == (400, ["name"])
-    assert shop.client.put("/v1/items/3", json={"id": 1, "name": "hat"}).json == {"id": 1, "name": "hat"}
-    swagger = shop.client.get("/v1/swagger.json").json or {}
+    assert calm_shop.client.put("/v1/items/3", json={"id": 1, "name": "hat"}).json == {"id": 1, "name": "hat"}
+    swagger = calm_shop.client.get("/v1/swagger.json").json or {}
     assert swagger["basePath"] == "/v1" and list(swagger["paths"]) == ["/items/{number}"]
-    page = shop.client.get("/v1/").text
-    assert "/swaggerui/swagger-ui.css" in page
-    with shop.client.get("/swaggerui/swagger-ui.css") as style:
+    assert "/swaggerui/swagger-ui.css" in calm_shop.client.get("/v1/").text
+    with calm_shop.client.get("/swaggerui/swagger-ui.css") as style:
         assert style.mimetype == "text/css"
-    assert shop.client.get("/nothing").mimetype == "text/html", "the app's own errors must not change"
+    assert calm_shop.client.get("/nothing").mimetype == "text/html", "the app's own errors must not change"
 
 
-def test_api_with_files_outside_its_prefix_is_refused(
-    calm_shop: LateShop, caplog: pytest.LogCaptureFixture
-) -> None:
-    calm_shop.write("shop_api", API)
-    calm_shop.warmcache.defer_blueprint("shop_api:bp", url_prefix="/v1")
+def test_api_with_files_elsewhere_is_refused(calm_shop: LateShop, caplog: pytest.LogCaptureFixture) -> None:
+    calm_shop.defer(calm_shop.write("shop_api", API), url_prefix="/v1")
     assert calm_shop.client.get("/v1/items/3").status_code == 503
     assert "adds '/swaggerui/<path:filename>', which is not under '/v1'" in caplog.text
     assert calm_shop.client.get("/swaggerui/swagger-ui.css").status_code == 404

@@ -108,7 +108,6 @@ def test_strict_app_does_not_wait_for_list_without_source(tmp_path: Path) -> Non
 
 def test_startupz_waits_for_deferred_blueprints_and_readyz_does_not(quick_shop: LateShop) -> None:
     go = quick_shop.slow("reports")
-    quick_shop.warmcache.defer_blueprint("reports:bp", url_prefix="/reports")
     answer = ask(quick_shop.app, "startupz")
     assert answer.status_code == 503
     assert answer.get_json()["waiting_for"] == ["blueprints: 0 of 1"]
