@@ -59,9 +59,7 @@ def test_rebuild_sends_signals_from_beginning_to_end(shop: Shop, stack: ExitStac
     assert isinstance(outcome, Outcome) and (outcome.count, outcome.enriched) == (1, 1)
     assert set(heard[-1][1]) == {"name", "outcome"}
     progressed = [facts for name, facts in heard if name == "rebuild_progressed"]
-    assert progressed and {frozenset(facts) for facts in progressed} == {
-        frozenset({"name", "done", "total", "phase", "rate", "eta"})
-    }
+    assert {tuple(sorted(facts)) for facts in progressed} == {("done", "eta", "name", "phase", "rate", "total")}
     phases = list(dict.fromkeys(facts["phase"] for facts in progressed))
     assert phases == [phase for phase in progress_module.RUNNING if phase in phases] and "enrich" in phases
 
@@ -101,14 +99,8 @@ def test_source_list_is_announced_before_the_list_made_of_it(tmp_path: Path, sta
     with chain.app.app_context():
         chain.made.rebuild_now()
     order = [f"{facts['name']} {name.removeprefix('rebuild_')}" for name, facts in heard]
-    assert list(dict.fromkeys(order)) == [
-        "scan started",
-        "scan progressed",
-        "scan finished",
-        "made started",
-        "made progressed",
-        "made finished",
-    ]
+    expected = [f"{name} {what}" for name in ("scan", "made") for what in ("started", "progressed", "finished")]
+    assert list(dict.fromkeys(order)) == expected
 
 
 @pytest.mark.parametrize("signal", ALL, ids=lambda signal: signal.name)
@@ -130,13 +122,6 @@ def test_receiver_that_raises_affects_neither_the_rebuild_nor_other_receivers(
     lock = shop.state.store.try_lock("files")
     assert lock is not None
     lock.close()
-
-
-def test_receiver_is_called_only_for_its_own_app(tmp_path: Path, stack: ExitStack) -> None:
-    shops = [Shop(tmp_path / which) for which in "ab"]
-    heard = [listen(stack, shop.app) for shop in shops]
-    shops[0].tick()
-    assert names(heard[0]) and not heard[1]
 
 
 def test_receiver_runs_where_the_rebuild_runs(shop: Shop, stack: ExitStack) -> None:

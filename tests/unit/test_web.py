@@ -16,7 +16,7 @@ from flask_warmcache import WarmCache
 from flask_warmcache.status import stats
 from flask_warmcache.store.snapshot import Snapshot
 from flask_warmcache.web import sections
-from tests.support.apps import Shop, make_app, state_of
+from tests.support.apps import Shop, make_app
 
 LIST_KEYS = set(
     "runner dropped_items file_count age_seconds poll_after_ms is_populated rebuild_in_progress cache_rebuilding "
@@ -53,18 +53,21 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
 
 
-def test_section_of_a_cold_list(site: Site) -> None:
+def test_section_of_cold_list(site: Site) -> None:
     section = site.stats("files")
     assert set(section) == LIST_KEYS
-    assert (section["file_count"], section["state"], section["cache_rebuilding"]) == (0, "cold", True)
-    assert [section[key] for key in ("is_populated", "rebuild_in_progress", "complete")] == [False] * 3
-    assert section["runner"]["mode"] == "auto"
-    facts = "runner file_count state cache_rebuilding is_populated rebuild_in_progress complete".split()
-    others = LIST_KEYS - set(facts)
-    assert {section[key] for key in others} == {None}
+    assert section.pop("runner")["mode"] == "auto"
+    assert {key: value for key, value in section.items() if value is not None} == {
+        "file_count": 0,
+        "state": "cold",
+        "cache_rebuilding": True,
+        "is_populated": False,
+        "rebuild_in_progress": False,
+        "complete": False,
+    }
 
 
-def test_section_of_a_warm_list(site: Site) -> None:
+def test_section_of_warm_list(site: Site) -> None:
     site.rebuild()
     section = site.stats("files")
     assert set(section) == LIST_KEYS
@@ -80,7 +83,7 @@ def test_section_of_a_warm_list(site: Site) -> None:
     assert re.fullmatch("[0-9a-f]+", section["generation"])
 
 
-def test_section_of_a_value_has_no_count(site: Site) -> None:
+def test_section_of_value_has_no_count(site: Site) -> None:
     site.rebuild("dashboard")
     section = site.stats("dashboard")
     assert set(section) == LIST_KEYS - {"file_count"}
@@ -98,11 +101,11 @@ def test_stats_have_every_section(site: Site) -> None:
     assert site.stats()["cache_rebuilding"] is False
 
 
-def test_failed_list_has_the_error_class_and_the_next_attempt(site: Site) -> None:
+def test_failed_list_has_error_class_and_next_attempt(site: Site) -> None:
     site.rebuild()
     site.error = ValueError("/srv/secret/path is gone")
-    with site.app.app_context(), pytest.raises(ValueError, match="secret"):
-        site.warmcache["files"].rebuild_now()
+    with pytest.raises(ValueError, match="secret"):
+        site.rebuild()
     section = site.stats("files")
     assert (section["state"], section["last_error"], section["is_populated"]) == ("failed", "ValueError", True)
     assert section["next_attempt_at"] > section["last_success_at"]
@@ -113,31 +116,31 @@ def test_failed_list_has_the_error_class_and_the_next_attempt(site: Site) -> Non
 
 
 def test_running_rebuild_has_progress(site: Site) -> None:
-    state = state_of(site.app)
-    lock = state.store.try_lock("files")
+    store = site.state.store
+    lock = store.try_lock("files")
     assert lock is not None
     report = {"phase": "enrich", "done": 40, "total": 100, "rate": 20.0, "pid": 4711, "started": time.time()}
-    state.store.write_progress("files", report)
+    store.write_progress("files", report)
     section = site.stats("files")
     assert section["progress"] == {"phase": "enrich", "done": 40, "total": 100, "rate": 20.0, "eta_seconds": 3.0}
     assert section["rebuild_in_progress"] is True
     lock.close()
-    state.store.write_progress("files", {**report, "phase": "finished"})
+    store.write_progress("files", {**report, "phase": "finished"})
     assert site.stats("files")["progress"] is None
 
 
 def test_stats_have_no_paths_pids_or_tracebacks(site: Site, tmp_path: Path) -> None:
     site.error = ValueError(f"{tmp_path}: traceback")
     site.markers = OSError(str(tmp_path))
-    with site.app.app_context(), pytest.raises(ValueError, match="traceback"):
-        site.warmcache["files"].rebuild_now()
+    with pytest.raises(ValueError, match="traceback"):
+        site.rebuild()
     for path in ("", "/files", "/markers", "/none"):
         text = site.client.get(f"/api/cache/stats{path}").text
         assert str(tmp_path) not in text and "/" not in text.replace("application/json", "")
         assert "raceback" not in text and "pid" not in text and ".py" not in text
 
 
-def test_unknown_section_is_a_404_with_the_known_names(site: Site) -> None:
+def test_unknown_section_is_a_404_with_known_names(site: Site) -> None:
     answer = site.client.get("/api/cache/stats/none" + "x" * 500)
     assert (answer.status_code, answer.content_type) == (404, "application/json")
     assert answer.get_json()["allowed"] == ["files", "dashboard", "markers"]
@@ -151,17 +154,23 @@ def test_stats_are_never_cached(site: Site, path: str) -> None:
     assert "ETag" not in headers and "Last-Modified" not in headers and "Set-Cookie" not in headers
 
 
-def test_section_is_computed_at_most_once_a_second(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The monotonic clock, which only the test moves."""
     now = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    return now
+
+
+def test_section_is_computed_at_most_once_a_second(site: Site, clock: list[float]) -> None:
     for _ in range(5):
         assert site.stats("markers") == {"marked": 5}
         site.stats()
     assert site.calls == 1
-    now[0] += 0.99
+    clock[0] += 0.99
     site.stats("markers")
     assert site.calls == 1
-    now[0] += 0.02
+    clock[0] += 0.02
     site.markers = {"marked": 6}
     assert site.stats("markers") == {"marked": 6}
     assert site.calls == 2
@@ -207,29 +216,19 @@ def test_abort_in_authorize_hides_details_and_no_more(site: Site) -> None:
     assert site.stats()["markers"] == {"marked": 5}
 
 
-def test_section_keeps_numbers_and_short_words(site: Site) -> None:
-    site.markers = {
-        "share": 0.5,
-        "open": True,
-        "none": None,
-        "at": "2026-01-01 10:00:00",
-        "by": {"day": [1, "two"]},
-    }
+def test_numbers_and_short_words_are_public(site: Site) -> None:
+    at = "2026-01-01 10:00:00"
+    site.markers = {"share": 0.5, "open": True, "none": None, "at": at, "by": {"day": [1, "two"]}}
+    site.warmcache.authorize(lambda action, name: 1 // 0 == 1)  # it is not called
     assert site.stats("markers") == site.markers
-
-
-def test_authorize_is_not_called_for_public_sections(site: Site) -> None:
-    site.warmcache.authorize(lambda action, name: 1 // 0 == 1)
-    assert site.stats()["markers"] == {"marked": 5}
 
 
 def test_own_sections_are_complete(site: Site) -> None:
     site.warmcache.defer_blueprint("no_such_module_anywhere:bp", url_prefix="/reports")
     (blueprint,) = site.stats("blueprints")["blueprints"]
     assert blueprint["url_prefix"] == "/reports"
-    loader = state_of(site.app).blueprints
-    assert loader is not None
-    loader.stop()
+    assert site.state.blueprints is not None
+    site.state.blueprints.stop()
 
 
 def test_two_apps_have_separate_sections(tmp_path: Path) -> None:
@@ -265,14 +264,13 @@ def test_encoded_section_is_up_to_date(site: Site) -> None:
     first = site.stats("files")
     assert first["state"] == "fresh"
     with site.app.app_context():
-        site.warmcache["files"].invalidate()
-    assert site.stats("files")["state"] == "stale"
-    assert site.stats("files")["generation"] == first["generation"]
+        site.list.invalidate()
+    stale = site.stats("files")
+    assert (stale["state"], stale["generation"]) == ("stale", first["generation"])
     site.rebuild()
     second = site.stats("files")
     assert second["generation"] > first["generation"] and second["state"] == "fresh"
-    state = state_of(site.app)
-    state.statuses["files"].ttl = 1e-9  # only time has passed
+    site.status.ttl = 1e-9  # only time has passed
     assert site.stats("files")["state"] == "stale"
 
 
@@ -290,15 +288,14 @@ def test_poll_reads_no_item(site: Site, monkeypatch: pytest.MonkeyPatch) -> None
     assert site.client.get("/api/cache/").status_code == 200
 
 
-def test_poll_after_is_the_next_attempt_of_a_failed_list(tmp_path: Path) -> None:
+def test_poll_after_is_next_attempt_of_failed_list(tmp_path: Path) -> None:
     site = Site(tmp_path, retry_min=8.0)
     assert site.stats("files")["poll_after_ms"] is None
     site.error = ValueError()
-    with site.app.app_context(), pytest.raises(ValueError):
-        site.warmcache["files"].rebuild_now()
+    with pytest.raises(ValueError):
+        site.rebuild()
     assert 1000 <= site.stats("files")["poll_after_ms"] <= 10_000
-    state = state_of(site.app)
-    report = state.statuses["files"].report
+    report = site.status.report
     assert report is not None and report.next_attempt_at is not None
     report.next_attempt_at = time.time() + 500
     assert site.stats("files")["poll_after_ms"] == 30_000  # somebody may ask for a rebuild earlier
@@ -388,19 +385,14 @@ def test_section_of_an_ended_request_is_computed_by_the_next(site: Site) -> None
     assert site.stats("slow") == {"calls": 2}
 
 
-def test_section_that_takes_longer_than_a_second_pauses_for_one(
-    site: Site, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now = [1000.0]
-    monkeypatch.setattr(time, "monotonic", lambda: now[0])
-
+def test_section_that_takes_longer_than_a_second_pauses_for_one(site: Site, clock: list[float]) -> None:
     def take_five_seconds() -> dict[str, int]:
-        now[0] += 5
+        clock[0] += 5
         site.calls += 1
         return {}
 
     site.warmcache.stats_section("long")(take_five_seconds)
     site.stats("long")
-    now[0] += 0.9
+    clock[0] += 0.9
     site.stats("long")
     assert site.calls == 1
