@@ -33,8 +33,7 @@ from .registry import Registry
 from .settings import KEY, Settings
 from .signals import announcer
 from .status.condition import Condition, ListStatus
-from .store.files import FileStore
-from .store.folder import default_folder
+from .store.files import FileStore, default_folder
 from .store.locks import load_lock_library, no_fork
 
 if TYPE_CHECKING:
@@ -215,7 +214,7 @@ class AppState:
             if self.registry.tasks:
                 self.tasks.after_fork()
             for writes in self._writes.values():
-                writes.after_fork()
+                writes.queue.after_fork()
 
     def _locate(self) -> Location:
         if self.settings.dir is None and self.app.testing:

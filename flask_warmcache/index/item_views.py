@@ -23,12 +23,12 @@ A snapshot that was sorted in another order must not be patched in this one: who
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from decimal import Decimal
 from numbers import Real
 from typing import Any
 
-from ..declaration import Item
+from ..declaration import Declaration, Item
 from ..store import format as fmt
 
 NUMBER, TEXT, SEQUENCE, OTHER, LAST = range(5)
@@ -37,19 +37,19 @@ Key = tuple[int, Any]
 NO_KEY: Key = (LAST, ())
 
 
-def passes(name: str, function: Callable[[Item], object], item: Item, errors: Counter[str]) -> bool:
+def passes(declaration: Declaration, name: str, item: Item, errors: Counter[str]) -> bool:
     """Return whether the item passes a filter."""
     try:
-        return bool(function(item))
+        return bool(declaration.filters[name](item))
     except Exception as error:
         errors[f"filter {name}: {type(error).__name__}"] += 1
         return False
 
 
-def sort_key(name: str, function: Callable[[Item], Any], item: Item, errors: Counter[str]) -> Key:
+def sort_key(declaration: Declaration, name: str, item: Item, errors: Counter[str]) -> Key:
     """Return what the item is ordered by in a sort."""
     try:
-        return _ordered(function(item))
+        return _ordered(declaration.sorts[name](item))
     except Exception as error:
         errors[f"sort {name}: {type(error).__name__}"] += 1
         return NO_KEY

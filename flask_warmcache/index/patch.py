@@ -15,7 +15,6 @@ from ..declaration import Declaration, Item
 from ..store import format as fmt
 from ..store.snapshot import Snapshot
 from ..store.writer import Piece, Section, pieces
-from .item_views import Key, passes, sort_key
 from .views import in_order
 
 
@@ -138,11 +137,3 @@ class Patch:
     @cached_property
     def _all_places(self) -> array[int]:
         return self.gathered("places", self.place_type)
-
-    def passes(self, name: str, item: Item, errors: Counter[str]) -> bool:
-        """Return whether the item passes a filter."""
-        return passes(name, self.declaration.filters[name], item, errors)
-
-    def sort_key(self, name: str, item: Item, errors: Counter[str]) -> Key:
-        """Return what the item is ordered by in a sort."""
-        return sort_key(name, self.declaration.sorts[name], item, errors)

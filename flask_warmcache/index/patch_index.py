@@ -19,7 +19,7 @@ from ..store import format as fmt
 from ..store.snapshot import Snapshot
 from ..store.writer import Piece
 from .build import IndexContent
-from .item_views import text_of
+from .item_views import passes, sort_key, text_of
 from .patch import Cut, Patch, Row
 from .patch_orders import SortPatch, patch_filters, patch_source_order
 
@@ -59,8 +59,8 @@ def patch_index(
         "filters": {
             name: base.filter_count(name)
             - sum(base.flags(name)[slot] for slot in patch.leaving)
-            + sum(passes.values())
-            for name, passes in passing.items()
+            + sum(rows_passing.values())
+            for name, rows_passing in passing.items()
         },
         "live_bytes": live_bytes,
         "view_errors": base.header["view_errors"] - _errors_gone(patch) + patch.errors.total(),
@@ -75,9 +75,9 @@ def _errors_gone(patch: Patch) -> int:
         for slot in patch.leaving:
             item = patch.base.item(slot)
             for name in patch.declaration.filters:
-                patch.passes(name, item, errors)
+                passes(patch.declaration, name, item, errors)
             for name in patch.declaration.sorts:
-                patch.sort_key(name, item, errors)
+                sort_key(patch.declaration, name, item, errors)
     return errors.total()
 
 

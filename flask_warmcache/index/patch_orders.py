@@ -10,7 +10,7 @@ from itertools import groupby
 from operator import itemgetter
 
 from ..store import format as fmt
-from .item_views import Key
+from .item_views import Key, passes, sort_key
 from .patch import Patch, PatchImpossible, Row
 from .views import ranks_of
 
@@ -69,9 +69,9 @@ def patch_filters(patch: Patch, sequence: Sequence[int] | None) -> Passing:
     """Write which items pass each filter, and these items in source order, and return which rows pass."""
     flags: dict[str, dict[Row, bool]] = {}
     for name in patch.declaration.filters:
-        passing = {row: patch.passes(name, row.item, patch.errors) for row in patch.rows}
+        passing = {row: passes(patch.declaration, name, row.item, patch.errors) for row in patch.rows}
         flags[name] = passing
-        patch.write_slots(fmt.flags_section(name), 1, {row: bytes([passes]) for row, passes in passing.items()})
+        patch.write_slots(fmt.flags_section(name), 1, {row: bytes([flag]) for row, flag in passing.items()})
         if sequence is None:
             _patch_filtered_source_order(patch, name, passing)
         else:
@@ -126,11 +126,11 @@ class SortPatch:
             return
         rank_bytes = {row: array("Q", [rank]).tobytes() for row, rank in new_ranks.items()}
         patch.write_slots(fmt.rank_section(name), 8, rank_bytes)
-        for filter_name, passes in passing.items():
+        for filter_name, flags in passing.items():
             old = base.order(filter_name, name)
             cut = patch.cut(old, ranks, base.flags(filter_name))
             cut.rows = [
-                (bisect_left(old, new_ranks[row], key=ranks.__getitem__), row) for row in rows if passes[row]
+                (bisect_left(old, new_ranks[row], key=ranks.__getitem__), row) for row in rows if flags[row]
             ]
             patch.write(filter_name, name, cut)
 
@@ -140,7 +140,7 @@ class SortPatch:
         :param kept_after: for each position that is left out, the next one that is kept.
         """
         patch = self._patch
-        keys = {row: patch.sort_key(self._name, row.item, patch.errors) for row in patch.rows}
+        keys = {row: sort_key(patch.declaration, self._name, row.item, patch.errors) for row in patch.rows}
         in_source_order = sorted(patch.rows, key=lambda row: self._source_ranks[patch.slot_of[row]])
         placed: list[tuple[int, Row]] = []
         low, end = 0, len(self._order)
@@ -159,12 +159,13 @@ class SortPatch:
 
     def _is_before(self, slot: int, row: Row, key: Key) -> bool:
         """Return whether an item of the base comes before a row."""
+        patch = self._patch
         if slot not in self._keys:
-            self._keys[slot] = self._patch.sort_key(self._name, self._patch.base.item(slot), Counter())
+            self._keys[slot] = sort_key(patch.declaration, self._name, patch.base.item(slot), Counter())
         other = self._keys[slot]
         if other < key:
             return True
-        return not key < other and self._source_ranks[slot] < self._source_ranks[self._patch.slot_of[row]]
+        return not key < other and self._source_ranks[slot] < self._source_ranks[patch.slot_of[row]]
 
     def _new_ranks(
         self, ranks: Sequence[int], rows: list[Row], gaps: list[tuple[int, int]]

@@ -19,33 +19,32 @@ class ViewBuilder:
     """Takes a list's items one by one, in source order, and makes the index sections of its views."""
 
     def __init__(self, declaration: Declaration, breathe: Callable[[], None]) -> None:
-        self._filters = dict(declaration.filters)
-        self._sorts = dict(declaration.sorts)
-        self._search = declaration.search
+        self._declaration = declaration
         self._breathe = breathe
         self._count = 0
-        self._flags = {name: bytearray() for name in self._filters}
+        self._flags = {name: bytearray() for name in declaration.filters}
         # Kinds and keys lie apart, because pairs of them would take twice the memory.
-        self._kinds = {name: bytearray() for name in self._sorts}
-        self._keys: dict[str, list[Any]] = {name: [] for name in self._sorts}
+        self._kinds = {name: bytearray() for name in declaration.sorts}
+        self._keys: dict[str, list[Any]] = {name: [] for name in declaration.sorts}
         self._text = bytearray()
         self._text_starts = array("Q", [0])
         self.errors: Counter[str] = Counter()  # what failed, "filter marked: KeyError" for example, and how often
-        self.needs_items = bool(self._filters or self._sorts or self._search)
+        self.needs_items = bool(declaration.filters or declaration.sorts or declaration.search)
 
     def add(self, item: Item | None) -> None:
         """Take the next item, decoded, or None if no view needs it."""
         self._count += 1
         if item is None:
             return
-        for name, function in self._filters.items():
-            self._flags[name].append(passes(name, function, item, self.errors))
-        for name, function in self._sorts.items():
-            kind, key = sort_key(name, function, item, self.errors)
+        declaration = self._declaration
+        for name, flags in self._flags.items():
+            flags.append(passes(declaration, name, item, self.errors))
+        for name, keys in self._keys.items():
+            kind, key = sort_key(declaration, name, item, self.errors)
             self._kinds[name].append(kind)
-            self._keys[name].append(key)
-        if self._search:
-            self._text += text_of(self._search, item)
+            keys.append(key)
+        if declaration.search:
+            self._text += text_of(declaration.search, item)
             self._text_starts.append(len(self._text))
 
     def sections(self, places: array[int]) -> dict[str, Section]:
@@ -56,7 +55,7 @@ class ViewBuilder:
         """
         sections: dict[str, Section] = {}
         orders: dict[str, Sequence[int]] = {fmt.SOURCE_ORDER: range(self._count)}
-        for name in self._sorts:
+        for name in self._keys:
             orders[name] = self._order(name)
             self._breathe()
             sections[fmt.rank_section(name)] = ranks_of(orders[name], self._count)
@@ -70,7 +69,7 @@ class ViewBuilder:
                 sections[fmt.order_section(filter_name, sort_name)] = array("I", passing)
                 sections[fmt.view_section(filter_name, sort_name)] = in_order(places, passing)
                 self._breathe()
-        if self._search:
+        if self._declaration.search:
             sections["text"] = self._text
             sections["text_starts"] = self._text_starts
         return sections

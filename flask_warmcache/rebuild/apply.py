@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import count
 
 from ..declaration import Declaration
 from ..index.build import IndexContent
@@ -41,10 +42,7 @@ def merge(
 
 
 def row_of(key: str | int, item: Enriched, place: Place, slot: int | None) -> Row:
-    """Return an item's row.
-
-    :param slot: the slot of the item that it replaces, or None for a new item.
-    """
+    """Return an item's row; its slot is that of the item it replaces, or None for a new item."""
     return Row(key, item.fingerprint, json.loads(item.encoded), place, slot)
 
 
@@ -89,10 +87,9 @@ class Change:
                 self._row_numbers[number] = len(self.new_items)
                 self.new_items.append((pending.key, result, pending.slot))
 
-    def sequence(self, rows: Sequence[Row]) -> list[int] | None:
+    def sequence(self) -> list[int] | None:
         """Return the source order as slots, or None when no item moved and new ones come last.
 
-        :param rows: the rows of ``new_items``.
         :raises PatchImpossible: when the order changed and a write wins over this rebuild.
         """
         matched, published = self._matched, self._published
@@ -100,11 +97,8 @@ class Change:
             return None
         if self._overwritten_keys:
             raise PatchImpossible("the order of the source changed beside a write")
-        next_slot = published.slots
-        row_slots: list[int] = []
-        for row in rows:
-            row_slots.append(next_slot if row.slot is None else row.slot)
-            next_slot += row.slot is None
+        new_slots = count(published.slots)
+        row_slots = [next(new_slots) if slot is None else slot for _, _, slot in self.new_items]
         slots: list[int] = []
         for entry in matched.sequence:
             if entry >= 0:

@@ -182,7 +182,7 @@ class PatchedIndex:
             for key, item, slot in change.new_items
         ]
         maker.begin_phase("views", len(rows))
-        self.content = patch_index(published, declaration, rows, change.dead, change.sequence(rows))
+        self.content = patch_index(published, declaration, rows, change.dead, change.sequence())
         maker.begin_phase("publish", self.content.header["count"])
         return maker.draft(self.content, published, writes, tail.described(), complete=True)
 

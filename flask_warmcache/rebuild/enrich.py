@@ -77,18 +77,15 @@ class Enricher:
             result: Result | None = None
             if item.fingerprint is None:
                 result = RebuildError("it has no fingerprint")
-            elif len(leftovers):
+            else:
                 result = leftovers.find(item.fingerprint, self._declaration.key, item.key)
-            if result is not None:
-                if unit:
-                    yield unit, None
-                    unit = []
-                yield [item], [result]
-                continue
-            unit.append(item)
-            if len(unit) == size:
+            if result is None:
+                unit.append(item)
+            if unit and (result is not None or len(unit) == size):
                 yield unit, None
                 unit = []
+            if result is not None:
+                yield [item], [result]
         if unit:
             yield unit, None
 

@@ -7,6 +7,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 
 from .leftovers import Enriched
 from .source import Pending
@@ -25,19 +26,17 @@ HELD = 1000
 CHECK_EVERY = 0.1
 
 
+@dataclass
 class EnrichThreads:
     """Enriches units in several threads, and gives the results in order.
 
     The threads are daemon threads of our own, because a worker that stops waits for those of a ThreadPoolExecutor.
     """
 
-    def __init__(
-        self, list_name: str, workers: int, tools: Tools, enrich: Callable[[list[Pending]], list[Result]]
-    ):
-        self._list_name = list_name
-        self._workers = workers
-        self._tools = tools
-        self._enrich = enrich
+    _list_name: str
+    _workers: int
+    _tools: Tools
+    _enrich: Callable[[list[Pending]], list[Result]]
 
     def run(self, units: Iterator[Unit], keep: Keep) -> Generator[Done, None, None]:
         """Yield each unit with its results, in order.
@@ -98,14 +97,14 @@ class EnrichThreads:
             back.put(task)
 
 
+@dataclass
 class _Task:
     """One unit on its way through a thread."""
 
-    def __init__(self, unit: list[Pending], results: list[Result] | None) -> None:
-        self.unit = unit
-        self.results = results
-        self.error: BaseException | None = None
-        self.is_kept = False
+    unit: list[Pending]
+    results: list[Result] | None
+    error: BaseException | None = None
+    is_kept: bool = False
 
     def keep(self, keep: Keep) -> None:
         """Keep the finished items; called in the rebuild's thread."""

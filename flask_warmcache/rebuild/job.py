@@ -206,11 +206,11 @@ class _Attempt:
     def _partial_schedule(self) -> Schedule | None:
         """Return when a partial list is published: only while no complete one is, even if none can be reused."""
         published = self._published
-        is_cold = published is None or published.is_cold
-        may_show = is_cold or (published is not None and not published.complete)
-        if self._old is not None or self._declaration.key is None or not may_show:
+        if published is not None and published.is_cold:
+            published = None
+        if self._old or self._declaration.key is None or (published and published.complete):
             return None
-        return Schedule(self._job.tools.first_page, 0 if published is None or is_cold else published.count)
+        return Schedule(self._job.tools.first_page, published.count if published else 0)
 
     def _check_survivors(self, count: int) -> None:
         if self._failures.count and not count:

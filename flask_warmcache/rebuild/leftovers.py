@@ -64,14 +64,8 @@ class Leftovers:
 
     def size_of(self, fingerprints: Iterable[bytes | None]) -> int:
         """Return how many bytes these items take in the file."""
-        size = 0
-        for fingerprint in fingerprints:
-            tab, newline = self._places.get(fingerprint or b"", (0, 0))
-            size += newline - tab
-        return size
-
-    def __len__(self) -> int:
-        return len(self._places)
+        places = (self._places.get(fingerprint or b"", (0, 0)) for fingerprint in fingerprints)
+        return sum(newline - tab for tab, newline in places)
 
     def find(self, fingerprint: bytes | None, key_field: str | None, key: object) -> Enriched | None:
         """Return a finished item, or None.

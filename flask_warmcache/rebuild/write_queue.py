@@ -20,7 +20,7 @@ import itertools
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,9 +109,8 @@ class WriteQueue:
                     self._publish_all(requests, request.deadline)
             finally:
                 self.publishing.release()
-        with self._guard:
-            if request in self.waiting:
-                self.waiting.remove(request)
+        with self._guard, suppress(ValueError):  # the request was taken from the queue
+            self.waiting.remove(request)
         if request.error is not None:
             raise request.error
         return request

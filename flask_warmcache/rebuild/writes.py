@@ -41,10 +41,6 @@ class Writes:
         self._numbers = itertools.count()
         self.queue = WriteQueue(declaration, store)
 
-    def after_fork(self) -> None:
-        """Forget the writes of the parent's threads."""
-        self.queue.after_fork()
-
     def refresh(self, keys_or_items: Iterable[Key | Item]) -> bool:
         """Look keys up, enrich their items, and publish them; an item is enriched without being looked up.
 
@@ -134,16 +130,13 @@ class Writes:
             }
             request = self.queue.publish(changes, upstream_generations)
         if not request.published:
-            self._invalidate()
+            try:
+                self._store.invalidate(self._name)
+            except StoreError:
+                message = "a write of %(list)r is lost until the next rebuild"
+                events.error("warmcache.not_invalidated", message, True, list=self._name)
             return False
         if request.generations is not None:
             for follower in self.followers:
                 follower._follow(changes, request.generations)
         return True
-
-    def _invalidate(self) -> None:
-        try:
-            self._store.invalidate(self._name)
-        except StoreError:
-            message = "a write of %(list)r is lost until the next rebuild"
-            events.error("warmcache.not_invalidated", message, True, list=self._name)

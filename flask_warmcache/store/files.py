@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import json
 import os
+import re
+import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,8 +18,7 @@ from .. import events
 from ..errors import StoreError
 from . import marks
 from .file_access import OPEN_FLAGS, read_small, write_small
-from .folder import prepare
-from .locks import HeldLock, PublishLock, no_fork, open_lock, try_lock
+from .locks import HeldLock, PublishLock, no_fork, try_lock
 from .reader import TRIES, Reader
 from .snapshot import DAMAGE, Snapshot
 from .sweeping import sweep
@@ -35,6 +37,24 @@ class Publication:
     tidy: Callable[[], None] = lambda: None  # called after the rename, under the publish lock
 
 
+def default_folder(instance_path: str, app_name: str) -> Path:
+    """Return the cache folder of an app that sets none: in its instance folder, else in the user's state folder.
+
+    It is never in a shared temporary folder, where others could plant files and cleaners delete locks.
+    """
+    safe = re.sub(r"[^A-Za-z0-9_.-]", "_", app_name).lstrip(".") or "app"
+    instance = Path(instance_path)
+    existing = instance
+    while not existing.exists() and existing != existing.parent:
+        existing = existing.parent
+    if os.access(existing, os.W_OK | os.X_OK):
+        return instance / "warmcache" / safe
+    state = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
+    # Two apps with one name, in two places, must not share a folder.
+    which = hashlib.blake2b(os.fsencode(instance_path), digest_size=4).hexdigest()
+    return Path(state) / "warmcache" / f"{safe}-{which}"
+
+
 class FileStore:
     """Snapshots, locks and reports of one app's lists, in one folder of one machine."""
 
@@ -51,7 +71,27 @@ class FileStore:
 
         :raises StoreError: with the setting to change.
         """
-        prepare(self.folder)
+        try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            status = os.lstat(self.folder)
+        except OSError as error:
+            raise StoreError(
+                f"The cache folder cannot be created ({error.strerror}). Set WARMCACHE_DIR to a folder that "
+                "this account may write."
+            ) from error
+        if not stat.S_ISDIR(status.st_mode):
+            raise StoreError("The cache folder is a link or a file. Set WARMCACHE_DIR to a real folder.")
+        if status.st_uid != os.geteuid():
+            raise StoreError(
+                "The cache folder belongs to another account. Set WARMCACHE_DIR to a folder of this one."
+            )
+        if status.st_mode & 0o077:
+            raise StoreError(
+                "The cache folder is open to other accounts. Run 'chmod 700' on it, or set WARMCACHE_DIR to "
+                "a folder that does not exist yet."
+            )
+        if not os.access(self.folder, os.W_OK | os.X_OK):
+            raise StoreError("The cache folder is not writable. Change its permissions, or set WARMCACHE_DIR.")
 
     # Locks
 
@@ -61,8 +101,7 @@ class FileStore:
         :raises StoreError: when the folder cannot be used.
         """
         self.prepare()
-        path = self.folder / f"{name}.lock"
-        lock = open_lock(path)
+        lock = HeldLock(self.folder / f"{name}.lock")
         try:
             # If the folder was removed between open and flock, we have locked a file that no other process sees.
             if try_lock(lock.descriptor) and lock.still_ours():
@@ -167,9 +206,7 @@ class FileStore:
                     publication.tidy()
                 except OSError:
                     # The draft is published. The keeper compares the invalidations, and the next rebuild sweeps.
-                    events.warning(
-                        "warmcache.not_tidied", "after a publication of %(list)r", error=True, list=name
-                    )
+                    events.warning("warmcache.not_tidied", "after a publication of %(list)r", True, list=name)
                 return True
         finally:
             draft.remove()

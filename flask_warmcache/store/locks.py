@@ -27,13 +27,19 @@ class HeldLock:
     def __init__(self, path: Path) -> None:
         """Open the file, and create it if needed; it is not locked yet.
 
-        :raises OSError: when that fails.
+        :raises StoreError: when that fails.
         """
         self.path = path
-        with no_fork:
-            # Mode 0600: any account that can open a lock file can hold the lock for ever.
-            self.descriptor = os.open(path, LOCK_FLAGS, 0o600)
-            open_locks.add(self)
+        try:
+            with no_fork:
+                # Mode 0600: any account that can open a lock file can hold the lock for ever.
+                self.descriptor = os.open(path, LOCK_FLAGS, 0o600)
+                open_locks.add(self)
+        except OSError as error:
+            raise StoreError(
+                f"The lock file {path.name} cannot be opened ({error.strerror}). Check the permissions of the "
+                "cache folder, or set WARMCACHE_DIR to another one."
+            ) from error
 
     def still_ours(self) -> bool:
         """Return whether the file under the lock's name is still the one that we locked."""
@@ -55,20 +61,6 @@ class HeldLock:
             except OSError:
                 # The descriptor is closed all the same, and the lock released; nothing was written to the file.
                 events.warning("warmcache.not_closed", "the lock file %(file)s", error=True, file=self.path.name)
-
-
-def open_lock(path: Path) -> HeldLock:
-    """Open a lock file; it is not locked yet.
-
-    :raises StoreError: when that fails.
-    """
-    try:
-        return HeldLock(path)
-    except OSError as error:
-        raise StoreError(
-            f"The lock file {path.name} cannot be opened ({error.strerror}). Check the permissions of the "
-            "cache folder, or set WARMCACHE_DIR to another one."
-        ) from error
 
 
 class InheritedLock(HeldLock):
@@ -110,7 +102,7 @@ class PublishLock:
             lock.close()
 
     def _acquired(self) -> HeldLock:
-        lock = open_lock(self._path)
+        lock = HeldLock(self._path)
         try:
             deadline = time.monotonic() + (DEADLINE if self._wait is None else self._wait)
             while not try_lock(lock.descriptor):

@@ -96,10 +96,6 @@ class Reader:
             self.is_unusable = True
             if is_known:
                 return self._snapshot
-            events.warning(
-                "warmcache.snapshot_refused",
-                "the snapshot of %(list)r cannot be served: %(why)s",
-                list=self._name,
-                why=why,
-            )
+            message = "the snapshot of %(list)r cannot be served: %(why)s"
+            events.warning("warmcache.snapshot_refused", message, list=self._name, why=why)
         return self._snapshot

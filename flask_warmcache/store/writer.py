@@ -119,6 +119,5 @@ def _sync_folder(folder: Path) -> None:
         with opened(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) as descriptor:
             os.fsync(descriptor)
     except OSError:
-        events.warning(
-            "warmcache.not_durable", "a snapshot is published, but may not survive a power cut", error=True
-        )
+        message = "a snapshot is published, but may not survive a power cut"
+        events.warning("warmcache.not_durable", message, error=True)

@@ -12,8 +12,7 @@ import pytest
 
 from flask_warmcache import StoreError
 from flask_warmcache.rebuild.leftovers import unfinished
-from flask_warmcache.store.files import FileStore
-from flask_warmcache.store.folder import default_folder
+from flask_warmcache.store.files import FileStore, default_folder
 from flask_warmcache.store.sweeping import sweep
 from flask_warmcache.store.writer import Draft
 from tests.support.shelf import Shelf, files
