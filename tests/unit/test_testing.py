@@ -54,6 +54,10 @@ class Library:
             raise self.item_error
         return {**item, "title": item["path"].upper()}
 
+    def break_an_item(self) -> None:
+        self.items = files("a", "bad")
+        self.item_error = KeyError("artist")
+
     def ask(self, query: str = "") -> tuple[list[str], bool]:
         answer = self.client.get(f"/titles{query}").get_json()
         return [item["title"] for item in answer["files"]], answer["cache_rebuilding"]
@@ -71,22 +75,15 @@ def inline(library: Library) -> Iterator[Library]:
         yield library
 
 
-def test_first_read_is_complete(inline: Library) -> None:
-    assert inline.ask() == (["A"], False)
-    assert inline.client.get("/total").get_json() == {"value": 1, "cache_rebuilding": False}
-    with inline.app.app_context():
-        assert inline.titles.find("a") == {"path": "a", "size": 1, "title": "A"}
-        assert (len(inline.sizes.get()), inline.sizes.get().state) == (1, "fresh")
-    assert inline.calls == ["scan", "title a"]
-    assert inline.threads == {threading.current_thread()}
-
-
-def test_reading_a_fresh_list_rebuilds_nothing(inline: Library) -> None:
+def test_first_read_is_complete_and_next_ones_rebuild_nothing(inline: Library) -> None:
     for _ in range(3):
-        inline.ask()
+        assert inline.ask() == (["A"], False)
+        assert inline.client.get("/total").get_json() == {"value": 1, "cache_rebuilding": False}
         with inline.app.app_context():
-            inline.sizes.get()
+            assert inline.titles.find("a") == {"path": "a", "size": 1, "title": "A"}
+            assert (len(inline.sizes.get()), inline.sizes.get().state) == (1, "fresh")
     assert inline.calls == ["scan", "title a"]  # lists made of the same source list do not rebuild each other
+    assert inline.threads == {threading.current_thread()}
 
 
 def test_change_is_seen_after_invalidate(inline: Library) -> None:
@@ -121,11 +118,15 @@ def test_error_of_source_is_raised_by_the_read(inline: Library) -> None:
     assert inline.ask() == (["A"], False)
 
 
-def test_error_of_enrich_is_raised_by_the_read(inline: Library) -> None:
-    inline.items = files("a", "bad")
-    inline.item_error = KeyError("artist")
-    with pytest.raises(KeyError, match="artist") as caught:
-        inline.ask()
+@pytest.mark.parametrize("level", [logging.NOTSET, logging.CRITICAL], ids=["", "logging is disabled"])
+def test_error_of_enrich_is_raised_by_read(inline: Library, level: int) -> None:
+    inline.break_an_item()
+    logging.disable(level)
+    try:
+        with pytest.raises(KeyError, match="artist") as caught:
+            inline.ask()
+    finally:
+        logging.disable(logging.NOTSET)
     assert caught.value is inline.item_error
     assert caught.traceback[-1].name == "_title"
 
@@ -141,17 +142,6 @@ def test_unusable_item_is_an_error(inline: Library) -> None:
             inline.scan.get()
 
 
-def test_failed_item_raises_even_when_logging_is_disabled(inline: Library) -> None:
-    inline.items = files("a", "bad")
-    inline.item_error = KeyError("artist")
-    logging.disable()
-    try:
-        with pytest.raises(KeyError, match="artist"):
-            inline.ask()
-    finally:
-        logging.disable(logging.NOTSET)
-
-
 def test_list_without_source_raises(tmp_path: Path) -> None:
     app = make_app(tmp_path)
     listed = WarmCache(app).warm_list("files", key="path")
@@ -160,8 +150,7 @@ def test_list_without_source_raises(tmp_path: Path) -> None:
 
 
 def test_raise_errors_false_hides_errors_as_in_production(library: Library) -> None:
-    library.items = files("a", "bad")
-    library.item_error = KeyError("artist")
+    library.break_an_item()
     with inline_rebuilds(library.app, raise_errors=False):
         assert library.ask() == (["A"], False)
         library.scan_error = OSError("unmounted")
@@ -270,10 +259,8 @@ def test_enrich_can_read_its_own_list_and_others(inline: Library) -> None:
 def test_rebuild_all_rebuilds_each_list_once(inline: Library) -> None:
     for _ in range(2):
         inline.calls.clear()
-        outcomes = rebuild_all(inline.app)
-        assert {name: outcome.count for name, outcome in outcomes.items()} == dict.fromkeys(
-            ["scan", "titles", "sizes", "total"], 1
-        )
+        counts = {name: outcome.count for name, outcome in rebuild_all(inline.app).items()}
+        assert counts == dict.fromkeys(["scan", "titles", "sizes", "total"], 1)
         assert inline.calls.count("scan") == 1
         inline.calls.clear()
         assert inline.ask() == (["A"], False)
@@ -289,8 +276,7 @@ def test_rebuild_all_rebuilds_fresh_lists(inline: Library) -> None:
 
 
 def test_rebuild_all_raises_item_errors(inline: Library) -> None:
-    inline.items = files("a", "bad")
-    inline.item_error = KeyError("artist")
+    inline.break_an_item()
     with pytest.raises(KeyError, match="artist"):
         rebuild_all(inline.app)
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from flask_warmcache.store.writer import Draft
 from tests.support.apps import make_app, state_of
 from tests.support.processes import Forker, forker, python, read_line, started
 from tests.support.shelf import Shelf, breathe, declare, encode
+from tests.support.threads import Repeated
 from tests.support.waiting import until
 
 Key = str | int
@@ -48,25 +50,18 @@ DECLARED: dict[str, Any] = {
 class Desk(Shelf):
     """A list of the sizes in a dict, and what writes to it."""
 
-    def __init__(self, folder: Path, **options: Any) -> None:
+    def __init__(self, folder: Path, sizes: dict[Key, int] | None = None, **options: Any) -> None:
         super().__init__(folder)
-        self.sizes: dict[Key, int] = {}
+        self.sizes: dict[Key, int] = dict(sizes or {})
         self.meanwhile: Callable[[str], None] = lambda where: None  # called in the app's functions
-        self.declaration = declare(
-            **{
-                **DECLARED,
-                "source": self.source,
-                "lookup": self.lookup,
-                "enrich": self.enrich,
-                **options,
-            }
-        )
+        functions = {"source": self.source, "lookup": self.lookup, "enrich": self.enrich}
+        self.declaration = declare(**{**DECLARED, **functions, **options})
         self.writes = self.writer()
 
-    def writer(self, store: FileStore | None = None) -> Writes:
+    def writer(self, lookup: Callable[[Key], Item | None] | None = None) -> Writes:
         """Return the writes of another process of the same app."""
         tools = Tools(encode, nullcontext, breathe)
-        return Writes(self.declaration, store or FileStore(self.folder), tools, self.declaration.lookup)
+        return Writes(self.declaration, FileStore(self.folder), tools, lookup or self.declaration.lookup)
 
     def source(self) -> Iterator[Item]:
         for key, size in list(self.sizes.items()):
@@ -83,11 +78,8 @@ class Desk(Shelf):
         return {**item, "double": 2 * item["size"]}
 
     def build(self) -> Desk:
-        lock = self.lock()
-        try:
+        with closing(self.lock()) as lock:
             self.job(lock, self.declaration).run()
-        finally:
-            lock.close()
         return self
 
     def shown(self) -> dict[Key, int]:
@@ -110,20 +102,18 @@ class Desk(Shelf):
         if len(shown) > 500:
             return  # these do not fit on one page
         pager = self.pager(self.declaration, search_budget=60.0)
-        order = list(shown)
+        even = [key for key in shown if shown[key] % 2 == 0]
         for query, expected in (
-            ("per_page=500", order),
-            ("per_page=500&filter=even", [key for key in order if shown[key] % 2 == 0]),
-            ("per_page=500&sort=name", sorted(order, key=str)),
-            ("per_page=500&sort=-size&filter=even", None),
-            ("per_page=500&search=a", [key for key in order if "a" in str(key)]),
+            ("", list(shown)),
+            ("filter=even", even),
+            ("sort=name", list(shown)),
+            ("sort=-size&filter=even", even),
+            ("search=a", [key for key in shown if "a" in str(key)]),
         ):
-            found = [item["path"] for item in self.ask(pager, query)["files"]]
-            if expected is None:
-                sizes = [shown[key] for key in found]
-                assert sizes == sorted(sizes) and set(found) == {key for key in order if shown[key] % 2 == 0}
-            else:
-                assert (query, sorted(found, key=str)) == (query, sorted(expected, key=str))
+            found = [item["path"] for item in self.ask(pager, f"per_page=500&{query}")["files"]]
+            assert (query, len(found), set(found)) == (query, len(expected), set(expected))
+            if query.startswith("sort=-size"):
+                assert [shown[key] for key in found] == sorted(shown[key] for key in found)
 
     def is_owed(self) -> bool:
         """Whether the list is marked as out of date."""
@@ -139,9 +129,7 @@ def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def desk(folder: Path) -> Desk:
-    desk = Desk(folder)
-    desk.sizes = {"a": 1, "b": 2, "c": 3}
-    return desk.build()
+    return Desk(folder, {"a": 1, "b": 2, "c": 3}).build()
 
 
 # Compared with a dict
@@ -167,7 +155,6 @@ class Run:
         self.desk = desk
         self.other = desk.writer()  # of another process
         self.generation = 0
-        self.owed = True
         self.written: set[Key] = set()  # while a rebuild runs
 
     def write(self, what: str, values: dict[Key, int | None], by_other: bool) -> None:
@@ -222,18 +209,14 @@ class Run:
     def fail(self, values: dict[Key, int | None]) -> None:
         """Check that a failing look-up changes nothing, whichever key it fails for."""
         before, last = self.desk.shown(), list(values)[-1]
-        real = self.desk.declaration.lookup
 
         def lookup(key: Key) -> Item | None:
             if key == last and type(key) is type(last):
                 raise LookupError("the database is away")
-            assert real is not None
-            found: Item | None = real(key)
-            return found
+            return self.desk.lookup(key)
 
-        tools = Tools(encode, nullcontext, breathe)
         with pytest.raises(LookupError, match="database"):
-            Writes(self.desk.declaration, self.desk.store, tools, lookup).refresh(values)
+            self.desk.writer(lookup).refresh(values)
         assert self.desk.shown() == before
         assert self.desk.snapshot().generation == self.generation
 
@@ -242,33 +225,27 @@ class Run:
 @given(st.dictionaries(keys, st.integers(0, 4), max_size=7), operations)
 @example({}, [("refresh", {"a": 1}, False), ("rebuild", [], False), ("discard", {"a": None}, True)])
 @example({"a": 1}, [("rebuild", [(0, ("discard", {"a": None}, False))], False), ("refresh", {"a": 2}, False)])
-def test_list_equals_a_dict_after_any_operations(first: dict[Key, int], done: list[tuple[str, Any, bool]]) -> None:
+def test_list_equals_dict_after_any_operations(first: dict[Key, int], done: list[tuple[str, Any, bool]]) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        desk = Desk(Path(folder) / "cache")
-        desk.sizes = dict(first)
-        desk.build()
+        desk = Desk(Path(folder) / "cache", first).build()
         run = Run(desk)
         run.note_generation()
         for what, values, by_other in done:
             published_at = desk.snapshot().published_at
             if what == "rebuild":
                 run.rebuild(values)
-                run.owed = False
             elif what == "failing":
                 run.fail(values)
             elif what == "invalidate":
                 desk.store.invalidate(desk.name)
-                run.owed = True
                 assert desk.is_owed()
             else:
                 was_owed = desk.is_owed()
                 run.write(what, values, by_other)
                 assert desk.snapshot().published_at == published_at
                 assert desk.is_owed() == was_owed
-            desk.check(desk.shown())
-            assert desk.shown() == desk.sizes
-        desk.build()
-        desk.check(dict(desk.sizes))
+            desk.check(desk.sizes)
+        desk.build().check(desk.sizes)
         assert desk.snapshot().writes() == []
 
 
@@ -287,10 +264,8 @@ def test_write_changes_neither_the_age_nor_the_facts_of_the_rebuild(desk: Desk) 
 
 @pytest.mark.parametrize("mark", ["invalidate", "outdate"])
 @pytest.mark.parametrize("moment", ["before", "lookup", "append", "rename", "behind it"])
-def test_mark_survives_a_write(desk: Desk, monkeypatch: pytest.MonkeyPatch, mark: str, moment: str) -> None:
-    reader = desk.store.reader(desk.name)
-    opened = reader.current()
-    assert opened is not None
+def test_mark_survives_write(desk: Desk, monkeypatch: pytest.MonkeyPatch, mark: str, moment: str) -> None:
+    opened = desk.snapshot()
 
     def at(now: str) -> None:
         if now == moment:
@@ -306,12 +281,11 @@ def test_mark_survives_a_write(desk: Desk, monkeypatch: pytest.MonkeyPatch, mark
         publish(draft)
         at("behind it")
 
-    monkeypatch.setattr(Draft, "publish", around)
-
     def synced(descriptor: int) -> None:
         at("append")
         sync(descriptor)
 
+    monkeypatch.setattr(Draft, "publish", around)
     monkeypatch.setattr(os, "fsync", synced)
     desk.meanwhile = at
     at("before")
@@ -322,13 +296,6 @@ def test_mark_survives_a_write(desk: Desk, monkeypatch: pytest.MonkeyPatch, mark
     monkeypatch.undo()
     desk.meanwhile = lambda where: None
     assert not desk.build().is_owed()
-
-
-def test_outdate_does_not_mark_a_newer_rebuild(desk: Desk) -> None:
-    before = desk.snapshot()
-    desk.build()
-    desk.store.mark_stale(desk.name, before)
-    assert not desk.snapshot().is_invalidated
 
 
 def test_writes_stay_in_the_index_until_a_rebuild_has_seen_them(desk: Desk) -> None:
@@ -343,23 +310,20 @@ def test_writes_stay_in_the_index_until_a_rebuild_has_seen_them(desk: Desk) -> N
 # Writes that cannot be published
 
 
-def test_write_to_a_cold_list_invalidates_it(folder: Path) -> None:
-    desk = Desk(folder)
-    desk.sizes = {"a": 1}
+def test_write_to_cold_list_invalidates_it(folder: Path) -> None:
+    desk = Desk(folder, {"a": 1})
     assert not desk.writes.refresh(["a"])
     assert not desk.writes.discard(["a"])
     assert desk.store.invalidation(desk.name)
     assert desk.build().shown() == {"a": 1}
     assert not desk.is_owed()
-    lock = desk.lock()
-    desk.store.publish_cold(desk.name)
-    lock.close()
+    with closing(desk.lock()):
+        desk.store.publish_cold(desk.name)
     assert not desk.writes.refresh(["a"])
 
 
-def test_write_before_the_first_partial_list_causes_another_rebuild(folder: Path) -> None:
-    desk = Desk(folder)
-    desk.sizes = {"a": 1, "b": 2}
+def test_write_before_first_partial_list_causes_another_rebuild(folder: Path) -> None:
+    desk = Desk(folder, {"a": 1, "b": 2})
     answers: list[bool] = []
 
     def meanwhile(where: str) -> None:
@@ -385,10 +349,8 @@ def test_item_with_a_wrong_key_is_refused(desk: Desk, values: Item) -> None:
     assert desk.shown() == desk.sizes
 
 
-def test_list_without_a_lookup_accepts_items_but_no_keys(folder: Path) -> None:
-    desk = Desk(folder, lookup=None)
-    desk.sizes = {"a": 1}
-    desk.build()
+def test_list_without_lookup_accepts_items_but_no_keys(folder: Path) -> None:
+    desk = Desk(folder, {"a": 1}, lookup=None).build()
     with pytest.raises(DeclarationError, match="no lookup"):
         desk.writes.refresh(["a"])
     assert desk.writes.refresh([{"path": "a", "size": 2}, {"path": "b", "size": 3}])
@@ -407,13 +369,11 @@ def test_error_of_enrich_reaches_the_caller(desk: Desk) -> None:
     assert desk.snapshot().generation == before
 
 
-def test_item_that_cannot_be_sorted_is_left_to_the_next_rebuild(folder: Path) -> None:
+def test_item_that_cannot_be_sorted_is_left_to_next_rebuild(folder: Path) -> None:
     def date(item: Item) -> datetime:
         return datetime(2000, 1, 1, tzinfo=timezone.utc if item["size"] < 100 else None)
 
-    desk = Desk(folder, sorts={"date": date}, filters={})
-    desk.sizes = {"a": 1, "b": 2}
-    desk.build()
+    desk = Desk(folder, {"a": 1, "b": 2}, sorts={"date": date}, filters={}).build()
     desk.sizes["a"] = 100
     assert not desk.writes.refresh(["a"])
     assert desk.shown()["a"] == 1 and desk.is_owed()
@@ -443,10 +403,8 @@ with FileStore(Path(sys.argv[1])).publishing("files"):
     assert not list(desk.folder.glob("*.tmp"))
 
 
-def test_write_after_the_folder_was_removed_is_no_error(desk: Desk) -> None:
-    for path in desk.folder.iterdir():
-        path.unlink()
-    desk.folder.rmdir()
+def test_write_after_folder_was_removed_is_no_error(desk: Desk) -> None:
+    shutil.rmtree(desk.folder)
     assert not desk.writes.refresh(["a"])
 
 
@@ -539,9 +497,8 @@ def test_key_that_others_keep_overwriting_is_left_to_a_rebuild(desk: Desk) -> No
     assert desk.is_owed()
 
 
-def test_write_during_a_first_build_wins(folder: Path) -> None:
-    desk = Desk(folder)
-    desk.sizes = {f"n{number:04}": 1 for number in range(3000)}
+def test_write_during_first_build_wins(folder: Path) -> None:
+    desk = Desk(folder, {f"n{number:04}": 1 for number in range(3000)})
     written: list[bool] = []
 
     def meanwhile(where: str) -> None:
@@ -560,63 +517,56 @@ def test_write_during_a_first_build_wins(folder: Path) -> None:
     assert written
     assert desk.shown() == desk.sizes
     assert not desk.snapshot().is_unsettled
-    desk.build()
-    desk.check(desk.sizes)
+    desk.build().check(desk.sizes)
 
 
-def test_half_a_line_in_the_data_file_is_skipped(desk: Desk) -> None:
-    """A write that is killed while it appends leaves such a line."""
+HALF_LINE = b"0123456789abcdef\t{half"  # left by a write that is killed while it appends
 
-    def cut_off() -> None:
-        with open(desk.data, "ab") as data:
-            data.write(b"0123456789abcdef\t{half")
 
-    cut_off()
+def leave_half_line(desk: Desk) -> None:
+    with open(desk.data, "ab") as data:
+        data.write(HALF_LINE)
+
+
+def test_half_line_in_data_file_is_skipped(desk: Desk) -> None:
+    leave_half_line(desk)
     desk.sizes["a"] = 5
     assert desk.writes.refresh(["a"])
-    cut_off()
+    leave_half_line(desk)
     desk.sizes["b"] = 6
     desk.build().check(desk.sizes)
-    first = Desk(desk.folder.parent / "first")
-    first.sizes = {f"n{number:04}": 1 for number in range(400)}
-    left = [True]
+
+
+def test_half_line_is_skipped_in_first_build(folder: Path) -> None:
+    first = Desk(folder, {f"n{number:04}": 1 for number in range(400)})
+    left: list[bool] = []
 
     def meanwhile(where: str) -> None:
-        if where == "enrich" and left and first.index.exists():
-            left.clear()
-            with open(first.data, "ab") as data:
-                data.write(b"0123456789abcdef\t{half")
+        if where == "enrich" and not left and first.index.exists():
+            left.append(True)
+            leave_half_line(first)
 
     first.meanwhile = meanwhile
-    first.build()
-    assert not left
-    first.check(first.sizes)
+    first.build().check(first.sizes)
+    assert left
     lines = first.data.read_bytes().splitlines()[1:]
-    assert [line for line in lines if line.count(b"\t") != 1 or not line.endswith(b"}")] == [
-        b"0123456789abcdef\t{half"
-    ]
+    assert [line for line in lines if line.count(b"\t") != 1 or not line.endswith(b"}")] == [HALF_LINE]
 
 
-def test_constant_writes_do_not_starve_a_rebuild(desk: Desk) -> None:
+def test_constant_writes_do_not_starve_rebuild(desk: Desk) -> None:
     desk.sizes |= {f"n{number}": 1 for number in range(2000)}
-    ended = threading.Event()
     other = desk.writer()
 
-    def write() -> None:
-        while not ended.is_set():
+    class Constant(Repeated):
+        def turn(self) -> None:
             assert other.refresh(["a"])
 
-    thread = threading.Thread(target=write)
-    thread.start()
-    try:
+    with Constant():
         for number in range(3):
             desk.sizes["b"] = number
             desk.sizes |= {f"n{number}": 2 + number for number in range(1000)}
             desk.build()
             assert desk.shown()["b"] == number
-    finally:
-        ended.set()
-        thread.join(20)
     desk.check(desk.sizes)
 
 
@@ -640,8 +590,7 @@ def size(key):
 def item(key):
     return {"path": key, "size": size(key)}
 
-declaration = declare(source=lambda: [item(key) for key in KEYS], lookup=item, max_shrink=1,
-                      sorts={"size": lambda item: -item["size"]})
+options = {"sorts": {"size": lambda item: -item["size"]}, "max_shrink": 1}
 
 def goes_on():
     return os.getppid() == parent and not (base / "stop").exists()
@@ -654,11 +603,10 @@ def act(role):
     if role == "rebuild":
         shelf = Shelf(folder)
         while goes_on():
-            lock = shelf.lock()
-            shelf.job(lock, declaration).run()
-            lock.close()
+            shelf.rebuild(lambda: [item(key) for key in KEYS], lookup=item, **options)
             note("rebuilt", "x")
     else:
+        declaration = declare(source=list, lookup=item, **options)
         writer = writes.Writes(declaration, FileStore(folder), Tools(encode, nullcontext, breathe), item)
         threads = [threading.Thread(target=write, args=(writer, int(role) * 2 + n)) for n in range(2)]
         [thread.start() for thread in threads]
@@ -678,6 +626,8 @@ def write(writer, at):
 class Storm:
     """Processes that write and rebuild one list, and a reader that checks what they promised."""
 
+    OPTIONS: dict[str, Any] = {"sorts": {"size": lambda item: -item["size"]}, "max_shrink": 1}
+
     def __init__(self, folder: Path, base: Path, processes: Forker) -> None:
         base.mkdir()
         self.folder, self.base, self.processes = folder, base, processes
@@ -690,7 +640,7 @@ class Storm:
         self.kept: dict[str, int] = dict.fromkeys(self.keys, 0)
         self.shelf = Shelf(folder)
         items = [{"path": key, "size": 0} for key in self.keys]
-        self.shelf.rebuild(items, sorts={"size": lambda item: -item["size"]}, max_shrink=1)
+        self.shelf.rebuild(items, **self.OPTIONS)
         self.reader = self.shelf.store.reader(self.shelf.name)
         self.reads = 0
         self.seen = dict(self.kept)
@@ -754,7 +704,7 @@ def test_killed_writers_leave_old_or_new_items(storm: Storm) -> None:
         sizes = [snapshot.item(slot)["size"] for slot in slots]
         assert sizes == sorted(sizes, reverse=True)
     truth = [{"path": key, "size": (storm.base / key).stat().st_size} for key in storm.keys]
-    storm.shelf.rebuild(truth, sorts={"size": lambda item: -item["size"]}, max_shrink=1)
+    storm.shelf.rebuild(truth, **storm.OPTIONS)
     assert storm.shelf.items() == truth
     names = {path.suffix for path in storm.folder.iterdir()}
     assert names <= {".changes", ".data", ".index", ".lock", ".tmp"}
@@ -815,17 +765,17 @@ def test_next_request_sees_a_write_here_and_in_a_follower(office: Office) -> Non
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code", "shown"),
+    ("arguments", "shown"),
     [
-        (["refresh", "files", "a", "c"], 0, [("a", 5), ("b", 2), ("c", 6)]),
-        (["discard", "files", "b", "none"], 0, [("a", 1)]),
-        (["refresh", "--int", "files", "5"], 0, [("a", 1), ("b", 2)]),
+        (["refresh", "files", "a", "c"], [("a", 5), ("b", 2), ("c", 6)]),
+        (["discard", "files", "b", "none"], [("a", 1)]),
+        (["refresh", "--int", "files", "5"], [("a", 1), ("b", 2)]),
     ],
 )
-def test_commands_write(office: Office, arguments: list[str], code: int, shown: list[tuple[Key, int]]) -> None:
+def test_commands_write(office: Office, arguments: list[str], shown: list[tuple[Key, int]]) -> None:
     office.sizes |= {"a": 5, "c": 6}
     result = office.app.test_cli_runner().invoke(args=["warmcache", *arguments])
-    assert result.exit_code == code, result.output
+    assert result.exit_code == 0, result.output
     assert office.get("files") == shown
 
 
