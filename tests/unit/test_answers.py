@@ -21,7 +21,7 @@ def site(tmp_path: Path) -> Site:
     return Site(tmp_path)
 
 
-def test_cold_answer_of_the_readme(tmp_path: Path) -> None:
+def test_cold_answer_of_readme(tmp_path: Path) -> None:
     app = make_app(tmp_path)
     listed = WarmCache(app).warm_list(
         "enriched_file_cache",
@@ -42,7 +42,7 @@ def test_cold_answer_of_the_readme(tmp_path: Path) -> None:
     assert list(json.loads(answer.text)) == list(json.loads(expected))
 
 
-def test_headers_of_a_cold_answer(site: Site) -> None:
+def test_headers_of_cold_answer(site: Site) -> None:
     headers = site.client.get("/files").headers
     assert headers["X-Warmcache"] == "files; gen=0; state=cold"
     assert headers["Cache-Status"] == "warmcache; detail=cold"
@@ -51,7 +51,7 @@ def test_headers_of_a_cold_answer(site: Site) -> None:
     assert "Age" not in headers and "ETag" in headers
 
 
-def test_headers_of_a_warm_answer(site: Site) -> None:
+def test_headers_of_warm_answer(site: Site) -> None:
     site.rebuild()
     answer = site.client.get("/files")
     headers = answer.headers
@@ -83,7 +83,7 @@ def test_app_chooses_cache_control(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["{}", "W/{}", '"x", {}', '"x" , W/{} , "y"', "*"])
-def test_client_that_has_the_answer_gets_304_without_a_body(site: Site, form: str) -> None:
+def test_client_that_has_answer_gets_304_without_body(site: Site, form: str) -> None:
     site.rebuild()
     first = site.client.get("/files?page=1")
     again = site.client.get("/files?page=1", headers={"If-None-Match": form.format(first.headers["ETag"])})
@@ -148,7 +148,7 @@ def test_session_is_left_alone(site: Site, refreshed: bool) -> None:
 
 
 @pytest.mark.parametrize("warm", [False, True])
-def test_hooks_may_change_the_answer(site: Site, warm: bool) -> None:
+def test_hooks_may_change_answer(site: Site, warm: bool) -> None:
     if warm:
         site.rebuild()
     change: Callable[[Response], Response]
@@ -198,7 +198,7 @@ def test_hooks_may_change_the_answer(site: Site, warm: bool) -> None:
     assert site.client.get("/files").headers["Cache-Control"] == "private, no-cache"
 
 
-def test_hook_is_called_at_the_end_of_an_answer(site: Site) -> None:
+def test_hook_is_called_at_end_of_answer(site: Site) -> None:
     site.rebuild()
     ended: list[str] = []
 

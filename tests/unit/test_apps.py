@@ -19,7 +19,7 @@ from tests.support.apps import Site, make_app, state_of
 from tests.support.processes import run_python
 
 
-def test_app_under_test_has_a_private_temporary_folder() -> None:
+def test_app_under_test_has_private_temporary_folder() -> None:
     script = """
 import os
 from flask import Flask
@@ -46,7 +46,7 @@ print(*folders, *[oct(os.stat(folder).st_mode & 0o777) for folder in folders])
     assert not os.path.exists(first) and not os.path.exists(second)
 
 
-def test_keeper_does_not_recreate_the_private_folder(tmp_path: Path) -> None:
+def test_keeper_does_not_recreate_private_folder(tmp_path: Path) -> None:
     script = """
 import atexit, os, sys, time
 from flask_warmcache.keeper import keeper
@@ -87,7 +87,7 @@ def private_folder(monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Callable[[], 
     return folder, lambda: remove(*arguments)
 
 
-def test_only_its_process_removes_the_private_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_its_process_removes_private_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder, remove = private_folder(monkeypatch)
     monkeypatch.setattr(os, "getpid", lambda: 1)
     remove()
@@ -97,7 +97,7 @@ def test_only_its_process_removes_the_private_folder(tmp_path: Path, monkeypatch
     assert not folder.exists()
 
 
-def test_late_report_does_not_keep_the_private_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_late_report_does_not_keep_private_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     folder, remove = private_folder(monkeypatch)
     rmdir, late = os.rmdir, iter([folder / "files.progress"])
 
@@ -116,9 +116,7 @@ def test_late_report_does_not_keep_the_private_folder(monkeypatch: pytest.Monkey
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def test_folder_is_the_configured_one_or_in_instance_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folder_is_configured_or_in_instance_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     configured, relative = make_app(tmp_path), Flask("shop")
     configured.testing = True
@@ -183,7 +181,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def test_gunicorn_conf_records_the_servers_start(environment: pytest.MonkeyPatch) -> None:
+def test_gunicorn_conf_records_start_of_server(environment: pytest.MonkeyPatch) -> None:
     environment.setenv(SERVER_STARTED, "")
     gunicorn_conf.on_starting(None)
     started = server_started(5)
@@ -209,7 +207,7 @@ def test_other_process_uses_its_own_start(environment: pytest.MonkeyPatch) -> No
     assert server_started(5) == 5
 
 
-def test_worker_survives_a_keeper_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_survives_keeper_that_cannot_start(monkeypatch: pytest.MonkeyPatch) -> None:
     logged: list[str] = []
     worker = SimpleNamespace(log=SimpleNamespace(exception=logged.append))
 

@@ -24,13 +24,13 @@ def names_in(source: str) -> set[str]:
     return found
 
 
-def test_every_place_that_the_page_names_exists() -> None:
+def test_every_place_that_page_names_exists() -> None:
     assert len(REFERENCES) > 30
     sources = {file: (CHECKOUT / "flask_warmcache" / file).read_text() for file, _ in REFERENCES}
     assert [f"{file}:{name}" for file, name in REFERENCES if name not in names_in(sources[file])] == []
 
 
-def test_the_page_lists_the_rooms_in_their_order() -> None:
+def test_page_lists_rooms_in_their_order() -> None:
     table = PAGE.split("## Words")[0]
     rows = [line.split("|")[1] for line in table.splitlines() if line.startswith("| ") and "question" not in line]
     listed = [set(re.findall(r"[a-z]\w+", re.sub(r"root:|and|__init__", "", row))) for row in rows]

@@ -66,7 +66,7 @@ def test_request_makes_list_due_wakes_keeper_and_does_not_rebuild(shop: Counter)
     assert shop.client.get("/api/cache/stats/files").get_json()["generation"] != before
 
 
-def test_another_process_sees_that_the_list_is_due(shop: Counter, tmp_path: Path) -> None:
+def test_another_process_sees_that_list_is_due(shop: Counter, tmp_path: Path) -> None:
     other = Counter(tmp_path)
     assert other.status.condition().state == "fresh"
     shop.ask()
@@ -76,7 +76,7 @@ def test_another_process_sees_that_the_list_is_due(shop: Counter, tmp_path: Path
     assert shop.status.condition().state == "fresh"
 
 
-def test_a_thousand_requests_start_one_rebuild(shop: Counter) -> None:
+def test_thousand_requests_start_one_rebuild(shop: Counter) -> None:
     shop.gate.clear()
     answers = [shop.ask().status_code for _ in range(300)]
     ticking = threading.Thread(target=shop.tick)
@@ -101,7 +101,7 @@ def test_refresh_interval_limits_rebuilds(tmp_path: Path) -> None:
     assert shop.builds == 1
 
 
-def test_request_keeps_the_pause_after_a_failure(tmp_path: Path) -> None:
+def test_request_keeps_pause_after_failure(tmp_path: Path) -> None:
     shop = Counter(tmp_path, retry_min=100.0, retry_max=100.0)
     shop.error = ValueError("no disk")
     shop.tick()
@@ -130,7 +130,7 @@ def test_unwritable_folder_is_503(
     assert "warmcache.not_outdated" in caplog.text
 
 
-def test_form_is_answered_with_the_status_page(shop: Counter, tmp_path: Path) -> None:
+def test_form_is_answered_with_status_page(shop: Counter, tmp_path: Path) -> None:
     answer = shop.ask(**FORM)
     assert (answer.status_code, answer.headers["Location"]) == (303, "/api/cache/")
     other = Counter(tmp_path / "other", refresh_interval=30.0)
@@ -164,7 +164,7 @@ def test_app_decides_by_action_and_list(shop: Counter) -> None:
     assert shop.questions == [("rebuild", "files")] * 2
 
 
-def test_unknown_list_is_a_404_without_calling_authorize(shop: Counter) -> None:
+def test_unknown_list_is_404_without_calling_authorize(shop: Counter) -> None:
     answer = shop.ask("/api/cache/rebuild/" + "x" * 500)
     assert (answer.status_code, answer.get_json()["allowed"]) == (404, ["files"])
     assert len(answer.get_json()["error"]) < 150
@@ -183,7 +183,7 @@ def test_get_changes_nothing(shop: Counter) -> None:
 @pytest.mark.parametrize(
     "answer", [None, 1, "yes", redirect("/login"), object()], ids=["None", "1", "text", "a redirect", "an object"]
 )
-def test_answer_of_authorize_must_be_a_boolean(tmp_path: Path, answer: Any) -> None:
+def test_answer_of_authorize_must_be_boolean(tmp_path: Path, answer: Any) -> None:
     shop = Shop(tmp_path)
     shop.warmcache.authorize(lambda action, name: answer)
     shop.app.testing = True  # the client raises errors
@@ -276,7 +276,7 @@ def protected(tmp_path: Path) -> Counter:
     return shop
 
 
-def test_form_of_the_page_passes_csrf_protection(protected: Counter) -> None:
+def test_form_of_page_passes_csrf_protection(protected: Counter) -> None:
     page = protected.client.get("/api/cache/", headers={"X-Say": "please"}).text
     token = page.partition('name="csrf_token" value="')[2].partition('"')[0]
     assert token

@@ -45,7 +45,7 @@ def test_poller_is_not_compressed_for_other_clients(client: FlaskClient, accepte
     assert answer.headers["Vary"] == "Accept-Encoding"  # a cache must keep both forms apart
 
 
-def test_only_the_address_of_this_version_is_cached_for_ever(client: FlaskClient) -> None:
+def test_only_address_of_this_version_is_cached_for_ever(client: FlaskClient) -> None:
     kept = client.get(f"{PATH}?v={version()}")
     assert kept.headers["Cache-Control"] == "public, max-age=31536000, immutable"
     for query in ("", "?v=", "?v=1.0.0", f"?v={version()[:-1]}", f"?w={version()}"):
@@ -65,7 +65,7 @@ def test_both_forms_have_their_own_etag(client: FlaskClient) -> None:
     assert (other.status_code, other.data) == (200, SCRIPT.read_bytes())
 
 
-def test_another_process_serves_the_same_bytes_and_etag(client: FlaskClient) -> None:
+def test_another_process_serves_same_bytes_and_etag(client: FlaskClient) -> None:
     ours = client.get(PATH, headers=PACKED)
     script = f"""
 import flask, flask_warmcache, hashlib
@@ -84,7 +84,7 @@ def test_head_has_no_body(client: FlaskClient) -> None:
 
 
 @pytest.mark.parametrize("name", ["status.css", "status.js"])
-def test_files_of_the_status_page_are_served_in_the_same_way(client: FlaskClient, name: str) -> None:
+def test_files_of_status_page_are_served_alike(client: FlaskClient, name: str) -> None:
     answer = client.get(f"/api/cache/static/{name}?v={assets.asset(name).version}", headers=PACKED)
     assert answer.status_code == 200
     assert answer.content_type == f"{assets.KINDS[name]}; charset=utf-8"

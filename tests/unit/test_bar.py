@@ -52,5 +52,5 @@ def test_terminal_shows_label_bar_and_position(monkeypatch: pytest.MonkeyPatch) 
     assert last.startswith("files: enrich, 2/s  [####################]  9/8")
 
 
-def test_nothing_is_drawn_without_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_drawn_without_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert shown(monkeypatch, io.StringIO()) == []

@@ -62,7 +62,7 @@ def note_stats(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return statted
 
 
-def test_read_makes_no_system_call_without_an_announced_change(
+def test_read_makes_no_system_call_without_announced_change(
     shelf: Shelf, reader: Reader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     statted = note_stats(monkeypatch)
@@ -74,7 +74,7 @@ def test_read_makes_no_system_call_without_an_announced_change(
 
 
 @pytest.mark.parametrize("change", ["publish", "invalidate", "mark_stale", "clear"])
-def test_every_change_is_seen_by_the_next_read(shelf: Shelf, change: str) -> None:
+def test_every_change_is_seen_by_next_read(shelf: Shelf, change: str) -> None:
     for _ in range(20):
         shelf.rebuild(files("a"))
         reader = settled(shelf)
@@ -119,7 +119,7 @@ def test_change_by_another_process_is_seen(shelf: Shelf, reader: Reader) -> None
 
 
 @pytest.mark.parametrize("new", [False, True], ids=["known", "new file"])
-def test_every_read_makes_a_stat_during_a_publication(
+def test_every_read_makes_stat_during_publication(
     shelf: Shelf, reader: Reader, monkeypatch: pytest.MonkeyPatch, new: bool
 ) -> None:
     """Otherwise one worker could serve the old list after another has shown the new one."""
@@ -152,9 +152,7 @@ def test_publisher_killed_after_rename_leaves_readers_that_stat(shelf: Shelf, re
 
 
 @pytest.mark.parametrize("gone", ["the words", "all", "the words, for a backup's"])
-def test_unannounced_change_is_seen_a_moment_later(
-    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, gone: str
-) -> None:
+def test_unannounced_change_is_seen_soon(shelf: Shelf, monkeypatch: pytest.MonkeyPatch, gone: str) -> None:
     monkeypatch.undo()
     shelf.rebuild(files("a"))
     reader = shelf.store.reader(shelf.name)
@@ -173,7 +171,7 @@ def test_unannounced_change_is_seen_a_moment_later(
     assert shown(reader) == ["b"], "the process that creates the file did not wait for all readers"
 
 
-def test_expired_reader_makes_a_stat_whatever_the_words_say(shelf: Shelf, reader: Reader) -> None:
+def test_expired_reader_ignores_words(shelf: Shelf, reader: Reader) -> None:
     shelf.index.unlink()
     assert shown(reader) == ["a"] and not reader.is_unusable
     reader.expire()
@@ -218,12 +216,12 @@ def test_change_that_cannot_be_announced_waits_for_all_readers(
     assert not (shelf.folder / "elsewhere").exists()
 
 
-def test_invalidating_a_list_without_index_announces_nothing(shelf: Shelf) -> None:
+def test_invalidating_list_without_index_announces_nothing(shelf: Shelf) -> None:
     shelf.store.invalidate(shelf.name)
     assert not words_of(shelf).exists()
 
 
-def test_threads_of_one_reader_never_miss_a_change(shelf: Shelf) -> None:
+def test_threads_of_one_reader_never_miss_change(shelf: Shelf) -> None:
     """They race for what the reader has seen: an old stat must not pass for one of the new index."""
     shelf.rebuild(files("0"))
     reader = shelf.store.reader(shelf.name)

@@ -41,17 +41,17 @@ def _no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(server, "_noted_worker", None)
 
 
-def test_the_setting_locates_the_app() -> None:
+def test_setting_locates_app() -> None:
     assert locate(object(), "shop:create_app('x')") == Location("shop:create_app('x')", os.getcwd())
 
 
 @pytest.mark.parametrize("wrong", ["shop", 5])
-def test_the_setting_needs_a_module_and_an_attribute(tmp_path: Path, wrong: object) -> None:
+def test_setting_needs_module_and_attribute(tmp_path: Path, wrong: object) -> None:
     with pytest.raises(SettingError, match="^WARMCACHE_APP must be text like 'module:app'"):
         WarmCache(make_app(tmp_path, app=wrong))
 
 
-def test_gunicorn_locates_the_app_without_the_setting() -> None:
+def test_gunicorn_locates_app_without_setting() -> None:
     app = object()
     server.note_worker(Worker("shop:app", app))
     assert locate(app, None) == Location("shop:app", "/srv", served=True)
@@ -59,7 +59,7 @@ def test_gunicorn_locates_the_app_without_the_setting() -> None:
     assert locate(app, None) == Location("shop:app", "/srv", served=False)
 
 
-def test_a_module_attribute_locates_the_app_without_gunicorn(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_module_attribute_locates_app_without_gunicorn(monkeypatch: pytest.MonkeyPatch) -> None:
     module: Any = types.ModuleType("shop_of_mine")
     module.app = app = types.SimpleNamespace(import_name="shop_of_mine")
     monkeypatch.setitem(sys.modules, "shop_of_mine", module)
@@ -67,7 +67,7 @@ def test_a_module_attribute_locates_the_app_without_gunicorn(monkeypatch: pytest
     assert locate(app, None) == Location("shop_of_mine:app", os.getcwd(), served=True)
 
 
-def test_an_app_in_a_script_cannot_be_located(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_app_in_script_cannot_be_located(monkeypatch: pytest.MonkeyPatch) -> None:
     main: Any = types.ModuleType("__main__")
     main.__spec__ = None
     main.app = app = object()
@@ -76,7 +76,7 @@ def test_an_app_in_a_script_cannot_be_located(monkeypatch: pytest.MonkeyPatch) -
         locate(app, None)
 
 
-def test_without_a_location_the_stats_say_so_and_the_thread_rebuilds(tmp_path: Path) -> None:
+def test_without_location_stats_say_so_and_thread_rebuilds(tmp_path: Path) -> None:
     shop = Shop(tmp_path, runner="process")
     shop.keeper.rebuild_due()
     section = shop.client.get("/api/cache/stats/files").get_json()
@@ -87,7 +87,7 @@ def test_without_a_location_the_stats_say_so_and_the_thread_rebuilds(tmp_path: P
     assert (section["state"], section["item_count"]) == ("fresh", 1)
 
 
-def test_a_child_does_not_inherit_the_variables_of_a_server() -> None:
+def test_child_does_not_inherit_variables_of_server() -> None:
     names = ["SERVER_SOFTWARE", "WERKZEUG_RUN_MAIN", "LISTEN_FDS", "NOTIFY_SOCKET", "GUNICORN_FD", "GUNICORN_PID"]
     assert all(DROPPED.fullmatch(name) for name in names)
     assert not any(DROPPED.fullmatch(name) for name in ("PATH", "GUNICORN_CMD_ARGS", "MY_LISTEN_FDS"))
@@ -108,7 +108,7 @@ def orders(app: Any, **changed: Any) -> dict[str, Any]:
     return {**usual, **changed}
 
 
-def test_the_child_finds_the_app_by_its_folder_and_declaration(tmp_path: Path) -> None:
+def test_child_finds_app_by_its_folder_and_declaration(tmp_path: Path) -> None:
     apps = [make_app(tmp_path / which) for which in ("a", "b", "a")]
     for number, app in enumerate(apps):
         search = ("path",) if number == 2 else ()
@@ -129,7 +129,7 @@ def test_several_matching_apps_are_refused_unless_one_is_served(tmp_path: Path) 
         assert child._find_state(orders(app, served=True), app).app is app
 
 
-def test_an_app_under_test_has_no_child(tmp_path: Path) -> None:
+def test_app_under_test_has_no_child(tmp_path: Path) -> None:
     shop = Shop(tmp_path, dir=None)
     shop.app.testing = True
     with pytest.raises(NoLocation, match="temporary cache folder"):
@@ -212,7 +212,7 @@ def test_strictest_group_limits_cores(
     assert resources.cores() == cores
 
 
-def test_memory_is_that_of_the_machine_or_of_the_strictest_group(groups: Callable[..., None]) -> None:
+def test_memory_is_that_of_machine_or_of_strictest_group(groups: Callable[..., None]) -> None:
     machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert resources.memory() == machine
     groups("0::/app\n", {"app/memory.max": "512000000", "app/memory.current": "5"})
@@ -239,7 +239,7 @@ def limits() -> Any:
     signal.signal(ITEM_SIGNAL, before)
 
 
-def test_only_the_item_that_takes_too_long_is_ended(limits: ItemTimeLimit) -> None:
+def test_only_item_that_takes_too_long_is_ended(limits: ItemTimeLimit) -> None:
     began = time.monotonic()
     with pytest.raises(ItemTimeoutError), limits.limit(0.1):
         time.sleep(20)
@@ -250,7 +250,7 @@ def test_only_the_item_that_takes_too_long_is_ended(limits: ItemTimeLimit) -> No
         time.sleep(0.1)
 
 
-def test_a_computing_item_that_takes_too_long_is_ended(limits: ItemTimeLimit) -> None:
+def test_computing_item_that_takes_too_long_is_ended(limits: ItemTimeLimit) -> None:
     end = time.monotonic() + 20
 
     def compute() -> None:
@@ -295,7 +295,7 @@ def is_handed_over(clock: Any, relay: Relay, seconds: float, share: float) -> bo
     return False
 
 
-def test_a_long_computing_rebuild_is_handed_over_when_the_child_is_ready(clock: Any) -> None:
+def test_long_computing_rebuild_is_handed_over_when_child_is_ready(clock: Any) -> None:
     started: list[float] = []
 
     def start() -> Any:
@@ -309,7 +309,7 @@ def test_a_long_computing_rebuild_is_handed_over_when_the_child_is_ready(clock: 
     assert len(started) == 1 and 1.0 <= started[0] < 1.1
 
 
-def test_a_rebuild_that_waits_stays_in_its_thread_until_it_computes(clock: Any) -> None:
+def test_rebuild_that_waits_stays_in_its_thread_until_it_computes(clock: Any) -> None:
     relay = Relay(lambda: Answering("ready"), lambda: True)  # type: ignore[arg-type, return-value]
     assert not is_handed_over(clock, relay, 5, share=0.3)
     assert is_handed_over(clock, relay, 2.5, share=0.9)
@@ -323,7 +323,7 @@ def test_thread_works_on_if_child_does_not_get_ready(clock: Any, answer: str) ->
     assert (list(children), relay.answer) == ([], answer)
 
 
-def test_a_rebuild_is_handed_over_only_where_a_child_can_go_on(clock: Any) -> None:
+def test_rebuild_is_handed_over_only_where_child_can_go_on(clock: Any) -> None:
     relay = Relay(lambda: Answering("ready"), lambda: False)  # type: ignore[arg-type, return-value]
     assert not is_handed_over(clock, relay, 10, share=1.0)
 

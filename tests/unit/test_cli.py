@@ -90,7 +90,7 @@ def test_status_shows_failures_and_progress(shop: Shell, other: subprocess.Popen
     assert shop.run("status").exit_code == 1
 
 
-def test_status_as_json_equals_the_stats(shop: Shell) -> None:
+def test_status_as_json_equals_stats(shop: Shell) -> None:
     shop.rebuild()
     result = shop.run("status", "--json")
     printed = json.loads(result.output)
@@ -101,7 +101,7 @@ def test_status_as_json_equals_the_stats(shop: Shell) -> None:
     assert printed["files"] == answered["files"]
 
 
-def test_status_without_lists_prints_only_the_header(tmp_path: Path) -> None:
+def test_status_without_lists_prints_only_header(tmp_path: Path) -> None:
     app = make_app(tmp_path)
     WarmCache(app)
     result = app.test_cli_runner().invoke(args=["warmcache", "status"])
@@ -116,7 +116,7 @@ def test_rebuild_prints_only_its_outcome_without_terminal(shop: Shell) -> None:
     assert "2 items, 0 enriched, 2 reused" in again.output
 
 
-def test_rebuild_as_json_prints_only_the_outcome(shop: Shell) -> None:
+def test_rebuild_as_json_prints_only_outcome(shop: Shell) -> None:
     result = shop.run("rebuild", "files", "--json")
     printed = json.loads(result.stdout)
     assert (result.exit_code, result.stderr) == (0, "")
@@ -211,7 +211,7 @@ def test_clear_exits_with_3_while_another_process_rebuilds(shop: Shell, other: s
 
 
 @pytest.mark.parametrize("command", ["invalidate", "clear"])
-def test_unusable_folder_exits_with_1_and_names_the_setting(shop: Shell, command: str) -> None:
+def test_unusable_folder_exits_with_1_and_names_setting(shop: Shell, command: str) -> None:
     shop.folder.write_text("")
     result = shop.run(command, "files")
     assert result.exit_code == 1
@@ -221,7 +221,7 @@ def test_unusable_folder_exits_with_1_and_names_the_setting(shop: Shell, command
 @pytest.mark.parametrize(
     "command", [["rebuild"], ["invalidate"], ["clear"], ["refresh", "--int", "1"], ["discard", "a"]], ids=str
 )
-def test_unknown_list_exits_with_2_and_names_the_declared_ones(shop: Shell, command: list[str]) -> None:
+def test_unknown_list_exits_with_2_and_names_declared_ones(shop: Shell, command: list[str]) -> None:
     result = shop.run(command[0], "none", *command[1:])
     assert result.exit_code == 2
     assert "No warm list named 'none'. Declared: files, dashboard." in result.output
@@ -239,7 +239,7 @@ def test_commands_start_no_keeper(shop: Shell) -> None:
     assert "warmcache-keeper" not in [thread.name for thread in threading.enumerate()]
 
 
-def test_rebuild_from_shell_shows_bar_on_a_terminal(tmp_path: Path) -> None:
+def test_rebuild_from_shell_shows_bar_on_terminal(tmp_path: Path) -> None:
     (tmp_path / "shop.py").write_text(
         "import time\n"
         "from flask import Flask\n"
@@ -297,7 +297,7 @@ def changes(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str, tuple[objec
     ],
     ids=str,
 )
-def test_change_calls_the_method_of_the_list(
+def test_change_calls_method_of_list(
     shop: Shell,
     changes: list[tuple[str, str, tuple[object, ...]]],
     command: str,
@@ -323,7 +323,7 @@ def test_change_calls_the_method_of_the_list(
     ids=str,
 )
 @pytest.mark.usefixtures("changes")
-def test_failed_change_prints_the_reason(
+def test_failed_change_prints_reason(
     shop: Shell, command: str, arguments: list[str], code: int, reason: str
 ) -> None:
     result = shop.run(command, *arguments)

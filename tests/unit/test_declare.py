@@ -102,7 +102,7 @@ def test_builder_needs_no_key() -> None:
     ],
     ids=repr,
 )
-def test_wrong_declaration_fails_in_its_call_with_a_reason(declared: dict[str, Any], why: str) -> None:
+def test_wrong_declaration_fails_in_its_call_with_reason(declared: dict[str, Any], why: str) -> None:
     warmcache = WarmCache()
     with pytest.raises(DeclarationError, match=why):
         warmcache.warm_list("files", **{"key": "path", **declared})
@@ -130,7 +130,7 @@ def test_wrong_fingerprint_is_refused(fingerprint: Any) -> None:
         ("y", "ys"),
     ],
 )
-def test_plural_names_the_items(unit: str, plural: str) -> None:
+def test_plural_names_items(unit: str, plural: str) -> None:
     assert declare(unit=unit).plural == plural
 
 
@@ -158,7 +158,7 @@ def test_digest_changes_only_with_what_shapes_snapshot() -> None:
     assert len({digest(), *others}) == 1 + len(others)
 
 
-def test_list_without_a_source_has_a_problem_with_a_remedy() -> None:
+def test_list_without_source_has_problem_with_remedy() -> None:
     assert declare(source=list).problem(["files"]) is None
     assert declare(source_list="scan").problem(["files", "scan"]) is None
     assert "add one with @files.source" in str(declare().problem(["files"]))

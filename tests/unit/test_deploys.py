@@ -67,7 +67,7 @@ def test_new_enrich_enriches_published_items(shelf: Shelf) -> None:
     assert (outcome.reused, [item.get("title") for item in shelf.items()]) == (0, [None, None])
 
 
-def test_changed_filter_makes_the_list_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_filter_makes_list_stale(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WARMCACHE_SERVER_STARTED", "1")  # otherwise each app's start makes the list stale, too
     conditions = []
     for limit in (1, 1, 2):
