@@ -39,7 +39,6 @@ def test_cold_answer_of_readme(tmp_path: Path) -> None:
         '"unmarked_count": 0, "cache_rebuilding": true}'
     )
     assert answer.text == expected + "\n"
-    assert list(json.loads(answer.text)) == list(json.loads(expected))
 
 
 def test_headers_of_cold_answer(site: Site) -> None:
@@ -198,18 +197,21 @@ def test_hooks_may_change_answer(site: Site, warm: bool) -> None:
     assert site.client.get("/files").headers["Cache-Control"] == "private, no-cache"
 
 
-def test_hook_is_called_at_end_of_answer(site: Site) -> None:
+def test_hook_may_replace_all_headers_and_notice_end_of_answer(site: Site) -> None:
     site.rebuild()
     ended: list[str] = []
 
     @site.app.after_request
-    def listen(response: Response) -> Response:
-        response.call_on_close(lambda: ended.append(response.headers["ETag"]))
+    def replace(response: Response) -> Response:
+        response.call_on_close(lambda: ended.append(response.headers["X-Only"]))
+        response.headers = {"X-Only": "this", "Content-Type": "application/json"}  # type: ignore[assignment]
         return response
 
     answer = site.client.get("/files")
+    assert (answer.status_code, answer.headers["X-Only"]) == (200, "this")
+    assert "ETag" not in answer.headers and json.loads(answer.data)["total_files"] == 3
     answer.close()
-    assert ended == [answer.headers["ETag"]]
+    assert ended == ["this"]
 
 
 def test_response_class_of_app_is_respected(site: Site) -> None:
@@ -262,19 +264,6 @@ def test_view_sets_defaults_and_request_overrides_them(site: Site) -> None:
     assert (answer["per_page"], [item["path"] for item in answer["files"]]) == (2, ["c", "b"])
     answer = site.client.get("/two?per_page=1&sort=name").get_json()
     assert (answer["per_page"], [item["path"] for item in answer["files"]]) == (1, ["a"])
-
-
-def test_hook_may_replace_all_headers(site: Site) -> None:
-    site.rebuild()
-
-    @site.app.after_request
-    def replace(response: Response) -> Response:
-        response.headers = {"X-Only": "this", "Content-Type": "application/json"}  # type: ignore[assignment]
-        return response
-
-    answer = site.client.get("/files")
-    assert (answer.status_code, answer.headers["X-Only"]) == (200, "this")
-    assert "ETag" not in answer.headers and json.loads(answer.data)["total_files"] == 3
 
 
 def test_only_get_and_head_can_be_answered_with_304(site: Site) -> None:

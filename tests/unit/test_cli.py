@@ -146,12 +146,14 @@ def test_failed_rebuild_exits_with_1(shop: Shell, error: BaseException) -> None:
     assert f"The rebuild of 'files' failed: {type(error).__name__}" in result.output
 
 
-def test_rebuild_exits_with_3_while_another_process_rebuilds(shop: Shell, other: subprocess.Popen[str]) -> None:
+def test_commands_exit_with_3_while_another_process_rebuilds(shop: Shell, other: subprocess.Popen[str]) -> None:
     result = shop.run("rebuild", "files")
     assert result.exit_code == 3
     assert "is being rebuilt already. Use --wait to follow it." in result.output
     error = json.loads(shop.run("rebuild", "files", "--json").stdout)["error"]
     assert error.endswith("is being rebuilt already. Use --wait to follow it.")
+    result = shop.run("clear", "files")
+    assert (result.exit_code, "being rebuilt; try again" in result.output) == (3, True)
 
 
 @pytest.fixture
@@ -203,11 +205,6 @@ def test_command_changes_state(shop: Shell, command: str, printed: str, state: s
         assert (result.exit_code, result.output) == (0, f"files is {printed}.\n")
         assert shop.client.get("/api/cache/stats/files").get_json()["state"] == state
         assert (list(shop.folder.glob("*.data")) == []) == (state == "cold")
-
-
-def test_clear_exits_with_3_while_another_process_rebuilds(shop: Shell, other: subprocess.Popen[str]) -> None:
-    result = shop.run("clear", "files")
-    assert (result.exit_code, "being rebuilt; try again" in result.output) == (3, True)
 
 
 @pytest.mark.parametrize("command", ["invalidate", "clear"])

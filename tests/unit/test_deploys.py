@@ -20,14 +20,6 @@ def larger_than(limit: int) -> Callable[[dict[str, Any]], object]:
     return lambda item: item["size"] > limit
 
 
-def with_factor(item: dict[str, Any], factor: int = 1) -> int:
-    return int(factor * item["size"])
-
-
-def with_other_factor(item: dict[str, Any], factor: int = -1) -> int:
-    return int(factor * item["size"])
-
-
 @pytest.mark.parametrize(
     ("before", "after"),
     [
@@ -48,7 +40,10 @@ def test_changed_filter_affects_unchanged_items(shelf: Shelf, before: Any, after
 
 @pytest.mark.parametrize(
     ("before", "after"),
-    [(lambda item: item["size"], lambda item: -item["size"]), (with_factor, with_other_factor)],
+    [
+        (lambda item: item["size"], lambda item: -item["size"]),
+        (lambda item, factor=1: factor * item["size"], lambda item, factor=-1: factor * item["size"]),
+    ],
     ids=["body", "default"],
 )
 def test_changed_sort_affects_unchanged_items(shelf: Shelf, before: Any, after: Any) -> None:
