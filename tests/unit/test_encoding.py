@@ -92,9 +92,8 @@ VALUES = st.recursive(
 @settings(max_examples=150)
 @given(VALUES, st.booleans(), st.booleans())
 def test_shared_encoder_writes_what_flask_writes(
-    pure: bool, value: object, sort_keys: bool, ensure_ascii: bool
+    app: Flask, pure: bool, value: object, sort_keys: bool, ensure_ascii: bool
 ) -> None:
-    app = Flask("shop")
     assert isinstance(app.json, DefaultJSONProvider)
     app.json.sort_keys, app.json.ensure_ascii = sort_keys, ensure_ascii
     with pytest.MonkeyPatch.context() as patch:

@@ -9,7 +9,7 @@ explorer must find a broken promise.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import pytest
@@ -88,15 +88,13 @@ class Violation(Exception):
     """An invariant does not hold."""
 
 
+@dataclass
 class Explorer:
     """Tries all interleavings from one start, each state once."""
 
-    def __init__(self, rules: Rules, *, crashes: bool) -> None:
-        """:param crashes: whether processes may be killed, and writers run out of time."""
-        self.rules = rules
-        self.crashes = crashes
-        self.ways = 0
-        self.known: dict[World, int] = {}  # in how many ways each state can end
+    rules: Rules
+    crashes: bool  # whether processes may be killed, and writers run out of time
+    known: dict[World, int] = field(default_factory=dict)  # in how many ways each state can end
 
     def explore(self, world: World) -> int:
         """Return how many interleavings there are.
@@ -106,9 +104,7 @@ class Explorer:
         if world in self.known:
             return self.known[world]
         self.check(world)
-        ways = 0
-        for after in self.steps(world):
-            ways += self.explore(after)
+        ways = sum(map(self.explore, self.steps(world)))
         if not ways:
             self.check_end(world)
             ways = 1
@@ -192,17 +188,17 @@ class Explorer:
         yield put(world._replace(orders=world.orders + 1), number, part)
 
     def looked(self, world: World, number: int, part: Part) -> Iterator[World]:
+        """Look the items up; a process's only thread publishes at once, others queue their changes first."""
         values = (part.version,) if part.role == "discard" else tuple(world.db[key] for key in part.keys)
-        yield put(world, number, part._replace(at="joined", values=values, lookups=part.lookups + 1))
+        is_alone = sum(other.process == part.process for other in world.parts) == 1
+        following = {"at": "drafts", "batch": (number,)} if is_alone else {"at": "joined"}
+        yield put(world, number, part._replace(values=values, lookups=part.lookups + 1, **following))
 
     def joined(self, world: World, number: int, part: Part) -> Iterator[World]:
-        """Wait for a thread that publishes in this process, or publish for all that wait in it."""
-        if sum(other.process == part.process for other in world.parts) == 1:
-            yield put(world, number, part._replace(at="drafts", batch=(number,)))
-        else:
-            yield put(world, number, part._replace(at="waits"))._replace(waiting=(*world.waiting, number))
+        yield put(world, number, part._replace(at="waits"))._replace(waiting=(*world.waiting, number))
 
     def waits(self, world: World, number: int, part: Part) -> Iterator[World]:
+        """Wait for a thread that publishes in this process, or publish for all that wait in it."""
         if part.process in world.publishing:
             return
         batch = tuple(member for member in world.waiting if world.parts[member].process == part.process)
@@ -393,11 +389,12 @@ def put(world: World, number: int, part: Part) -> World:
 
 def died(world: World, process: int) -> World:
     """Kill a process with all its threads, which releases its locks."""
-    for number, part in enumerate(world.parts):
-        if part.process == process and part.at != "done":
-            world = put(world, number, Part(part.role, part.process, part.keys, "dead"))
-    gone = {number for number, part in enumerate(world.parts) if part.at == "dead"}
-    return forgotten(world._replace(waiting=tuple(member for member in world.waiting if member not in gone)))
+    parts = tuple(
+        Part(part.role, part.process, part.keys, "dead") if part.process == process and part.at != "done" else part
+        for part in world.parts
+    )
+    waiting = tuple(member for member in world.waiting if parts[member].at != "dead")
+    return forgotten(world._replace(parts=parts, waiting=waiting))
 
 
 def forgotten(world: World) -> World:
@@ -469,18 +466,10 @@ SCENES = {
 }  # fmt: skip
 
 
-def run(scene: str, rules: Rules) -> Explorer:
-    world, crashes = SCENES[scene]
-    explorer = Explorer(rules, crashes=crashes)
-    explorer.ways = explorer.explore(world)
-    return explorer
-
-
 @pytest.mark.parametrize("scene", SCENES)
 def test_every_interleaving_keeps_every_promise(scene: str) -> None:
-    explorer = run(scene, Rules())
-    print(f"\n{scene}: {explorer.ways:,} interleavings, {len(explorer.known):,} states")
-    assert explorer.ways > 500_000
+    world, crashes = SCENES[scene]
+    assert Explorer(Rules(), crashes).explore(world) > 100_000
 
 
 @pytest.mark.parametrize(
@@ -500,6 +489,6 @@ def test_every_interleaving_keeps_every_promise(scene: str) -> None:
     ],
 )
 def test_without_one_rule_promise_is_broken(rule: str, scene: str) -> None:
-    with pytest.raises(Violation) as found:
-        run(scene, Rules(**{rule: False}))
-    print(f"\nwithout {rule}: {found.value}")
+    world, crashes = SCENES[scene]
+    with pytest.raises(Violation):
+        Explorer(Rules(**{rule: False}), crashes).explore(world)
