@@ -11,7 +11,7 @@ import pytest
 
 from flask_warmcache import RebuildError
 from flask_warmcache.declaration import Item
-from flask_warmcache.rebuild import enrich as enrich_module
+from flask_warmcache.store.data import DataWriter
 from tests.support.shelf import Shelf, files
 from tests.support.waiting import until
 
@@ -27,10 +27,12 @@ def made(items: list[Item]) -> list[Item]:
 class Enrich:
     """Completes single items or batches, and notes each call."""
 
-    def __init__(self, fails_at: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, fails_at: tuple[str, ...] = (), meanwhile: Callable[[list[str]], object] = lambda names: None
+    ) -> None:
         self.calls: list[list[str]] = []
         self.fails_at = fails_at
-        self.meanwhile: Callable[[list[str]], None] = lambda names: None
+        self.meanwhile = meanwhile
 
     def __call__(self, argument: Any) -> Any:
         items = argument if isinstance(argument, list) else [argument]
@@ -125,10 +127,7 @@ def test_batch_returned_in_another_order_fails(shelf: Shelf) -> None:
 
 
 def test_batch_may_be_returned_as_any_iterable(shelf: Shelf) -> None:
-    def enrich(items: list[Item]) -> Iterator[Item]:
-        yield from made(items)
-
-    shelf.rebuild(ITEMS, enrich=enrich, batch=4)
+    shelf.rebuild(ITEMS, enrich=lambda items: iter(made(items)), batch=4)
     assert shelf.items() == made(ITEMS)
 
 
@@ -145,42 +144,27 @@ def test_reused_items_are_in_no_batch(shelf: Shelf) -> None:
 
 def test_workers_run_at_same_time(shelf: Shelf) -> None:
     together = threading.Barrier(4, timeout=20)
-    enrich = Enrich()
-
-    def wait(names: list[str]) -> None:
-        together.wait()
-
-    enrich.meanwhile = wait
+    enrich = Enrich(meanwhile=lambda names: together.wait())
     shelf.rebuild(ITEMS[:28], enrich=enrich, workers=4)  # this would never end if they ran one by one
     assert shelf.items() == made(ITEMS[:28])
 
 
 def test_slow_item_does_not_delay_others(shelf: Shelf) -> None:
     """The first item is finished after all others."""
-    enrich = Enrich()
-
-    def last(names: list[str]) -> None:
-        if names == NAMES[:1]:
-            until(lambda: len(enrich.seen) == 30)
-
-    enrich.meanwhile = last
+    enrich = Enrich(meanwhile=lambda names: until(lambda: names != NAMES[:1] or len(enrich.seen) == 30))
     shelf.rebuild(ITEMS, enrich=enrich, workers=2)
     assert shelf.items() == made(ITEMS)
 
 
 def test_number_of_items_held_after_slow_one_is_limited(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flask_warmcache.rebuild.enrich_threads.HELD", 10)
-    enrich, go_on = Enrich(), threading.Event()
-
-    def first_waits(names: list[str]) -> None:
-        if names == NAMES[:1]:
-            assert go_on.wait(20)
+    go_on = threading.Event()
+    enrich = Enrich(meanwhile=lambda names: names != NAMES[:1] or go_on.wait(20))
 
     def breathe() -> None:
         if len(enrich.seen) == 10:
             go_on.set()
 
-    enrich.meanwhile = first_waits
     shelf.rebuild(ITEMS, enrich=enrich, workers=2, breathe=breathe)
     assert go_on.is_set()
     assert shelf.items() == made(ITEMS)
@@ -191,17 +175,13 @@ class Abandoned(BaseException):
 
 
 def test_items_finished_after_slow_one_are_kept(shelf: Shelf) -> None:
-    enrich, ended = Enrich(), threading.Event()
-
-    def first_waits(names: list[str]) -> None:
-        if names == NAMES[:1]:
-            ended.wait(20)
+    ended = threading.Event()
+    enrich = Enrich(meanwhile=lambda names: names != NAMES[:1] or ended.wait(20))
 
     def breathe() -> None:
         if len(enrich.seen) == 30:
             raise Abandoned
 
-    enrich.meanwhile = first_waits
     with pytest.raises(Abandoned):
         shelf.rebuild(ITEMS, enrich=enrich, workers=3, breathe=breathe)
     ended.set()
@@ -215,12 +195,8 @@ def test_items_finished_after_slow_one_are_kept(shelf: Shelf) -> None:
 
 @pytest.mark.parametrize("how", [{"workers": 3}, {"workers": 3, "batch": 2}], ids=str)
 def test_abandoned_rebuild_leaves_no_thread_and_begins_no_item(shelf: Shelf, how: dict[str, Any]) -> None:
-    enrich, ended = Enrich(), threading.Event()
-
-    def wait(names: list[str]) -> None:
-        assert ended.wait(20)
-
-    enrich.meanwhile = wait
+    ended = threading.Event()
+    enrich = Enrich(meanwhile=lambda names: ended.wait(20))
 
     def breathe() -> None:
         if len(enrich.calls) == 3:
@@ -235,15 +211,12 @@ def test_abandoned_rebuild_leaves_no_thread_and_begins_no_item(shelf: Shelf, how
 
 @pytest.mark.parametrize("by", [SystemExit, KeyboardInterrupt, Abandoned])
 def test_exception_that_ends_thread_ends_rebuild(shelf: Shelf, by: type[BaseException]) -> None:
-    enrich = Enrich()
-
     def ends(names: list[str]) -> None:
         if names == NAMES[5:6]:
             raise by
 
-    enrich.meanwhile = ends
     with pytest.raises(by):
-        shelf.rebuild(ITEMS, enrich=enrich, workers=2)
+        shelf.rebuild(ITEMS, enrich=Enrich(meanwhile=ends), workers=2)
     until(lambda: not enrich_threads())
     again = Enrich()
     shelf.rebuild(ITEMS, enrich=again, workers=2)
@@ -253,8 +226,6 @@ def test_exception_that_ends_thread_ends_rebuild(shelf: Shelf, by: type[BaseExce
 
 
 def test_full_disk_ends_rebuild_and_its_threads(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    from flask_warmcache.store.data import DataWriter
-
     def full(self: DataWriter, fingerprint: bytes, encoded: bytes) -> int:
         raise OSError(28, "No space left on device")
 
@@ -282,25 +253,11 @@ def test_each_thread_has_its_own_app_context(shelf: Shelf, how: dict[str, Any], 
         finally:
             inside.depth -= 1
 
-    enrich = Enrich()
     depths: list[int] = []
-    enrich.meanwhile = lambda names: depths.append(inside.depth)
+    enrich = Enrich(meanwhile=lambda names: depths.append(inside.depth))
     shelf.rebuild(ITEMS, enrich=enrich, context=context, **how)
     assert set(depths) == set(entered) == {1}
     assert len(entered) == contexts + 1  # and one for the source
-
-
-def test_app_context_is_popped_between_batches(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(enrich_module, "CONTEXT_SECONDS", 0)
-    entered: list[int] = []
-
-    @contextmanager
-    def context() -> Iterator[None]:
-        entered.append(1)
-        yield
-
-    shelf.rebuild(ITEMS, enrich=Enrich(), context=context, batch=10)
-    assert len(entered) == 4
 
 
 # Versions

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Flask
+from flask import Flask, current_app
 
 from flask_warmcache import DeclarationError, UnknownListError, WarmCache, WarmList, errors
 from flask_warmcache.declaration import Item
@@ -170,35 +170,16 @@ def test_second_warmcache_of_app_is_refused(tmp_path: Path) -> None:
 
 def test_apps_of_one_warmcache_have_separate_state(tmp_path: Path) -> None:
     warmcache = WarmCache()
-    listed = warmcache.builder("products", key="id")(lambda: [{"id": 1}])
-    assert listed is not None
-    apps = [make_app(tmp_path / which, per_page=size) for which, size in (("a", 5), ("b", 6))]
-    for app in apps:
+    warmcache.builder("products", key="size")(lambda: [{"size": current_app.config["WARMCACHE_PER_PAGE"]}])
+    apps = {size: make_app(tmp_path / str(size), per_page=size) for size in (5, 6)}
+    for app in apps.values():
         warmcache.init_app(app)
-    with apps[0].app_context():
-        warmcache["products"].rebuild_now()
-        assert len(warmcache["products"].get()) == 1
-    with apps[1].app_context():
-        assert warmcache["products"].get().state == "cold"
-        assert warmcache["products"].page().per_page == 6
-
-
-def test_two_warmcaches_are_independent(tmp_path: Path) -> None:
-    made = []
-    for which in ("a", "b"):
-        app = make_app(tmp_path / which)
-        warmcache = WarmCache(app)
-        warmcache.builder("products")(lambda which=which: [{"of": which}])
-        made.append((app, warmcache["products"]))
-    for app, products in made:
+    for size, app in apps.items():
         with app.app_context():
-            products.rebuild_now()
-    assert [products_of(*pair) for pair in made] == [[{"of": "a"}], [{"of": "b"}]]
-
-
-def products_of(app: Flask, products: WarmList) -> list[dict[str, Any]]:
-    with app.app_context():
-        return list(products.get())
+            assert warmcache["products"].get().state == "cold"
+            warmcache["products"].rebuild_now()
+            assert list(warmcache["products"].get()) == [{"size": size}]
+            assert warmcache["products"].page().per_page == size
 
 
 def test_reading_needs_initialised_app() -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -56,32 +55,19 @@ def test_reused_item_keeps_its_place_in_file(shelf: Shelf) -> None:
     assert shelf.data.stat().st_size == size
 
 
-def test_fingerprint_is_whole_source_item_by_default(shelf: Shelf) -> None:
+@pytest.mark.parametrize(
+    ("options", "source"),
+    [
+        ({}, [{"deep": {"x": [1]}}, {"deep": {"x": [1]}}, {"deep": {"x": [2]}}]),
+        ({"fingerprint": ("size",)}, [{"size": 1, "seen": 1}, {"size": 1, "seen": 2}, {"size": 2, "seen": 2}]),
+        ({"fingerprint": lambda item: item["size"] // 10}, [{"size": 10}, {"size": 12}, {"size": 20}]),
+    ],
+    ids=["whole item by default", "named fields", "function"],
+)
+def test_same_fingerprint_means_unchanged(shelf: Shelf, options: dict[str, Any], source: list[Item]) -> None:
     enrich = Enrich()
-    shelf.rebuild([{"path": "a", "deep": {"x": [1]}}], enrich=enrich)
-    shelf.rebuild([{"path": "a", "deep": {"x": [1]}}], enrich=enrich)
-    shelf.rebuild([{"path": "a", "deep": {"x": [2]}}], enrich=enrich)
-    assert enrich.seen == ["a", "a"]
-
-
-def test_fingerprint_may_be_named_fields(shelf: Shelf) -> None:
-    enrich = Enrich()
-    for size, seen_at in ((1, 1), (1, 2), (2, 2)):
-        shelf.rebuild([{"path": "a", "size": size, "seen": seen_at}], enrich=enrich, fingerprint=("size",))
-    assert enrich.seen == ["a", "a"]
-
-
-def test_fingerprint_may_be_function(shelf: Shelf) -> None:
-    enrich = Enrich()
-    for size in (10, 12, 20):
-        shelf.rebuild([{"path": "a", "size": size}], enrich=enrich, fingerprint=lambda item: item["size"] // 10)
-    assert enrich.seen == ["a", "a"]
-
-
-def test_new_version_enriches_every_item_again(shelf: Shelf) -> None:
-    enrich = Enrich()
-    for version in ("1", "1", "2"):
-        shelf.rebuild(files("a"), enrich=enrich, version=version)
+    for item in source:
+        shelf.rebuild([{"path": "a", **item}], enrich=enrich, **options)
     assert enrich.seen == ["a", "a"]
 
 
@@ -190,16 +176,14 @@ class Context:
         self.events.append("out")
 
 
-def test_app_context_is_popped_after_each_period(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(enrich_module, "CONTEXT_SECONDS", 0.001)
-
-    def takes_longer_than_a_batch(item: Item) -> Item:
-        time.sleep(0.002)
-        return item
-
+@pytest.mark.parametrize(("options", "periods"), [({}, 3), ({"batch": 2}, 2)], ids=str)
+def test_app_context_is_popped_after_each_period(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], periods: int
+) -> None:
+    monkeypatch.setattr(enrich_module, "CONTEXT_SECONDS", 0)
     context = Context()
-    shelf.rebuild(files("a", "b", "c"), context=context, enrich=takes_longer_than_a_batch)
-    assert context.events == ["in", "out"] * 4  # one for the source, and three for the items
+    shelf.rebuild(files("a", "b", "c"), context=context, enrich=lambda given: given, **options)
+    assert context.events == ["in", "out"] * (1 + periods)  # the first is the source's
 
 
 def test_app_context_is_popped_when_rebuild_is_interrupted(shelf: Shelf) -> None:

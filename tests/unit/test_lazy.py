@@ -124,13 +124,9 @@ def test_exit_during_build_is_import_error(calm_shop: LateShop) -> None:
 def test_object_that_needs_itself_is_refused(calm_shop: LateShop) -> None:
     calm_shop.write("circle", "holder = []\nclass Service:\n    def __init__(self): holder[0].x")
     service = calm_shop.warmcache.lazy("circle:Service")
-    import_holder(service)
+    __import__("circle").holder.append(service)
     with pytest.raises(RuntimeError, match="circle:Service is used by its own constructor or import"):
         _ = service.x
-
-
-def import_holder(service: object) -> None:
-    __import__("circle").holder.append(service)
 
 
 def test_fork_during_build_does_not_block_child(calm_shop: LateShop) -> None:

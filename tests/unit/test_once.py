@@ -344,23 +344,15 @@ def test_error_handler_may_replace_503(tmp_path: Path) -> None:
     assert 30 <= int(answer.headers["Retry-After"]) <= 40
     assert answer.headers["Cache-Control"] == "no-store"
 
-    app = make_app(tmp_path)
-    seen: list[HTTPException] = []
+    site, seen = Site(tmp_path), list[HTTPException]()
 
     def later(error: HTTPException) -> tuple[str, int]:
         seen.append(error)
         return "later", 503
 
-    def needs() -> str:
-        warmcache.ensure("prepare", wait=0)
-        return "ready"
-
-    app.register_error_handler(HTTPException, later)
-    warmcache = WarmCache(app)
-    warmcache.once("prepare")(site.prepare)
-    app.add_url_rule("/needs", "needs", needs)
-    state_of(app).tasks.status("prepare").is_here = True
-    assert app.test_client().get("/needs").text == "later"
+    site.app.register_error_handler(HTTPException, later)
+    site.wait, site.status.is_here = 0, True
+    assert site.client.get("/needs").text == "later"
     assert isinstance(seen[0], TaskNotReadyError) and seen[0].task == "prepare"
 
 

@@ -131,11 +131,8 @@ def test_failures_in_row_are_counted(written: list[dict[str, Any]]) -> None:
 def test_postponed_rebuild_has_not_failed(progress: Progress, written: list[dict[str, Any]]) -> None:
     progress.begin("source")
     progress.postpone()
-    assert (written[-1]["phase"], progress.report.has_failed, progress.report.running) == (
-        "finished",
-        False,
-        False,
-    )
+    assert written[-1]["phase"] == "finished"
+    assert not progress.report.has_failed and not progress.report.running
 
 
 def test_report_is_read_as_it_was_written(progress: Progress, written: list[dict[str, Any]]) -> None:
@@ -156,15 +153,11 @@ def test_report_is_read_as_it_was_written(progress: Progress, written: list[dict
         {"total": [1]},
         {"next_attempt_at": "soon"},
         {"rate": "fast"},
+        *({"next_attempt_at": []}, {"total": ""}, {"ended": {}}, {"rate": []}),  # empty values are no numbers
     ],
     ids=repr,
 )
 def test_damaged_report_or_one_of_another_version_is_ignored(raw: dict[str, Any] | None) -> None:
-    assert Report.read(raw) is None
-
-
-@pytest.mark.parametrize("raw", [{"next_attempt_at": []}, {"total": ""}, {"ended": {}}, {"rate": []}], ids=repr)
-def test_empty_value_is_no_number(raw: dict[str, Any]) -> None:
     assert Report.read(raw) is None
 
 
