@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tests.support.answers import check_whole
 from tests.support.needs import need_program
 from tests.support.places import FAKED, Place
 from tests.support.processes import python, run_python
@@ -105,35 +103,6 @@ def test_a_boot_with_an_unusable_folder_answers(place: Place) -> None:
             assert answer.status == 200 and answer.json["files"] == []
         until(lambda: server.get().state == "failed", "failed")
         assert server.get("/plain").body == b"plain"
-
-
-# --preload
-
-
-@pytest.mark.parametrize("conf", [(), OUR_CONF], ids=["plain", "our conf"])
-def test_every_preloaded_worker_answers_before_the_list_is_built_and_the_arbiter_does_nothing(
-    make_place: Make, conf: tuple[str, ...]
-) -> None:
-    place = make_place(runner="thread").with_gate()
-    seen: set[int] = set()
-
-    def threads_of_arbiter() -> int:
-        return len(list(Path(f"/proc/{server.process.pid}/task").iterdir()))
-
-    with gunicorn_server(place, *conf, preload=True) as server:
-        for _ in range(3):  # the first workers, then after each a newcomer
-            for pid, answer in server.next_of_each_worker().items():
-                assert answer.json["cache_rebuilding"] is True  # the build cannot end before the gate opens
-                seen.add(pid)
-            assert threads_of_arbiter() == 1
-            victim = min(server.pids)
-            os.kill(victim, signal.SIGKILL)
-            server.until_gone(victim)
-        place.gate.touch()
-        check_whole(server.warm_up())
-        assert {call.pid for call in place.calls("source")} <= seen | server.pids
-        assert server.process.pid not in {call.pid for call in place.calls("source")}
-    assert len(seen) >= 6
 
 
 # Forks

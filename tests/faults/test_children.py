@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -20,7 +18,6 @@ from .conftest import Make
 
 COMPUTE = 2  # processor seconds of a build
 RATE = 20  # requests a second
-KILLS = 2
 TIMEOUT = 4  # seconds
 
 
@@ -50,31 +47,6 @@ def test_requests_during_a_computing_build_are_answered(make_place: Make, runner
         assert (place.calls("source")[-1].pid in server.pids) == (runner == "thread")
         for answer in during:
             check_whole(answer)
-
-
-def test_a_worker_that_is_killed_while_its_child_builds_costs_no_second_build(make_place: Make) -> None:
-    place = make_place(runner="process").with_gate()
-    place.gate.touch()
-    with gunicorn_server(place, workers=2) as server:
-        generation = server.warm_up().generation
-        for nth in range(KILLS):
-            server.next_of_each_worker()
-            place.gate.unlink()
-            waiting = len(place.calls("waiting"))
-            server.get("/invalidate", "POST")
-            child = place.builder_at_gate(waiting + 1).pid
-            parent = int(Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[1])
-            assert parent in server.pids, "the builder is not a worker's child"
-            os.kill(parent, signal.SIGKILL)
-            server.until_gone(parent)
-            for _ in range(20):
-                check_whole(server.get())
-            assert len(place.calls("source")) == nth + 2
-            place.gate.touch()
-            generation = server.until_newer(generation).generation
-            check_whole(server.warm_up())
-            assert len(place.calls("source")) == nth + 2, "a second build"
-    print(f"\n{KILLS} workers killed over their child: {len(place.calls('source')) - 1} builds")
 
 
 CLASSES = ["sync", "gthread", "gevent"]

@@ -72,18 +72,6 @@ def test_rebuild_wait_reports_no_success_when_the_builder_is_killed(gated: Place
     assert follower.returncode != 0 or now != generation, f"success without a new list: {out}"
 
 
-def test_every_worker_serves_the_list_that_a_command_rebuilt(place: Place) -> None:
-    with gunicorn_server(place) as server:
-        old = server.warm_up()
-        ran = place.flask("warmcache", "rebuild", "files")
-        assert ran.returncode == 0, ran.stderr
-        for answer in server.next_of_each_worker().values():
-            assert answer.generation > old.generation
-            assert answer.state == "fresh"
-            check_whole(answer)
-        assert len(place.calls("source")) == 2
-
-
 def test_workers_see_that_a_command_is_rebuilding(gated: Place) -> None:
     gated.gate.touch()
     with gunicorn_server(gated) as server:

@@ -70,21 +70,3 @@ def test_a_process_that_the_killed_builder_had_forked_does_not_keep_the_lock(gat
         server.get("/invalidate", "POST")
         until(lambda: len(gated.calls("source")) == 3, "another build")
         server.warm_up()
-
-
-def test_a_first_build_that_is_killed_is_begun_again_and_leaves_no_litter(gated: Place) -> None:
-    with gunicorn_server(gated, workers=2) as server:
-        assert server.get().json["cache_rebuilding"] is True
-        for nth in (1, 2, 3):
-            os.kill(gated.builder_at_gate(nth).pid, signal.SIGKILL)
-
-            def somebody_builds(nth: int = nth) -> bool:
-                server.get("/plain")  # a replacement has no keeper until its first request
-                return len(gated.calls("source")) > nth
-
-            until(somebody_builds, "another builder")
-        gated.gate.touch()
-        check_whole(server.warm_up())
-        names = sorted(entry.name for entry in gated.cache.iterdir())
-        assert len([name for name in names if name.endswith(".data")]) == 1, names
-        assert not [name for name in names if name.endswith(".tmp")], names

@@ -26,31 +26,39 @@ def one_keeper_in(pid: int) -> None:
 
 
 @pytest.mark.parametrize("conf", [(), OUR_CONF], ids=["plain", "our conf"])
-def test_preload_starts_nothing_in_the_arbiter_and_works_in_every_worker(
-    place: Place, conf: tuple[str, ...]
+def test_every_preloaded_worker_answers_and_the_arbiter_does_nothing(
+    make_place: Make, conf: tuple[str, ...]
 ) -> None:
+    place = make_place(runner="thread").with_gate()
+    seen: set[int] = set()
     # Workers without threads of their own, so that the keeper is the only one.
     with gunicorn_server(place, *conf, "-k", "sync", preload=True) as server:
-        assert threads_of(server.process.pid) == 1, "a thread runs in the arbiter"
-        server.warm_up()
-        for answer in server.next_of_each_worker().values():
-            check_whole(answer)
-        assert len(place.calls("source")) == 1
-        assert {call.pid for call in place.calls("source")} <= server.pids
-        for pid in server.pids:
-            one_keeper_in(pid)
 
-        victim = min(server.pids)
-        before = server.pids
-        os.kill(victim, signal.SIGKILL)
-        until(lambda: len(server.pids - before) == 1, "a new worker")
-        newcomer = (server.pids - before).pop()
-        answer = server.next_of_each_worker()[newcomer]
-        check_whole(answer)
-        assert answer.state == "fresh"
-        assert threads_of(server.process.pid) == 1
-        assert len(place.calls("source")) == 1, "a new worker is no reason to rebuild"
-        one_keeper_in(newcomer)
+        def replace_one() -> int:
+            before = server.pids
+            os.kill(min(before), signal.SIGKILL)
+            until(lambda: len(server.pids - before) == 1, "a new worker")
+            return (server.pids - before).pop()
+
+        for _ in range(3):  # the first workers, then after each a newcomer
+            for pid, answer in server.next_of_each_worker().items():
+                assert answer.json["cache_rebuilding"] is True  # the build cannot end before the gate opens
+                seen.add(pid)
+            assert threads_of(server.process.pid) == 1, "a thread runs in the arbiter"
+            replace_one()
+        assert len(seen) >= 6
+        place.gate.touch()
+        check_whole(server.warm_up())
+        builds = len(place.calls("source"))
+        newcomer = replace_one()
+        for pid, answer in server.next_of_each_worker().items():
+            check_whole(answer)
+            assert answer.state == "fresh"
+            one_keeper_in(pid)
+            seen.add(pid)
+        assert newcomer in seen and threads_of(server.process.pid) == 1
+        assert server.process.pid not in {call.pid for call in place.calls("source")}
+        assert len(place.calls("source")) == builds, "a new worker is no reason to rebuild"
         assert "Warning" not in server.log
 
 
@@ -95,11 +103,3 @@ def test_plain_gunicorn_does_no_work_until_the_first_request(place: Place) -> No
     with gunicorn_server(place, workers=2) as server:
         assert {threads_of(pid) for pid in server.pids} == {1}
         assert not place.cache.exists()
-
-
-def test_the_command_line_wins_over_our_conf(make_place: Make) -> None:
-    place = make_place()
-    with gunicorn_server(place, *OUR_CONF, "-k", "gthread", "--threads", "3", workers=2) as server:
-        assert "Using worker: gthread" in server.log
-        assert len(server.pids) == 2
-        check_whole(server.warm_up())

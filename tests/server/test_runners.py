@@ -135,11 +135,13 @@ def test_a_child_stands_back_while_it_imports_the_app(make_place: Make) -> None:
         place.gate.touch()
 
 
-def test_a_child_keeps_the_lock_and_publishes_after_its_worker_was_killed(make_place: Make) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_child_keeps_the_lock_and_publishes_after_its_worker_was_killed(make_place: Make, workers: int) -> None:
     place = configured(make_place, config={"runner": "process"}).with_gate()
-    with serving(place) as server:
+    with serving(place, workers=workers) as server:
         child = place.builder_at_gate().pid
-        (worker,) = server.pids
+        worker = psutil.Process(child).ppid()
+        assert worker in server.pids
         os.kill(worker, signal.SIGKILL)
         server.until_gone(worker)
         until(lambda: stats(server)["cache_rebuilding"], "the new worker to see the rebuild")
