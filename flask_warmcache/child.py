@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import events
 from .errors import ChildError
+from .host import threads
 from .host.child_priority import MEASURE_AFTER, Priority, lower
 from .keeper.process import ItemTimeLimit, limit_build
 from .settings import KEY
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from .state import AppState
 
 DONE, FAILED = 0, 1  # never 3 or 4: if gunicorn is process 1, these codes of an orphan would end the server
-LINE_MAX = 1 << 20
 LOG_FORMAT = "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"
 BEAT_EVERY = 0.5
 # The process leaves this many seconds after its work, even if threads of the app have not ended by then.
@@ -38,11 +38,10 @@ LINGER = 5.0
 def main() -> int:
     """Do what the orders on stdin say; return the exit code."""
     began = time.time()
-    pipe = os.dup(0)
+    pipe = os.fdopen(os.dup(0), "rb")
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
-    line, rest = _read_line(pipe, b"")
-    orders = json.loads(line)
+    orders = json.loads(pipe.readline())
     store = FileStore(Path(orders["cache"]))
     locks = {name: InheritedLock(store.folder / f"{name}.lock", fd) for name, fd in orders["locks"].items()}
     os.set_inheritable(orders["answering"], False)
@@ -69,9 +68,9 @@ def main() -> int:
     _answer(orders, "ready")
     if orders["wait"]:
         lower()
-        _read_line(pipe, rest)  # "go", or the end of the worker, which means the same
+        pipe.readline()  # "go", or the end of the worker, which means the same
         priority = Priority()
-    os.close(pipe)
+    pipe.close()
     arguments = (state, priority, MEASURE_AFTER if orders["wait"] else 0.0)
     threading.Thread(target=_beat, args=arguments, name="warmcache-beat", daemon=True).start()
     try:
@@ -92,21 +91,8 @@ def main() -> int:
     return DONE
 
 
-def _read_line(pipe: int, begun: bytes) -> tuple[bytes, bytes]:
-    """Return the next line, or what comes before the end of the pipe, and what has been read after the line."""
-    while b"\n" not in begun:
-        more = os.read(pipe, LINE_MAX)
-        if not more:
-            break
-        begun += more
-    line, _, rest = begun.partition(b"\n")
-    return line, rest
-
-
 def _import_app(orders: dict[str, Any]) -> Any:
     """Import what gunicorn serves, as gunicorn does."""
-    from .host import threads
-
     threads.in_child = True
     os.chdir(orders["folder"])
     sys.path[:] = orders["paths"]
@@ -165,9 +151,6 @@ def _refuse(orders: dict[str, Any], store: FileStore, error: BaseException, dead
     events.error("warmcache.child_refused", "the app for %(list)r was not found", error=error, list=name)
     reason = str(error) if isinstance(error, ChildError) else f"importing the app raised {type(error).__name__}"
     if not _answer(orders, f"refused: {reason}") and not orders["wait"]:
-        from .keeper.reporter import report_failure
-        from .status.progress import Progress, Report
-
         progress = Progress(
             lambda report: store.write_progress(name, report),
             Report.read(store.read_progress(name)),
@@ -205,12 +188,9 @@ def _beat(state: AppState, priority: Priority, pause: float) -> None:
 
 def _end(code: int) -> None:
     """Leave, even if threads of the app do not end."""
-
-    def leave() -> None:
-        time.sleep(LINGER)
-        os._exit(code)
-
-    threading.Thread(target=leave, name="warmcache-leave", daemon=True).start()
+    leaving = threading.Timer(LINGER, os._exit, (code,))
+    leaving.daemon = True
+    leaving.start()
     sys.exit(code)
 
 
