@@ -63,13 +63,13 @@ class Declaration:
             self._refuse(f"has key={self.key!r}; key is the name of a field, as in key='path'")
         if not isinstance(self.unit, str) or not UNIT.match(self.unit):
             self._refuse(f"has unit={self.unit!r}; unit is one lower-case noun, as in unit='file'")
-        if self.ttl is not None and not _is_positive(self.ttl):
+        if self.ttl is not None and not is_positive(self.ttl):
             self._refuse(f"has ttl={self.ttl!r}; ttl is a number of seconds above 0")
         if not _is_whole(self.workers) or not 1 <= self.workers <= WORKERS_MAX:
             self._refuse(f"has workers={self.workers!r}; workers is a number of threads, 1 to {WORKERS_MAX}")
         if self.batch is not None and (not _is_whole(self.batch) or self.batch < 1):
             self._refuse(f"has batch={self.batch!r}; batch is the most items that enrich takes at once")
-        if self.item_timeout is not None and not _is_positive(self.item_timeout):
+        if self.item_timeout is not None and not is_positive(self.item_timeout):
             self._refuse(f"has item_timeout={self.item_timeout!r}; item_timeout is a number of seconds above 0")
         if self.max_shrink is not None and not (
             isinstance(self.max_shrink, (int, float)) and 0 <= self.max_shrink <= 1
@@ -160,5 +160,6 @@ def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_positive(value: object) -> bool:
+def is_positive(value: object) -> bool:
+    """Return whether this is a number of seconds above 0, and finite."""
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf

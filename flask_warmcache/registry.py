@@ -24,13 +24,8 @@ RESERVED = ("cache_rebuilding", "degraded")
 class Declared(Protocol):
     """A list or value as the registry knows it."""
 
-    @property
-    def name(self) -> str:
-        """The name it is declared under."""
-
-    @property
-    def declaration(self) -> Declaration:
-        """What has been declared of it so far."""
+    name: str
+    declaration: Declaration
 
 
 class Registry:

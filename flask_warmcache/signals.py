@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
-from blinker import NamedSignal, Namespace
+from blinker import Namespace
 from flask import Flask, current_app, has_app_context
 
 from . import events
@@ -25,16 +25,12 @@ rebuild_finished = _signals.signal("rebuild_finished")
 #: The old snapshot stays. ``error`` is the exception. If the rebuild could not begin, only this signal is sent.
 rebuild_failed = _signals.signal("rebuild_failed")
 
-_BY_EVENT: dict[str, NamedSignal] = {
-    signal.name: signal for signal in (rebuild_started, rebuild_progressed, rebuild_finished, rebuild_failed)
-}
-
 
 def announcer(app: Flask) -> Callable[[str, dict[str, Any]], None]:
     """Return a function that sends an app's signals, for code that knows neither Flask nor blinker."""
 
     def announce(event: str, facts: dict[str, Any]) -> None:
-        signal = _BY_EVENT[event]
+        signal = _signals[event]
         if not signal.receivers or signal.is_muted:
             return
         for receiver in signal.receivers_for(app):

@@ -26,7 +26,7 @@ CLOSE = 0.9  # the similarity of two names, up to 1
 def follow(cfg: Any, outside: Collection[str], chosen: dict[str, Choice]) -> None:
     """Set again those of our settings that depend on what the command line has changed.
 
-    :param outside: the settings on the command line or in GUNICORN_CMD_ARGS.
+    :param outside: the result of ``outside_settings``.
     :param chosen: the settings that we have set.
     """
     for name, choice in companions(cfg.settings["worker_class"].get(), cfg.max_requests).items():

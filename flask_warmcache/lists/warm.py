@@ -45,13 +45,8 @@ class Warm:
     def __init__(self, declaration: Declaration, require_open: Callable[[str, str], None]) -> None:
         """:param require_open: refuses a declaration that comes too late, as ``Registry.require_open`` does."""
         self.name = declaration.name
-        self._declaration = declaration
+        self.declaration = declaration  # what has been declared so far
         self._require_open = require_open
-
-    @property
-    def declaration(self) -> Declaration:
-        """What has been declared so far."""
-        return self._declaration
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"
@@ -60,7 +55,7 @@ class Warm:
         check_function(self.name, role, function)
         advice = " Declare lists where the app is made."
         self._require_open(f"The {role} of warm list {self.name!r} comes", advice)
-        self._declaration = self._declaration.with_functions(**changes)
+        self.declaration = self.declaration.with_functions(**changes)
 
     def _condition(self) -> tuple[AppState, Condition]:
         """Return the app's state and the list's condition, and wake the keeper if the list is due."""

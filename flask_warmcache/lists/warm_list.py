@@ -70,9 +70,9 @@ class WarmList(Warm):
 
     def source(self, function: Function) -> Function:
         """Declare the cheap function that yields or returns, as dicts, the items that exist now."""
-        if self._declaration.source_list is not None:
+        if self.declaration.source_list is not None:
             raise DeclarationError(
-                f"Warm list {self.name!r} has a source already: the list {self._declaration.source_list!r}."
+                f"Warm list {self.name!r} has a source already: the list {self.declaration.source_list!r}."
             )
         self._declare("source", function, source=function)
         return function
@@ -140,7 +140,7 @@ class WarmList(Warm):
 
     def lookup(self, function: Function) -> Function:
         """Declare the function that ``refresh`` calls with a key for its source item; None means there is none."""
-        if self._declaration.key is None:
+        if self.declaration.key is None:
             raise DeclarationError(f"Warm list {self.name!r} has no key=, so nothing can be looked up by it.")
         self._declare("lookup", function, lookup=function)
         return function
@@ -171,7 +171,7 @@ class WarmList(Warm):
 
     def _writes(self) -> Writes:
         state, _ = self._status()
-        if self._declaration.key is None:
+        if self.declaration.key is None:
             raise DeclarationError(f"Warm list {self.name!r} has no key=, so no item can be written by it.")
         return state.writes_of(self.name)
 
@@ -193,7 +193,7 @@ class WarmList(Warm):
         :raises SnapshotError: when the files were changed under us; then the list is rebuilt.
         """
         state, condition = self._condition()
-        field, snapshot = self._declaration.key, condition.snapshot
+        field, snapshot = self.declaration.key, condition.snapshot
         if field is None:
             raise DeclarationError(f"Warm list {self.name!r} has no key=, so no item can be found by it.")
         if snapshot is None:

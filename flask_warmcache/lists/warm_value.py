@@ -28,7 +28,7 @@ class WarmValue(Warm):
             return json.loads(self._encoded(state, condition))["value"]
         except DAMAGE:
             self._note_damage(state, condition)
-            return self._declaration.cold
+            return self.declaration.cold
 
     def response(self) -> Response:
         """Answer ``{"value": ..., "cache_rebuilding": ...}`` at once."""
@@ -48,7 +48,7 @@ class WarmValue(Warm):
             except DAMAGE:
                 self._note_damage(state, condition)
         try:
-            return state.app.json.dumps({"value": self._declaration.cold}).strip().encode()
+            return state.app.json.dumps({"value": self.declaration.cold}).strip().encode()
         except Exception:
             # Flask's own provider can write it, or the declaration would have been refused.
             if not self._is_cold_refused:

@@ -89,14 +89,13 @@ class Deferred:
         """
         rules = []
         for endpoint, rule in self.endpoints.items():
-            stand_in = Rule(self.url_prefix + rule, endpoint=f"{self.name}.{endpoint}", build_only=True)
+            rules.append(Rule(self.url_prefix + rule, endpoint=f"{self.name}.{endpoint}", build_only=True))
             try:
-                app.url_map.add(stand_in)
+                app.url_map.add(rules[-1])
             except (ValueError, LookupError, TypeError) as error:
                 raise DeclarationError(
                     f"Endpoint {endpoint!r} of the deferred blueprint {self.target} has no valid rule: {error}."
                 ) from error
-            rules.append(stand_in)
         return rules
 
 

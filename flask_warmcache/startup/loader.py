@@ -43,6 +43,7 @@ class Loader:
         self._app = app
         self._settings = settings
         self.pending = Pending()
+        self.entries = self.pending.entries
         self._stopped = False
         self._loading = threading.RLock()  # held while a blueprint is loaded
         self._gate = Gate(app, settings, self.pending, self.load)
@@ -60,13 +61,8 @@ class Loader:
         :raises DeclarationError: when it cannot be deferred in this app.
         """
         declared.check_for(self._app, self._settings.api_prefix)
-        self.pending.entries.append(Entry(declared, declared.stand_ins(self._app), declared.name))
+        self.entries.append(Entry(declared, declared.stand_ins(self._app), declared.name))
         self.pending.note_unfinished()
-
-    @property
-    def entries(self) -> tuple[Entry, ...]:
-        """Every deferred blueprint, in the order of declaration."""
-        return tuple(self.pending.entries)
 
     def section(self) -> dict[str, object]:
         """Return the section of this worker's stats."""
@@ -75,7 +71,7 @@ class Loader:
 
     def progress(self) -> tuple[int, int]:
         """Return how many blueprints are loaded, and how many there are."""
-        total = len(self.pending.entries)
+        total = len(self.entries)
         return total - len(self.pending.unfinished), total
 
     # The thread

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import math
 import os
 import re
 import threading
@@ -14,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..bytecode import digest_of
-from ..declaration import NAME
+from ..declaration import NAME, is_positive
 from ..errors import DeclarationError
 from ..status.pauses import pause_left
 from ..status.stats import iso
@@ -35,9 +34,7 @@ class Task:
     function: Callable[[], Any]
 
     def __post_init__(self) -> None:
-        check_name(self.name)
-        is_number = isinstance(self.timeout, (int, float)) and not isinstance(self.timeout, bool)
-        if not is_number or not 0 < self.timeout < math.inf:
+        if not is_positive(self.timeout):
             self._refuse(f"has timeout={self.timeout!r}; timeout is a number of seconds above 0")
         if not callable(self.function):
             self._refuse(f"must be a function, not {self.function!r}")
