@@ -21,7 +21,9 @@ from .errors import ChildError
 from .host import threads
 from .host.child_priority import MEASURE_AFTER, Priority, lower
 from .keeper.process import ItemTimeLimit, limit_build
+from .keeper.reporter import report_failure
 from .settings import KEY
+from .status.progress import Progress, Report
 from .store.files import FileStore
 from .store.locks import InheritedLock
 
