@@ -19,7 +19,7 @@ from .views import in_order
 
 
 class PatchImpossible(Exception):
-    """These changes need the arrays to be computed from all items."""
+    """The arrays must be computed from all items."""
 
 
 @dataclass(eq=False)
@@ -41,11 +41,7 @@ class Cut:
     rows: list[tuple[int, Row]] = field(default_factory=list)  # in their new order
 
     def splice(self, old: memoryview[int], width: int, contents: Mapping[Row, bytes]) -> list[Piece]:
-        """Return the new sequence in pieces.
-
-        :param width: the size of one entry in bytes.
-        :param contents: each row's entry.
-        """
+        """Return the new sequence in pieces, given the ``width`` of an entry in bytes and the rows' entries."""
         old_bytes = old.cast("B")
         pieces: list[Piece] = []
         done = 0
@@ -67,10 +63,6 @@ class Patch:
     """The rows and dead slots that change a snapshot, and the sections of the new index that are written."""
 
     def __init__(self, base: Snapshot, declaration: Declaration, rows: Sequence[Row], dead: Iterable[int]) -> None:
-        """
-        :param rows: at most one for each key.
-        :param dead: the slots of items that go.
-        """
         self.base = base
         self.declaration = declaration
         self.rows = rows

@@ -26,10 +26,6 @@ from .leftovers import Enriched
 from .source import Matched
 
 
-class BaseGone(Exception):
-    """The snapshot that was to be patched is no longer the published one."""
-
-
 @dataclass
 class DraftMaker:
     """Makes the drafts of one rebuild."""
@@ -168,11 +164,11 @@ class PatchedIndex:
     def draft(self, published: Snapshot | None) -> Draft:
         """Write a draft.
 
-        :raises BaseGone: when something else than the old snapshot, or what writes made of it, is published.
-        :raises PatchImpossible: when the arrays must be computed from all items.
+        :raises PatchImpossible: when the arrays must be computed from all items, or when something else than the
+            old snapshot, or what writes made of it, is published.
         """
         if published is None or not self._is_base(published):
-            raise BaseGone("something else is published")
+            raise PatchImpossible("something else is published")
         maker, declaration = self.maker, self.maker.declaration
         writes = maker.open_writes(published, complete=True)
         change = Change(self.old, published, self.matched, self.results, set(maker.overwritten_keys), declaration)

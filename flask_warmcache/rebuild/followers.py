@@ -15,11 +15,7 @@ from .writes import Writes
 
 
 def item_finder(newest: Callable[[], Snapshot | None], field: str) -> Callable[[Any], Item | None]:
-    """Return the lookup of a list that is made of another: it gives the other list's item.
-
-    :param newest: gives the newest snapshot of the other list.
-    :param field: the key field of both lists.
-    """
+    """Return the lookup of a list that is made of another: it finds items in the other list's newest snapshot."""
 
     def find(key: Any) -> Item | None:
         snapshot = newest()

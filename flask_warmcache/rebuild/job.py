@@ -43,7 +43,7 @@ from ..store.snapshot import DAMAGE, Snapshot
 from ..store.sweeping import is_mostly_dead
 from ..store.writer import next_generation
 from .data_file import DataFile
-from .drafts import BaseGone, DraftMaker
+from .drafts import DraftMaker
 from .enrich import Enricher
 from .followers import refresh_overwritten
 from .leftovers import Enriched
@@ -155,7 +155,7 @@ class _Attempt:
             self._check_survivors(survivors)
             try:
                 return self._publisher.patched(old, matched, enriched)
-            except (PatchImpossible, BaseGone, OverflowError, FileNotFoundError, *DAMAGE) as why:
+            except (PatchImpossible, OverflowError, FileNotFoundError, *DAMAGE) as why:
                 events.info("warmcache.computed_anew", "%(list)r: %(why)s", list=self._declaration.name, why=why)
             return self._build(matched, iter(enriched))
 

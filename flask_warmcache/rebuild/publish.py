@@ -69,8 +69,7 @@ class Publisher:
     def patched(self, old: Snapshot, matched: Matched, results: Sequence[Enriched | None]) -> tuple[int, int]:
         """Publish the old snapshot with the changes that the rebuild found, and return generation and count.
 
-        :raises BaseGone: when something else is published.
-        :raises PatchImpossible: when the arrays must be computed from all items.
+        :raises PatchImpossible: when the arrays must be computed from all items, or something else is published.
         """
         index = PatchedIndex(self._maker, old, matched, results)
         generation = self._publish(index, old.header["data"]["file"])

@@ -173,10 +173,8 @@ class _Matcher:
 
 
 def check_shrink(declaration: Declaration, before: int, after: int) -> None:
-    """Refuse a source that gave far fewer items than the list has: an unmounted share looks like an empty folder.
+    """Refuse a source that gave far fewer items than there were: an unmounted share looks like an empty folder.
 
-    :param before: how many items the list has.
-    :param after: how many items the source gave.
     :raises SourceShrunkError: when more items are gone than ``max_shrink`` allows.
     """
     max_shrink = Settings.max_shrink if declaration.max_shrink is None else declaration.max_shrink

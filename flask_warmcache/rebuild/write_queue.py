@@ -67,10 +67,7 @@ class WriteRequest:
     error: BaseException | None = None
 
     def find_overwritten(self, published: Snapshot, sequences: Mapping[Key, int]) -> bool:
-        """Note which keys were written since they were looked up, and return whether there are any.
-
-        :param sequences: those of the index's writes, by key.
-        """
+        """Note which keys were rebuilt or written (``sequences``) since their look-up; return whether any was."""
         self.overwritten_keys = [
             key
             for key, change in self.changes.items()

@@ -186,10 +186,9 @@ class FileStore:
         return report if isinstance(report, dict) else None
 
     def commit(self, name: str, publication: Publication, lock: PublishLock) -> bool:
-        """Publish a draft unless something else was published since it was begun; then remove the draft.
+        """Publish a draft and return True, or remove it if something else was published since it was begun.
 
         :param lock: the list's publish lock, which the calling thread may hold already.
-        :returns: whether the draft was published.
         :raises RebuildBusyError: when another process holds the publish lock for too long.
         """
         draft = publication.draft

@@ -134,10 +134,8 @@ def pack_header(header: Mapping[str, Any]) -> bytes:
 
 
 def read_header(index: Any, size: int) -> tuple[dict[str, Any], int]:
-    """Return the header of a mapped index, and where its sections begin.
+    """Return the header of a mapped index of ``size`` bytes, and where its sections begin.
 
-    :param index: something whose slices are bytes.
-    :param size: the file's length in bytes.
     :raises SnapshotError: when it is damaged, cut short, or of another format or byte order.
     """
     preamble = bytes(index[:PREAMBLE_LENGTH])

@@ -80,9 +80,8 @@ class PublishLock:
     """
 
     def __init__(self, path: Path, wait: float | None = None) -> None:
-        """:param wait: seconds to wait for another process; by default half a minute."""
         self._path = path
-        self._wait = wait
+        self._wait = wait  # seconds for another process; by default DEADLINE
         self._lock: HeldLock | None = None
         self._depth = 0
 

@@ -42,11 +42,9 @@ def mark_if_invalidated(folder: Path, name: str, known: str) -> None:
 
 def mark(folder: Path, name: str) -> None:
     """Mark the index that is published under this name, if there is one."""
-    try:
+    with suppress(FileNotFoundError):
         os.utime(folder / f"{name}.index", ns=_in_1970(), follow_symlinks=False)
-    except FileNotFoundError:
-        return
-    announce(folder, name)
+        announce(folder, name)
 
 
 def mark_snapshot(folder: Path, name: str, snapshot: Snapshot) -> None:
