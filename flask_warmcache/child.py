@@ -65,7 +65,8 @@ def main() -> int:
         state = _find_state(orders, served)
         state.open()
     except BaseException as error:
-        return _refuse(orders, store, error, deadline)
+        with pipe:
+            return _refuse(orders, store, error, deadline)
     _log_plainly()
     _answer(orders, "ready")
     if orders["wait"]:
