@@ -60,24 +60,20 @@ def test_creating_store_touches_no_file(folder: Path) -> None:
     assert not folder.exists()
 
 
-def test_link_is_refused(tmp_path: Path, folder: Path) -> None:
+def test_link_is_refused_without_naming_its_path(tmp_path: Path, folder: Path) -> None:
     (tmp_path / "real").mkdir(mode=0o700)
     folder.symlink_to(tmp_path / "real")
-    with pytest.raises(StoreError, match="is a link or a file. Set WARMCACHE_DIR"):
+    with pytest.raises(StoreError, match="is a link or a file. Set WARMCACHE_DIR") as failed:
         FileStore(folder).try_lock("files")
     assert list((tmp_path / "real").iterdir()) == []
+    assert str(tmp_path) not in str(failed.value)
 
 
 def test_file_is_refused(folder: Path) -> None:
     folder.write_text("")
-    with pytest.raises(StoreError, match=r"cannot be created \(File exists\). Set WARMCACHE_DIR"):
-        FileStore(folder).prepare()
-
-
-def test_folder_below_file_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(StoreError, match=r"cannot be created \(Not a directory\)"):
-        FileStore(tmp_path / "file" / "cache").prepare()
+    for chosen, why in ((folder, "File exists"), (folder / "below", "Not a directory")):
+        with pytest.raises(StoreError, match=rf"cannot be created \({why}\). Set WARMCACHE_DIR"):
+            FileStore(chosen).prepare()
 
 
 def test_another_accounts_folder_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -105,29 +101,15 @@ def test_folder_that_cannot_be_written_is_refused(folder: Path, monkeypatch: pyt
         FileStore(folder).prepare()
 
 
-def test_messages_name_no_path(tmp_path: Path, folder: Path) -> None:
-    folder.symlink_to(tmp_path)
-    with pytest.raises(StoreError) as failed:
-        FileStore(folder).prepare()
-    assert str(tmp_path) not in str(failed.value)
-
-
-def test_default_folder_is_in_the_instance_folder(tmp_path: Path) -> None:
-    assert default_folder(str(tmp_path / "instance"), "shop") == tmp_path / "instance" / "warmcache" / "shop"
-
-
 @pytest.mark.parametrize(
     ("name", "safe"),
     [("my.shop", "my.shop"), ("../../etc", "_.._etc"), ("...", "app"), ("läd n", "l_d_n"), ("", "app")],
 )
-def test_app_name_becomes_one_safe_folder_name(tmp_path: Path, name: str, safe: str) -> None:
-    made = default_folder(str(tmp_path), name)
-    assert made == tmp_path / "warmcache" / safe
+def test_default_folder_is_in_instance_folder_with_safe_name(tmp_path: Path, name: str, safe: str) -> None:
+    assert default_folder(str(tmp_path / "instance"), name) == tmp_path / "instance" / "warmcache" / safe
 
 
-def test_default_folder_is_in_user_state_without_writable_instance_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_user_state_replaces_read_only_instance_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     shop = default_folder("/usr/var/shop-instance", "shop")
@@ -143,8 +125,7 @@ def test_unreadable_small_files_count_as_missing(folder: Path) -> None:
     store.prepare()
     (folder / "files.progress").mkdir()
     (folder / "files.invalidated").symlink_to("/etc/hostname")
-    assert store.read_progress("files") is None
-    assert store.invalidation("files") == ""
+    assert (store.read_progress("files"), store.invalidation("files")) == (None, "")
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"5", b"null", b"\xff", b"[" * 60_000, b'{"a": ' * 9_000])

@@ -43,17 +43,22 @@ def machine(monkeypatch: pytest.MonkeyPatch, cores: int, memory: int | None) -> 
     monkeypatch.setattr(room, "memory", lambda: memory)
 
 
+def composed(**own: Any) -> dict[str, Any]:
+    """Return what a configuration file with these settings becomes."""
+    gunicorn_conf.compose(own)
+    return own
+
+
 def test_workers_fit_cores_and_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    machine(monkeypatch, 4, 16_000 * MIB)
-    assert defaults()["workers"] == (5, "default, 4 cores")
-    machine(monkeypatch, 4, 700 * MIB)
-    assert defaults()["workers"] == (3, "default, 700 MiB of memory")
-    machine(monkeypatch, 1, None)
-    assert defaults()["workers"] == (2, "default, 1 core")
-    machine(monkeypatch, 2, 100 * MIB)
-    assert defaults()["workers"].value == 1
-    machine(monkeypatch, 128, None)
-    assert defaults()["workers"].value == 12
+    for cores, memory, workers, why in (
+        (4, 16_000 * MIB, 5, "default, 4 cores"),
+        (4, 700 * MIB, 3, "default, 700 MiB of memory"),
+        (1, None, 2, "default, 1 core"),
+        (2, 100 * MIB, 1, "default, 100 MiB of memory"),
+        (128, None, 12, "default, 128 cores"),
+    ):
+        machine(monkeypatch, cores, memory)
+        assert defaults()["workers"] == (workers, why)
 
 
 def test_documented_values_are_those_of_code(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -87,26 +92,22 @@ def test_heartbeat_files_are_in_memory_if_that_is_writable(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("variable", "text", "message"),
+    ("variable", "text", "why"),
     [
-        (
-            "GUNICORN_TIMEOUT",
-            "abc",
-            "GUNICORN_TIMEOUT must be a whole number, 0 or more, not 'abc'. Correct it, or",
-        ),
-        ("GUNICORN_TIMEOUT", "-1", "GUNICORN_TIMEOUT must be a whole number, 0 or more, not '-1'. Correct it, or"),
-        ("GUNICORN_WORKERS", "0", "GUNICORN_WORKERS must be at least 1, not '0'"),
-        ("GUNICORN_THREADS", "0", "GUNICORN_THREADS must be at least 1, not '0'"),
-        ("GUNICORN_BIND", "0.0.0.0:80,:", "GUNICORN_BIND must be addresses like 0.0.0.0:8000, not '0.0.0.0:80,:'"),
-        ("GUNICORN_LOG_LEVEL", "loud", "GUNICORN_LOG_LEVEL must be one of debug, info, .*, not 'loud'"),
-        ("GUNICORN_WORKER_TMP_DIR", "/no/such", "GUNICORN_WORKER_TMP_DIR must be a folder, not '/no/such'"),
-        ("GUNICORN_PRELOAD_APP", "maybe", "GUNICORN_PRELOAD_APP must be true or false, not 'maybe'"),
-        ("GUNICORN_WORKER_CLASS", "gthred", "GUNICORN_WORKER_CLASS must be one of gunicorn's worker classes"),
-        ("GUNICORN_USER", "nobody-of-that-name", "GUNICORN_USER is refused, not 'nobody-of-that-name'"),
+        ("GUNICORN_TIMEOUT", "abc", "must be a whole number, 0 or more, not 'abc'. Correct it, or"),
+        ("GUNICORN_TIMEOUT", "-1", "must be a whole number, 0 or more, not '-1'. Correct it, or"),
+        ("GUNICORN_WORKERS", "0", "must be at least 1, not '0'"),
+        ("GUNICORN_THREADS", "0", "must be at least 1, not '0'"),
+        ("GUNICORN_BIND", "0.0.0.0:80,:", "must be addresses like 0.0.0.0:8000, not '0.0.0.0:80,:'"),
+        ("GUNICORN_LOG_LEVEL", "loud", "must be one of debug, info, .*, not 'loud'"),
+        ("GUNICORN_WORKER_TMP_DIR", "/no/such", "must be a folder, not '/no/such'"),
+        ("GUNICORN_PRELOAD_APP", "maybe", "must be true or false, not 'maybe'"),
+        ("GUNICORN_WORKER_CLASS", "gthred", "must be one of gunicorn's worker classes"),
+        ("GUNICORN_USER", "nobody-of-that-name", "is refused, not 'nobody-of-that-name'"),
     ],
 )
-def test_wrong_variable_is_refused_by_name(variable: str, text: str, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+def test_wrong_variable_is_refused_by_name(variable: str, text: str, why: str) -> None:
+    with pytest.raises(ValueError, match=f"{variable} {why}"):
         chosen_by_environment({variable: text})
 
 
@@ -116,23 +117,15 @@ def test_wrong_number_of_workers_or_port_is_refused_by_name(text: str) -> None:
         platform_choices({"WEB_CONCURRENCY": text})
     with pytest.raises(ValueError, match=f"PORT must be .*, not '{text}'"):
         platform_choices({"PORT": text})
-    problems = list(wrong_variables({"PORT": text, "GUNICORN_TIMEOUT": "soon"}))
-    assert (
-        len(problems) == 2
-        and problems[0].startswith("PORT must be")
-        and problems[1].startswith("GUNICORN_TIMEOUT must be")
-    )
+    problems = wrong_variables({"PORT": text, "GUNICORN_TIMEOUT": "soon"})
+    assert [problem.split(" must be")[0] for problem in problems] == ["PORT", "GUNICORN_TIMEOUT"]
 
 
 def test_empty_port_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PORT", "")  # gunicorn would make "0.0.0.0:" of it, and fail
-    own: dict[str, Any] = {}
-    gunicorn_conf.compose(own)
-    assert own["bind"] == ["127.0.0.1:8000"]
+    assert composed()["bind"] == ["127.0.0.1:8000"]
     monkeypatch.setenv("PORT", "81")
-    own.clear()
-    gunicorn_conf.compose(own)
-    assert own["bind"] == ["0.0.0.0:81"]
+    assert composed()["bind"] == ["0.0.0.0:81"]
 
 
 def test_every_setting_of_gunicorn_has_variable() -> None:
@@ -165,18 +158,14 @@ def test_every_setting_of_gunicorn_has_variable() -> None:
 
 
 def test_misspelt_variable_is_named() -> None:
-    environ = {"GUNICORN_TIMEOUTS": "300", "GUNICORN_WORKER": "3", "GUNICORN_SERVICE_HOST": "10.0.0.1"}
-    assert misspelt(environ) == [
-        ("GUNICORN_TIMEOUTS", "GUNICORN_TIMEOUT"),
-        ("GUNICORN_WORKER", "GUNICORN_WORKERS"),
-    ]
+    corrected = {"GUNICORN_TIMEOUTS": "GUNICORN_TIMEOUT", "GUNICORN_WORKER": "GUNICORN_WORKERS"}
+    assert dict(misspelt({**dict.fromkeys(corrected, "3"), "GUNICORN_SERVICE_HOST": "10.0.0.1"})) == corrected
 
 
 def test_configuration_file_wins_over_our_defaults_and_host(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("WEB_CONCURRENCY", "7")
     monkeypatch.setenv("PORT", "8123")
-    own: dict[str, Any] = {"workers": 3, "max_requests": 400}
-    gunicorn_conf.compose(own)
+    own = composed(workers=3, max_requests=400)
     assert (own["workers"], own["bind"]) == (3, ["0.0.0.0:8123"])
     assert (own["timeout"], own["worker_class"], own["threads"]) == (60, "gthread", 4)
     assert own["max_requests_jitter"] == 100
@@ -185,15 +174,11 @@ def test_configuration_file_wins_over_our_defaults_and_host(monkeypatch: pytest.
 def test_gunicorn_variable_wins_over_configuration_file(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GUNICORN_WORKERS", "9")
     monkeypatch.setenv("WEB_CONCURRENCY", "7")
-    own: dict[str, Any] = {"workers": 3}
-    gunicorn_conf.compose(own)
-    assert own["workers"] == 9
+    assert composed(workers=3)["workers"] == 9
 
 
 def test_sync_workers_get_one_thread() -> None:
-    own: dict[str, Any] = {"worker_class": "sync"}
-    gunicorn_conf.compose(own)
-    assert own["threads"] == 1  # gunicorn would turn more threads into gthread
+    assert composed(worker_class="sync")["threads"] == 1  # gunicorn would turn more threads into gthread
 
 
 def test_hooks_of_file_run_together_with_ours(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,13 +191,8 @@ def test_hooks_of_file_run_together_with_ours(monkeypatch: pytest.MonkeyPatch) -
     for name, hook in ours.items():
         hook.__name__ = name
         monkeypatch.setattr(gunicorn_conf, name, hook)
-    own: dict[str, Any] = {
-        "on_starting": noting("theirs"),
-        "post_worker_init": noting("theirs"),
-        "post_fork": noting("post_fork"),
-    }
-    post_fork = own["post_fork"]
-    gunicorn_conf.compose(own)
+    theirs, post_fork = noting("theirs"), noting("post_fork")
+    own = composed(on_starting=theirs, post_worker_init=theirs, post_fork=post_fork)
     own["on_starting"]("server")
     own["post_worker_init"]("worker")
     assert order == ["ours server", "theirs server", "theirs worker", "ours worker"]
@@ -222,9 +202,7 @@ def test_hooks_of_file_run_together_with_ours(monkeypatch: pytest.MonkeyPatch) -
 
 def test_composing_twice_runs_each_hook_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ran: list[str] = []
-    own: dict[str, Any] = {"when_ready": lambda server: ran.append("theirs")}
-    gunicorn_conf.compose(own)
-    gunicorn_conf.compose(own)
+    own = composed(**composed(when_ready=lambda server: ran.append("theirs")))
 
     class Server:
         class cfg:

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -30,6 +31,13 @@ sys.stdin.readline()
 """
 
 
+@pytest.fixture
+def store(shelf: Shelf) -> FileStore:
+    """Return a store whose folder exists."""
+    shelf.store.prepare()
+    return shelf.store
+
+
 def other_process(folder: Path) -> AbstractContextManager[subprocess.Popen[str]]:
     """Start a process that tries to acquire the lock and holds it until the block ends."""
     return started(python("-c", HOLD, folder))
@@ -46,42 +54,28 @@ def test_two_processes_never_both_hold_lock(folder: Path) -> None:
             assert read_line(second) == "refused"
 
 
-def test_lock_of_killed_process_is_released_at_once(folder: Path) -> None:
-    store = FileStore(folder)
-    with other_process(folder) as holder:
+def test_lock_of_killed_process_is_released_at_once(shelf: Shelf) -> None:
+    with other_process(shelf.folder) as holder:
         assert read_line(holder) == "locked"
         holder.kill()
         holder.wait()
-        lock = store.try_lock("files")
-    assert lock is not None
-    lock.close()
+        shelf.lock().close()
 
 
-def test_two_stores_of_one_process_exclude_each_other_too(folder: Path) -> None:
-    lock = FileStore(folder).try_lock("files")
-    assert lock is not None
-    assert FileStore(folder).try_lock("files") is None
+def test_two_stores_of_one_process_exclude_each_other_too(shelf: Shelf) -> None:
+    lock = shelf.lock()
+    assert FileStore(shelf.folder).try_lock("files") is None
     lock.close()
     lock.close()
-    again = FileStore(folder).try_lock("files")
-    assert again is not None
-    again.close()
+    Shelf(shelf.folder).lock().close()
 
 
-def test_probes_create_no_file_and_do_not_block_each_other(folder: Path) -> None:
-    store = FileStore(folder)
-    store.prepare()
+def test_probes_create_no_file_and_do_not_block_each_other(shelf: Shelf, store: FileStore) -> None:
     assert not store.is_locked("files")
-    assert list(folder.iterdir()) == []
-    lock = store.try_lock("files")
-    assert lock is not None
-    seen = []
-    probes = [threading.Thread(target=lambda: seen.append(store.is_locked("files"))) for _ in range(20)]
-    for probe in probes:
-        probe.start()
-    for probe in probes:
-        probe.join()
-    assert seen == [True] * 20
+    assert list(shelf.folder.iterdir()) == []
+    lock = shelf.lock()
+    with ThreadPoolExecutor(20) as pool:
+        assert list(pool.map(store.is_locked, ["files"] * 20)) == [True] * 20
     lock.close()
     assert not store.is_locked("files")
 
@@ -94,14 +88,12 @@ def test_lock_files_are_never_deleted(shelf: Shelf) -> None:
     assert (shelf.folder / "files.lock").stat().st_ino == inode
 
 
-def test_started_program_does_not_inherit_lock(folder: Path) -> None:
-    store = FileStore(folder)
-    lock = store.try_lock("files")
-    assert lock is not None
+def test_started_program_does_not_inherit_lock(shelf: Shelf) -> None:
+    lock = shelf.lock()
     program = subprocess.Popen(["cat"], stdin=subprocess.PIPE, close_fds=False)
     try:
         lock.close()
-        assert not store.is_locked("files")
+        assert not shelf.store.is_locked("files")
     finally:
         program.communicate()
 
@@ -130,23 +122,21 @@ print(free)
     assert (done.stdout, done.stderr) == ("True\n", "")
 
 
-def test_forked_child_closes_its_copies(folder: Path) -> None:
-    lock = FileStore(folder).try_lock("files")
-    assert lock is not None
+def test_forked_child_closes_its_copies(shelf: Shelf) -> None:
+    lock = shelf.lock()
     locks_module.no_fork.acquire()  # as before the fork
     locks_module._close_in_child()  # as in the child; here it is the only copy
     assert lock.descriptor == -1
-    assert not FileStore(folder).is_locked("files")
+    assert not shelf.store.is_locked("files")
 
 
-def test_lock_on_removed_file_is_not_ours(folder: Path) -> None:
-    store = FileStore(folder)
-    lock = store.try_lock("files")
-    assert lock is not None and lock.still_ours()
-    (folder / "files.lock").unlink()
+def test_lock_on_removed_file_is_not_ours(shelf: Shelf) -> None:
+    lock = shelf.lock()
+    assert lock.still_ours()
+    (shelf.folder / "files.lock").unlink()
     assert not lock.still_ours()
-    second = store.try_lock("files")  # possible because of the removal
-    assert second is not None and second.still_ours()
+    second = shelf.lock()  # possible because of the removal
+    assert second.still_ours()
     assert not lock.still_ours()
     lock.close()
     second.close()
@@ -164,24 +154,18 @@ def test_rebuild_whose_lock_file_was_removed_does_not_publish(shelf: Shelf) -> N
     assert shelf.items() == files("old")
 
 
-def test_lock_file_removed_between_open_and_lock_is_not_acquired(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    store = FileStore(folder)
+def test_lock_file_removed_before_lock_is_not_acquired(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
     lock_descriptor = filelock.lock_descriptor
 
     def removed_first(descriptor: int, *, blocking: bool) -> bool:
-        (folder / "files.lock").unlink()
+        (store.folder / "files.lock").unlink()
         return bool(lock_descriptor(descriptor, blocking=blocking))
 
     monkeypatch.setattr("filelock.lock_descriptor", removed_first)
     assert store.try_lock("files") is None
 
 
-def test_interrupt_while_locking_leaves_no_descriptor_open(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    store = FileStore(folder)
-    store.prepare()
-
+def test_interrupted_lock_leaves_no_descriptor_open(store: FileStore, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(descriptor: int, *, blocking: bool) -> bool:
         raise KeyboardInterrupt
 
@@ -192,17 +176,13 @@ def test_interrupt_while_locking_leaves_no_descriptor_open(folder: Path, monkeyp
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_lock_file_that_cannot_be_opened_is_named(folder: Path) -> None:
-    store = FileStore(folder)
-    store.prepare()
-    (folder / "files.lock").symlink_to("elsewhere")
+def test_lock_file_that_cannot_be_opened_is_named(store: FileStore) -> None:
+    (store.folder / "files.lock").symlink_to("elsewhere")
     with pytest.raises(StoreError, match=r"The lock file files\.lock cannot be opened .*set WARMCACHE_DIR"):
         store.try_lock("files")
 
 
-def test_publication_waits_for_another(folder: Path) -> None:
-    store = FileStore(folder)
-    store.prepare()
+def test_publication_waits_for_another(store: FileStore) -> None:
     order: list[str] = []
 
     def second() -> None:
@@ -228,9 +208,7 @@ def test_publish_lock_held_for_too_long_fails_rebuild(shelf: Shelf, monkeypatch:
     assert shelf.items() == files("new")
 
 
-def test_publish_lock_may_be_acquired_again_by_its_holder(folder: Path) -> None:
-    store = FileStore(folder)
-    store.prepare()
+def test_publish_lock_may_be_acquired_again_by_its_holder(store: FileStore) -> None:
     lock = store.publishing("files")
     with lock:
         with lock:

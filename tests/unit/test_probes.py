@@ -26,8 +26,7 @@ def ask(app: Flask, probe: str) -> TestResponse:
     return app.test_client().get(f"/api/cache/{probe}")
 
 
-def test_livez_starts_nothing_and_writes_nothing(tmp_path: Path) -> None:
-    shop = Shop(tmp_path)
+def test_livez_starts_nothing_and_writes_nothing(tmp_path: Path, shop: Shop) -> None:
     answer = ask(shop.app, "livez")
     assert (answer.status_code, answer.get_json()) == (200, {"status": "ok"})
     assert answer.headers["Cache-Control"] == "no-store"
@@ -36,9 +35,7 @@ def test_livez_starts_nothing_and_writes_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("probe", PROBES)
-def test_hooks_of_app_do_not_affect_probes(tmp_path: Path, probe: str) -> None:
-    shop = Shop(tmp_path)
-
+def test_hooks_of_app_do_not_affect_probes(shop: Shop, probe: str) -> None:
     @shop.app.before_request
     def login() -> Any:
         return redirect("/login")
@@ -51,17 +48,11 @@ def test_hooks_of_app_do_not_affect_probes(tmp_path: Path, probe: str) -> None:
     assert shop.app.test_client().get("/api/cache/stats").status_code != 200
 
 
-def test_app_is_ready_while_its_lists_are_cold(tmp_path: Path) -> None:
-    shop = Shop(tmp_path)
+def test_app_is_ready_while_its_lists_are_cold(shop: Shop) -> None:
     shop.gate.clear()
     answer = ask(shop.app, "readyz")
     assert answer.status_code == 200
-    assert answer.get_json() == {
-        "status": "ready",
-        "lists": {"files": "cold"},
-        "startup": {},
-        "waiting_for": [],
-    }
+    assert answer.get_json() == {"status": "ready", "lists": {"files": "cold"}, "startup": {}, "waiting_for": []}
     assert shop.state.is_started, "a probe starts the keeper, as any request does"
     shop.gate.set()
 
@@ -81,9 +72,7 @@ def test_strict_app_becomes_ready_when_its_lists_are_warm_and_stays_ready(tmp_pa
     assert (again.status_code, again.get_json()["lists"]) == (200, {"files": "cold"})
 
 
-def test_strict_app_is_ready_at_its_deadline_and_reports_degraded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_strict_app_is_degraded_at_its_deadline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shop = Shop(tmp_path, ready_strict=True, ready_deadline=600.0, runner="external")
     assert ask(shop.app, "readyz").status_code == 503
     later = time.monotonic() + 601
@@ -142,11 +131,9 @@ def test_probes_answer_under_api_prefix(tmp_path: Path, probe: str) -> None:
     assert int(head.headers["Content-Length"]) > 10
 
 
-def test_app_with_unusable_cache_folder_is_ready_but_degraded(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_app_with_unusable_folder_is_ready_but_degraded(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    shop = Shop(tmp_path, runner="external")
-
     def fails() -> None:
         raise OSError("no such device")
 
