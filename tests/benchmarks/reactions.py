@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.support.places import Place
-from tests.support.servers import gunicorn_server
+from tests.support.servers import Server, gunicorn_server
 from tests.support.waiting import until
 
 ASKED = 200
@@ -54,9 +54,24 @@ def beside_a_first_build(folder: Path) -> tuple[float, float]:
 
 def after_a_kill(folder: Path) -> tuple[float, float]:
     """Seconds from an invalidation to the build that it causes, and from that one's kill to the next build."""
-    place = Place(folder, runner="thread").with_gate()
-    place.gate.touch()
-    with gunicorn_server(place) as server:
+    place = Place(folder, runner="thread")
+    return around_a_kill(place, 4, lambda server: place.until_built(3).at)
+
+
+def shown_failure_of_a_child(folder: Path) -> tuple[float, float]:
+    """Seconds from an invalidation to the build that it causes, and from a child's kill to its shown failure."""
+
+    def shown(server: Server) -> float:
+        until(lambda: server.get().state == "failed", "the failure")
+        return time.monotonic()
+
+    return around_a_kill(Place(folder, runner="process", retry_min=60), 1, shown)
+
+
+def around_a_kill(place: Place, workers: int, noticed: Callable[[Server], float]) -> tuple[float, float]:
+    """Seconds from an invalidation to its build, and from the kill of that build's process until it is noticed."""
+    place.with_gate().gate.touch()
+    with gunicorn_server(place, workers=workers) as server:
         server.warm_up()
         server.next_of_each_worker()
         place.gate.unlink()
@@ -65,23 +80,7 @@ def after_a_kill(folder: Path) -> tuple[float, float]:
         builder = place.builder_at_gate(2).pid
         killed = time.monotonic()
         os.kill(builder, signal.SIGKILL)
-        return began - invalidated, place.until_built(3).at - killed
-
-
-def shown_failure_of_a_child(folder: Path) -> tuple[float, float]:
-    """Seconds from an invalidation to the build that it causes, and from a child's kill to its shown failure."""
-    place = Place(folder, runner="process", retry_min=60).with_gate()
-    place.gate.touch()
-    with gunicorn_server(place, workers=1) as server:
-        server.warm_up()
-        place.gate.unlink()
-        invalidated = server.get("/invalidate", "POST").end
-        began = place.until_built(2).at
-        child = place.builder_at_gate(2).pid
-        killed = time.monotonic()
-        os.kill(child, signal.SIGKILL)
-        until(lambda: server.get().state == "failed", "the failure")
-        return began - invalidated, time.monotonic() - killed
+        return began - invalidated, noticed(server) - killed
 
 
 def stop_in_a_build(folder: Path) -> tuple[float, float]:

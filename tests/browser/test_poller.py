@@ -186,16 +186,6 @@ def test_region_is_reloaded_once(server: FakeServer, page: Page, recorder: Event
     assert server.count("/page") == 2
 
 
-def test_reload_never_loops(server: FakeServer, page: Page, recorder: EventRecorder) -> None:
-    server.refresh = "reload"
-    server.page_state = "cold"  # regardless of the status
-    page.goto(f"{server.url}/page")
-    blocked = recorder.wait_for(page, "blocked")
-    assert blocked["reason"] == "loop"
-    assert server.count("/page") == 2
-    assert len(recorder.of("ready")) == 2  # one in each document
-
-
 def test_swap_with_old_content_prompts_after_five_attempts(
     server: FakeServer, page: Page, recorder: EventRecorder
 ) -> None:
@@ -207,18 +197,6 @@ def test_swap_with_old_content_prompts_after_five_attempts(
     assert len(recorder.of("ready")) == 1
     recorder.wait_for(page, "error", fatal=True)
     asks_nothing(server, page, 0.3)
-
-
-def test_page_that_disagrees_with_the_status_causes_no_loop(
-    server: FakeServer, page: Page, recorder: EventRecorder
-) -> None:
-    server.page_state = "stale"
-    page.goto(f"{server.url}/page")
-    recorder.wait_for(page, "refreshed")
-    # The swapped region waits again, so the poller asks once more, and then stops.
-    page.wait_for_function("document.getElementById('files').dataset.warmcacheRebuilding === 'false'")
-    assert server.count("/page") == 2
-    assert len(recorder.of("ready")) == 1
 
 
 # Replace the poller's own refresh of a region by the app's, for each strategy.
@@ -240,6 +218,7 @@ FETCHES = """
     [
         *((strategy, "stale") for strategy in ("auto", "swap", "event", "own", "prompt", "reload")),
         *((strategy, "partial") for strategy in ("auto", "event")),
+        ("reload", "cold"),
     ],
 )
 def test_every_strategy_loads_at_most_twice_if_page_and_status_disagree(

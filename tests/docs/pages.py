@@ -1,12 +1,14 @@
-"""What a test reads from a page of the documentation: its code blocks, tables and sections."""
+"""What a test takes from a page of the documentation: its code blocks, to run them, tables and sections."""
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.processes import CHECKOUT
+from tests.support.processes import CHECKOUT, python
+from tests.support.processes import run as run_command
 
 DOCS = CHECKOUT / "docs"
 README = CHECKOUT / "README.md"
@@ -48,3 +50,15 @@ def rows(text: str) -> list[list[str]]:
         number - 1 for number, cells in enumerate(table) if all(re.fullmatch(":?-+:?", cell) for cell in cells)
     }
     return [cells for number, cells in enumerate(table) if number not in heads and number - 1 not in heads]
+
+
+def run(script: str, folder: Path, *arguments: str, **variables: str) -> str:
+    """Run Python code in a folder and return what it printed; it must not fail, nor warn.
+
+    :param arguments: for Python, in place of the code.
+    """
+    paths = f"{CHECKOUT}{os.pathsep}{folder}"
+    env = {"PYTHONPATH": paths, "XDG_STATE_HOME": str(folder), **variables}
+    ran = run_command(python(*(arguments or ("-c", script))), env, cwd=folder)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout

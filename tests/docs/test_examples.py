@@ -6,8 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from .pages import DOCS, README, block, blocks
-from .scripts import run
+from .pages import DOCS, README, block, blocks, run
 
 SHOP = block(README, "python", "# app.py")
 INLINE = """

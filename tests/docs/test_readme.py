@@ -11,8 +11,7 @@ import pytest
 
 from tests.support.processes import CHECKOUT
 
-from .pages import DOCS, README, block
-from .scripts import run
+from .pages import DOCS, README, block, run
 
 DRIVER = """
 client = app.test_client()

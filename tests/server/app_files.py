@@ -35,8 +35,6 @@ for _name, _convert in (("REFRESH_INTERVAL", float), ("RETRY_MIN", float), ("RET
         app.config[f"WARMCACHE_{_name}"] = _convert(os.environ[f"TEST_{_name}"])
 app.config["WARMCACHE_READY_STRICT"] = "TEST_READY_STRICT" in os.environ
 app.config["WARMCACHE_PER_PAGE"] = 500
-if "TEST_RUNNER" in os.environ:
-    app.config["WARMCACHE_RUNNER"] = os.environ["TEST_RUNNER"]
 warmcache = WarmCache(app)
 files = warmcache.warm_list(
     "files",
