@@ -83,15 +83,15 @@ def unmounted(folder):
     raise OSError("unmounted")
 
 def test_failure_is_reported(monkeypatch):
-    monkeypatch.setattr("shop.os.scandir", unmounted)
+    monkeypatch.setattr("app.os.scandir", unmounted)
     with inline_rebuilds(app, raise_errors=False):
         app.test_client().get("/api/files")
     assert mails == ["The list files could not be rebuilt: unmounted"]
 """
-    (tmp_path / "shop.py").write_text(f"{SHOP}\napp.testing = True\n")
+    (tmp_path / "app.py").write_text(f"{SHOP}\napp.testing = True\n")
     signals = block(DOCS / "lists.md", "python", "rebuild_failed")
-    (tmp_path / "test_shop.py").write_text(python("testing.md") + signals + own)
-    said = run("", tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_shop.py")
+    (tmp_path / "test_app.py").write_text(python("testing.md") + signals + own)
+    said = run("", tmp_path, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_app.py")
     assert "4 passed" in said
 
 

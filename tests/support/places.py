@@ -27,7 +27,11 @@ class Call:
 
 
 class Place:
-    """The files of one test: the cache folder, what steers the builds, and the log of what the app did."""
+    """The files of one test: the cache folder, what steers the builds, and the log of what the app did.
+
+    Servers and commands run in the test's own folder: the doctor examines the gunicorn that runs in its working
+    folder, and must not find that of another test.
+    """
 
     def __init__(self, folder: Path, **options: object) -> None:
         """:param options: the app's ``TEST_*`` variables, in lower case."""
@@ -85,8 +89,8 @@ class Place:
 
     def run(self, command: list[str], **options: Any) -> subprocess.CompletedProcess[str]:
         """Run a command in the app's environment to its end."""
-        return run(command, self.env, **{"cwd": APPS, **options})
+        return run(command, self.env, **{"cwd": self.folder, **options})
 
     def started(self, command: list[str], **options: Any) -> AbstractContextManager[subprocess.Popen[str]]:
         """Run a command in the app's environment beside the block."""
-        return started(command, self.env, **{"cwd": APPS, **options})
+        return started(command, self.env, **{"cwd": self.folder, **options})

@@ -22,7 +22,7 @@ import psutil
 
 from .answers import Answer, ask
 from .orphans import marked
-from .places import APPS, Place
+from .places import Place
 from .ports import free_port
 from .processes import is_running
 from .threads import Repeated
@@ -136,7 +136,7 @@ class Server(ServerProcess):
         self.place = place
         self.workers = workers
         self._loads = len(place.calls("loaded")) + loads
-        super().__init__(command, port, place.folder / f"server-{port}.log", place.env, APPS)
+        super().__init__(command, port, place.folder / f"server-{port}.log", place.env, place.folder)
 
     def is_ready(self) -> bool:
         return len(self.place.calls("loaded")) >= self._loads and super().is_ready()
