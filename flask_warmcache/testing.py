@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import replace
 from tempfile import TemporaryDirectory
 from typing import Literal
@@ -176,7 +176,5 @@ def _clear(status: ListStatus) -> None:
     lock = status.store.try_lock(status.name)
     if lock is None:
         raise RebuildBusyError(f"Warm list {status.name!r} is being rebuilt.")
-    try:
+    with closing(lock):
         status.store.publish_cold(status.name)
-    finally:
-        lock.close()

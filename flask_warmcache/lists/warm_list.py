@@ -252,10 +252,9 @@ class WarmList(Warm):
 
     def _refresh(self, state: AppState, condition: Condition) -> Condition:
         """Ask for a rebuild unless one is under way or the list is newer than the refresh interval."""
-        settings = state.settings
-        if not settings.allow_refresh or condition.rebuilding or condition.due:
+        if not state.settings.allow_refresh or condition.rebuilding or condition.due:
             return condition
-        if condition.snapshot is None or condition.age < settings.refresh_interval:
+        if condition.snapshot is None or condition.age < state.settings.refresh_interval:
             return condition
         try:
             state.store.mark_stale(self.name, condition.snapshot)

@@ -84,16 +84,12 @@ class Planner:
         """
         view: memoryview[int] | array[int] = NOTHING
         complete = True
-        if (
-            snapshot is None
-            or not snapshot.has_view(query.filter, query.sort)
-            or (query.search and not snapshot.has_search)
-        ):
-            pass  # the list is cold; or other code, which did not have this view, made the snapshot
-        elif query.search:
-            view, complete = self._found(snapshot, query)
-        else:
-            view = snapshot.view(query.filter, query.sort)
+        # Other code, which did not have this view, may have made the snapshot.
+        if snapshot is not None and snapshot.has_view(query.filter, query.sort):
+            if not query.search:
+                view = snapshot.view(query.filter, query.sort)
+            elif snapshot.has_search:
+                view, complete = self._found(snapshot, query)
         total = len(view) // 2
         if query.per_page == 0 and snapshot is not None:
             self._check_size(view)

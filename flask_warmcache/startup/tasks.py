@@ -130,27 +130,24 @@ class Tasks:
     def tick(self) -> None:
         """Start the tasks that are due and that no process runs; the keeper calls this at each of its ticks."""
         for status in list(self._unfinished):
-            self._tick(status)
-
-    def _tick(self, status: TaskStatus) -> None:
-        status.reread()
-        status.probe()
-        if status.is_done:
-            self._runner.log_skipped(status)
-            self._unfinished.remove(status)
-            return
-        if status.is_here and status.is_late and not status.is_late_logged:
-            status.is_late_logged = True
-            events.warning(
-                "warmcache.task_late",
-                "%(task)r has run for more than %(timeout).1f s; it runs on, and the app serves "
-                "without its result",
-                task=status.name,
-                timeout=status.task.timeout,
-            )
-        # One at a time, so that a single worker runs them in order; but a task that is late delays no other.
-        if not any(other.is_here and not other.is_late for other in self._unfinished):
-            self._runner.start(status)
+            status.reread()
+            status.probe()
+            if status.is_done:
+                self._runner.log_skipped(status)
+                self._unfinished.remove(status)
+                continue
+            if status.is_here and status.is_late and not status.is_late_logged:
+                status.is_late_logged = True
+                events.warning(
+                    "warmcache.task_late",
+                    "%(task)r has run for more than %(timeout).1f s; it runs on, and the app serves "
+                    "without its result",
+                    task=status.name,
+                    timeout=status.task.timeout,
+                )
+            # One at a time, so that a single worker runs them in order; but a task that is late delays no other.
+            if not any(other.is_here and not other.is_late for other in self._unfinished):
+                self._runner.start(status)
 
     def run_now(self, name: str, *, again: bool = False) -> bool | None:
         """Run a task in the calling thread, without regard to its pause.

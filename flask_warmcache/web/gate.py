@@ -77,7 +77,9 @@ class Gate:
 
     def _ready(self) -> Response:
         is_open = self._start()
-        missing = [f"list {name}" for name in self._cold()] if self._is_strict() else []
+        settings = self._state.settings
+        must_wait = settings.ready_strict and settings.enabled and not self._was_ready
+        missing = [f"list {name}" for name in self._cold()] if must_wait else []
         if not missing:
             self._was_ready = True
         return self._verdict(is_open, missing, self._declared.startup_progress())
@@ -100,10 +102,6 @@ class Gate:
             "waiting_for": missing,
         }
         return _answer(200 if is_ready else 503, detail)
-
-    def _is_strict(self) -> bool:
-        settings = self._state.settings
-        return settings.ready_strict and settings.enabled and not self._was_ready
 
     def _cold(self) -> list[str]:
         """Return the lists that have no complete snapshot yet and may have one some day."""

@@ -127,9 +127,7 @@ def _row(what: str, state: str, seconds: float | None, error: str | None) -> dic
 def _shown(status: ListStatus, permissions: Permissions) -> dict[str, Any]:
     """Return what the template shows of one list."""
     section = list_section(status)
-    snapshot = status.reader.current()
-    if not section["is_populated"]:
-        snapshot = None
+    snapshot = status.reader.current() if section["is_populated"] else None
     progress = section["progress"]
     due_in = None
     if section["state"] == "fresh" and not status.is_rebuilt_elsewhere:
