@@ -1,8 +1,6 @@
-"""Starts, by fork, processes that have the app of ``app_files`` loaded and do one thing each. See launcher.py.
+"""What a child of ``launcher.py`` does that has the app of ``app_files`` loaded by its parent.
 
-A line of JSON on stdin starts one, whose pid is printed as soon as it is ready. It waits for SIGUSR1, so that
-a test can trace it first, acts, and exits with 0, or with 1 if it failed. ``wait PID`` waits for its end and
-prints how it ended.
+When it is prepared, it waits for SIGUSR1, so that a test can trace it first. It exits with 1 if it failed.
 """
 
 from __future__ import annotations
@@ -120,11 +118,10 @@ def publish_and_read(times: int, seed: int) -> int:
     return 0
 
 
-def act(order: dict[str, Any]) -> int:
-    """Prepare one child, wait for the signal and do what the order says."""
+def prepare(order: dict[str, Any]) -> None:
+    """Prepare a child for a tracer, and for writing what it prints to files."""
     if order["do"] == "rebuild until SIGTERM":
-        os.write(ready_pipe[1], b"r")
-        return rebuild_until_term(order["events"])
+        return
     # Some kernels let a process be traced by its ancestors only, unless it says otherwise.
     ctypes.CDLL(None).prctl(PR_SET_PTRACER, ANY_PROCESS, 0, 0, 0)
     for number, name in ((1, "out"), (2, "err")):
@@ -134,7 +131,12 @@ def act(order: dict[str, Any]) -> int:
     if order["do"] == "rebuild":
         flask("warmcache", "status", "--json")  # everything is imported and opened before the faults begin
         os.ftruncate(1, 0)
-    os.write(ready_pipe[1], b"r")
+
+
+def act(order: dict[str, Any]) -> int:
+    """Do what the order says, most of it after the signal."""
+    if order["do"] == "rebuild until SIGTERM":
+        return rebuild_until_term(order["events"])
     signal.sigwait(GO)
     if order["do"] == "rebuild":
         return rebuild(order.get("times", 1))
@@ -143,26 +145,5 @@ def act(order: dict[str, Any]) -> int:
     return flask(*order["arguments"])
 
 
-ready_pipe = os.pipe()
-
-
-def main() -> None:
-    setattr(threading.Thread, "start", without_keeper(threading.Thread.start))  # noqa: B010
-    signal.pthread_sigmask(signal.SIG_BLOCK, GO)
-    print("ready", flush=True)
-    for line in sys.stdin:
-        if line.startswith("wait "):
-            print(os.waitstatus_to_exitcode(os.waitpid(int(line.split()[1]), 0)[1]), flush=True)
-            continue
-        pid = os.fork()
-        if pid == 0:
-            code = 70
-            try:
-                code = act(json.loads(line))
-            finally:
-                os._exit(code)
-        os.read(ready_pipe[0], 1)  # until the child is ready
-        print(pid, flush=True)
-
-
-main()
+setattr(threading.Thread, "start", without_keeper(threading.Thread.start))  # noqa: B010
+signal.pthread_sigmask(signal.SIG_BLOCK, GO)

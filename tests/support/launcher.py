@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from .places import Place
-from .processes import python, read_line, send_line
+from .places import APPS, Place
+from .processes import Forker, forker
 
 Event = dict[str, Any]
 
@@ -28,25 +28,20 @@ class Done:
 
 
 class Launcher:
-    """The process of ``launched.py``."""
+    """A process that forks children which do what ``launched.py`` says."""
 
-    def __init__(self, place: Place, process: subprocess.Popen[str]) -> None:
+    def __init__(self, place: Place, forker: Forker) -> None:
         self.place = place
-        self._process = process
+        self._forker = forker
         self._events = place.folder / "events"
-        assert read_line(process) == "ready"
-
-    def _order(self, line: str) -> int:
-        send_line(self._process, line)
-        return int(read_line(self._process))
 
     def start_child(self, **order: Any) -> int:
         """Start a child that waits for SIGUSR1 before it acts; return its pid."""
-        return self._order(json.dumps({"folder": os.fspath(self.place.folder), **order}))
+        return self._forker.fork({"folder": os.fspath(self.place.folder), **order})
 
     def wait(self, pid: int) -> Done:
         """Wait for the child's end."""
-        code = self._order(f"wait {pid}")
+        code = self._forker.wait(pid)
         out, err = (self.place.folder.joinpath(name).read_text(errors="replace") for name in ("out", "err"))
         return Done(code, out, err)
 
@@ -93,8 +88,5 @@ class Launcher:
 @contextmanager
 def launcher_for(place: Place) -> Iterator[Launcher]:
     """Run a launcher; end it and all its children with the block."""
-    with place.started(python("-m", "tests.support.launched"), start_new_session=True) as process:
-        try:
-            yield Launcher(place, process)
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
+    with forker("from tests.support.launched import act, prepare", env=place.env, cwd=APPS) as started:
+        yield Launcher(place, started)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -79,20 +80,24 @@ def is_running(pid: int) -> bool:
 
 # What each line on stdin asks for: a child that calls ``act`` with its words, or to wait for one.
 FORKER = """
-import os as _os, sys as _sys, traceback as _traceback
+import json as _json, os as _os, sys as _sys, traceback as _traceback
+_ready, _tell = _os.pipe()
 for _line in _sys.stdin:
-    _what, *_words = _line.split()
+    _what, *_words = _json.loads(_line)
     if _what == "wait":
-        print(_os.waitstatus_to_exitcode(_os.waitpid(int(_words[0]), 0)[1]), flush=True)
+        print(_os.waitstatus_to_exitcode(_os.waitpid(_words[0], 0)[1]), flush=True)
         continue
     _child = _os.fork()
     if _child == 0:
         try:
-            act(*_words)
+            if "prepare" in globals():
+                prepare(*_words)
+            _os.write(_tell, b"r")
+            _os._exit(act(*_words) or 0)
         except BaseException:
             _traceback.print_exc()
             _os._exit(1)
-        _os._exit(0)
+    _os.read(_ready, 1)
     print(_child, flush=True)
 """
 
@@ -100,27 +105,31 @@ for _line in _sys.stdin:
 class Forker:
     """A process that runs a script once, and then forks children: that takes milliseconds, not an import each.
 
-    The script defines ``act``, which each child calls.
+    The script defines ``act``, which each child calls, and which may return an exit code. If it also defines
+    ``prepare``, a child calls that first, and ``fork`` returns afterwards.
     """
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
 
-    def fork(self, *words: object) -> int:
-        """Start a child that acts with these words; return its pid."""
-        send_line(self._process, " ".join(map(str, ("fork", *words))))
+    def _order(self, *words: object) -> int:
+        send_line(self._process, json.dumps(words))
         return int(read_line(self._process))
+
+    def fork(self, *words: object) -> int:
+        """Start a child that acts with these words, which JSON can carry; return its pid."""
+        return self._order("fork", *words)
 
     def wait(self, pid: int) -> int:
         """Wait for that child's end; return its exit code, or the negative number of the signal that killed it."""
-        send_line(self._process, f"wait {pid}")
-        return int(read_line(self._process))
+        return self._order("wait", pid)
 
 
 @contextmanager
-def forker(script: str, *arguments: object) -> Iterator[Forker]:
+def forker(script: str, *arguments: object, **options: Any) -> Iterator[Forker]:
     """Run the script beside the block; kill it and its children at the end of the block."""
-    with started(python("-c", script + FORKER, *arguments), start_new_session=True) as process:
+    command = python("-c", script + FORKER, *arguments)
+    with started(command, start_new_session=True, **options) as process:
         try:
             yield Forker(process)
         finally:
