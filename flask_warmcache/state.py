@@ -23,7 +23,7 @@ from . import events
 from .encoding import encoder
 from .host import threads
 from .host.server import server_started
-from .keeper.children import Children, Location, NoLocation, locate
+from .keeper.children import Children, Location, locate
 from .keeper.keeper import Keeper
 from .keeper.rebuilder import Rebuilder
 from .query.answers import Answers
@@ -216,9 +216,9 @@ class AppState:
             for writes in self._writes.values():
                 writes.queue.after_fork()
 
-    def _locate(self) -> Location:
+    def _locate(self) -> Location | str:
         if self.settings.dir is None and self.app.testing:
-            raise NoLocation("an app under test has a temporary cache folder")
+            return "an app under test has a temporary cache folder"
         return locate(self.app, self.settings.app)
 
     def _folder(self) -> Path:

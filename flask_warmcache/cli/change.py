@@ -9,7 +9,7 @@ from flask.cli import with_appcontext
 
 from ..errors import StoreError
 from ..lists.warm_list import WarmList
-from .opened import BUSY, leave, opened_list
+from .common import BUSY, leave, opened_list
 
 
 def _with_keys(command: Callable[..., None]) -> Callable[..., None]:

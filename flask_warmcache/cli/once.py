@@ -14,8 +14,7 @@ from flask.cli import with_appcontext
 from ..errors import DeclarationError
 from ..startup.task import TaskStatus
 from ..startup.tasks import Tasks
-from .bar import POLL, Background, show_while
-from .opened import BUSY, FAILED, opened_state
+from .common import BUSY, FAILED, POLL, Background, opened_state, show_while
 
 
 @click.command("once")

@@ -15,8 +15,7 @@ from flask.cli import with_appcontext
 
 from ..errors import RebuildBusyError
 from ..status.condition import ListStatus
-from .bar import POLL, Background, pace, show_while
-from .opened import BUSY, FAILED, leave, opened_list, opened_state
+from .common import BUSY, FAILED, POLL, Background, leave, opened_list, opened_state, pace, show_while
 
 if TYPE_CHECKING:
     from ..rebuild.tools import Outcome

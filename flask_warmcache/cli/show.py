@@ -12,8 +12,7 @@ from flask.cli import with_appcontext
 from ..doctor.examine import examine
 from ..doctor.report import encoded, show
 from ..status.stats import list_section
-from .bar import pace
-from .opened import FAILED, opened_state
+from .common import FAILED, opened_state, pace
 
 
 @click.command("status")

@@ -42,7 +42,7 @@ def main() -> None:
     sources = gunicorn_sources.sources(cfg, outside, chosen, app.in_file)
     hooks = "none" if conf is None else "ours" if cfg.post_worker_init in conf._hooks else "lost"
     settings = {
-        name: {"value": _plain(setting.get()), "source": sources.get(name, "gunicorn's default")}
+        name: {"value": setting.get(), "source": sources.get(name, "gunicorn's default")}
         for name, setting in cfg.settings.items()
     }
     settings["worker_class"]["value"] = cfg.worker_class_str  # sync with threads is gthread
@@ -57,11 +57,11 @@ def main() -> None:
         "misspelt": gunicorn_sources.misspelt(cfg.env_orig),
         "overruled": [{**variable._asdict(), "message": str(variable)} for variable in overruled],
     }
-    print(json.dumps(answer, default=str))
+    print(json.dumps(answer, default=_plain))
 
 
-def _plain(value: Any) -> Any:
-    return f"{value.__module__}.{value.__qualname__}" if callable(value) else value
+def _plain(value: Any) -> str:
+    return f"{value.__module__}.{value.__qualname__}" if callable(value) else str(value)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from ..keeper.children import Location, NoLocation
 from ..state import AppState
 from . import environment, folder, imports, rebuilds
 from .report import FAULT, INFO, WARNING, Report
@@ -66,11 +65,7 @@ def _find_server(report: Report, pid: int | None) -> Server | None:
 def _check_imports(
     report: Report, state: AppState, running: Server | None, effective: dict[str, Any] | None
 ) -> None:
-    location: Location | None
-    try:
-        location = rebuilds.location_of(state.app, state.settings.app, effective)
-    except NoLocation:
-        location = None
+    location = rebuilds.location_of(state, effective)
     environ = running.environ if running is not None and running.environ else os.environ
     seconds = imports.check_imports(report, state.app, location, environ)
     if seconds is None or effective is None or not effective["version"].startswith(BOOT_IS_TIMED):

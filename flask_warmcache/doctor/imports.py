@@ -12,7 +12,7 @@ from typing import Any
 
 from flask import Flask
 
-from ..keeper.children import DROPPED, PACKAGE_FOLDER, Location
+from ..keeper.children import Location, child_environment
 from .report import Report
 
 SLOW = 3.0  # seconds for the whole app, above which it is worth acting
@@ -50,13 +50,13 @@ STANDARD = "standard library"
 
 
 def check_imports(
-    report: Report, app: Flask, location: Location | None, environ: Mapping[str, str]
+    report: Report, app: Flask, location: Location | str, environ: Mapping[str, str]
 ) -> float | None:
     """Report how long importing the app takes; return the seconds, or None when they are unknown.
 
     :param environ: the server's, or this process's.
     """
-    if location is None:
+    if isinstance(location, str):
         report.info(
             "imports.unknown",
             "It is not known how the app is imported, and so not how long that takes.",
@@ -192,8 +192,7 @@ def measure(location: Location, environ: Mapping[str, str]) -> tuple[float, list
     :raises ImportFailed: when it cannot be imported.
     :raises TimeoutExpired: when it takes longer than ``LONGEST``.
     """
-    kept = {name: value for name, value in environ.items() if not DROPPED.fullmatch(name)}
-    kept["PYTHONPATH"] = os.pathsep.join(filter(None, [kept.get("PYTHONPATH"), PACKAGE_FOLDER]))
+    kept = child_environment(environ, location.folder)
     command = [sys.executable, "-X", "importtime", "-c", SCRIPT, location.uri, location.folder]
     ran = subprocess.run(
         command, cwd=location.folder, env=kept, stdin=subprocess.DEVNULL, capture_output=True, timeout=LONGEST

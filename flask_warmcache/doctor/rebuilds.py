@@ -6,10 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from flask import Flask
-
 from ..errors import ChildError
-from ..keeper.children import NO_MEMORY, Children, Location, NoLocation, locate
+from ..keeper.children import NO_MEMORY, Children, Location, locate
 from ..keeper.hand_over import COMPUTING, LONG
 from ..settings import Settings
 from ..state import AppState
@@ -21,15 +19,11 @@ POLL = 0.02
 BUSY_WORKER = 100.0  # requests per second that one worker may reach
 
 
-def location_of(app: Flask, setting: str | None, effective: dict[str, Any] | None) -> Location:
-    """Return how a child of the server would import the app.
-
-    :param effective: what is known of the server.
-    :raises NoLocation: when that is unknown.
-    """
-    if setting is None and effective is not None and effective["app"]:
+def location_of(state: AppState, effective: dict[str, Any] | None) -> Location | str:
+    """Return how a child of the server would import the app, or why that is unknown."""
+    if state.settings.app is None and effective is not None and effective["app"]:
         return Location(effective["app"], effective["folder"])
-    return locate(app, setting)
+    return locate(state.app, state.settings.app)
 
 
 def check_child(report: Report, state: AppState, effective: dict[str, Any] | None) -> str | None:
@@ -49,11 +43,10 @@ def check_child(report: Report, state: AppState, effective: dict[str, Any] | Non
         return None
     if not state.statuses:
         return None
-    try:
-        location = location_of(state.app, state.settings.app, effective)
-    except NoLocation as error:
-        _add_problem(report, str(error), INFO if effective is None else WARNING)
-        return None if effective is None else str(error)
+    location = location_of(state, effective)
+    if isinstance(location, str):
+        _add_problem(report, location, INFO if effective is None else WARNING)
+        return None if effective is None else location
     began = time.monotonic()
     problem = _try_child(state, location)
     seconds = time.monotonic() - began
@@ -155,7 +148,15 @@ def check_list(
             "The worker's requests have to share the interpreter with the rebuild.",
             "Set WARMCACHE_RUNNER=auto." if settings.runner == "thread" else "See runner.no_child.",
         )
-    _check_ttl(report, status, duration)
+    if duration >= status.ttl / 2:
+        report.add(
+            "lists.ttl",
+            FAULT if duration >= status.ttl else WARNING,
+            f"{name} is stale after {status.ttl:.0f} s, and takes {duration:.0f} s to build.",
+            "It is rebuilt nearly all the time, and hardly ever fresh.",
+            f"Set ttl= to at least {max(1, round(duration * 5))}, or make the builder faster: with key= and "
+            "enrich unchanged items are reused.",
+        )
     if duration > settings.build_timeout / 2:
         report.warning(
             "lists.build_timeout",
@@ -172,16 +173,3 @@ def check_list(
             "The next worker resumes the rebuild, but the list is late, and a builder starts from scratch.",
             "Raise max_requests, or let rebuilds run in a child: see runner.no_child.",
         )
-
-
-def _check_ttl(report: Report, status: ListStatus, duration: float) -> None:
-    if duration < status.ttl / 2:
-        return
-    report.add(
-        "lists.ttl",
-        FAULT if duration >= status.ttl else WARNING,
-        f"{status.name} is stale after {status.ttl:.0f} s, and takes {duration:.0f} s to build.",
-        "It is rebuilt nearly all the time, and hardly ever fresh.",
-        f"Set ttl= to at least {max(1, round(duration * 5))}, or make the builder faster: with key= and enrich "
-        "unchanged items are reused.",
-    )

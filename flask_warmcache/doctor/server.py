@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..host.gunicorn_settings import DROPS_CONNECTIONS, PREFIX, SHOWN, TMPFS
 from ..host.gunicorn_sources import CMD_ARGS, COMMAND_LINE, FILE
-from ..keeper.children import PACKAGE_FOLDER
+from ..keeper.children import child_environment
 from .folder import kind_of
 from .report import Report
 
@@ -68,8 +68,7 @@ def _read(report: Report, server: Server) -> dict[str, Any] | None:
     if any(word.startswith("--chdir") for word in server.arguments):
         started_in = server.environ.get("PWD", "")
         folder = started_in if os.path.isdir(started_in) else folder
-    environ = {**server.environ}
-    environ["PYTHONPATH"] = os.pathsep.join(filter(None, [environ.get("PYTHONPATH"), PACKAGE_FOLDER]))
+    environ = child_environment(server.environ, folder)
     try:
         ran = subprocess.run(
             [sys.executable, "-m", "flask_warmcache.doctor.effective", *server.arguments],
@@ -132,11 +131,7 @@ def _check_conf(report: Report, server: Server, effective: dict[str, Any]) -> No
     conf = effective["conf"]
     if conf and not conf.startswith("python:"):
         path = Path(effective["folder"], conf.removeprefix("file:"))
-        try:
-            is_newer = path.stat().st_mtime > server.started + ROUNDING
-        except OSError:
-            is_newer = False
-        if is_newer:
+        if path.exists() and path.stat().st_mtime > server.started + ROUNDING:
             report.warning(
                 "gunicorn.file_changed",
                 f"{conf} was changed after the server started.",

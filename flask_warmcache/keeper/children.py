@@ -38,10 +38,6 @@ OPTIMIZED = ["-" + sys.flags.optimize * "O"] if sys.flags.optimize else []
 NO_MEMORY = "no memory for a second copy of the app"
 
 
-class NoLocation(Exception):
-    """Another process could not import this app; the message says why, briefly and without a path."""
-
-
 @dataclass(frozen=True)
 class Location:
     """How to import an app."""
@@ -51,15 +47,15 @@ class Location:
     served: bool = False  # whether importing the URI gives this very app, and not one that wraps it
 
 
-def locate(app: Any, setting: str | None) -> Location:
+def locate(app: Any, setting: str | None) -> Location | str:
     """Return where an app is: by its setting, else by gunicorn, else by the module attribute that holds it.
 
-    :raises NoLocation: if none of these is known.
+    If none of these is known, return why, briefly and without a path.
     """
     try:
         here = os.getcwd()
     except OSError:
-        raise NoLocation("the working folder is gone") from None
+        return "the working folder is gone"
     if setting is not None:
         return Location(setting, here)
     worker = gunicorn_worker()
@@ -68,7 +64,7 @@ def locate(app: Any, setting: str | None) -> Location:
         return Location(uri, worker.cfg.chdir, served=getattr(worker, "wsgi", None) is app)
     found = _attribute_of(app)
     if found is None:
-        raise NoLocation("no module attribute holds the app; set WARMCACHE_APP")
+        return "no module attribute holds the app; set WARMCACHE_APP"
     return Location(found, here, served=True)
 
 
@@ -87,32 +83,41 @@ def _attribute_of(app: Any) -> str | None:
     return None
 
 
+def child_environment(environ: Mapping[str, str], folder: str) -> dict[str, str]:
+    """Return an environment in which a child finds this package before it knows the paths of its app.
+
+    :param folder: its working folder.
+    """
+    kept = {key: value for key, value in environ.items() if not DROPPED.fullmatch(key)}
+    paths = [path for path in kept.get("PYTHONPATH", "").split(os.pathsep) if path]
+    if PACKAGE_FOLDER not in (*paths, *site.getsitepackages(), site.getusersitepackages(), folder):
+        kept["PYTHONPATH"] = os.pathsep.join([*paths, PACKAGE_FOLDER])
+    return kept
+
+
 class Children:
     """The rebuilding children of one app: whether there can be any, and those that live."""
 
     def __init__(
-        self, locate: Callable[[], Location], settings: Settings, folder: Path, code_started: int
+        self, locate: Callable[[], Location | str], settings: Settings, folder: Path, code_started: int
     ) -> None:
         self._locate = locate
         self._settings = settings
         self._folder = folder
         self._code_started = code_started
         self._location: Location | str | None = None  # or why there is none
-        self._alive: list[tuple[str, Child]] = []
+        self._alive: list[Child] = []
 
     def after_fork(self) -> None:
         """Close what belongs to the parent's children; what the parent found out may not hold here."""
         self._location = None
         while self._alive:
-            self._alive.pop()[1].close()
+            self._alive.pop().close()
 
     def problem(self) -> str | None:
         """Return why no child can be had at this moment, or None."""
         if self._location is None:
-            try:
-                self._location = self._locate()
-            except NoLocation as error:
-                self._location = str(error)
+            self._location = self._locate()
         if isinstance(self._location, str):
             return self._location
         if not INTERPRETER.match(os.path.basename(sys.executable or "")):
@@ -137,7 +142,7 @@ class Children:
     ) -> Child:
         """Start a child that rebuilds a list; it inherits the locks, and holds them together with this process.
 
-        :param declaration: the list's. By it the child knows the right app, and whether it has the same code.
+        :param declaration: by it the child knows the right app, and whether it has the same code.
         :param findings: by list, what this process has found out about its snapshots.
         :param only_if_due: otherwise the child rebuilds the list and its source list even if they are fresh.
         :param wait: whether the child, when it is ready, waits for ``go``.
@@ -156,6 +161,7 @@ class Children:
         # is. The program nice(1) does it: a strict system (SystemCallFilter=~@resources, say) would end this
         # process for the call.
         nice = None if wait else shutil.which("nice")
+        niceness = [] if nice is None else [nice, "-n", str(NICE)]
         answers, answering = os.pipe()
         # These are copies, since gevent starts a process by its own fork, in which hooks close our locks.
         held = {list_name: os.dup(lock.descriptor) for list_name, lock in locks.items()}
@@ -178,14 +184,11 @@ class Children:
                 "retry": [self._settings.retry_min, self._settings.retry_max],
             }
             process = subprocess.Popen(
-                [
-                    *([] if nice is None else [nice, "-n", str(NICE)]),
-                    *[sys.executable, *OPTIMIZED, "-m", "flask_warmcache.child"],
-                ],
+                [*niceness, sys.executable, *OPTIMIZED, "-m", "flask_warmcache.child"],
                 stdin=subprocess.PIPE,
                 pass_fds=(*held.values(), answering),
                 cwd=location.folder,
-                env=self._environment(location.folder),
+                env=child_environment(os.environ, location.folder) | {SERVER_STARTED: str(self._code_started)},
                 bufsize=0,
             )
         except BaseException:
@@ -194,8 +197,8 @@ class Children:
         finally:
             for descriptor in (answering, *held.values()):
                 os.close(descriptor)
-        child = Child(process, answers, self._settings.build_timeout)
-        self._alive.append((name, child))
+        child = Child(name, process, answers, self._settings.build_timeout)
+        self._alive.append(child)
         assert process.stdin is not None
         try:
             process.stdin.write(json.dumps(orders).encode() + b"\n")
@@ -203,27 +206,16 @@ class Children:
             pass  # it has died already, and its answer will be "gone"
         return child
 
-    def _environment(self, folder: str) -> dict[str, str]:
-        kept = {key: value for key, value in os.environ.items() if not DROPPED.fullmatch(key)}
-        kept[SERVER_STARTED] = str(self._code_started)
-        paths = [path for path in kept.get("PYTHONPATH", "").split(os.pathsep) if path]
-        # The child must find this package before it knows the paths of its app.
-        if PACKAGE_FOLDER not in (*paths, *site.getsitepackages(), site.getusersitepackages(), folder):
-            kept["PYTHONPATH"] = os.pathsep.join([*paths, PACKAGE_FOLDER])
-        return kept
-
     def watch(self) -> None:
         """Reap the children that have ended, and kill those that are long past their deadline."""
-        for entry in list(self._alive):
-            name, child = entry
+        for child in list(self._alive):
             if child.has_ended():
-                self._alive.remove(entry)
+                self._alive.remove(child)
                 child.abandon()
-                events.debug(
-                    "warmcache.child_ended", "the child for %(list)r, %(end)s", list=name, end=child.how_it_ended
-                )
+                message = "the child for %(list)r, %(end)s"
+                events.debug("warmcache.child_ended", message, list=child.list_name, end=child.how_it_ended)
 
     def abandon(self) -> None:
         """Let those that live outlive this process."""
         while self._alive:
-            self._alive.pop()[1].abandon()
+            self._alive.pop().abandon()

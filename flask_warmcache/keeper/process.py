@@ -29,11 +29,9 @@ ANSWER_MAX = 4096
 class Child:
     """A child process that has inherited locks."""
 
-    def __init__(self, process: subprocess.Popen[bytes], answers: int, timeout: float) -> None:
-        """
-        :param answers: the descriptor from which its answer can be read.
-        :param timeout: seconds until its deadline.
-        """
+    def __init__(self, list_name: str, process: subprocess.Popen[bytes], answers: int, timeout: float) -> None:
+        """:param answers: the descriptor from which its answer can be read."""
+        self.list_name = list_name
         self._process = process
         self._guard = threading.Lock()  # guards _answers and _read: a builder asks while the keeper reaps
         self._answers = answers

@@ -80,7 +80,6 @@ class Rebuilder:
 
         :param findings: by list, what the parent process has found out about its snapshots.
         :param deadline: of this process, on the wall clock.
-        :param time_limit: ends an item that takes longer than a number of seconds.
         :raises Exception: whatever ended the rebuild; it is logged and counted.
         """
         for other, found in findings.items():

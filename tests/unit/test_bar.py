@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from flask_warmcache.cli.bar import pace, show_while
+from flask_warmcache.cli.common import pace, show_while
 
 
 class Terminal(io.StringIO):

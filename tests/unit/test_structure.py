@@ -117,7 +117,7 @@ state.open()
 state.rebuilder.rebuild_now("files")
 """
     serve = """
-unwanted = "job enrich tasks opened status_page markup gzip subprocess filelock".split()
+unwanted = "job enrich tasks common status_page markup gzip subprocess filelock".split()
 print(app.test_client().get("/files").headers["X-Warmcache"].rpartition("=")[2])
 print(sorted(name for name in set(sys.modules) - before if name.rpartition(".")[2] in unwanted))
 """

@@ -1,16 +1,51 @@
-"""What a command shows while it works: a progress bar on a terminal, and nothing elsewhere."""
+"""What the commands have in common: the opened state, a list by name, exit codes, and a progress bar.
+
+A command exits with 0 when it is done, with 1 when what was asked failed or a list is cold or failed, with 2 after
+wrong usage such as an unknown list, and with 3 when another process is working on the list or task.
+"""
 
 from __future__ import annotations
 
 import sys
 import threading
 from collections.abc import Callable
-from typing import Generic, TypeVar
+from typing import Generic, NoReturn, TypeVar
 
 import click
+from flask import current_app
+
+from ..settings import KEY
+from ..state import AppState
+from ..status.condition import ListStatus
 
 Result = TypeVar("Result")
+FAILED, BUSY = 1, 3
 POLL = 0.1  # seconds between two updates of the bar
+
+
+def leave(message: str, code: int = FAILED) -> NoReturn:
+    """Print why the command could not do what it was asked, and end it."""
+    click.echo(message, err=True)
+    sys.exit(code)
+
+
+def opened_state() -> AppState:
+    """Return the app's state, opened but without a keeper: a command does only what it was asked to do."""
+    state: AppState = current_app.extensions[KEY]
+    state.open()
+    state.is_started = True
+    return state
+
+
+def opened_list(name: str) -> ListStatus:
+    """Return the status of one list.
+
+    :raises UsageError: when there is no list of that name.
+    """
+    statuses = opened_state().statuses
+    if name not in statuses:
+        raise click.UsageError(f"No warm list named {name!r}. Declared: {', '.join(statuses) or 'none'}.")
+    return statuses[name]
 
 
 class Background(threading.Thread, Generic[Result]):
