@@ -10,9 +10,7 @@ from flask_warmcache import events
 
 
 @pytest.mark.parametrize("level", ["debug", "info", "warning", "error"])
-def test_event_has_its_name_its_message_and_its_facts_as_fields(
-    level: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_event_has_its_facts_as_fields(level: str, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "flask_warmcache")
     getattr(events, level)(
         "warmcache.example", "%(list)r is 100 %% full after %(seconds).1f s", list="a", seconds=2.34
@@ -21,7 +19,7 @@ def test_event_has_its_name_its_message_and_its_facts_as_fields(
     assert (record.levelname, record.name) == (level.upper(), "flask_warmcache")
     assert record.getMessage() == "warmcache.example: 'a' is 100 % full after 2.3 s"
     assert (vars(record)["warmcache_list"], vars(record)["warmcache_seconds"]) == ("a", 2.34)
-    assert record.funcName == "test_event_has_its_name_its_message_and_its_facts_as_fields"
+    assert record.funcName == "test_event_has_its_facts_as_fields"
 
 
 def test_event_without_facts_takes_its_message_literally(caplog: pytest.LogCaptureFixture) -> None:

@@ -161,11 +161,9 @@ def test_list_without_source_does_not_affect_others(tmp_path: Path, caplog: pyte
 
 def test_second_warmcache_of_app_is_refused(tmp_path: Path) -> None:
     app = make_app(tmp_path)
-    warmcache = WarmCache(app)
-    with pytest.raises(RuntimeError, match="already has a WarmCache"):
-        warmcache.init_app(app)
-    with pytest.raises(RuntimeError, match="already has a WarmCache"):
-        WarmCache(app)
+    for again in (WarmCache(app).init_app, WarmCache):
+        with pytest.raises(RuntimeError, match="already has a WarmCache"):
+            again(app)
 
 
 def test_apps_of_one_warmcache_have_separate_state(tmp_path: Path) -> None:

@@ -18,12 +18,14 @@ from flask_warmcache.store import change_words, marks
 from tests.support.shelf import Shelf, encode, files
 
 
+def titled(item: Item) -> Item:
+    return {**item, "title": item["path"].upper()}
+
+
 class Enrich:
     """Completes items, and notes which."""
 
-    def __init__(
-        self, change: Callable[[Item], Any] = lambda item: {**item, "title": item["path"].upper()}
-    ) -> None:
+    def __init__(self, change: Callable[[Item], Any] = titled) -> None:
         self.change = change
         self.seen: list[str] = []
 
@@ -40,7 +42,7 @@ def test_only_new_and_changed_items_are_enriched(shelf: Shelf) -> None:
     changed = [{"path": "c", "size": 1}, {"path": "a", "size": 9}, {"path": "d", "size": 1}]
     outcome = shelf.rebuild(changed, enrich=enrich)
     assert enrich.seen == ["a", "d"]
-    assert shelf.items() == [{**item, "title": str(item["path"]).upper()} for item in changed]
+    assert shelf.items() == list(map(titled, changed))
     assert (outcome.count, outcome.reused, outcome.enriched, outcome.dropped, outcome.failed) == (3, 1, 2, 1, 0)
     header = shelf.snapshot().header
     assert (header["reused"], header["enriched"], header["count"]) == (1, 2, 3)
@@ -106,12 +108,8 @@ def test_new_item_that_fails_is_left_out(shelf: Shelf, caplog: pytest.LogCapture
 
 def test_old_list_stays_when_all_items_fail(shelf: Shelf) -> None:
     shelf.rebuild(files("old"))
-
-    def fails(item: Item) -> Item:
-        raise ValueError
-
     with pytest.raises(RebuildError, match="every item of 'files' failed"):
-        shelf.rebuild(files("a", "b"), enrich=fails)
+        shelf.rebuild(files("a", "b"), enrich=lambda item: 1 // 0)
     assert shelf.items() == files("old")
 
 

@@ -247,8 +247,7 @@ def test_concurrent_requests_without_keeper_run_task_once(site: Site, gate: thre
     assert site.runs == ["shop"]
 
 
-def test_task_may_ensure_another(tmp_path: Path) -> None:
-    site = Site(tmp_path)
+def test_task_may_ensure_another(site: Site) -> None:
     site.work = lambda: site.warmcache.ensure("tables", wait=10)
     site.warmcache.once("tables")(lambda: site.runs.append("tables"))
     site.until_state("done")
@@ -344,7 +343,8 @@ def test_error_handler_may_replace_503(tmp_path: Path) -> None:
     assert 30 <= int(answer.headers["Retry-After"]) <= 40
     assert answer.headers["Cache-Control"] == "no-store"
 
-    site, seen = Site(tmp_path), list[HTTPException]()
+    site = Site(tmp_path)
+    seen: list[HTTPException] = []
 
     def later(error: HTTPException) -> tuple[str, int]:
         seen.append(error)
