@@ -40,7 +40,7 @@ def ask(query: str, declaration: Any = DECLARATION, defaults: Any = NO_DEFAULTS)
     return parse(query.encode(), defaults, declaration, SETTINGS)
 
 
-def test_empty_query_is_the_first_page_of_all_items() -> None:
+def test_empty_query_is_first_page_of_all_items() -> None:
     assert ask("") == Query(1, 20, "all", "", False, "", False)
 
 
@@ -111,7 +111,7 @@ def test_parameter_is_parsed(query: str, field: str, value: object) -> None:
         ("refresh=maybe", "refresh", "refresh must be true or false.", ["true", "false"]),
     ],
 )
-def test_wrong_parameter_is_named_with_the_allowed_values(
+def test_wrong_parameter_is_named_with_allowed_values(
     query: str, parameter: str, message: str, allowed: list[str] | None
 ) -> None:
     with pytest.raises(BadQueryError) as failed:
@@ -136,7 +136,7 @@ def test_undeclared_option_is_refused(query: str, parameter: str, message: str) 
     assert failed.value.parameter == parameter
 
 
-def test_defaults_of_a_view_fill_in_what_the_request_leaves_out() -> None:
+def test_defaults_of_view_fill_in_what_request_leaves_out() -> None:
     defaults = (7, "marked", "-name")
     assert ask("", defaults=defaults)[1:5] == (7, "marked", "name", True)
     assert ask("per_page=&filter=&sort=", defaults=defaults)[1:5] == (7, "marked", "name", True)
@@ -174,7 +174,7 @@ def test_parses_what_flask_would_parse(pairs: list[tuple[str, str]]) -> None:
 @pytest.mark.parametrize(
     "query", ["page=3&per_page=5", "page=4&per_page=5", "page=0&per_page=5", "page=3&", "page=3"]
 )
-def test_turning_pages_gives_the_page(query: str) -> None:
+def test_turned_pages_are_parsed_alike(query: str) -> None:
     for _ in range(2):
         assert PAGER.parse(query.encode(), NO_DEFAULTS) == ask(query)
         assert PAGER.parse(query.encode(), (9, None, "name")) == ask(query, defaults=(9, None, "name"))

@@ -60,7 +60,7 @@ def names(reader: Reader) -> list[str]:
     return [snapshot.item(position)["path"] for position in range(snapshot.count)]
 
 
-def test_nothing_is_served_before_a_publication(shelf: Shelf) -> None:
+def test_nothing_is_served_before_publication(shelf: Shelf) -> None:
     reader = shelf.store.reader(shelf.name)
     assert reader.current() is None
     assert reader.is_unusable

@@ -121,7 +121,7 @@ def test_finished_items_of_another_version_are_not_reused(shelf: Shelf) -> None:
     assert resume(shelf, version="2", mark=" two") == NAMES
 
 
-def test_finished_items_of_a_batch_are_kept(shelf: Shelf) -> None:
+def test_finished_items_of_batch_are_kept(shelf: Shelf) -> None:
     batches: list[list[str]] = []
 
     def enrich(items: list[Item]) -> list[Item]:
@@ -138,7 +138,7 @@ def test_finished_items_of_a_batch_are_kept(shelf: Shelf) -> None:
     assert shelf.items() == made(ITEMS)
 
 
-def test_rebuild_that_stops_within_a_batch_keeps_the_whole_batch(shelf: Shelf) -> None:
+def test_rebuild_that_stops_within_batch_keeps_whole_batch(shelf: Shelf) -> None:
     done: list[str] = []
 
     def enrich(items: list[Item]) -> list[Item]:
@@ -156,7 +156,7 @@ def test_rebuild_that_stops_within_a_batch_keeps_the_whole_batch(shelf: Shelf) -
 
 
 @pytest.mark.parametrize("how", [{}, {"batch": 4}, {"workers": 2}, {"batch": 2, "workers": 2}], ids=str)
-def test_finished_items_are_in_the_file_before_a_long_item_begins(
+def test_finished_items_are_in_file_before_long_item_begins(
     shelf: Shelf, monkeypatch: pytest.MonkeyPatch, how: dict[str, Any]
 ) -> None:
     """If the process is killed during the long item, only what it buffers, for some milliseconds, is lost."""
@@ -474,7 +474,7 @@ def test_sort_error_in_partial_list_is_counted_once(shelf: Shelf, caplog: pytest
     assert "sort mixed: TypeError on 1 items" in caplog.text
 
 
-def test_readers_see_that_a_list_is_partial(tmp_path: Path) -> None:
+def test_readers_see_that_list_is_partial(tmp_path: Path) -> None:
     app = make_app(tmp_path)
     seen: list[tuple[Any, ...]] = []
     items = files(*map(str, range(150)))
@@ -499,7 +499,7 @@ def test_readers_see_that_a_list_is_partial(tmp_path: Path) -> None:
         assert (listed.get().state, listed.get().complete, len(listed.get())) == ("fresh", True, 150)
 
 
-def test_partial_publications_take_a_twentieth_of_the_time(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_partial_publications_take_one_twentieth_of_time(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     """The clock advances by one second for each item, and by ten for each publication."""
     now = [0.0]
 

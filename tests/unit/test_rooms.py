@@ -54,7 +54,7 @@ def room_of(module: str) -> str:
     return module.partition(".")[0]
 
 
-def test_every_module_belongs_to_a_room() -> None:
+def test_every_module_belongs_to_room() -> None:
     assert {room_of(module) for module in MODULES} == set(FLOOR)
 
 

@@ -38,7 +38,7 @@ def test_switch_interval_of_app_is_restored_after_error() -> None:
         sys.setswitchinterval(before)
 
 
-def test_fork_restores_the_switch_interval_in_the_child() -> None:
+def test_fork_restores_switch_interval_in_child() -> None:
     before = interval()
     with polite():
         threads.after_fork()  # as in the child, where no rebuild runs
@@ -72,7 +72,7 @@ def test_rebuild_yields_by_time_and_not_by_item(monkeypatch: pytest.MonkeyPatch)
     assert set(slept) == {0}
 
 
-def test_rebuild_thread_does_not_keep_a_worker_alive() -> None:
+def test_rebuild_thread_does_not_keep_worker_alive() -> None:
     go = threading.Event()
     seen: list[threading.Thread] = []
 

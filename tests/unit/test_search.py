@@ -51,7 +51,7 @@ def test_no_match_crosses_items_or_fields(shelf: Shelf) -> None:
     assert found(shelf, "one two") == [0]
 
 
-def test_text_without_a_valid_encoding_is_searched_too(shelf: Shelf) -> None:
+def test_text_without_valid_encoding_is_searched_too(shelf: Shelf) -> None:
     shelf.rebuild(titled("a\udcffb", "ab"), search=("title",))
     assert found(shelf, "\udcff") == [0]
     assert found(shelf, "a") == [0, 1]
@@ -65,7 +65,7 @@ def test_numbers_lists_and_missing_fields_are_text(shelf: Shelf) -> None:
     assert found(shelf, "true") == [4]
 
 
-def test_line_ends_do_not_split_an_item(shelf: Shelf) -> None:
+def test_line_ends_do_not_split_item(shelf: Shelf) -> None:
     shelf.rebuild(titled("one\ntwo\r\nthree\x1cfour", "five"), search=("title",))
     assert found(shelf, "one four") == [0]
     assert found(shelf, "five") == [1]
@@ -94,7 +94,7 @@ def test_search_over_budget_returns_what_it_found(shelf: Shelf, monkeypatch: pyt
     assert search(shelf.snapshot(), "rare", 60) == ([], True)
 
 
-def test_answer_says_that_a_search_is_incomplete(shelf: Shelf) -> None:
+def test_answer_says_that_search_is_incomplete(shelf: Shelf) -> None:
     shelf.rebuild(titled(*["common"] * 200), search=("title",))
     declaration = declare(search=("title",))
     hurried = shelf.ask(shelf.pager(declaration, search_budget=1e-9), "search=common")

@@ -61,7 +61,7 @@ def test_permanent_session_is_not_extended(app: Flask, path: str, is_read: bool)
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_session_that_a_hook_writes_is_saved(app: Flask, path: str) -> None:
+def test_session_that_hook_writes_is_saved(app: Flask, path: str) -> None:
     @app.before_request
     def count() -> None:
         session["seen"] = session.get("seen", 0) + 1
@@ -72,7 +72,7 @@ def test_session_that_a_hook_writes_is_saved(app: Flask, path: str) -> None:
     assert client.get("/seen").text == "4"
 
 
-def test_session_can_be_used_after_the_view(app: Flask) -> None:
+def test_session_can_be_used_after_view(app: Flask) -> None:
     seen: list[Any] = []
 
     @app.after_request
@@ -150,7 +150,7 @@ def guarded(app: Flask) -> Flask:
 
 @pytest.mark.filterwarnings("ignore:datetime.datetime.utcnow:DeprecationWarning")  # of Flask-Login on Python 3.12
 @pytest.mark.parametrize("refresh", [False, True], ids=["", "remember cookies refreshed each request"])
-def test_polls_do_not_extend_a_flask_login(guarded: Flask, refresh: bool) -> None:
+def test_polls_do_not_extend_flask_login(guarded: Flask, refresh: bool) -> None:
     guarded.config["REMEMBER_COOKIE_REFRESH_EACH_REQUEST"] = refresh
     client = guarded.test_client()
     client.post("/enter")
@@ -161,7 +161,7 @@ def test_polls_do_not_extend_a_flask_login(guarded: Flask, refresh: bool) -> Non
         assert not any(cookie.startswith("session=") for cookie in answer.headers.getlist("Set-Cookie")), path
 
 
-def test_login_of_the_app_guards_our_routes(guarded: Flask) -> None:
+def test_login_of_app_guards_our_routes(guarded: Flask) -> None:
     client = guarded.test_client()
     for path in PATHS:
         answer = client.get(path)
@@ -169,7 +169,7 @@ def test_login_of_the_app_guards_our_routes(guarded: Flask) -> None:
     assert client.post("/api/cache/rebuild/files").status_code == 302
 
 
-def test_app_can_leave_the_routes_of_the_poller_open(guarded: Flask) -> None:
+def test_app_can_leave_routes_of_poller_open(guarded: Flask) -> None:
     """docs/web.md shows this."""
     (guard,) = guarded.before_request_funcs[None]
 

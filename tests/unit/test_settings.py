@@ -85,7 +85,7 @@ def test_wrong_value_or_default_fails_in_init_app_by_name(name: str, value: obje
         ("cache_control", ""),
     ],
 )
-def test_values_at_the_limits_are_accepted(name: str, value: object) -> None:
+def test_values_at_limits_are_accepted(name: str, value: object) -> None:
     assert getattr(Settings.from_config({f"WARMCACHE_{name.upper()}": value}), name) == value
 
 
@@ -100,7 +100,7 @@ def test_unknown_setting_or_default_is_refused_with_known_ones() -> None:
         WarmCache(Flask("shop"), perpage=5)
 
 
-def test_lower_case_setting_in_the_config_is_ignored() -> None:
+def test_lower_case_setting_in_config_is_ignored() -> None:
     assert Settings.from_config({"warmcache_per_page": "x", "CACHE_TYPE": "simple", "DEBUG": True}) == Settings()
 
 
@@ -113,7 +113,7 @@ def test_config_is_read_once_and_wins_over_defaults_and_defaults_over_ours() -> 
     assert (settings.per_page, settings.default_ttl, settings.max_per_page) == (7, 11, 500)
 
 
-def test_settings_from_the_environment_work_as_flask_loads_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_from_environment_work_as_flask_loads_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLASK_WARMCACHE_PER_PAGE", "25")
     monkeypatch.setenv("FLASK_WARMCACHE_ENABLED", "false")
     app = Flask("shop")

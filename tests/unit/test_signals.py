@@ -64,7 +64,7 @@ def test_rebuild_sends_signals_from_beginning_to_end(shop: Shop, stack: ExitStac
     assert phases == [phase for phase in progress_module.RUNNING if phase in phases] and "enrich" in phases
 
 
-def test_end_is_announced_after_the_lock_is_released(shop: Shop, stack: ExitStack) -> None:
+def test_end_is_announced_after_lock_is_released(shop: Shop, stack: ExitStack) -> None:
     seen: list[tuple[list[str], bool]] = []
 
     def read(sender: Flask, **facts: Any) -> None:
@@ -93,7 +93,7 @@ def test_rebuild_that_cannot_begin_is_announced_as_failed(shop: Shop, stack: Exi
     assert "WARMCACHE_DIR" in str(heard[0][1]["error"])
 
 
-def test_source_list_is_announced_before_the_list_made_of_it(tmp_path: Path, stack: ExitStack) -> None:
+def test_source_list_is_announced_before_list_made_of_it(tmp_path: Path, stack: ExitStack) -> None:
     chain = Chain(tmp_path)
     heard = listen(stack, chain.app)
     with chain.app.app_context():
@@ -104,7 +104,7 @@ def test_source_list_is_announced_before_the_list_made_of_it(tmp_path: Path, sta
 
 
 @pytest.mark.parametrize("signal", ALL, ids=lambda signal: signal.name)
-def test_receiver_that_raises_affects_neither_the_rebuild_nor_other_receivers(
+def test_receiver_that_raises_affects_neither_rebuild_nor_other_receivers(
     shop: Shop, stack: ExitStack, caplog: pytest.LogCaptureFixture, signal: NamedSignal
 ) -> None:
     shop.error = OSError("away") if signal is rebuild_failed else None
@@ -124,7 +124,7 @@ def test_receiver_that_raises_affects_neither_the_rebuild_nor_other_receivers(
     lock.close()
 
 
-def test_receiver_runs_where_the_rebuild_runs(shop: Shop, stack: ExitStack) -> None:
+def test_receiver_runs_where_rebuild_runs(shop: Shop, stack: ExitStack) -> None:
     threads: list[threading.Thread] = []
 
     def note(sender: Flask, **facts: Any) -> None:
@@ -183,7 +183,7 @@ def test_progress_is_announced_at_most_ten_times_a_second(monkeypatch: pytest.Mo
     assert announced == sorted(announced)
 
 
-def test_receiver_may_be_a_coroutine(shop: Shop, stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_receiver_may_be_coroutine(shop: Shop, stack: ExitStack, monkeypatch: pytest.MonkeyPatch) -> None:
     def ensure_sync(function: Any) -> Any:  # as flask[async] does it
         return lambda *senders, **facts: asyncio.run(function(*senders, **facts))
 
@@ -205,7 +205,7 @@ def test_muted_signal_is_not_sent(shop: Shop, stack: ExitStack) -> None:
     assert names(heard) == ["rebuild_finished"]
 
 
-def test_without_a_receiver_no_context_is_pushed(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_receiver_no_context_is_pushed(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     pushed: list[int] = []
     announce = signals.announcer(shop.app)
     monkeypatch.setattr(shop.app, "app_context", lambda: pushed.append(1))

@@ -30,7 +30,7 @@ def test_what_is_published_is_read_back(shelf: Shelf) -> None:
     assert snapshot.items_json(snapshot.places((2, 0))) == b'\t{"path":"c","size":1},\t{"path":"b","size":1}'
 
 
-def test_empty_list_is_a_list(shelf: Shelf) -> None:
+def test_empty_list_is_readable(shelf: Shelf) -> None:
     shelf.rebuild([], filters={"big": bool}, sorts={"name": bool}, search=("path",))
     snapshot = shelf.snapshot()
     assert (snapshot.count, snapshot.items_json(()), snapshot.find("a", "path")) == (0, b"", None)
@@ -84,7 +84,7 @@ def test_view_has_places_of_its_items_in_its_order(shelf: Shelf) -> None:
     assert snapshot.has_view("even", "name") and not snapshot.has_view("odd", "name")
 
 
-def test_open_snapshot_survives_the_removal_of_its_files(shelf: Shelf) -> None:
+def test_open_snapshot_survives_removal_of_its_files(shelf: Shelf) -> None:
     shelf.rebuild(files("a", "b"))
     snapshot = shelf.snapshot()
     shutil.rmtree(shelf.folder)
@@ -181,7 +181,7 @@ def test_changed_byte_of_any_item_is_found(shelf: Shelf) -> None:
         assert is_damaged(shelf), place
 
 
-def test_verifier_reads_only_the_new_end_of_known_data(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verifier_reads_only_new_end_of_known_data(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     verifier = Verifier(shelf.folder, shelf.name)
     shelf.rebuild([{"path": "a", "text": "x" * 100_000}])
     assert not verifier.is_damaged(shelf.snapshot())
@@ -203,7 +203,7 @@ def test_verifier_reads_only_the_new_end_of_known_data(shelf: Shelf, monkeypatch
     assert read == []
 
 
-def test_verifier_reads_a_new_data_file_from_its_start(shelf: Shelf) -> None:
+def test_verifier_reads_new_data_file_from_its_start(shelf: Shelf) -> None:
     verifier = Verifier(shelf.folder, shelf.name)
     shelf.rebuild(files("a", "b"))
     assert not verifier.is_damaged(shelf.snapshot())
@@ -229,7 +229,7 @@ def test_data_truncated_later_is_found(shelf: Shelf) -> None:
     assert is_damaged(shelf, snapshot)
 
 
-def test_index_that_names_a_file_outside_the_folder_is_refused(shelf: Shelf) -> None:
+def test_index_that_names_file_outside_folder_is_refused(shelf: Shelf) -> None:
     shelf.rebuild(files("a"))
     header, base = fmt.read_header(shelf.index.read_bytes(), shelf.index.stat().st_size)
     rest = shelf.index.read_bytes()[base:]

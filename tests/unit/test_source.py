@@ -19,7 +19,7 @@ def test_source_may_give_any_iterable_of_dicts(shelf: Shelf, kind: Any) -> None:
     assert shelf.items() == files("b", "a")
 
 
-def test_generator_runs_in_the_app_context(shelf: Shelf) -> None:
+def test_generator_runs_in_app_context(shelf: Shelf) -> None:
     inside: list[bool] = []
 
     class Context:
@@ -60,7 +60,7 @@ def test_source_of_no_list_or_no_dicts_keeps_old_list(shelf: Shelf, produced: ob
     assert shelf.items() == files("old")
 
 
-def test_source_that_fails_midway_keeps_the_old_list(shelf: Shelf) -> None:
+def test_source_that_fails_midway_keeps_old_list(shelf: Shelf) -> None:
     shelf.rebuild(files("old"))
 
     def source() -> Iterator[Item]:
@@ -90,13 +90,13 @@ def test_first_item_of_each_key_wins_and_others_count_as_failed(
 
 
 @pytest.mark.parametrize("item", [{}, {"path": None}, {"path": 1.5}, {"path": True}, {"path": ["a"]}], ids=repr)
-def test_item_without_a_usable_key_is_left_out_and_counted(shelf: Shelf, item: Item) -> None:
+def test_item_without_usable_key_is_left_out_and_counted(shelf: Shelf, item: Item) -> None:
     outcome = shelf.rebuild([*files("a"), item, *files("b")])
     assert shelf.items() == files("a", "b")
     assert outcome.failed == 1
 
 
-def test_only_the_first_failures_are_logged(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
+def test_only_first_failures_are_logged(shelf: Shelf, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "flask_warmcache"):
         outcome = shelf.rebuild([*files("a"), *[{} for _ in range(100)]])
     assert (outcome.failed, caplog.text.count("warmcache.item_failed")) == (100, 5)
@@ -109,7 +109,7 @@ def test_builder_needs_no_key_and_keeps_duplicates(shelf: Shelf) -> None:
     assert (outcome.enriched, again.enriched, again.reused, again.dropped) == (2, 1, 0, 0)
 
 
-def test_value_that_json_cannot_hold_keeps_the_old_value(shelf: Shelf) -> None:
+def test_value_that_json_cannot_hold_keeps_old_value(shelf: Shelf) -> None:
     shelf.rebuild(lambda: 5, kind="value", key=None)
     with pytest.raises(RebuildError, match="every item of 'files' failed"):
         shelf.rebuild(lambda: {1, 2}, kind="value", key=None)

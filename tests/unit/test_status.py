@@ -143,7 +143,7 @@ def test_rebuild_begun_before_this_server_is_stale_even_if_published_later(shelf
     assert condition_of(status) == ("fresh", False, False), "another process began it after this server's start"
 
 
-def test_snapshot_of_this_server_stays_fresh_if_the_clock_is_set_back(shelf: Shelf) -> None:
+def test_snapshot_of_this_server_stays_fresh_if_clock_is_set_back(shelf: Shelf) -> None:
     future = time.time_ns() + 3600 * 10**9
     shelf.rebuild(files("a"), code_started=future)
     status = status_of(shelf, code_started=future)
@@ -151,7 +151,7 @@ def test_snapshot_of_this_server_stays_fresh_if_the_clock_is_set_back(shelf: She
     assert condition_of(status) == ("fresh", False, False)
 
 
-def test_list_with_a_problem_is_failed_and_never_due(shelf: Shelf) -> None:
+def test_list_with_problem_is_failed_and_never_due(shelf: Shelf) -> None:
     assert condition_of(status_of(shelf, problem="no source")) == ("failed", False, False)
     shelf.rebuild(files("a"))
     later_status = status_of(shelf, ttl=0.000001, problem="no source")
@@ -176,7 +176,7 @@ def test_failed_list_that_is_fresh_is_not_rebuilding(shelf: Shelf, status: ListS
     assert condition_of(status) == ("failed", False, False)
 
 
-def test_pause_ends_even_if_the_clock_is_set_back(shelf: Shelf) -> None:
+def test_pause_ends_even_if_clock_is_set_back(shelf: Shelf) -> None:
     status = status_of(shelf)
     report(shelf, phase="failed", failures=1, next_attempt_at=time.time() + 10 * 365 * 86400)
     status.reread()
@@ -239,7 +239,7 @@ def test_report_is_read_only_when_it_has_changed(shelf: Shelf, monkeypatch: pyte
     assert status.report is None
 
 
-def test_value_is_not_served_as_a_list_of_the_same_name(shelf: Shelf) -> None:
+def test_value_is_not_served_as_list_of_the_same_name(shelf: Shelf) -> None:
     shelf.rebuild(lambda: 5, kind="value", key=None)
     assert condition_of(status_of(shelf)) == ("cold", True, True)
     assert not status_of(shelf).staleness.may_reuse(shelf.snapshot())

@@ -104,13 +104,13 @@ def test_value_shows_no_items(tmp_path: Path) -> None:
     assert "dashboard fresh" in text and "Items" not in text and "Enriched" not in text
 
 
-def test_app_without_lists_has_a_page(tmp_path: Path) -> None:
+def test_app_without_lists_has_page(tmp_path: Path) -> None:
     app = make_app(tmp_path)
     WarmCache(app)
     assert "This app declares no list." in look(app).text
 
 
-def test_failed_list_shows_the_error_class_and_the_next_attempt(tmp_path: Path) -> None:
+def test_failed_list_shows_error_class_and_next_attempt(tmp_path: Path) -> None:
     window = Window(tmp_path, retry_min=20.0)
     window.error = OSError(SECRET)
     window.tick()
@@ -169,7 +169,7 @@ def test_other_facts_need_details(tmp_path: Path, fact: Any) -> None:
     assert allowed.startswith("where ") and len(allowed) < 700
 
 
-def test_failing_section_shows_the_class_of_its_error(window: Window) -> None:
+def test_failing_section_shows_class_of_its_error(window: Window) -> None:
     window.warmcache.stats_section("markers")(lambda: {"x": 1 // 0})
     text = window.look().text
     assert "files cold" in text and text.endswith("markers error ZeroDivisionError")
@@ -187,7 +187,7 @@ def check_harmless(shown: Page) -> None:
 # The last durations
 
 
-def test_only_the_last_durations_are_kept(shelf: Shelf) -> None:
+def test_only_last_durations_are_kept(shelf: Shelf) -> None:
     for number in range(DURATIONS_KEPT + 3):
         shelf.rebuild(files("a", *(str(number),)))
         header = shelf.snapshot().header
@@ -220,7 +220,7 @@ def test_plot_scales_durations_to_bars() -> None:
     assert page.Plot.of([0.0, 0.0]) is not None
 
 
-def test_plot_has_a_label(window: Window) -> None:
+def test_plot_has_label(window: Window) -> None:
     for _ in range(4):
         window.rebuild()
     shown = window.look()
@@ -271,7 +271,7 @@ def test_details_show_why_declaration_is_unusable(tmp_path: Path) -> None:
     assert re.search(r"Last error DeclarationError .*Declaration .*source", look(app).text)
 
 
-def test_permission_to_rebuild_shows_the_button(tmp_path: Path) -> None:
+def test_permission_to_rebuild_shows_button(tmp_path: Path) -> None:
     window = Window(tmp_path, allowed=("rebuild",), refresh_interval=0.0)
     window.tick()
     shown = window.look()
@@ -317,7 +317,7 @@ def test_error_with_file_name_that_is_not_utf8_is_shown(
 
 
 @pytest.mark.parametrize("query", ["?early=%3Cscript%3E", "?early=none", "?early=", "?early=" + "x" * 5000])
-def test_unknown_list_in_the_address_is_not_shown(window: Window, query: str) -> None:
+def test_unknown_list_in_address_is_not_shown(window: Window, query: str) -> None:
     shown = window.look(query)
     assert "notice" not in str(shown.tags) and len(shown.all("script")) == 2
 
@@ -337,7 +337,7 @@ def test_page_has_no_inline_code_and_is_not_cached(window: Window) -> None:
         assert not any(name == "style" or name.startswith("on") for name in attributes)
 
 
-def test_policy_of_the_app_replaces_the_pages_own(window: Window) -> None:
+def test_policy_of_app_replaces_own_policy(window: Window) -> None:
     @window.app.after_request
     def secure(response: Any) -> Any:
         response.headers["Content-Security-Policy"] = "default-src 'self'"
@@ -346,7 +346,7 @@ def test_policy_of_the_app_replaces_the_pages_own(window: Window) -> None:
     assert window.client.get("/api/cache/").headers["Content-Security-Policy"] == "default-src 'self'"
 
 
-def test_nonce_of_the_app_is_used(window: Window) -> None:
+def test_nonce_of_app_is_used(window: Window) -> None:
     window.app.context_processor(lambda: {"csp_nonce": lambda: "abc123"})
     shown = window.look()
     assert [script["nonce"] for script in shown.all("script")] == ["abc123"] * 2

@@ -74,7 +74,7 @@ def test_package_never_forks() -> None:
         assert attributes.isdisjoint({"fork", "forkpty", "fork_exec"}), module
 
 
-def test_every_module_has_a_docstring() -> None:
+def test_every_module_has_docstring() -> None:
     assert [module for module, tree in MODULES.items() if not ast.get_docstring(tree)] == []
 
 
@@ -126,7 +126,7 @@ print(sorted(name for name in set(sys.modules) - before if name.rpartition(".")[
     assert run_python(app + serve, env=env).stdout == "fresh\n[]\n"
 
 
-def test_keeper_outside_a_server_never_imports_filelock_beside_a_fork(tmp_path: Path) -> None:
+def test_keeper_outside_server_never_imports_filelock_beside_fork(tmp_path: Path) -> None:
     script = f"""
 import sys
 from flask import Flask
@@ -144,7 +144,7 @@ print(loaded)
     assert run_python(script).stdout == "[True]\n"
 
 
-def test_public_names_exist_and_every_error_is_a_warmcache_error() -> None:
+def test_public_names_exist_and_every_error_is_warmcache_error() -> None:
     for name in flask_warmcache.__all__:
         public = getattr(flask_warmcache, name)
         assert public.__name__ == name
@@ -164,7 +164,7 @@ def test_hand_over_is_caught_in_one_file() -> None:
 
 
 @pytest.mark.parametrize(("file", "owner"), [("condition.py", "ListStatus"), ("staleness.py", "Staleness")])
-def test_only_its_own_file_assigns_the_attributes_of(file: str, owner: str) -> None:
+def test_only_its_own_file_assigns_attributes_of(file: str, owner: str) -> None:
     """Check this so that each method can guarantee a state afterwards."""
     home = PACKAGE / "status" / file
     (owning,) = (node for node in MODULES[home].body if getattr(node, "name", "") == owner)

@@ -106,7 +106,7 @@ def test_refresh_parameter_rebuilds(tmp_path: Path) -> None:
             items = files("a", "b")
 
 
-def test_error_of_source_is_raised_by_the_read(inline: Library) -> None:
+def test_error_of_source_is_raised_by_read(inline: Library) -> None:
     inline.scan_error = OSError("unmounted")
     for _ in range(2):  # there is no pause, so the result does not depend on time
         with pytest.raises(OSError, match="unmounted"):
@@ -131,7 +131,7 @@ def test_error_of_enrich_is_raised_by_read(inline: Library, level: int) -> None:
     assert caught.traceback[-1].name == "_title"
 
 
-def test_unusable_item_is_an_error(inline: Library) -> None:
+def test_unusable_item_is_error(inline: Library) -> None:
     inline.items = [*files("a"), {"size": 1}]
     with pytest.raises(KeyError, match="path"):
         inline.ask()
@@ -184,7 +184,7 @@ def test_blocks_can_be_nested(inline: Library) -> None:
     assert inline.ask() == (["A"], False)
 
 
-def test_error_in_the_block_restores_the_state(library: Library) -> None:
+def test_error_in_block_restores_state(library: Library) -> None:
     before = state_of(library.app)
     with pytest.raises(ZeroDivisionError), inline_rebuilds(library.app):
         raise ZeroDivisionError
@@ -203,7 +203,7 @@ def keepers() -> list[threading.Thread]:
 
 
 @pytest.mark.usefixtures("live")
-def test_no_keeper_runs_inside_the_block(library: Library) -> None:
+def test_no_keeper_runs_inside_block(library: Library) -> None:
     with inline_rebuilds(library.app):
         library.ask()
         assert keepers() == []
@@ -223,7 +223,7 @@ def test_no_keeper_runs_inside_the_block(library: Library) -> None:
 
 
 @pytest.mark.usefixtures("live")
-def test_endless_rebuild_in_the_background_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_endless_rebuild_in_background_raises(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flask_warmcache.testing.LAST_REBUILD", 0.05)
     app, gate, entered = make_app(tmp_path), threading.Event(), threading.Event()
 
@@ -281,7 +281,7 @@ def test_rebuild_all_raises_item_errors(inline: Library) -> None:
         rebuild_all(inline.app)
 
 
-def test_rebuild_all_works_outside_the_block(library: Library) -> None:
+def test_rebuild_all_works_outside_block(library: Library) -> None:
     assert set(rebuild_all(library.app)) == {"scan", "titles", "sizes", "total"}
     assert library.ask() == (["A"], False)
 
@@ -311,7 +311,7 @@ def test_showing_stale(inline: Library) -> None:
     assert inline.ask() == (["B"], False)
 
 
-def test_showing_a_single_list(inline: Library) -> None:
+def test_showing_single_list(inline: Library) -> None:
     rebuild_all(inline.app)
     with showing(inline.app, "cold", "total"):
         assert inline.ask() == (["A"], False)

@@ -85,7 +85,7 @@ def test_invalidated_follower_rebuilds_its_source_list(chain: Chain) -> None:
     assert (chain.titles(), chain.scans) == (["C"], 2)
 
 
-def test_rebuild_now_rebuilds_the_source_list_first(chain: Chain) -> None:
+def test_rebuild_now_rebuilds_source_list_first(chain: Chain) -> None:
     with chain.app.app_context():
         chain.made.rebuild_now()
         chain.items = files("b")
@@ -93,7 +93,7 @@ def test_rebuild_now_rebuilds_the_source_list_first(chain: Chain) -> None:
     assert (chain.titles(), chain.scans, outcome.dropped) == (["B"], 2, 1)
 
 
-def test_stale_follower_uses_a_fresh_source_list_as_it_is(chain: Chain) -> None:
+def test_stale_follower_uses_fresh_source_list_as_it_is(chain: Chain) -> None:
     chain.tick()
     state_of(chain.app).statuses["made"].ttl = 1e-9
     chain.tick()
@@ -114,7 +114,7 @@ def test_failing_source_list_fails_its_follower_with_pause(chain: Chain) -> None
     assert report is not None and report.next_attempt_at is not None and report.next_attempt_at > time.time()
 
 
-def test_follower_waits_for_a_source_list_that_another_process_rebuilds(chain: Chain) -> None:
+def test_follower_waits_for_source_list_that_another_process_rebuilds(chain: Chain) -> None:
     store = FileStore(state_of(chain.app).store.folder)
     lock = store.try_lock("scan")
     assert lock is not None
@@ -129,7 +129,7 @@ def test_follower_waits_for_a_source_list_that_another_process_rebuilds(chain: C
 
 @pytest.mark.usefixtures("live")
 @pytest.mark.parametrize("trouble", ["fails", "has no source", "is locked"])
-def test_trouble_with_the_source_list_causes_few_attempts(tmp_path: Path, trouble: str) -> None:
+def test_trouble_with_source_list_causes_few_attempts(tmp_path: Path, trouble: str) -> None:
     chain = Chain(tmp_path, with_source=trouble != "has no source")
     chain.error = ValueError("unmounted")
     state = state_of(chain.app)
@@ -150,7 +150,7 @@ def test_trouble_with_the_source_list_causes_few_attempts(tmp_path: Path, troubl
         lock.close()
 
 
-def test_source_list_without_a_source_fails_both(tmp_path: Path) -> None:
+def test_source_list_without_source_fails_both(tmp_path: Path) -> None:
     chain = Chain(tmp_path, with_source=False)
     chain.tick()
     assert (chain.state("scan"), chain.state("made")) == ("failed", "failed")
@@ -158,7 +158,7 @@ def test_source_list_without_a_source_fails_both(tmp_path: Path) -> None:
         chain.made.rebuild_now()
 
 
-def test_disabled_cache_notices_a_newer_source_list(tmp_path: Path) -> None:
+def test_disabled_cache_notices_newer_source_list(tmp_path: Path) -> None:
     chain = Chain(tmp_path, enabled=False)
     assert chain.titles() == ["A"]
     chain.items = files("a", "b")
@@ -180,7 +180,7 @@ def test_cleared_source_list_is_rebuilt_first(chain: Chain) -> None:
     assert (chain.scans, chain.titles()) == (2, ["A"])
 
 
-def test_follower_with_another_key_field_follows_only_by_a_rebuild(
+def test_follower_with_another_key_field_follows_only_by_rebuild(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WARMCACHE_SERVER_STARTED", "1")
@@ -203,7 +203,7 @@ def test_follower_with_another_key_field_follows_only_by_a_rebuild(
         assert [item["title"] for item in rich.get()] == ["new", "old"]
 
 
-def test_write_is_published_although_a_follower_is_cold(chain: Chain) -> None:
+def test_write_is_published_although_follower_is_cold(chain: Chain) -> None:
     chain.scan.lookup(lambda key: {"path": key, "size": 5})
     with chain.app.app_context():
         chain.scan.rebuild_now()

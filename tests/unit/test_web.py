@@ -238,7 +238,7 @@ def test_two_apps_have_separate_sections(tmp_path: Path) -> None:
     assert [site.calls for site in sites] == [1, 1]
 
 
-def test_prefix_is_a_setting(tmp_path: Path) -> None:
+def test_prefix_can_be_set(tmp_path: Path) -> None:
     site = Site(tmp_path, api_prefix="/warm")
     assert site.client.get("/warm/stats/files").status_code == 200
     assert site.client.get("/api/cache/stats").status_code == 404
@@ -303,21 +303,21 @@ def test_poll_after_is_next_attempt_of_failed_list(tmp_path: Path) -> None:
     assert site.stats("files")["poll_after_ms"] is None
 
 
-def test_polls_of_an_unusable_list_are_rare(tmp_path: Path) -> None:
+def test_polls_of_unusable_list_are_rare(tmp_path: Path) -> None:
     app = make_app(tmp_path)
     WarmCache(app).warm_list("files", key="path")  # no source
     section = app.test_client().get("/api/cache/stats/files").get_json()
     assert (section["last_error"], section["poll_after_ms"]) == ("DeclarationError", 30_000)
 
 
-def test_spread_is_a_setting(tmp_path: Path) -> None:
+def test_spread_can_be_set(tmp_path: Path) -> None:
     assert "spread_ms" not in Site(tmp_path / "a").stats("files")
     site = Site(tmp_path / "b", spread=2.5)
     assert site.stats("files")["spread_ms"] == 2500
     assert site.stats()["files"]["spread_ms"] == 2500
 
 
-def test_time_outside_of_the_calendar_is_no_error() -> None:
+def test_time_outside_of_calendar_is_no_error() -> None:
     assert stats.iso(0) == "1970-01-01T00:00:00Z"
     assert stats.iso(1e30) == stats.iso(float("nan")) == ""
 
@@ -374,7 +374,7 @@ def test_section_runs_once_for_simultaneous_requests(site: Site, monkeypatch: py
     assert slow.answers == [{"calls": 1}, {"calls": 2}]
 
 
-def test_section_of_an_ended_request_is_computed_by_the_next(site: Site) -> None:
+def test_section_of_ended_request_is_computed_by_next(site: Site) -> None:
     slow = SlowSection(site)
     slow.error = SystemExit(1)  # as at a worker's time limit
     thread = slow.ask_in_thread()

@@ -83,7 +83,7 @@ def test_short_writes_of_many_pieces_are_continued(
     assert path.read_bytes() == b"".join(written)
 
 
-def test_file_size_limit_fails_the_rebuild_and_keeps_the_old_list(tmp_path: Path) -> None:
+def test_file_size_limit_fails_rebuild_and_keeps_old_list(tmp_path: Path) -> None:
     script = """
 import resource, signal, sys
 from pathlib import Path
@@ -119,7 +119,7 @@ def test_index_has_its_generation_as_mtime(shelf: Shelf) -> None:
     assert shelf.index.stat().st_mode & 0o777 == 0o600
 
 
-def test_generations_rise_strictly_whatever_the_clock(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_generations_rise_whatever_clock_says(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter([10**18, 10**18 - 10**15, 10**18, 5, 10**17])
     monkeypatch.setattr(time, "time_ns", lambda: next(clock, 3))
     generations = [shelf.rebuild(files("a")).generation for _ in range(5)]
@@ -143,7 +143,7 @@ def test_bytes_of_killed_writer_are_skipped(shelf: Shelf, end: bytes) -> None:
     assert lines == [b'{"path":"a","size":1}', end.strip().partition(b"\t")[2], b'{"path":"b","size":1}']
 
 
-def test_item_longer_than_the_buffer_is_written_in_place(shelf: Shelf) -> None:
+def test_item_longer_than_buffer_is_written_in_place(shelf: Shelf) -> None:
     item = {"path": "a", "text": "x" * (3 * data_module.BUFFER)}
     shelf.rebuild([*files("0"), item, *files("1")])
     assert shelf.items() == [*files("0"), item, *files("1")]
@@ -173,7 +173,7 @@ def test_closed_writer_loses_unflushed_lines(tmp_path: Path) -> None:
     assert writer.path.read_bytes() == begun
 
 
-def test_line_added_after_a_pause_is_flushed_at_once(tmp_path: Path, clock: list[float]) -> None:
+def test_line_added_after_pause_is_flushed_at_once(tmp_path: Path, clock: list[float]) -> None:
     writer = begin(tmp_path)
     begun = writer.path.read_bytes()
     writer.add(b"e" * 16, b"{}")
@@ -185,7 +185,7 @@ def test_line_added_after_a_pause_is_flushed_at_once(tmp_path: Path, clock: list
 
 
 @pytest.mark.usefixtures("clock")
-def test_lines_appended_by_a_write_move_the_pending_ones(tmp_path: Path) -> None:
+def test_lines_appended_by_write_move_pending_ones(tmp_path: Path) -> None:
     writer = begin(tmp_path)
     writer.share(PublishLock(tmp_path / "files.publish.lock"))
     writer.add(b"a" * 16, b'"first"')
@@ -221,7 +221,7 @@ def test_new_data_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert os.listdir(tmp_path) == ["files.1.data"]
 
 
-def test_folder_removed_before_the_data_file_appears_is_noticed(tmp_path: Path) -> None:
+def test_folder_removed_before_data_file_appears_is_noticed(tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     folder.mkdir()
     with pytest.raises(RebuildError, match="folder was removed"), DataWriter.create(folder, "files", 1):
@@ -241,5 +241,5 @@ def test_removed_or_replaced_data_file_is_noticed(tmp_path: Path) -> None:
     writer.close()
 
 
-def test_empty_write_does_not_call_the_system() -> None:
+def test_empty_write_does_not_call_system() -> None:
     write_all(-1, b"")  # an invalid descriptor

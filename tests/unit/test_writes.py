@@ -252,7 +252,7 @@ def test_list_equals_dict_after_any_operations(first: dict[Key, int], done: list
 # What a write does not change
 
 
-def test_write_changes_neither_the_age_nor_the_facts_of_the_rebuild(desk: Desk) -> None:
+def test_write_changes_neither_age_nor_facts_of_rebuild(desk: Desk) -> None:
     before = desk.snapshot()
     desk.sizes["a"] = 5
     assert desk.writes.refresh(["a"]) and desk.writes.discard(["b"])
@@ -298,7 +298,7 @@ def test_mark_survives_write(desk: Desk, monkeypatch: pytest.MonkeyPatch, mark: 
     assert not desk.build().is_owed()
 
 
-def test_writes_stay_in_the_index_until_a_rebuild_has_seen_them(desk: Desk) -> None:
+def test_writes_stay_in_index_until_rebuild_has_seen_them(desk: Desk) -> None:
     for number in range(5):
         desk.sizes["a"] = number
         assert desk.writes.refresh(["a", "b"])
@@ -338,7 +338,7 @@ def test_write_before_first_partial_list_causes_another_rebuild(folder: Path) ->
 
 
 @pytest.mark.parametrize("values", [{"size": 1, "path": "z"}, {"path": 1.5}, {"path": None}, {"size": 2}], ids=str)
-def test_item_with_a_wrong_key_is_refused(desk: Desk, values: Item) -> None:
+def test_item_with_wrong_key_is_refused(desk: Desk, values: Item) -> None:
     desk.declaration = declare(**{**DECLARED, "lookup": lambda key: values})
     with pytest.raises(RebuildError):
         desk.writer().refresh(["a"] if values.get("path") == "z" else [values])
@@ -357,7 +357,7 @@ def test_list_without_lookup_accepts_items_but_no_keys(folder: Path) -> None:
     assert desk.shown() == {"a": 2, "b": 3}
 
 
-def test_error_of_enrich_reaches_the_caller(desk: Desk) -> None:
+def test_error_of_enrich_reaches_caller(desk: Desk) -> None:
     def broken(where: str) -> None:
         if where == "enrich":
             raise ZeroDivisionError
@@ -381,7 +381,7 @@ def test_item_that_cannot_be_sorted_is_left_to_next_rebuild(folder: Path) -> Non
     assert desk.build().shown() == {"a": 100, "b": 100}
 
 
-def test_write_waits_for_the_publish_lock_until_its_deadline(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_write_waits_for_publish_lock_until_its_deadline(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(write_queue, "DEADLINE", 0.2)
     script = """
 import sys
@@ -411,7 +411,7 @@ def test_write_after_folder_was_removed_is_no_error(desk: Desk) -> None:
 # Beside other writes and rebuilds
 
 
-def test_writes_that_wait_together_share_a_publication(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_writes_that_wait_together_share_publication(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     names = [f"n{number}" for number in range(12)]
     desk.sizes |= dict.fromkeys(names, 4)
     publish, published = Draft.publish, []
@@ -479,7 +479,7 @@ def test_outdated_lookup_is_repeated(desk: Desk, other: str) -> None:
     assert desk.shown()["a"] == 6
 
 
-def test_key_that_others_keep_overwriting_is_left_to_a_rebuild(desk: Desk) -> None:
+def test_key_that_others_keep_overwriting_is_left_to_rebuild(desk: Desk) -> None:
     other = desk.writer()
     busy = False
 
@@ -750,7 +750,7 @@ def office(tmp_path: Path) -> Office:
     return Office(tmp_path)
 
 
-def test_next_request_sees_a_write_here_and_in_a_follower(office: Office) -> None:
+def test_next_request_sees_write_here_and_in_follower(office: Office) -> None:
     client = office.app.test_client()
     assert (office.get("files"), office.get("made")) == ([("a", 1), ("b", 2)], [("a", 2), ("b", 4)])
     etag = client.get("/files").headers["ETag"]
@@ -779,7 +779,7 @@ def test_commands_write(office: Office, arguments: list[str], shown: list[tuple[
     assert office.get("files") == shown
 
 
-def test_commands_report_a_list_that_was_never_built(tmp_path: Path) -> None:
+def test_commands_report_list_that_was_never_built(tmp_path: Path) -> None:
     app = make_app(tmp_path)
     listed = WarmCache(app).warm_list("files", key="path", source=lambda: [])
     listed.lookup(lambda key: None)
