@@ -18,28 +18,33 @@ from flask_warmcache.host.server import SERVER_STARTED, server_started
 from tests.support.apps import Site, make_app, state_of
 from tests.support.processes import run_python
 
+# The function imports late, so that what a script registers before its call runs last at exit.
+UNDER_TEST = """
+import atexit, os, time
+def app_under_test(**options):
+    from flask import Flask
+    from flask_warmcache import WarmCache
+    app = Flask("shop")
+    app.testing = True
+    warmcache = WarmCache(app, **options)
+    warmcache.warm_list("files", key="path", source=lambda: [{"path": "a"}])
+    with app.app_context():
+        warmcache["files"].get()
+    return app.extensions["warmcache"]
+"""
+
 
 def test_app_under_test_has_private_temporary_folder() -> None:
     script = """
-import os
-from flask import Flask
-from flask_warmcache import WarmCache
-folders = []
-for _ in range(2):
-    app = Flask("shop")
-    app.testing = True
-    warmcache = WarmCache(app, enabled=False)
-    warmcache.warm_list("files", key="path", source=lambda: [{"path": "a"}])
-    with app.app_context():
-        assert len(warmcache["files"].get()) == 1
-    folders.append(str(app.extensions["warmcache"].store.folder))
+folders = [str(app_under_test(enabled=False).store.folder) for _ in range(2)]
+assert all(map(os.listdir, folders))
 child = os.fork()
 if child == 0:
     raise SystemExit  # the exit of a child must remove nothing
 os.waitpid(child, 0)
 print(*folders, *[oct(os.stat(folder).st_mode & 0o777) for folder in folders])
 """
-    done = run_python(script)
+    done = run_python(UNDER_TEST + script)
     first, second, *modes = done.stdout.split()
     assert (modes, done.stderr) == (["0o700", "0o700"], "")
     assert first != second
@@ -48,7 +53,6 @@ print(*folders, *[oct(os.stat(folder).st_mode & 0o777) for folder in folders])
 
 def test_keeper_does_not_recreate_private_folder(tmp_path: Path) -> None:
     script = """
-import atexit, os, sys, time
 from flask_warmcache.keeper import keeper
 keeper.TICK_EVERY = 0.01
 def look():  # registered first, so it runs last, while daemon threads still run
@@ -57,21 +61,13 @@ def look():  # registered first, so it runs last, while daemon threads still run
         time.sleep(0.01)
     print(os.path.exists(folder))
 atexit.register(look)
-from flask import Flask
-from flask_warmcache import WarmCache
-app = Flask("shop")
-app.testing = True
-warmcache = WarmCache(app)
-warmcache.warm_list("files", key="path", source=lambda: [{"path": "a"}])
-with app.app_context():
-    warmcache["files"].get()
-    folder = str(app.extensions["warmcache"].store.folder)
-    deadline = time.monotonic() + 20
-    status = app.extensions["warmcache"].statuses["files"]
-    while (status.condition().state != "fresh" or status.progress) and time.monotonic() < deadline:
-        time.sleep(0.01)
+state = app_under_test()
+folder, status = str(state.store.folder), state.statuses["files"]
+deadline = time.monotonic() + 20
+while (status.condition().state != "fresh" or status.progress) and time.monotonic() < deadline:
+    time.sleep(0.01)
 """
-    done = run_python(script, env={"TMPDIR": str(tmp_path)})
+    done = run_python(UNDER_TEST + script, env={"TMPDIR": str(tmp_path)})
     assert (done.stdout, done.stderr) == ("False\n", "")
 
 

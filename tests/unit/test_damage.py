@@ -242,7 +242,7 @@ def test_incomplete_answer_is_not_kept(shelf: Shelf) -> None:
     assert holed.etag != mended.etag
 
 
-def test_check_that_the_system_refuses_is_repeated(shelf: Shelf) -> None:
+def test_check_that_system_refuses_is_repeated(shelf: Shelf) -> None:
     shelf.rebuild(files(*NAMES))
     snapshot, verifier = shelf.snapshot(), Verifier(shelf.folder, shelf.name)
     spoil(shelf, -3)

@@ -141,7 +141,7 @@ def answers(client: FlaskClient) -> list[tuple[Any, ...]]:
     return found
 
 
-def test_loaded_blueprint_answers_like_a_registered_one(quick_shop: LateShop) -> None:
+def test_loaded_blueprint_answers_like_registered_one(quick_shop: LateShop) -> None:
     write_rich(quick_shop.folder)
     quick_shop.warmcache.defer_blueprint("rich:bp", url_prefix="/rich")
     asked_before_loading = answers(quick_shop.client)
@@ -182,7 +182,7 @@ def test_background_loading_follows_priority_and_is_logged(
     assert "a" in sys.modules
 
 
-def test_request_loads_only_its_blueprint_whatever_the_priority(calm_shop: LateShop) -> None:
+def test_request_loads_only_its_blueprint_whatever_priority(calm_shop: LateShop) -> None:
     calm_shop.slow("slow", priority=5)
     for name in ("x", "y"):
         calm_shop.defer(calm_shop.simple(name), priority=5 - ord(name))
@@ -192,7 +192,7 @@ def test_request_loads_only_its_blueprint_whatever_the_priority(calm_shop: LateS
 
 
 @pytest.mark.parametrize("wait", [0.0, 0.2])
-def test_request_that_times_out_gets_a_503(calm_shop: LateShop, wait: float) -> None:
+def test_request_that_times_out_gets_503(calm_shop: LateShop, wait: float) -> None:
     calm_shop.set_up(defer_wait=wait)
     go = calm_shop.slow("slow")
     calm_shop.app.add_url_rule("/", "home", lambda: "home")
@@ -211,7 +211,7 @@ def test_request_that_times_out_gets_a_503(calm_shop: LateShop, wait: float) -> 
 
 
 @pytest.mark.parametrize("is_loading", [False, True])
-def test_single_thread_waits_once_for_a_blueprint(
+def test_single_thread_waits_once(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, is_loading: bool
 ) -> None:
     shop: LateShop = request.getfixturevalue("quick_shop" if is_loading else "calm_shop")
@@ -244,7 +244,7 @@ def run_in_gunicorn(monkeypatch: pytest.MonkeyPatch, timeout: int, threads: int)
     monkeypatch.setattr(gate, "gunicorn_worker", lambda: worker)
 
 
-def test_at_most_half_of_the_threads_wait(calm_shop: LateShop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_at_most_half_of_threads_wait(calm_shop: LateShop, monkeypatch: pytest.MonkeyPatch) -> None:
     run_in_gunicorn(monkeypatch, timeout=0, threads=4)
     calm_shop.set_up(defer_wait=30)
     go = calm_shop.slow("slow")
@@ -262,7 +262,7 @@ def test_at_most_half_of_the_threads_wait(calm_shop: LateShop, monkeypatch: pyte
     assert found == [503, 503, 200, 200]
 
 
-def test_wait_is_limited_to_a_quarter_of_gunicorns_timeout(
+def test_wait_is_limited_to_quarter_of_timeout_in_gunicorn(
     calm_shop: LateShop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     run_in_gunicorn(monkeypatch, timeout=1, threads=1)
@@ -296,7 +296,7 @@ def test_failed_import_is_reported_and_retried(quick_shop: LateShop, caplog: pyt
     until(lambda: (quick_shop.client.get("/api/cache/stats").json or {})["blueprints"]["loaded"] == 1)
 
 
-def test_requests_do_not_shorten_the_growing_pause(quick_shop: LateShop) -> None:
+def test_requests_do_not_shorten_growing_pause(quick_shop: LateShop) -> None:
     quick_shop.set_up(retry_min=100.0, retry_max=3600.0)
     quick_shop.defer(quick_shop.write("broken", "raise OSError('disk')"))
     quick_shop.client.get("/broken/")
@@ -321,7 +321,7 @@ def test_traceback_is_shown_in_debug_mode_only(calm_shop: LateShop, debug: bool)
 
 
 @pytest.mark.parametrize("ending", ["raise SystemExit(3)", "import sys; sys.exit()"])
-def test_module_that_exits_does_not_end_the_worker(calm_shop: LateShop, ending: str) -> None:
+def test_module_that_exits_does_not_end_worker(calm_shop: LateShop, ending: str) -> None:
     calm_shop.defer(calm_shop.write("leaver", ending))
     calm_shop.defer(calm_shop.simple("good"))
     assert "SystemExit" in calm_shop.client.get("/leaver/").text
@@ -372,7 +372,7 @@ def test_overlapping_prefixes_are_loaded_together_except_our_own(calm_shop: Late
 
 
 @pytest.mark.parametrize("before", [True, False])
-def test_middleware_may_change_the_path(calm_shop: LateShop, before: bool) -> None:
+def test_middleware_may_change_path(calm_shop: LateShop, before: bool) -> None:
     app = make_app(calm_shop.folder / "other")
 
     def moved(inner: Any) -> Any:
@@ -416,7 +416,7 @@ def test_host_matching_and_subdomains_work(calm_shop: LateShop) -> None:
     assert found == [200, 404]
 
 
-def test_blueprint_may_register_a_converter(calm_shop: LateShop) -> None:
+def test_blueprint_may_register_converter(calm_shop: LateShop) -> None:
     calm_shop.defer(calm_shop.write("conv", """
         from flask import Blueprint
         from werkzeug.routing import BaseConverter
@@ -465,7 +465,7 @@ def test_each_app_loads_its_own_blueprints(calm_shop: LateShop) -> None:
     assert [app.test_client().get("/both/").text for app in apps] == ["both", "both"]
 
 
-def test_child_forked_during_a_load_loads_blueprints(calm_shop: LateShop) -> None:
+def test_child_forked_during_load_loads_blueprints(calm_shop: LateShop) -> None:
     go = calm_shop.slow("slow", priority=1)
     calm_shop.defer(calm_shop.simple("quick"))
     calm_shop.start()
@@ -490,7 +490,7 @@ def test_app_without_deferred_blueprints_is_unchanged(tmp_path: Path) -> None:
     assert answer is not None and "blueprints" not in answer
 
 
-def test_reading_a_list_before_the_fork_starts_no_import(quick_shop: LateShop) -> None:
+def test_reading_list_before_fork_starts_no_import(quick_shop: LateShop) -> None:
     files = quick_shop.warmcache.warm_list("files", key="path", source=list)
     quick_shop.defer(quick_shop.simple("a"))
     with quick_shop.app.app_context():

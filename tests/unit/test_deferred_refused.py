@@ -62,7 +62,7 @@ def test_wrong_declaration_is_refused(calm_shop: LateShop, arguments: dict[str, 
 
 
 @pytest.mark.parametrize("options", [{"host_matching": True, "static_host": "a"}, {"subdomain_matching": True}])
-def test_promised_endpoints_need_a_known_host(tmp_path: Path, options: dict[str, Any]) -> None:
+def test_promised_endpoints_need_known_host(tmp_path: Path, options: dict[str, Any]) -> None:
     app = Flask("hosts", **options)  # keep a reference, because a WarmCache holds none
     warmcache = WarmCache(app, dir=tmp_path)
     with pytest.raises(ValueError, match="cannot be used in an app with host_matching or subdomain_matching"):
@@ -124,24 +124,17 @@ def test_blueprint_that_affects_other_requests_is_refused(
     ("text", "error"),
     [
         ("bp = 5", "is not a blueprint but an object of int"),
-        ("", "has no attribute 'bp'"),
-        (
-            "from flask import Blueprint\nbp = Blueprint('taken', __name__)",
-            "The name 'taken' is already registered",
-        ),
-        (
-            "from flask import Blueprint\nbp = Blueprint('b', __name__)\n"
-            "bp.record(lambda state: state.app.view_functions.clear() or 1 / 0)",
-            "division by zero",
-        ),
+        ("del bp", "has no attribute 'bp'"),
+        ("bp.name = 'taken'", "The name 'taken' is already registered"),
+        ("bp.record(lambda state: state.app.view_functions.clear() or 1 / 0)", "division by zero"),
     ],
 )
-def test_failed_registration_leaves_the_app_unchanged(
+def test_failed_registration_leaves_app_unchanged(
     calm_shop: LateShop, caplog: pytest.LogCaptureFixture, text: str, error: str
 ) -> None:
     calm_shop.app.add_url_rule("/", "home", lambda: "home")
     calm_shop.app.register_blueprint(Blueprint("taken", __name__), url_prefix="/taken")
-    calm_shop.defer(calm_shop.write("wrong", text))
+    calm_shop.defer(calm_shop.bare("wrong", text))
     assert calm_shop.client.get("/wrong/").status_code == 503
     assert error in caplog.text
     assert calm_shop.client.get("/").text == "home"

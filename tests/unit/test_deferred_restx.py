@@ -39,7 +39,7 @@ def prepare(app: Flask) -> None:
     app.extensions["restx"] = {"apidoc_registered": True}
 
 
-def test_api_answers_like_a_registered_one(calm_shop: LateShop) -> None:
+def test_api_answers_like_registered_one(calm_shop: LateShop) -> None:
     calm_shop.app.add_url_rule("/", "home", lambda: "home")
     prepare(calm_shop.app)
     calm_shop.defer(calm_shop.write("shop_api", API), url_prefix="/v1")

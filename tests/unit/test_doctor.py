@@ -99,7 +99,7 @@ def test_usable_folder_is_reported_as_usable(tmp_path: Path) -> None:
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_folder_open_to_others_is_a_fault(tmp_path: Path) -> None:
+def test_folder_open_to_others_is_fault(tmp_path: Path) -> None:
     folder = tmp_path / "cache"
     folder.mkdir()
     folder.chmod(0o777)
@@ -125,7 +125,7 @@ def test_kind_of_file_system_is_reported(
     assert levels(folder_report(tmp_path / "cache"))[check] == level
 
 
-def test_innermost_and_last_mount_decides_the_kind(tmp_path: Path) -> None:
+def test_innermost_and_last_mount_decides_kind(tmp_path: Path) -> None:
     table = tmp_path / "mountinfo"
     deep = tmp_path / "a folder" / "deep"
     deep.mkdir(parents=True)
@@ -143,7 +143,7 @@ def test_innermost_and_last_mount_decides_the_kind(tmp_path: Path) -> None:
         assert not NETWORK.fullmatch(kind)
 
 
-def test_full_disk_is_a_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = type("Usage", (), {"free": 1000})
     monkeypatch.setattr("shutil.disk_usage", lambda folder: usage)
     assert levels(folder_report(tmp_path / "cache"))["folder.space"] == FAULT
@@ -170,7 +170,7 @@ def look(shop: Shop, name: str, child_problem: str | None = None, **values: Any)
     return report
 
 
-def test_computing_in_a_thread_is_a_warning_and_in_a_child_is_not(tmp_path: Path) -> None:
+def test_computing_in_thread_is_warning_and_in_child_is_not(tmp_path: Path) -> None:
     shop = built(tmp_path, 1.2, runner="auto")
     busy = {"max_requests": 20}
     assert levels(look(shop, "files", None, **busy)) == {"lists.built": OK}
@@ -181,7 +181,7 @@ def test_computing_in_a_thread_is_a_warning_and_in_a_child_is_not(tmp_path: Path
     assert "lists.max_requests" not in levels(look(shop, "files", "none", max_requests=0))
 
 
-def test_ttl_shorter_than_the_build_is_a_fault(tmp_path: Path) -> None:
+def test_ttl_shorter_than_build_is_fault(tmp_path: Path) -> None:
     shop = built(tmp_path, 8.0)
     assert "lists.ttl" not in levels(look(shop, "files"))
     shop.status.ttl = 12
@@ -190,7 +190,7 @@ def test_ttl_shorter_than_the_build_is_a_fault(tmp_path: Path) -> None:
     assert levels(look(shop, "files"))["lists.ttl"] == FAULT
 
 
-def test_failed_list_is_a_fault_and_a_cold_one_is_not(tmp_path: Path) -> None:
+def test_failed_list_is_fault_and_cold_one_is_not(tmp_path: Path) -> None:
     shop = Shop(tmp_path)
     assert levels(look(shop, "files")) == {"lists.cold": INFO}
     shop.error = OSError("gone")
@@ -204,7 +204,7 @@ def test_failed_list_is_a_fault_and_a_cold_one_is_not(tmp_path: Path) -> None:
 # Runner
 
 
-def test_app_that_no_child_finds_is_a_warning_with_the_setting_to_use(tmp_path: Path) -> None:
+def test_app_that_no_child_finds_is_warning_with_setting_to_use(tmp_path: Path) -> None:
     shop = Shop(tmp_path)
     report = Report()
     effective = {"app": "no_such_module:app", "folder": str(tmp_path)}
@@ -215,7 +215,7 @@ def test_app_that_no_child_finds_is_a_warning_with_the_setting_to_use(tmp_path: 
     assert problem in report.facts["runner"]["child"]
 
 
-def test_without_a_server_it_is_unknown_whether_a_child_finds_the_app(tmp_path: Path) -> None:
+def test_without_server_it_is_unknown_whether_child_finds_app(tmp_path: Path) -> None:
     shop = Shop(tmp_path)
     report = Report()
     assert check_child(report, shop.state, None) is None
@@ -248,7 +248,7 @@ import time:      2000 |     402000 | shop
     assert {unit.name: unit.with_imports for unit in units}["shop.reports"] == pytest.approx(0.351)
 
 
-def test_blueprint_with_hooks_for_the_whole_app_cannot_be_deferred(tmp_path: Path) -> None:
+def test_blueprint_with_hooks_for_whole_app_cannot_be_deferred(tmp_path: Path) -> None:
     app = Flask("shop")
     WarmCache(app, dir=str(tmp_path / "cache"))
     free, guarding = Blueprint("free", "json"), Blueprint("guarding", __name__)
@@ -262,7 +262,7 @@ def test_blueprint_with_hooks_for_the_whole_app_cannot_be_deferred(tmp_path: Pat
 # Memory
 
 
-def test_nearly_full_memory_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nearly_full_memory_is_warning(monkeypatch: pytest.MonkeyPatch) -> None:
     here = Server(os.getpid(), [os.getpid()], "/", os.geteuid(), 0.0, [], {})
     report = Report()
     check_memory(report, here, preload=False)
@@ -278,7 +278,7 @@ def test_nearly_full_memory_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> Non
         assert is_explained(report)
 
 
-def test_worst_finding_decides_the_exit_code() -> None:
+def test_worst_finding_decides_exit_code() -> None:
     report = Report()
     report.add("a", OK, "fine")
     report.add("b", INFO, "to know")
