@@ -150,7 +150,7 @@ def read_header(index: Any, size: int) -> tuple[dict[str, Any], int]:
     if not 0 < length <= HEADER_MAX or base > size:
         raise SnapshotError("the index is cut short")
     text = bytes(index[PREAMBLE_LENGTH:base])
-    if zlib.crc32(text) != checksum:
+    if zlib.crc32(text) != checksum or preamble != PREAMBLE % (FORMAT, length, checksum):
         raise SnapshotError("the index has a damaged header")
     header = json.loads(text)
     if header["byteorder"] != sys.byteorder:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from .change_words import announce
@@ -59,15 +59,11 @@ def mark_snapshot(folder: Path, name: str, snapshot: Snapshot) -> None:
 @contextmanager
 def published_mark(folder: Path, name: str) -> Iterator[Callable[[], bool]]:
     """Give a function that tells whether the index published now is marked, even after it has been replaced."""
-    try:
-        descriptor = os.open(folder / f"{name}.index", OPEN_FLAGS)
-    except FileNotFoundError:
-        yield lambda: False
-        return
-    try:
-        yield lambda: os.fstat(descriptor).st_mtime_ns < INVALIDATED_BEFORE
-    finally:
-        os.close(descriptor)
+    with ExitStack() as stack:
+        descriptor = None
+        with suppress(FileNotFoundError):
+            descriptor = stack.enter_context(opened(folder / f"{name}.index", OPEN_FLAGS))
+        yield lambda: descriptor is not None and os.fstat(descriptor).st_mtime_ns < INVALIDATED_BEFORE
 
 
 def _in_1970() -> tuple[int, int]:
