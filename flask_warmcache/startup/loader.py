@@ -209,10 +209,11 @@ class Loader:
             )
         finally:
             with self.pending.changed:
-                entry.state, entry.seconds, entry.asked_at = FAILED, seconds, None
+                # The state comes last: the status page reads without the lock.
+                entry.error, entry.traceback = type(error).__name__, "".join(traceback.format_exception(error))
                 entry.failures = min(entry.failures + 1, 32)
                 entry.next_attempt = time.monotonic() + pause
-                entry.error, entry.traceback = type(error).__name__, "".join(traceback.format_exception(error))
+                entry.state, entry.seconds, entry.asked_at = FAILED, seconds, None
                 self.pending.changed.notify_all()
 
 

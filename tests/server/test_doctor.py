@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from tests.support.places import Place
 from tests.support.servers import OUR_CONF, Server, gunicorn_server
+from tests.support.waiting import until
 
 LOST_HOOK = """
 from flask_warmcache.gunicorn_conf import *
@@ -140,6 +142,22 @@ def test_dangerous_settings_are_named(place: Place) -> None:
         found = examine(place, *master(server), code=1)["found"]
         assert "3600" in found["gunicorn.timeout_long"]["what"]
         assert "max_requests_jitter to about 125" in found["gunicorn.no_jitter"]["do"]
+
+
+def test_settings_of_a_server_with_a_title_cannot_be_read(place: Place) -> None:
+    # Like setproctitle, this replaces the command line and the environment by a title.
+    hidden = subprocess.Popen(
+        ["bash", "-c", "exec -a 'gunicorn: master [app:app]' sleep 120"], cwd=place.folder, env={}
+    )
+    try:
+        path = Path(f"/proc/{hidden.pid}/cmdline")
+        until(lambda: path.read_bytes().startswith(b"gunicorn: "), "the title")
+        found = examine(place, "--pid", str(hidden.pid))["found"]
+        assert found["gunicorn.unreadable"]["level"] == "warning"
+        assert "setproctitle" in found["gunicorn.unreadable"]["what"]
+    finally:
+        hidden.kill()
+        hidden.wait(20)
 
 
 def test_without_a_server_the_other_checks_run(place: Place) -> None:
