@@ -38,11 +38,11 @@ class Server(ServerProcess):
 
     def get(self, path: str, **query: str | int) -> requests.Response:
         """Send a GET request."""
-        return requests.get(self.url + path, params=query, timeout=60)
+        return requests.get(self.url + path, params=query, timeout=120)
 
     def mark(self, body: object, **headers: str) -> requests.Response:
         """Send markers."""
-        return requests.post(self.url + "/api/files/mark", json=body, headers=headers, timeout=60)
+        return requests.post(self.url + "/api/files/mark", json=body, headers=headers, timeout=120)
 
     def settle(self) -> None:
         """Wait until no list is being rebuilt."""

@@ -125,12 +125,12 @@ def test_mark_outside_the_library_is_refused(server: Server, comic: dict[str, An
 
 def test_mark_must_be_json(server: Server) -> None:
     url = server.url + "/api/files/mark"
-    form = requests.post(url, data={"paths": "a.cbz"}, timeout=20)
+    form = requests.post(url, data={"paths": "a.cbz"}, timeout=120)
     assert (form.status_code, "error" in form.json()) == (415, True)
-    broken = requests.post(url, data="{", headers={"Content-Type": "application/json"}, timeout=20)
+    broken = requests.post(url, data="{", headers={"Content-Type": "application/json"}, timeout=120)
     assert (broken.status_code, "error" in broken.json()) == (400, True)
     assert server.get("/api/files/mark").status_code == 405
-    too_long = requests.post(url, data=b" " * 2_100_000, headers={"Content-Type": "application/json"}, timeout=20)
+    too_long = requests.post(url, data=b" " * 2_100_000, headers={"Content-Type": "application/json"}, timeout=120)
     assert (too_long.status_code, "error" in too_long.json()) == (413, True)
 
 

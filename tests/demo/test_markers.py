@@ -62,5 +62,5 @@ def test_processes_can_open_a_new_store_at_once(tmp_path: Path) -> None:
     command = [sys.executable, "-c", code, str(path)]
     root = Path(__file__).parents[2]
     processes = [subprocess.Popen([*command, str(n)], cwd=root, stderr=subprocess.PIPE) for n in range(4)]
-    assert [(process.communicate(timeout=60)[1], process.returncode) for process in processes] == [(b"", 0)] * 4
+    assert [(process.communicate(timeout=120)[1], process.returncode) for process in processes] == [(b"", 0)] * 4
     assert MarkerStore(path).counts().processed == 80

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 PAGE = DOCS / "tutorial.md"
 FILE = re.compile(r"(?:# |\{# )([\w./]+)(, continued)?(?: #\})?\n")
-SECONDS = 60.0
+SECONDS = 240.0  # pip may have to wait for the network
 
 
 class Reader:

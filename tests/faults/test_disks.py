@@ -28,7 +28,7 @@ RETRY_MAX = 0.5
 
 
 def mount(*arguments: object) -> None:
-    subprocess.run(["mount", *map(str, arguments)], check=True, timeout=20)
+    subprocess.run(["mount", *map(str, arguments)], check=True, timeout=120)
 
 
 @contextmanager
@@ -38,7 +38,7 @@ def mounted(where: Path, *arguments: object) -> Iterator[Path]:
     try:
         yield where
     finally:
-        subprocess.run(["umount", "-l", where], check=True, timeout=20)
+        subprocess.run(["umount", "-l", where], check=True, timeout=120)
 
 
 # Each makes the folder unwritable for the block

@@ -237,7 +237,7 @@ def test_a_builder_that_has_lost_its_lock_touches_nothing_that_the_next_has_publ
             assert ran.returncode == 0, ran.stderr
             newest = published(place.cache)
             place.gate.touch()
-            said = slow.communicate(timeout=60)[1]
+            said = slow.communicate(timeout=120)[1]
         assert slow.returncode != 0, "it published without its lock"
         assert "lock file" in said
         assert published(place.cache) == newest

@@ -76,7 +76,7 @@ def intrude(paths: list[Path]) -> dict[str, Any]:
     """As another account, with an interpreter that anybody may run."""
     ran = subprocess.run(
         ["/usr/bin/env", "python3", "-I", "-c", INTRUDE, *map(os.fspath, paths)],
-        user=NOBODY, group=NOBODY, extra_groups=[], cwd="/", text=True, capture_output=True, timeout=30,
+        user=NOBODY, group=NOBODY, extra_groups=[], cwd="/", text=True, capture_output=True, timeout=120,
         env={"PATH": "/usr/bin:/bin"},
     )  # fmt: skip
     if ran.returncode:

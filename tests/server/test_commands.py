@@ -44,7 +44,7 @@ def test_rebuild_wait_follows_a_rebuild_in_a_worker(gated: Place) -> None:
             assert "--wait" in busy.stderr
             assert follower.poll() is None, "it did not wait"
             gated.gate.touch()
-            out, err = follower.communicate(timeout=20)
+            out, err = follower.communicate(timeout=120)
         assert follower.returncode == 0, err
         new = server.warm_up()
         assert new.generation > old.generation
@@ -67,7 +67,7 @@ def test_rebuild_wait_reports_no_success_when_the_builder_is_killed(gated: Place
             os.kill(builder.pid, signal.SIGKILL)
             builder.wait(20)
             gated.gate.touch()  # if the follower rebuilds the list itself, it does not wait
-            out, err = follower.communicate(timeout=20)
+            out, err = follower.communicate(timeout=120)
     now = json.loads(gated.flask("warmcache", "status", "--json").stdout)["files"]["generation"]
     assert follower.returncode != 0 or now != generation, f"success without a new list: {out}"
 
@@ -83,7 +83,7 @@ def test_workers_see_that_a_command_is_rebuilding(gated: Place) -> None:
             until(lambda: all(rebuilding(server)), "a rebuild in every worker")
             assert all(answer.json["cache_rebuilding"] for answer in server.next_of_each_worker().values())
             os.kill(builder.pid, signal.SIGINT)  # Ctrl-C
-            builder.communicate(timeout=20)
+            builder.communicate(timeout=120)
         assert builder.returncode != 0
         until(lambda: not any(rebuilding(server)), "no rebuild in any worker")
         answer = server.get()

@@ -74,7 +74,7 @@ class Clients(Repeated):
 
     def turn(self) -> None:
         """Use one connection until the end, or until something goes wrong."""
-        connection = http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=30)
+        connection = http.client.HTTPConnection("127.0.0.1", self._server.port, timeout=120)
         try:
             while not self.stopped.is_set():
                 status, fault = self._ask(connection)

@@ -306,7 +306,7 @@ def test_the_command_leaves_a_task_to_who_runs_it_and_waits_if_told(once: Make) 
                 lines.append(waiting.stderr.readline())
                 assert lines[-1], lines
             place.gate.touch()
-            out, _ = waiting.communicate(timeout=60)
+            out, _ = waiting.communicate(timeout=120)
         assert (waiting.returncode, out) == (0, "fetch-models: already done in this deployment\n")
         until_state(server, "done")
     assert len(place.calls("begun")) == 1

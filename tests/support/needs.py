@@ -45,7 +45,7 @@ def need_program(*names: str, package: str = "") -> str:
         missing(f"no {names[0]} on PATH. On Debian: apt-get install --no-install-recommends {package or names[0]}")
     if names[0] in TRIALS:
         command = TRIALS[names[0]]
-        tried = subprocess.run(command, capture_output=True, text=True, timeout=20)
+        tried = subprocess.run(command, capture_output=True, text=True, timeout=120)
         if tried.returncode != 0:
             pytest.skip(f"not permitted here: {' '.join(command)}: {tried.stderr.strip()[:200]}")
     return found

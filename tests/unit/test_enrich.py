@@ -143,7 +143,7 @@ def test_reused_items_are_in_no_batch(shelf: Shelf) -> None:
 
 
 def test_workers_run_at_same_time(shelf: Shelf) -> None:
-    together = threading.Barrier(4, timeout=20)
+    together = threading.Barrier(4, timeout=120)
     enrich = Enrich(meanwhile=lambda names: together.wait())
     shelf.rebuild(ITEMS[:28], enrich=enrich, workers=4)  # this would never end if they ran one by one
     assert shelf.items() == made(ITEMS[:28])

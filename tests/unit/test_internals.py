@@ -107,7 +107,7 @@ assert {"paste", "chdir", "timeout", "threads"} <= set(config.settings)
 assert config.parser().parse_known_args(config.get_cmd_args_from_env())[0] is not None
 assert isinstance(config.env_orig, dict)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 
 
@@ -126,7 +126,7 @@ assert callable(monkey.get_original("time", "sleep"))
 real = monkey.get_original("threading", "get_ident")
 assert get_hub().threadpool.apply(real) != real()
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 
 
@@ -159,7 +159,7 @@ assert not ends.wait(0.2)  # a thread that did not need the lock would be done i
 _imp.release_lock()
 assert ends.wait(30)
 """
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
 
 
@@ -191,7 +191,7 @@ def test_inherited_descriptor_keeps_lock(tmp_path: Path) -> None:
         os.close(descriptor)
         with pytest.raises(BlockingIOError):
             fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        child.communicate(b"\n", timeout=60)
+        child.communicate(b"\n", timeout=120)
     fcntl.flock(other, fcntl.LOCK_EX | fcntl.LOCK_NB)
     os.close(other)
 

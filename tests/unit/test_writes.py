@@ -454,7 +454,7 @@ def test_later_lookup_of_two_published_together_wins(desk: Desk) -> None:
         try:
             assert first.result(20) and second.result(20)
         finally:
-            assert desk.writes.queue.publishing.acquire(timeout=20)
+            assert desk.writes.queue.publishing.acquire(timeout=120)
     assert desk.shown()["a"] == 6
 
 
