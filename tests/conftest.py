@@ -31,8 +31,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Leave out the long tests, or all others."""
     chosen = [item for item in items if bool(item.get_closest_marker("long")) == config.getoption("long")]
     config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
-    # pytest-xdist cuts the list into as many pieces as it has processes, and moves tests from the end of a piece to
-    # a process that has none left.  Each piece gets its part of the tests that take seconds, and the short ones last.
+    # pytest-xdist cuts the list into a piece for each of its processes.  A process that has run its piece takes
+    # tests from the end of another's.  So each piece begins with its part of the tests that take seconds.
     short = [item for item in chosen if item.path.parent.name == "unit"]
     other = [item for item in chosen if item.path.parent.name != "unit"]
     pieces = getattr(config, "workerinput", {}).get("workercount", 1)
