@@ -6,6 +6,7 @@ import math
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from functools import cached_property
 from typing import Any, Literal
 
@@ -26,6 +27,15 @@ WORKERS_MAX = 64
 UNIT = re.compile(r"[a-z][a-z0-9_]{0,31}\Z")
 
 
+class Default(Enum):
+    """What stands for an option that a declaration leaves to the app's settings."""
+
+    TTL = "WARMCACHE_DEFAULT_TTL"
+
+    def __repr__(self) -> str:
+        return self.value
+
+
 @dataclass(frozen=True)
 class Declaration:
     """One list as its app declared it; immutable, so that a rebuild sees no later change."""
@@ -34,7 +44,7 @@ class Declaration:
     kind: Kind
     key: str | None
     unit: str
-    ttl: float | None
+    ttl: float | None | Default  # None: a snapshot never becomes stale by its age
     source: Callable[[], Any] | None = None
     source_list: str | None = None
     enrich: Callable[..., Any] | None = None  # takes one item, or with ``batch`` a list of items
@@ -63,8 +73,8 @@ class Declaration:
             self._refuse(f"has key={self.key!r}; key is the name of a field, as in key='path'")
         if not isinstance(self.unit, str) or not UNIT.match(self.unit):
             self._refuse(f"has unit={self.unit!r}; unit is one lower-case noun, as in unit='file'")
-        if self.ttl is not None and not is_positive(self.ttl):
-            self._refuse(f"has ttl={self.ttl!r}; ttl is a number of seconds above 0")
+        if self.ttl not in (None, math.inf, Default.TTL) and not is_positive(self.ttl):
+            self._refuse(f"has ttl={self.ttl!r}; ttl is a number of seconds above 0, or None for never")
         if not _is_whole(self.workers) or not 1 <= self.workers <= WORKERS_MAX:
             self._refuse(f"has workers={self.workers!r}; workers is a number of threads, 1 to {WORKERS_MAX}")
         if self.batch is not None and (not _is_whole(self.batch) or self.batch < 1):
@@ -123,6 +133,14 @@ class Declaration:
         """A digest that is equal in all processes that would make the same items."""
         functions = (self.source, self.enrich, self.lookup, self.fingerprint)
         return digest_of(filter(callable, functions), self.digest)
+
+    def ttl_or(self, default: float | None) -> float:
+        """Return the seconds until a snapshot is stale, which are infinite for never.
+
+        :param default: the app's setting, for a declaration that says nothing.
+        """
+        ttl = default if isinstance(self.ttl, Default) else self.ttl
+        return math.inf if ttl is None else ttl
 
     def problem(self, declared: Iterable[str]) -> str | None:
         """Return what is still missing when declarations close, or None."""

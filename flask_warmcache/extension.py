@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -9,13 +10,13 @@ from typing import Any, TypeVar
 from flask import Flask
 
 from .cli.group import group
-from .declaration import Declaration, Item, check_function, declare
+from .declaration import Declaration, Default, Item, check_function, declare
 from .errors import DeclarationError
 from .lists.warm import Warm, current_state
 from .lists.warm_list import WarmList
 from .lists.warm_value import WarmValue, check_cold
 from .registry import Registry
-from .settings import KEY, Settings
+from .settings import KEY, Settings, settings_in
 from .state import AppState
 from .web.gate import Gate
 from .web.permissions import Authorize, Permissions
@@ -54,7 +55,7 @@ class WarmCache:
         """
         if KEY in app.extensions:
             raise RuntimeError("This app already has a WarmCache. Import and use that one.")
-        settings = Settings.from_config(app.config, **self._defaults)
+        settings = Settings.from_config(app.config, **self._defaults | settings_in(os.environ))
         state = AppState(app, settings, self._registry)
         for deferred in self._registry.deferred:
             state.defer(deferred)
@@ -76,7 +77,7 @@ class WarmCache:
         enrich: Callable[[Item], Item] | None = None,
         lookup: Callable[[Any], Item | None] | None = None,
         unit: str = "item",
-        ttl: float | None = None,
+        ttl: float | None | Default = Default.TTL,
         filters: Mapping[str, Callable[[Item], object]] | None = None,
         sorts: Mapping[str, Callable[[Item], Any]] | None = None,
         search: Sequence[str] = (),
@@ -92,7 +93,7 @@ class WarmCache:
         :param enrich: the expensive function that completes one item; without it the source items are the list.
         :param lookup: the function that returns one source item by key, or None; ``refresh`` calls it.
         :param unit: a noun for the JSON keys: ``file`` gives ``files``, ``total_files``, ``file_count``.
-        :param ttl: seconds until a snapshot is stale; by default ``WARMCACHE_DEFAULT_TTL``.
+        :param ttl: seconds until a snapshot is stale, or None for never; by default ``WARMCACHE_DEFAULT_TTL``.
         :param filters: pure functions of an item by name; an item passes if its function returns a true value.
         :param sorts: pure functions of an item by name that return its sort key. ``sort=-name`` reverses.
         :param search: the fields that ``search=`` looks into.
@@ -119,7 +120,7 @@ class WarmCache:
             if function is not None:
                 check_function(name, role, function)
                 declaration = declaration.with_functions(**{role: function})
-        warm = WarmList(declaration, self._registry.require_open)
+        warm = WarmList(declaration, self._registry)
         self._registry.add(warm)
         return warm
 
@@ -127,7 +128,7 @@ class WarmCache:
         self,
         name: str,
         *,
-        ttl: float | None = None,
+        ttl: float | None | Default = Default.TTL,
         key: str | None = None,
         unit: str = "item",
         filters: Mapping[str, Callable[[Item], object]] | None = None,
@@ -151,10 +152,12 @@ class WarmCache:
         )  # fmt: skip
         return self._decorator(WarmList, declaration)
 
-    def value(self, name: str, *, ttl: float | None = None, cold: Any = None) -> Callable[[Function], Function]:
+    def value(
+        self, name: str, *, ttl: float | None | Default = Default.TTL, cold: Any = None
+    ) -> Callable[[Function], Function]:
         """Declare one JSON value made by one function; ``warmcache["name"].get()`` reads it.
 
-        :param ttl: seconds until the value is stale; by default ``WARMCACHE_DEFAULT_TTL``.
+        :param ttl: seconds until the value is stale, or None for never; by default ``WARMCACHE_DEFAULT_TTL``.
         :param cold: what is read while there is no value yet; like the value, it must be serialisable as JSON.
         :raises DeclarationError: for anything wrong, in this very call.
         """
@@ -168,7 +171,7 @@ class WarmCache:
 
         def decorate(function: Function) -> Function:
             check_function(declaration.name, declaration.kind, function)
-            self._registry.add(kind(declaration.with_functions(source=function), self._registry.require_open))
+            self._registry.add(kind(declaration.with_functions(source=function), self._registry))
             return function
 
         return decorate
@@ -236,7 +239,7 @@ class WarmCache:
             failure; a view that does not catch it answers 503 with ``Retry-After`` and JSON.
         :raises DeclarationError: for a task that is not declared.
         """
-        current_state().tasks.ensure(name, wait)
+        current_state(self._registry).tasks.ensure(name, wait)
 
     def defer_blueprint(
         self,

@@ -6,6 +6,7 @@ declaration is refused instead of being ignored in the processes that have close
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,6 +14,8 @@ from .declaration import NAME, Declaration
 from .errors import DeclarationError
 
 if TYPE_CHECKING:
+    from flask import Flask
+
     from .startup.deferred import Deferred
     from .startup.task import Task
 
@@ -37,12 +40,28 @@ class Registry:
         self.own_sections: set[str] = set()  # those that this package adds itself
         self.tasks: dict[str, Task] = {}
         self.deferred: list[Deferred] = []
+        self.apps: weakref.WeakSet[Flask] = weakref.WeakSet()
         self._closed = False
 
     def close(self) -> list[Declaration]:
         """Refuse declarations from now on, and return those of the lists and values."""
         self._closed = True
         return [declared.declaration for declared in self.lists.values()]
+
+    def only_app(self) -> Flask:
+        """Return the app that is meant outside an app context.
+
+        :raises RuntimeError: when there is none, or several.
+        """
+        apps = list(self.apps)
+        if len(apps) == 1:
+            return apps[0]
+        if not apps:
+            raise RuntimeError("This WarmCache has no app. Create it with WarmCache(app), or call init_app(app).")
+        raise RuntimeError(
+            f"This WarmCache has {len(apps)} apps, and there is no app context that says which one is meant. Wrap "
+            "the call in 'with app.app_context():'."
+        )
 
     def require_open(self, what: str, advice: str) -> None:
         """Refuse a declaration that comes after the first request.

@@ -8,10 +8,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
 
+from . import events
 from .errors import SettingError
 
 PREFIX = "WARMCACHE_"
 KEY = "warmcache"  # our name in app.extensions and in app.cli
+SERVER_STARTED = PREFIX + "SERVER_STARTED"  # in the environment, but no setting: see host/server.py
+SWITCHES = dict.fromkeys(("1", "true", "yes", "on"), True) | dict.fromkeys(("0", "false", "no", "off"), False)
 RUNNERS = ("thread", "process", "external", "auto")
 
 
@@ -21,7 +24,7 @@ class Settings:
 
     dir: str | os.PathLike[str] | None = None  # the cache folder; for None see store/files.py
     enabled: bool = True  # False: a list that is due is rebuilt in the request that reads it
-    default_ttl: float = 300.0  # age at which a snapshot becomes stale, unless the list says otherwise
+    default_ttl: float | None = 300.0  # age at which a snapshot becomes stale, unless the list says otherwise
     per_page: int = 100  # items on a page, unless the request says
     max_per_page: int = 500  # the most a request may ask for
     max_all_bytes: int = 8_000_000  # the largest body of per_page=0 or -1, where a list allows it
@@ -48,8 +51,10 @@ class Settings:
     def __post_init__(self) -> None:
         for field in fields(self):
             self._check_type(field.name, str(field.type), getattr(self, field.name))
-        for name in ("default_ttl", "search_budget", "build_timeout", "retry_min", "retry_max", "ready_deadline"):
+        for name in ("search_budget", "build_timeout", "retry_min", "retry_max", "ready_deadline"):
             self._require(getattr(self, name) > 0, name, "a number of seconds above 0")
+        ttl_fits = self.default_ttl is None or self.default_ttl > 0
+        self._require(ttl_fits, "default_ttl", "a number of seconds above 0, or None")
         for name in ("per_page", "max_per_page", "max_all_bytes"):
             self._require(getattr(self, name) >= 1, name, "a whole number of at least 1")
         self._require(0 <= self.max_shrink <= 1, "max_shrink", "a share from 0 to 1")
@@ -81,6 +86,7 @@ class Settings:
             "bool": ((bool,), "True or False"),
             "int": ((int,), "a whole number"),
             "float": ((int, float), "a finite number of seconds"),
+            "float | None": ((int, float, type(None)), "a number of seconds above 0, or None"),
             "str": ((str,), "text"),
             "str | float | None": ((str, int, float, type(None)), "text that differs with each deployment"),
             "str | None": ((str, type(None)), "text like 'module:app'"),
@@ -116,3 +122,33 @@ class Settings:
                 f"Known: {', '.join(PREFIX + name.upper() for name in sorted(known))}."
             )
         return cls(**{**defaults, **configured})
+
+
+def settings_in(environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return the settings in an environment by name, in their types; an empty variable counts as none.
+
+    A text that is not of its setting's type stays text, which ``Settings`` refuses by name.
+    """
+    known = {PREFIX + field.name.upper(): field for field in fields(Settings)}
+    # A warning and no error: Kubernetes sets such variables for a service that is named "warmcache".
+    unknown = sorted(name for name in environ if name.startswith(PREFIX) and name not in {*known, SERVER_STARTED})
+    if unknown:
+        message = "the environment has %(names)s, which no setting is called; it is ignored"
+        events.warning("warmcache.setting_unknown", message, names=", ".join(unknown))
+    return {
+        field.name: _typed(str(field.type), environ[variable])
+        for variable, field in known.items()
+        if environ.get(variable)
+    }
+
+
+def _typed(annotation: str, text: str) -> object:
+    word = text.strip().lower()
+    if annotation == "bool":
+        return SWITCHES.get(word, text)
+    if annotation == "float | None" and word == "none":
+        return None
+    try:
+        return {"int": int, "float": float, "float | None": float}.get(annotation, str)(text)
+    except ValueError:
+        return text

@@ -56,6 +56,7 @@ class AppState:
         self.app = app
         self.settings = settings
         self.registry = registry
+        registry.apps.add(app)
         self._made = time.time_ns()
         self._opening = threading.Lock()  # guards the one-time work of open(), and _writes
         self._opened = False
@@ -100,7 +101,7 @@ class AppState:
                         list=name,
                         problem=problem,
                     )
-                ttl = declaration.ttl or self.settings.default_ttl
+                ttl = declaration.ttl_or(self.settings.default_ttl)
                 status = ListStatus(declaration, self.store, ttl, problem, started)
                 self.statuses[name] = status
                 self.pagers[name] = Pager(status, self.settings, self.cache)

@@ -9,7 +9,7 @@ from flask.cli import with_appcontext
 
 from ..errors import StoreError
 from ..lists.warm_list import WarmList
-from .common import BUSY, leave, opened_list
+from .common import BUSY, leave, opened_list, opened_state
 
 
 def _with_keys(command: Callable[..., None]) -> Callable[..., None]:
@@ -55,7 +55,7 @@ def _change(verb: str, name: str, texts: tuple[str, ...], as_int: bool) -> None:
     except ValueError as error:
         raise click.UsageError(f"With --int each KEY is a whole number: {error}.") from None
     # Handles are stateless: a second one finds the same list by its name.
-    listed = WarmList(status.declaration, lambda what, advice: None)
+    listed = WarmList(status.declaration, opened_state().registry)
     try:
         is_published: bool = getattr(listed, verb)(*keys)
     except Exception as error:

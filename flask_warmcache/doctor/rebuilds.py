@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -113,7 +114,8 @@ def check_list(
     status.reread()
     condition, name = status.condition(), status.name
     snapshot = condition.snapshot
-    facts = report.facts.setdefault("lists", {})[name] = {"state": condition.state, "ttl": status.ttl}
+    ttl = None if status.ttl == math.inf else status.ttl  # JSON has no infinity
+    facts = report.facts.setdefault("lists", {})[name] = {"state": condition.state, "ttl": ttl}
     if condition.state == "failed":
         error = status.problem or (status.report.error if status.report is not None else None)
         report.fault(

@@ -9,7 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-SERVER_STARTED = "WARMCACHE_SERVER_STARTED"
+from ..settings import SERVER_STARTED as SERVER_STARTED
+
 _noted_worker: Any = None
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
-from flask import Request, current_app, has_request_context, request
+from flask import Request, current_app, has_app_context, has_request_context, request
 
 from ..declaration import Declaration, check_function
 from ..errors import UnknownListError
+from ..registry import Registry
 from ..settings import KEY
 from ..state import AppState
 from ..status.condition import Condition, ListStatus
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
     from ..rebuild.tools import Outcome
 
 
-def current_state() -> AppState:
+def current_state(registry: Registry | None = None) -> AppState:
     """Return the state of the current app, with its keeper running.
 
-    :raises RuntimeError: outside an app context, or for an app without the extension.
+    :param registry: outside an app context, its only app is the current one.
+    :raises RuntimeError: outside an app context without such an app, or for an app without the extension.
     """
     try:
         state: AppState = current_app.extensions[KEY]
@@ -28,6 +30,10 @@ def current_state() -> AppState:
         raise RuntimeError(
             "This app has no WarmCache. Create one with WarmCache(app), or call init_app(app)."
         ) from None
+    except RuntimeError:  # there is no app context
+        if registry is None or has_app_context():
+            raise
+        state = registry.only_app().extensions[KEY]
     if not state.is_started:  # otherwise the gate has done so at the beginning of this request
         state.start(serves=has_request_context())
     return state
@@ -42,11 +48,11 @@ def current_request() -> Request:
 class Warm:
     """One declared list or value."""
 
-    def __init__(self, declaration: Declaration, require_open: Callable[[str, str], None]) -> None:
-        """:param require_open: refuses a declaration that comes too late, as ``Registry.require_open`` does."""
+    def __init__(self, declaration: Declaration, registry: Registry) -> None:
+        """:param registry: refuses a declaration that comes too late, and knows the apps."""
         self.name = declaration.name
         self.declaration = declaration  # what has been declared so far
-        self._require_open = require_open
+        self._registry = registry
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"
@@ -54,7 +60,7 @@ class Warm:
     def _declare(self, role: str, function: object, **changes: Any) -> None:
         check_function(self.name, role, function)
         advice = " Declare lists where the app is made."
-        self._require_open(f"The {role} of warm list {self.name!r} comes", advice)
+        self._registry.require_open(f"The {role} of warm list {self.name!r} comes", advice)
         self.declaration = self.declaration.with_functions(**changes)
 
     def _condition(self) -> tuple[AppState, Condition]:
@@ -68,11 +74,15 @@ class Warm:
         return state, condition
 
     def _status(self) -> tuple[AppState, ListStatus]:
-        state = current_state()
+        state = current_state(self._registry)
         try:
             return state, state.statuses[self.name]
         except KeyError:
             raise UnknownListError(self.name, sorted(state.statuses)) from None
+
+    def _context(self) -> AbstractContextManager[object]:
+        """Return an app context in which the calling thread can run the app's functions, unless it has one."""
+        return nullcontext() if has_app_context() else self._registry.only_app().app_context()
 
     def invalidate(self) -> None:
         """Mark the list as out of date: every worker serves it as stale at once, and one rebuilds it.

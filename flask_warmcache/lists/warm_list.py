@@ -160,14 +160,16 @@ class WarmList(Warm):
         :raises DeclarationError: for a key of a list that has neither ``lookup`` nor a source list.
         :raises Exception: what ``lookup`` or ``enrich`` raised; then nothing is changed.
         """
-        return self._woken(self._writes().refresh(keys))
+        with self._context():
+            return self._woken(self._writes().refresh(keys))
 
     def discard(self, *keys: str | int) -> bool:
         """Remove these keys from the list; the next request in every worker no longer sees them.
 
         :returns: as ``refresh``.
         """
-        return self._woken(self._writes().discard(keys))
+        with self._context():
+            return self._woken(self._writes().discard(keys))
 
     def _writes(self) -> Writes:
         state, _ = self._status()

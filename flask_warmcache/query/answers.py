@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -56,7 +57,8 @@ class Answers:
         if snapshot is None:
             return [*headers, ("Cache-Status", f"warmcache; detail={state}"), ("Retry-After", RETRY_AFTER)]
         # RFC 9211: ttl is the remaining freshness, negative once the list is stale.
-        cache_status = f"warmcache; hit; ttl={int(status.ttl) - age}; detail={state}"
+        remaining = "" if status.ttl == math.inf else f"ttl={int(status.ttl) - age}; "
+        cache_status = f"warmcache; hit; {remaining}detail={state}"
         return [*headers, ("Cache-Status", cache_status), ("Age", str(age))]
 
     def status(self, data: bytes) -> Response:

@@ -130,7 +130,7 @@ def _shown(status: ListStatus, permissions: Permissions) -> dict[str, Any]:
     snapshot = status.reader.current() if section["is_populated"] else None
     progress = section["progress"]
     due_in = None
-    if section["state"] == "fresh" and not status.is_rebuilt_elsewhere:
+    if section["state"] == "fresh" and not status.is_rebuilt_elsewhere and status.ttl < math.inf:
         due_in = spoken(max(0.0, status.ttl - section["age_seconds"]))
     return {
         "name": status.name,

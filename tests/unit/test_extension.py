@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -181,11 +183,70 @@ def test_apps_of_one_warmcache_have_separate_state(tmp_path: Path) -> None:
 
 
 def test_reading_needs_initialised_app() -> None:
-    listed = WarmCache().warm_list("files", key="path")
-    with pytest.raises(RuntimeError, match="application context"):
-        listed.get()
+    warmcache = WarmCache()
+    listed = warmcache.warm_list("files", key="path")
+    for call in (listed.get, lambda: warmcache.ensure("prepare")):
+        with pytest.raises(RuntimeError, match=r"has no app.*init_app\(app\)"):
+            call()
     with Flask("bare").app_context(), pytest.raises(RuntimeError, match=r"no WarmCache.*init_app\(app\)"):
         listed.get()
+
+
+def test_only_app_is_meant_outside_app_context(tmp_path: Path) -> None:
+    warmcache = WarmCache()
+    names = ["a"]
+
+    def named(item: Item) -> Item:
+        return item | {"app": current_app.name}
+
+    def find(key: str) -> Item | None:
+        return files(key)[0] if key in names and current_app else None
+
+    listed = warmcache.warm_list("files", key="path", source=lambda: files(*names), enrich=named, lookup=find)
+    warmcache.value("count", cold=0)(lambda: len(names))
+    prepared: list[str] = []
+    warmcache.once("prepare")(lambda: prepared.append(current_app.name))
+    warmcache.init_app(make_app(tmp_path / "first"))
+
+    def work() -> None:
+        assert listed.get().state == "cold"
+        listed.rebuild_now()
+        names.append("b")
+        assert listed.refresh("b")
+        assert [item["path"] for item in listed.get()] == ["a", "b"]
+        assert listed.find("b") == {"path": "b", "size": 1, "app": "shop"} == listed.page().items[1]
+        assert listed.discard("a")
+        listed.invalidate()
+        assert (len(listed.get()), listed.get().state) == (1, "stale")
+        assert warmcache["count"].get() == 0
+        warmcache.ensure("prepare", wait=15)
+        assert prepared == ["shop"]
+
+    with ThreadPoolExecutor() as pool:
+        pool.submit(work).result(60)
+    second = make_app(tmp_path / "second")
+    warmcache.init_app(second)
+    for call in (listed.get, lambda: listed.refresh("b"), listed.rebuild_now):
+        with pytest.raises(RuntimeError, match=r"has 2 apps.*with app\.app_context\(\):"):
+            call()
+    with second.app_context():
+        assert listed.get().state == "cold"
+
+
+@pytest.mark.parametrize("ttl", [None, math.inf])
+def test_age_makes_no_list_stale_whose_ttl_is_none(tmp_path: Path, ttl: float | None) -> None:
+    app = make_app(tmp_path, default_ttl=None)
+    warmcache = WarmCache(app)
+    listed = warmcache.warm_list("files", key="path", source=list, ttl=ttl)
+    warmcache.warm_list("plain", key="path", source=list)
+    warmcache.value("one", ttl=ttl)(int)
+    warmcache.warm_list("timed", key="path", source=list, ttl=5)
+    app.add_url_rule("/files", "files", listed.response)
+    assert [status.ttl for status in state_of(app).statuses.values()] == [math.inf, math.inf, math.inf, 5]
+    listed.rebuild_now()
+    client = app.test_client()
+    assert client.get("/files").headers["Cache-Status"] == "warmcache; hit; detail=fresh"
+    assert client.get("/api/cache/").status_code == 200
 
 
 @pytest.mark.parametrize("call", ["get", "invalidate", "rebuild_now"])

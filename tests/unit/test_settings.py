@@ -10,18 +10,16 @@ import pytest
 from flask import Flask
 
 from flask_warmcache import SettingError, WarmCache
-from flask_warmcache.settings import Settings
+from flask_warmcache.settings import SERVER_STARTED, Settings
 from tests.support.apps import state_of
 
 WRONG: list[tuple[str, Any, str]] = [
     ("dir", 5, "a folder's path"),
     ("enabled", "no", "True or False"),
     ("enabled", 1, "True or False"),
-    ("default_ttl", "60", "a finite number of seconds"),
-    ("default_ttl", True, "a finite number of seconds"),
-    ("default_ttl", None, "a finite number of seconds"),
-    ("default_ttl", math.nan, "a finite number of seconds"),
-    ("default_ttl", math.inf, "a finite number of seconds"),
+    ("default_ttl", "60", "a number of seconds above 0, or None"),
+    ("default_ttl", True, "a number of seconds above 0, or None"),
+    ("default_ttl", math.nan, "a number of seconds above 0, or None"),
     ("default_ttl", 0, "above 0"),
     ("default_ttl", -1, "above 0"),
     ("per_page", 0, "at least 1"),
@@ -34,6 +32,7 @@ WRONG: list[tuple[str, Any, str]] = [
     ("max_all_bytes", "8 MB", "a whole number"),
     ("page_cache_bytes", -1, "0 for none"),
     ("search_budget", 0, "above 0"),
+    ("search_budget", math.inf, "a finite number of seconds"),
     ("search_budget", "50 ms", "a finite number of seconds"),
     ("allow_refresh", None, "True or False"),
     ("refresh_interval", -0.1, "0 for none"),
@@ -74,6 +73,8 @@ def test_wrong_value_or_default_fails_in_init_app_by_name(name: str, value: obje
     [
         ("default_ttl", 60),
         ("default_ttl", 0.5),
+        ("default_ttl", None),
+        ("default_ttl", math.inf),
         ("per_page", 1),
         ("page_cache_bytes", 0),
         ("refresh_interval", 0),
@@ -121,6 +122,52 @@ def test_settings_from_environment_work_as_flask_loads_them(monkeypatch: pytest.
     WarmCache(app)
     settings = state_of(app).settings
     assert (settings.per_page, settings.enabled) == (25, False)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("per_page", "25", 25),
+        ("enabled", "No", False),
+        ("ready_strict", "on", True),
+        ("search_budget", "0.2", 0.2),
+        ("default_ttl", "60", 60.0),
+        ("default_ttl", "none", None),
+        ("default_ttl", "inf", math.inf),
+        ("release", "1234e56", "1234e56"),
+        ("dir", "/srv/cache", "/srv/cache"),
+        ("dir", "", None),  # an empty variable counts as none
+    ],
+)
+def test_environment_is_read_above_defaults_and_below_config(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str, value: object
+) -> None:
+    variable = f"WARMCACHE_{name.upper()}"
+    monkeypatch.setenv(variable, text)
+    plain, configured = Flask("shop"), Flask("shop")
+    WarmCache(plain, **{name: getattr(Settings, name)})
+    assert getattr(plain.extensions["warmcache"].settings, name) == value
+    configured.config[variable] = getattr(Settings, name)
+    WarmCache(configured)
+    assert getattr(configured.extensions["warmcache"].settings, name) == getattr(Settings, name)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"), [("per_page", "25.0"), ("per_page", "501"), ("enabled", "maybe"), ("default_ttl", "5 min")]
+)
+def test_wrong_text_in_environment_fails_by_name(monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
+    monkeypatch.setenv(f"WARMCACHE_{name.upper()}", text)
+    with pytest.raises(SettingError, match=f"^WARMCACHE_{name.upper()} must be .*{text}"):
+        WarmCache(Flask("shop"))
+
+
+def test_variable_that_is_no_setting_is_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("WARMCACHE_PERPAGE", "WARMCACHE_SERVICE_HOST", SERVER_STARTED):
+        monkeypatch.setenv(name, "5")
+    WarmCache(Flask("shop"))
+    assert "setting_unknown: the environment has WARMCACHE_PERPAGE, WARMCACHE_SERVICE_HOST, which" in caplog.text
 
 
 def test_path_object_is_accepted_as_folder() -> None:
