@@ -6,7 +6,6 @@ import os
 import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from flask import Flask, abort, jsonify, render_template, request, send_file
 from flask.typing import ResponseReturnValue
@@ -100,10 +99,14 @@ def secure(response: Response) -> Response:
 def _is_same_origin() -> bool:
     site = request.headers.get("Sec-Fetch-Site")
     origin = request.headers.get("Origin")
-    if site is not None and site not in ("same-origin", "none"):
-        return False
-    # A request without Origin comes from a program, or from a browser that sends Sec-Fetch-Site.
-    return origin is None or urlsplit(origin).netloc == request.host
+    if site is not None:
+        return site in ("same-origin", "none")
+    if origin is None:
+        return True  # a program: browsers send one of the two
+    # A proxy in front may have ended TLS, and its Host may name the port that browsers leave out.
+    scheme, _, netloc = origin.lower().partition("://")
+    port = {"http": ":80", "https": ":443"}.get(scheme, "")
+    return netloc.removesuffix(port) == request.host.lower().removesuffix(port)
 
 
 def _check_mark(body: Any) -> tuple[list[str], dict[str, bool]]:

@@ -14,6 +14,7 @@ Authorize = Callable[[str, "str | None"], bool]
 # "rebuild": ask for the rebuild of a list.
 # "details": see error messages, folder and process on the status page, and all facts in sections of the stats.
 ACTIONS = ("rebuild", "details")
+STANDARD_PORTS = {"http": ":80", "https": ":443"}
 
 
 class Permissions:
@@ -72,13 +73,20 @@ def is_from_elsewhere(request: Request) -> bool:
     for header in ("Origin", "Referer"):
         origin = request.headers.get(header)
         if origin is not None:
-            return _host(origin) != request.host
+            return not _is_at(origin, request.host)
     return "Cookie" in request.headers
 
 
-def _host(url: str) -> str | None:
-    """Return host and port, but not the scheme, which a proxy in front of the app may have changed."""
+def _is_at(url: str, host: str) -> bool:
+    """Return whether a URL is at this host and port, whatever the scheme of the request is.
+
+    A proxy in front of the app may have ended TLS. So the port that need not be named is that of the URL's scheme.
+    """
     try:
-        return urlsplit(url).netloc.lower() or None
+        parts = urlsplit(url)
     except ValueError:
-        return None
+        return False
+    port = STANDARD_PORTS.get(parts.scheme)
+    if port is None or not host:
+        return False
+    return parts.netloc.lower().removesuffix(port) == host.lower().removesuffix(port)

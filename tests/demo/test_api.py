@@ -142,6 +142,8 @@ def test_mark_must_be_json(server: Server) -> None:
         ({"Sec-Fetch-Site": "cross-site"}, 403),
         ({"Sec-Fetch-Site": "same-site"}, 403),
         ({"Sec-Fetch-Site": "same-origin"}, 400),
+        ({"Origin": "https://comics.example", "Host": "Comics.example:443"}, 400),  # TLS ends at a proxy
+        ({"Origin": "https://comics.example", "Host": "comics.example:444"}, 403),
         ({}, 400),
     ],
 )

@@ -256,6 +256,31 @@ def test_only_own_pages_and_programs_are_accepted(shop: Counter, headers: dict[s
     assert shop.builds == 1 + is_accepted
 
 
+@pytest.mark.parametrize(
+    ("host", "origin", "is_accepted"),
+    [
+        ("Shop.Example", "http://shop.example", True),
+        ("shop.example:443", "https://shop.example", True),  # TLS ends at a proxy that names the port
+        ("SHOP.example:443", "https://shop.example:443/page", True),
+        ("shop.example", "https://shop.example:443", True),
+        ("shop.example:80", "http://shop.example", True),
+        ("[::1]:443", "https://[::1]", True),
+        ("shop.example:8443", "https://shop.example", False),
+        ("shop.example:443", "http://shop.example", False),
+        ("shop.example:443", "https://shop.example:80", False),
+        ("shop.example:443", "https://shop.example.evil:443", False),
+        ("shop.example", "https://evil@shop.example", False),
+        ("shop.example", "ftp://shop.example", False),
+    ],
+)
+def test_host_and_origin_are_compared_as_browsers_mean_them(
+    shop: Counter, host: str, origin: str, is_accepted: bool
+) -> None:
+    for header in ("Origin", "Referer"):
+        answer = shop.app.test_client().post(PATH, headers={"X-Say": "please", "Host": host, header: origin})
+        assert answer.status_code == (202 if is_accepted else 403), header
+
+
 def test_request_body_is_ignored(shop: Counter) -> None:
     for body in (b"", b"{broken", b"x" * 3_000_000):
         for content_type in ("application/json", "application/x-www-form-urlencoded", "nonsense"):
