@@ -1,13 +1,12 @@
 """Non-blocking cache warm-up for Flask: built once in the background, shared by every worker, served at once.
 
-All public names but the errors are imported when they are first asked for, so that gunicorn's own process, which
+All public names but most errors are imported when they are first asked for, so that gunicorn's own process, which
 imports only ``flask_warmcache.gunicorn_conf``, loads neither Flask nor the rest.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from .errors import BadQueryError as BadQueryError
 from .errors import BuildTimeoutError as BuildTimeoutError
 from .errors import ChildError as ChildError
 from .errors import ChildKilledError as ChildKilledError
@@ -29,6 +28,7 @@ if TYPE_CHECKING:
     from .lists.warm_list import WarmList as WarmList
     from .lists.warm_value import WarmValue as WarmValue
     from .query.pager import Page as Page
+    from .query.parse import BadQueryError as BadQueryError
     from .rebuild.tools import Outcome as Outcome
     from .startup.lazy import LazyNotReadyError as LazyNotReadyError
     from .startup.tasks import TaskNotReadyError as TaskNotReadyError
@@ -39,6 +39,7 @@ _HOMES = {
     "WarmList": "lists.warm_list",
     "WarmValue": "lists.warm_value",
     "Page": "query.pager",
+    "BadQueryError": "query.parse",
     "Outcome": "rebuild.tools",
     "LazyNotReadyError": "startup.lazy",
     "TaskNotReadyError": "startup.tasks",

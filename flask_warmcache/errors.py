@@ -24,15 +24,6 @@ class UnknownListError(WarmCacheError, LookupError):
         self.known = known
 
 
-class BadQueryError(WarmCacheError, ValueError):
-    """A query parameter from outside is wrong; it becomes a 400 that names what is allowed."""
-
-    def __init__(self, parameter: str, message: str, allowed: list[str] | None = None) -> None:
-        super().__init__(message)
-        self.parameter = parameter
-        self.allowed = allowed
-
-
 class StoreError(WarmCacheError, RuntimeError):
     """The cache folder cannot be used; the message says which setting to change."""
 

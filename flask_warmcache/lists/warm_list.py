@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 from flask import Response
 
 from ..declaration import Item
-from ..errors import BadQueryError, DeclarationError, SnapshotError, StoreError
+from ..errors import DeclarationError, SnapshotError, StoreError
+from ..query.answers import Read
 from ..query.pager import Page
+from ..query.parse import BadQueryError
 from ..state import AppState
-from ..status.condition import Condition
+from ..status.condition import Condition, ListStatus
 from ..store.format import key_hash
 from ..store.snapshot import DAMAGE, Snapshot
 from .warm import Warm, current_request
@@ -22,11 +24,12 @@ if TYPE_CHECKING:
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-class Items(Sequence[Item]):
+class Items(Read, Sequence[Item]):
     """The items of one snapshot of a list: a read-only sequence that decodes each item when it is accessed."""
 
-    def __init__(self, condition: Condition, note_damage: Callable[[Snapshot], None]) -> None:
-        self._note_damage = note_damage
+    def __init__(self, status: ListStatus, condition: Condition) -> None:
+        self._status = status
+        self._condition = condition
         self._snapshot: Snapshot | None = condition.snapshot
         self.generation = None if condition.snapshot is None else condition.snapshot.shown_generation
         self.age = condition.age
@@ -56,7 +59,7 @@ class Items(Sequence[Item]):
             return item
         except DAMAGE as error:
             # Not IndexError, which would end a loop as if the list were complete.
-            self._note_damage(self._snapshot)
+            self._status.staleness.note_damage(self._snapshot)
             raise SnapshotError("an item's line is damaged; the list is rebuilt") from error
 
     def __repr__(self) -> str:
@@ -187,7 +190,7 @@ class WarmList(Warm):
     def get(self) -> Items:
         """Return every item in source order, each decoded when it is accessed, with the list's state."""
         state, condition = self._condition()
-        return Items(condition, state.statuses[self.name].staleness.note_damage)
+        return Items(state.statuses[self.name], condition)
 
     def find(self, key: str | int) -> Item | None:
         """Return the item with this key, or None when the newest snapshot has none.
@@ -211,20 +214,22 @@ class WarmList(Warm):
 
     def page(
         self,
-        page: int = 1,
-        per_page: int | None = None,
+        page: int | str | None = None,
+        per_page: int | str | None = None,
         filter: str | None = None,
         sort: str | None = None,
-        search: str = "",
+        search: str | None = None,
     ) -> Page:
         """Return one page with decoded items, for a view that answers in its own format.
 
-        :raises BadQueryError: for a value that ``response`` would answer with 400.
+        Each argument may come from ``request.args`` as it is. None counts as left out.
+
+        :raises BadQueryError: for a value that ``response`` would answer with 400; if the view lets it pass, Flask
+            answers so, too.
         """
         state, condition = self._condition()
-        parameters = {"page": str(page), "search": search, "filter": filter or "", "sort": sort or ""}
-        if per_page is not None:
-            parameters["per_page"] = str(per_page)
+        given = {"page": page, "per_page": per_page, "filter": filter, "sort": sort, "search": search}
+        parameters = {name: str(value) for name, value in given.items() if value is not None}
         return state.pagers[self.name].page(condition, parameters)
 
     def response(

@@ -37,7 +37,7 @@ class WarmValue(Warm):
         # The published JSON is an object already; the flag is inserted before its closing brace.
         data = b'%b, "cache_rebuilding": %b}\n' % (self._encoded(state, condition)[:-1], flag)
         generation = "0" if condition.snapshot is None else condition.snapshot.shown_generation
-        etag = f'"{generation}-{condition.state}-{condition.rebuilding:d}"'
+        etag = f'W/"{generation}-{condition.state}-{condition.rebuilding:d}"'
         return state.answers.ok(current_request(), state.statuses[self.name], condition, data, etag)
 
     def _encoded(self, state: AppState, condition: Condition) -> bytes:

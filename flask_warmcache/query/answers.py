@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
+import re
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from flask import Flask, Request, Response
+from flask import Flask, Request, Response, current_app, request
 from werkzeug.datastructures import Headers
 
-from ..errors import BadQueryError
+from ..settings import KEY
 from ..status.condition import Condition, ListStatus
+from .parse import BadQueryError
+
+if TYPE_CHECKING:
+    from flask.typing import ResponseReturnValue
 
 CONTENT_TYPE = ("Content-Type", "application/json")
 # What makes and sends a response.  We do this ourselves, unless the app's response class has its own.
 SENDING = (
     "__init__", "__call__", "get_wsgi_response", "get_wsgi_headers", "get_app_iter", "iter_encoded", "close"
 )  # fmt: skip
+# What proxies, servers and extensions that compress an answer append to its ETag.
+COMPRESSED = re.compile("((--|[-:;])(gzip|gz|br|zstd|deflate))?")
+# A cache takes an answer with such a lifetime for stale once its Age is larger.
+LIFETIME = re.compile(r"\b(max-age|s-maxage)\b", re.IGNORECASE)
 RETRY_AFTER = "2"  # seconds until a client should ask for a cold list again: the bundled poller's interval
 
 
@@ -55,11 +65,36 @@ class Answers:
             ("X-Warmcache", f"{status.name}; gen={generation}; state={state}"),
         ]
         if snapshot is None:
-            return [*headers, ("Cache-Status", f"warmcache; detail={state}"), ("Retry-After", RETRY_AFTER)]
+            return [
+                *headers,
+                ("Cache-Status", f"warmcache; fwd=miss; detail={state}"),
+                ("Retry-After", RETRY_AFTER),
+            ]
         # RFC 9211: ttl is the remaining freshness, negative once the list is stale.
         remaining = "" if status.ttl == math.inf else f"ttl={int(status.ttl) - age}; "
         cache_status = f"warmcache; hit; {remaining}detail={state}"
-        return [*headers, ("Cache-Status", cache_status), ("Age", str(age))]
+        headers.append(("Cache-Status", cache_status))
+        return headers if LIFETIME.search(self._cache_control) else [*headers, ("Age", str(age))]
+
+    def shaped(self, status: ListStatus, condition: Condition, answer: ResponseReturnValue) -> Response:
+        """Give an answer that a view made of a list the list's headers, or make it a 304."""
+        response = self._app.make_response(answer)
+        headers = response.headers
+        etag = None
+        if response.status_code == 200 and response.is_sequence:
+            # Only the body: it may differ for each user, and be the same in the next generation.
+            digest = hashlib.blake2b(response.get_data(), digest_size=12).hexdigest()
+            etag = headers.setdefault("ETag", f'W/"{digest}"')
+        for name, value in self._headers(status, condition, int(condition.age), ""):
+            if name == "Cache-Control":
+                headers.setdefault(name, value)
+            elif name != "ETag":
+                headers[name] = value
+        if LIFETIME.search(headers["Cache-Control"]):
+            headers.pop("Age", None)
+        if etag is not None and _is_known(request, etag):
+            response.status_code = 304
+        return response
 
     def status(self, data: bytes) -> Response:
         """Answer 200 with the condition of a list, as JSON.
@@ -72,15 +107,34 @@ class Answers:
 
     def refusal(self, error: BadQueryError) -> Response:
         """Answer 400 with the wrong parameter and what it may be."""
-        answer: dict[str, Any] = {"error": str(error), "parameter": error.parameter}
-        if error.allowed is not None:
-            answer["allowed"] = error.allowed
-        headers = {"Cache-Control": "no-store", "Content-Type": "application/json"}
-        return self._app.response_class(self._app.json.dumps(answer) + "\n", status=400, headers=headers)
+        return self._app.response_class(error.get_body(), status=400, headers=error.get_headers())
+
+
+class Read:
+    """What a view has read of a list, and can answer with in a shape of its own."""
+
+    _status: ListStatus
+    _condition: Condition
+
+    def response(self, answer: ResponseReturnValue) -> Response:
+        """Return the view's own answer with the list's headers, or 304 if the client has this answer already.
+
+        :param answer: what a view may return, as in ``page.response({"rows": page.items})``. The ETag is made of
+            its body, so each user may get another. Headers that it has keep their value if they concern caches.
+        """
+        answers: Answers = current_app.extensions[KEY].answers
+        return answers.shaped(self._status, self._condition, answer)
 
 
 def _is_known(request: Request, etag: str) -> bool:
-    return request.method in ("GET", "HEAD") and request.if_none_match.contains_weak(etag.strip('"'))
+    """Return whether the client has the answer with this ETag, perhaps compressed on its way."""
+    if request.method not in ("GET", "HEAD"):
+        return False
+    tag = etag.removeprefix("W/").strip('"')
+    known = request.if_none_match
+    return known.star_tag or any(
+        one.startswith(tag) and COMPRESSED.fullmatch(one, len(tag)) for one in known.as_set(include_weak=True)
+    )
 
 
 class _ReadyHeaders(Headers):

@@ -9,23 +9,23 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from .. import events
-from ..errors import BadQueryError
 from ..settings import Settings
 from ..status.condition import Condition, ListStatus
 from ..store.snapshot import DAMAGE, Snapshot
+from .answers import Read
 from .page_cache import PageCache
-from .parse import Defaults, Query, check, parse
+from .parse import BadQueryError, Defaults, Query, check, parse
 from .plan import Plan, Planner
 
 SHAPES_MAX = 256
 
 
 @dataclass(frozen=True)
-class Page:
+class Page(Read):
     """One page of a list, as ``files.page()`` returns it to a view that has a shape of its own."""
 
     items: list[dict[str, Any]]
@@ -39,7 +39,9 @@ class Page:
     state: str
     complete: bool
     rebuilding: bool
-    search_complete: bool
+    search_complete: bool  # if not, the search ran out of time, and ``total`` counts only what it found
+    _status: ListStatus = field(repr=False, compare=False)
+    _condition: Condition = field(repr=False, compare=False)
 
 
 class Body(NamedTuple):
@@ -123,7 +125,7 @@ class Pager:
         described = (generation, condition.state, condition.rebuilding, defaults)
         last, etag = self._last_etag
         if last != described:
-            etag = f'"{generation}-{condition.state}-{condition.rebuilding:d}-{self._shape_of(defaults)}"'
+            etag = f'W/"{generation}-{condition.state}-{condition.rebuilding:d}-{self._shape_of(defaults)}"'
             self._last_etag = (described, etag)
         return etag
 
@@ -160,6 +162,8 @@ class Pager:
             complete=snapshot is not None and snapshot.complete,
             rebuilding=condition.rebuilding,
             search_complete=plan.search_complete,
+            _status=self.status,
+            _condition=condition,
         )
 
     def _shape_of(self, defaults: Defaults) -> str:

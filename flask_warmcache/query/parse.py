@@ -6,11 +6,14 @@ The query string is parsed once and by hand, because ``request.args`` alone cost
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import unquote_plus
 
+from flask import json
+from werkzeug.exceptions import BadRequest
+
 from ..declaration import Declaration
-from ..errors import BadQueryError
+from ..errors import WarmCacheError
 from ..settings import Settings
 from ..store.format import ALL, SOURCE_ORDER
 
@@ -20,6 +23,29 @@ PARAMETERS = frozenset(("page", "per_page", "filter", "sort", "search", "refresh
 YES, NO = ("true", "1", "yes", "on"), ("", "false", "0", "no", "off")
 Defaults = tuple[int | None, str | None, str | None]  # a view's per_page, filter and sort
 NO_DEFAULTS: Defaults = (None, None, None)
+
+
+class BadQueryError(WarmCacheError, BadRequest, ValueError):
+    """A query parameter from outside is wrong; raised in a view it becomes a 400 that names what is allowed."""
+
+    def __init__(self, parameter: str, message: str, allowed: list[str] | None = None) -> None:
+        super().__init__(message)
+        self.parameter = parameter
+        self.allowed = allowed
+
+    def __str__(self) -> str:
+        return str(self.description)
+
+    def get_body(self, environ: Any = None, scope: Any = None) -> str:
+        """Return the wrong parameter and what it may be, as JSON."""
+        answer: dict[str, Any] = {"error": str(self), "parameter": self.parameter}
+        if self.allowed is not None:
+            answer["allowed"] = self.allowed
+        return json.dumps(answer) + "\n"
+
+    def get_headers(self, environ: Any = None, scope: Any = None) -> list[tuple[str, str]]:
+        """Return the headers of the answer."""
+        return [("Content-Type", "application/json"), ("Cache-Control", "no-store")]
 
 
 class Query(NamedTuple):

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import weakref
 from array import array
 from typing import NamedTuple
 
 from ..declaration import Declaration
-from ..errors import BadQueryError
 from ..settings import Settings
 from ..store.search import search
 from ..store.snapshot import Snapshot
 from .page_cache import PageCache
-from .parse import Defaults, Query, parse
+from .parse import BadQueryError, Defaults, Query, parse
 
 PAGE = b"page="
 DIGITS_MAX = 9
@@ -48,7 +48,8 @@ class Planner:
         self._cache = cache
         self._tail = f', "per_page": %d, "total_{declaration.plural}": %d, "total_pages": %d'
         self._counts = tuple((name, f', "{name}_count": ') for name in declaration.counts)
-        self._plans: tuple[int, dict[tuple[bytes, Defaults], Plan]] = (0, {})  # of one generation
+        # Those of one generation, and what forgets them at the snapshot's end: they hold its index in memory.
+        self._plans: tuple[int, dict[tuple[bytes, Defaults], Plan], object] = (0, {}, None)
 
     def plan_and_page(
         self, snapshot: Snapshot | None, generation: int, raw: bytes, defaults: Defaults
@@ -64,10 +65,11 @@ class Planner:
         if not (first.startswith(PAGE) and page.isdigit() and len(page) <= DIGITS_MAX):
             query = parse(raw, defaults, self._declaration, self._settings)
             return self.plan(snapshot, query), query.page
-        planned_generation, plans = self._plans
+        planned_generation, plans, _ = self._plans
         if planned_generation != generation or len(plans) > PLANS_MAX:
             plans = {}
-            self._plans = (generation, plans)
+            ended = None if snapshot is None else weakref.ref(snapshot, lambda _: plans.clear())
+            self._plans = (generation, plans, ended)
         plan = plans.get((rest, defaults))
         if plan is None:
             query = parse(raw, defaults, self._declaration, self._settings)

@@ -58,7 +58,7 @@ def warmcache_attrs(name: str, read: Items | Page | None = None, **options: Any)
     if condition.due:
         state.keeper.wake()
     if read is None:
-        read = Items(condition, status.staleness.note_damage)
+        read = Items(status, condition)
     shown = {"state": read.state, "generation": read.generation, "rebuilding": read.rebuilding}
     # Only while a rebuild runs: otherwise every request would get another page, with another ETag.
     at = round(1000 * time.time()) if shown["rebuilding"] else None

@@ -19,7 +19,7 @@ if BARE_BYTES:
     # The headers of a list's answer. Each header costs the server time.
     HEADERS = {
         "Cache-Control": "private, no-cache",
-        "ETag": '"18ea46b0413d1ab4-fresh-0-ff000393"',
+        "ETag": 'W/"18ea46b0413d1ab4-fresh-0-ff000393"',
         "X-Warmcache": "files; gen=18ea46b0413d1ab4; state=fresh",
         "Cache-Status": "warmcache; hit; ttl=86390; detail=fresh",
         "Age": "10",

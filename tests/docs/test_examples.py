@@ -67,7 +67,7 @@ def test_views_of_your_own_answer(tmp_path: Path) -> None:
     driver = f"""{INLINE}
     print(len(client.get("/files.json").json), client.get("/files/b").json["name"])
     print(client.get("/files/x").status_code)
-    print([row["name"] for row in client.get("/table").json["rows"]], len(client.get("/my-files").json))
+    print([row["name"] for row in client.get("/table?search=a").json["rows"]], len(client.get("/my-files").json))
     print(client.get("/api/cache/stats/queue").json)
 """
     expected = "2 b\n404\n['a'] 1\n{'jobs_waiting': 3}\n"

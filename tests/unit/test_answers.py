@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import Response, session
+from flask import Response, request, session
 from flask.testing import FlaskClient
 
 from flask_warmcache import WarmCache
@@ -44,7 +44,7 @@ def test_cold_answer_of_readme(tmp_path: Path) -> None:
 def test_headers_of_cold_answer(site: Site) -> None:
     headers = site.client.get("/files").headers
     assert headers["X-Warmcache"] == "files; gen=0; state=cold"
-    assert headers["Cache-Status"] == "warmcache; detail=cold"
+    assert headers["Cache-Status"] == "warmcache; fwd=miss; detail=cold"
     assert headers["Retry-After"] == "2"
     assert headers["Cache-Control"] == "private, no-cache"
     assert "Age" not in headers and "ETag" in headers
@@ -73,19 +73,26 @@ def test_stale_answer_says_how_stale_it_is(site: Site) -> None:
     assert headers["X-Warmcache"].endswith("state=stale")
 
 
-def test_app_chooses_cache_control(tmp_path: Path) -> None:
-    site = Site(tmp_path, cache_control="no-store")
-    assert site.client.get("/files").headers["Cache-Control"] == "no-store"
+@pytest.mark.parametrize("chosen", ["no-store", "private, no-cache", "public, max-age=60", "S-MaxAge=5"])
+def test_app_chooses_cache_control_and_no_age_shortens_its_lifetime(tmp_path: Path, chosen: str) -> None:
+    site = Site(tmp_path, cache_control=chosen)
+    site.rebuild()
+    headers = site.client.get("/files").headers
+    assert (headers["Cache-Control"], "Age" in headers) == (chosen, "no-" in chosen)
 
 
 # ETags
 
 
-@pytest.mark.parametrize("form", ["{}", "W/{}", '"x", {}', '"x" , W/{} , "y"', "*"])
+COMPRESSED = ['"{}-gzip"', 'W/"{}-br"', 'W/"{}:zstd"', '"{}--gzip"', '"{};gz"', '"x-gzip", W/"{}:deflate"']
+
+
+@pytest.mark.parametrize("form", ['W/"{}"', '"{}"', '"x", "{}"', '"x" , W/"{}" , "y"', "*", *COMPRESSED])
 def test_client_that_has_answer_gets_304_without_body(site: Site, form: str) -> None:
     site.rebuild()
     first = site.client.get("/files?page=1")
-    again = site.client.get("/files?page=1", headers={"If-None-Match": form.format(first.headers["ETag"])})
+    tag = first.headers["ETag"].removeprefix("W/").strip('"')
+    again = site.client.get("/files?page=1", headers={"If-None-Match": form.format(tag)})
     assert (again.status_code, again.data) == (304, b"")
     assert again.headers["ETag"] == first.headers["ETag"]
     assert again.headers["Cache-Control"] == "private, no-cache"
@@ -93,10 +100,14 @@ def test_client_that_has_answer_gets_304_without_body(site: Site, form: str) -> 
     assert "Content-Type" not in again.headers and "Content-Length" not in again.headers
 
 
-@pytest.mark.parametrize("tag", ['"x"', 'W/"x"', "", '"', "garbage", '"a", "b"', "x" * 5000])
-def test_client_that_has_another_answer_gets_this_one(site: Site, tag: str) -> None:
+OTHERS = ['"x"', 'W/"x"', "", '"', "garbage", '"a", "b"', "x" * 5000, '"-gzip"', '"{}-"', '"{}gzip"', '"{}-0"']
+
+
+@pytest.mark.parametrize("form", OTHERS)
+def test_client_that_has_another_answer_gets_this_one(site: Site, form: str) -> None:
     site.rebuild()
-    assert site.client.get("/files", headers={"If-None-Match": tag}).status_code == 200
+    tag = site.client.get("/files").headers["ETag"].removeprefix("W/").strip('"')
+    assert site.client.get("/files", headers={"If-None-Match": form.format(tag)}).status_code == 200
 
 
 def test_304_never_keeps_old_flag_alive(site: Site) -> None:
@@ -272,3 +283,74 @@ def test_only_get_and_head_can_be_answered_with_304(site: Site) -> None:
     known = {"If-None-Match": "*"}
     assert site.client.get("/asked", headers=known).status_code == 304
     assert site.client.post("/asked", headers=known).status_code == 200
+
+
+# Views with a shape of their own
+
+
+@pytest.fixture
+def own(site: Site) -> Site:
+    """Add a view that greets the user, and answers with the names that one page or the whole list has."""
+
+    @site.app.get("/own")
+    def view() -> Response:
+        asked = {name: request.args.get(name) for name in ("page", "per_page", "filter", "sort", "search")}
+        page = site.list.page(**asked)
+        return page.response(
+            {"user": request.headers.get("X-User"), "names": [item["path"] for item in page.items]}
+        )
+
+    @site.app.get("/all")
+    def every() -> Response:
+        files = site.list.get()
+        return files.response(([item["path"] for item in files], {"Cache-Control": "public, max-age=9"}))
+
+    return site
+
+
+@pytest.mark.parametrize("query", ["filter=no", "sort=no", "page=x", "per_page=-7", "search=a", "per_page=x"])
+def test_wrong_argument_from_request_is_400_of_view(own: Site, query: str) -> None:
+    own.rebuild()
+    wrong, ours = own.client.get(f"/own?{query}"), own.client.get(f"/files?{query}")
+    assert (wrong.status_code, wrong.data) == (ours.status_code, ours.data) == (400, ours.data)
+    assert wrong.headers["Content-Type"] == ours.headers["Content-Type"] == "application/json"
+    assert wrong.headers["Cache-Control"] == ours.headers["Cache-Control"] == "no-store"
+    assert "X-Warmcache" not in wrong.headers
+
+
+def test_app_may_answer_wrong_argument_itself(own: Site) -> None:
+    own.app.register_error_handler(400, lambda error: (f"{error.parameter}: {error.description}", 400))
+    assert own.client.get("/own?page=x").text == "page: page must be a whole number."
+
+
+def test_own_shape_has_headers_of_list_and_etag_of_its_body(own: Site) -> None:
+    cold = own.client.get("/own")
+    assert cold.headers["X-Warmcache"] == "files; gen=0; state=cold" and cold.headers["Retry-After"] == "2"
+    own.rebuild()
+    headers = dict(own.client.get("/files").headers)
+    ann = own.client.get("/own?page=", headers={"X-User": "Ann"})
+    assert ann.get_json() == {"user": "Ann", "names": ["a", "b", "c"]}
+    for name in ("X-Warmcache", "Cache-Control"):
+        assert ann.headers[name] == headers[name]
+    assert {"Cache-Status", "Age"} <= set(ann.headers.keys()) and "Retry-After" not in ann.headers
+    known = {"If-None-Match": ann.headers["ETag"][:-1] + '-gzip"'}
+    again = own.client.get("/own", headers={"X-User": "Ann", **known})
+    assert (again.status_code, again.data, "Content-Type" in again.headers) == (304, b"", False)
+    assert again.headers["X-Warmcache"] == headers["X-Warmcache"]
+    assert own.client.get("/own", headers={"X-User": "Ben", **known}).get_json()["user"] == "Ben"
+    own.rebuild()
+    renewed = own.client.get("/own", headers={"X-User": "Ann", **known})
+    assert renewed.status_code == 304 and renewed.headers["X-Warmcache"] != headers["X-Warmcache"]
+    every = own.client.get("/all")
+    assert every.get_json() == ["a", "b", "c"] and "X-Warmcache" in every.headers
+    assert every.headers["Cache-Control"] == "public, max-age=9" and "Age" not in every.headers
+
+
+@pytest.mark.parametrize("kind", ["stream", "error"])
+def test_stream_and_error_of_own_shape_have_no_etag(site: Site, kind: str) -> None:
+    site.rebuild()
+    answers: dict[str, Any] = {"stream": (iter(["a", "b"]), 200), "error": ("gone", 410)}
+    site.app.add_url_rule("/odd", "odd", lambda: site.list.get().response(answers[kind]))
+    answer = site.client.get("/odd", headers={"If-None-Match": "*"})
+    assert (answer.text, answer.status_code) == {"stream": ("ab", 200), "error": ("gone", 410)}[kind]
+    assert "X-Warmcache" in answer.headers and "ETag" not in answer.headers

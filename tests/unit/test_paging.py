@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import weakref
 from typing import Any
 
 import pytest
@@ -148,7 +149,7 @@ def test_etag_changes_with_generation_state_shape_and_defaults(shelf: Shelf) -> 
     shelf.rebuild(files("a"))
     tags.append(etag(shelf))
     assert len(set(tags)) == len(tags)
-    assert all(tag[0] == tag[-1] == '"' and " " not in tag for tag in tags)
+    assert all(tag.startswith('W/"') and tag.endswith('"') and " " not in tag for tag in tags)
 
 
 def test_flag_alone_changes_etag(shelf: Shelf) -> None:
@@ -208,6 +209,17 @@ def test_no_answer_outlives_its_snapshot(shelf: Shelf) -> None:
         shelf.rebuild(files(name))
         for _ in range(3):
             assert shelf.ask(pager)["files"] == files(name)
+
+
+def test_remembered_plan_holds_no_replaced_index(shelf: Shelf) -> None:
+    shelf.rebuild(files("a"))
+    pager = shelf.pager(declare())
+    pager.body(pager.status.condition(), b"page=1", NO_DEFAULTS)
+    replaced = weakref.ref(pager.status.condition().snapshot._bytes.obj)  # type: ignore[union-attr]
+    assert replaced() is not None
+    shelf.rebuild(files("b"))
+    pager.status.condition()
+    assert replaced() is None
 
 
 def test_pages_of_one_search_search_once(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
