@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import StoreError
+from ..host import resources
 from ..store.files import FileStore
 from ..store.locks import HeldLock, try_lock
 from .report import FAULT, WARNING, Report
@@ -135,8 +136,8 @@ def _check_lock(report: Report, folder: Path) -> None:
 
 
 def _another_locks(path: Path) -> bool:
-    ran = subprocess.run([sys.executable, "-c", TRY, path], text=True, capture_output=True, timeout=60)
-    return ran.stdout.strip() == "True"
+    ran = subprocess.run([sys.executable, "-c", TRY, path], capture_output=True, timeout=60)
+    return ran.stdout.strip() == b"True"
 
 
 def kind_of(path: str | os.PathLike[str], mounts: str = MOUNTS) -> str | None:
@@ -161,11 +162,11 @@ def points_in(folder: Path, mounts: str = MOUNTS) -> list[str]:
 def _points(mounts: str) -> Iterator[tuple[str, str]]:
     """Yield each mount point and the kind of its file system."""
     try:
-        lines = Path(mounts).read_text().splitlines()
+        lines = resources.lines_of(mounts)
     except OSError:
         return
     for line in lines:
         fields, _, file_system = line.partition(" - ")
         # The kernel writes a space in a path as \040.
-        point = re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), fields.split()[4])
-        yield point, file_system.split()[0]
+        point = re.sub(r"\\(\d{3})", lambda octal: chr(int(octal[1], 8)), fields.split(" ")[4])
+        yield point, file_system.split(" ")[0]

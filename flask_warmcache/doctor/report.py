@@ -35,7 +35,9 @@ class Report:
     facts: dict[str, Any] = field(default_factory=dict)
 
     def add(self, check: str, level: str, what: str, why: str = "", do: str = "") -> None:
-        self.findings.append(Finding(check, level, what, why, do))
+        # A path in it may contain surrogates, which no terminal can show.
+        texts = (text.encode(errors="backslashreplace").decode() for text in (what, why, do))
+        self.findings.append(Finding(check, level, *texts))
 
     def ok(self, check: str, what: str) -> None:
         self.add(check, OK, what)

@@ -72,7 +72,8 @@ def _read(report: Report, server: Server) -> dict[str, Any] | None:
     try:
         ran = subprocess.run(
             [sys.executable, "-m", "flask_warmcache.doctor.effective", *server.arguments],
-            cwd=folder, env=environ, stdin=subprocess.DEVNULL, text=True, capture_output=True, timeout=READING,
+            cwd=folder, env=environ, stdin=subprocess.DEVNULL, capture_output=True, timeout=READING,
+            errors="backslashreplace",
         )  # fmt: skip
         effective: dict[str, Any] = json.loads(ran.stdout.splitlines()[-1])
         return effective

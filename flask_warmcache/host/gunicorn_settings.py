@@ -96,10 +96,10 @@ def defaults(*, small: bool = False) -> dict[str, Choice]:
 def shared_memory(folder: str = "/dev/shm", mounts: str = "/proc/self/mounts") -> str | None:
     """Return the folder for heartbeat files if it is in memory and writable; a slow disk would block workers."""
     try:
-        with open(mounts) as lines:
-            kinds = {fields[1]: fields[2] for fields in map(str.split, lines) if len(fields) > 2}
+        rows = [line.split(" ") for line in resources.lines_of(mounts)]
     except OSError:
         return None
+    kinds = {fields[1]: fields[2] for fields in rows if len(fields) > 2}
     return folder if kinds.get(folder) in TMPFS and os.access(folder, os.W_OK | os.X_OK) else None
 
 

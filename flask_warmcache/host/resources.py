@@ -15,6 +15,14 @@ SECOND_VERSION = ("memory.max", "memory.current", "inactive_file")
 UNLIMITED = 1 << 60  # in the first version, a number of this size means no limit
 
 
+def lines_of(path: str | os.PathLike[str]) -> list[str]:
+    """Return the lines of a file of the kernel, in which names may have any bytes.
+
+    Read as text, a name that is not UTF-8 would be an error, and a form feed in a name would end a line.
+    """
+    return [line for line in os.fsdecode(Path(path).read_bytes()).split("\n") if line]
+
+
 def resident() -> int:
     """Return this process's resident memory in bytes, or 0 if it is unknown."""
     try:
@@ -75,7 +83,7 @@ def _memory_groups() -> Iterator[tuple[int, int]]:
 def _groups(controller: str) -> Iterator[tuple[Path, bool]]:
     """Yield the groups that limit this process, its own first, and whether each is of the second version."""
     try:
-        lines = (PROC / "cgroup").read_text().splitlines()
+        lines = lines_of(PROC / "cgroup")
     except OSError:
         return
     for line in lines:
@@ -97,7 +105,7 @@ def _groups(controller: str) -> Iterator[tuple[Path, bool]]:
 def _reclaimable(group: Path, name: str) -> int:
     """Return the bytes of file pages that count as used, but that the kernel frees when memory is needed."""
     try:
-        lines = (group / "memory.stat").read_text().splitlines()
+        lines = lines_of(group / "memory.stat")
         return next((int(value) for key, _, value in (line.partition(" ") for line in lines) if key == name), 0)
     except (OSError, ValueError):
         return 0

@@ -53,8 +53,8 @@ def server_started(process_started: int) -> int:
     if os.environ.get("SERVER_SOFTWARE", "").startswith("gunicorn"):
         try:
             # The start is field 22 of stat, in clock ticks since boot.  Fields are counted after the parenthesis
-            # that closes the command, because that may contain spaces.
-            ticks = int(Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[19])
+            # that closes the command, because that may contain spaces, and bytes that are no text.
+            ticks = int(Path(f"/proc/{os.getppid()}/stat").read_bytes().rpartition(b")")[2].split()[19])
             seconds = time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
             return time.time_ns() - int(seconds * 1e9)
         except (OSError, ValueError, IndexError, AttributeError):

@@ -160,6 +160,17 @@ def test_settings_of_a_server_with_a_title_cannot_be_read(place: Place) -> None:
         hidden.wait(20)
 
 
+def test_names_that_are_not_text_are_shown(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    folder.mkdir()
+    place = Place(folder)
+    with gunicorn_server(place, *OUR_CONF, workers=1) as server:
+        until(lambda: server.get().state == "fresh", lambda: server.log)
+        assert examine(place)["server"]["pid"] == server.process.pid
+        shown = place.flask("warmcache", "doctor")
+        assert f"Cache folder {tmp_path}/caf\\udce9/cache" in " ".join(shown.stdout.split()), shown.stderr
+
+
 def test_without_a_server_the_other_checks_run(place: Place) -> None:
     report = examine(place, "--pid", str(os.getpid()), code=2)
     assert report["found"]["server.not_found"]["level"] == "fault", "it was asked for"

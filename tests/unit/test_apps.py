@@ -15,8 +15,10 @@ from flask import Flask
 
 from flask_warmcache import WarmCache, gunicorn_conf, state
 from flask_warmcache.host.server import SERVER_STARTED, server_started
+from tests.support import processes
 from tests.support.apps import Site, make_app, state_of
 from tests.support.processes import run_python
+from tests.support.waiting import until
 
 # The function imports late, so that what a script registers before its call runs last at exit.
 UNDER_TEST = """
@@ -186,11 +188,16 @@ def test_gunicorn_conf_records_start_of_server(environment: pytest.MonkeyPatch) 
     assert server_started(5) >= started
 
 
-def test_other_gunicorn_uses_start_of_master(environment: pytest.MonkeyPatch) -> None:
+def test_other_gunicorn_uses_start_of_master(environment: pytest.MonkeyPatch, tmp_path: Path) -> None:
     environment.setenv("SERVER_SOFTWARE", "gunicorn/27.0.1")
     started = server_started(5)
     assert 5 < started < time.time_ns()
     assert server_started(5) == pytest.approx(started, abs=2e9)
+    odd = shutil.copy(shutil.which("sleep") or "", tmp_path / os.fsdecode(b"caf\xe9 ) x"))
+    with processes.started([os.fspath(odd), "60"]) as process:
+        environment.setattr(os, "getppid", lambda: process.pid)
+        until(lambda: b"caf\xe9" in Path(f"/proc/{process.pid}/stat").read_bytes())
+        assert server_started(5) > started
     environment.setattr(os, "getppid", lambda: 0)
     assert server_started(5) == 0, "an unknown start must make nothing stale"
 

@@ -144,7 +144,7 @@ def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Non
     (tmp_path / "proc").mkdir()
 
     def write(membership: str, texts: dict[str, str]) -> None:
-        (tmp_path / "proc" / "cgroup").write_text(membership)
+        (tmp_path / "proc" / "cgroup").write_bytes(os.fsencode(membership))
         for name, text in texts.items():
             path = tmp_path / "groups" / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -179,9 +179,10 @@ CORES_V1 = {
     [
         ("0::/app\n", {"app/memory.max": "max\n", "app/memory.current": "5\n"}, None),
         ("0::/outer/app\n", STRICT_GROUP, 100),
+        ("0::/outer/app/caf\udce9\x0cjob\n", STRICT_GROUP, 100),
         ("4:cpu:/x\n3:memory:/app\n", MEMORY_V1, 300),
     ],
-    ids=["no limit", "strictest group, without file pages", "cgroup v1"],
+    ids=["no limit", "strictest group, without file pages", "name that is not UTF-8", "cgroup v1"],
 )
 def test_free_memory_is_that_of_strictest_group(
     groups: Callable[..., None], membership: str, texts: dict[str, str], free: int | None

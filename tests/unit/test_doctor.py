@@ -13,7 +13,7 @@ from flask import Blueprint, Flask
 
 from flask_warmcache import WarmCache
 from flask_warmcache.doctor.examine import examine
-from flask_warmcache.doctor.folder import NETWORK, check_folder, kind_of
+from flask_warmcache.doctor.folder import NETWORK, check_folder, kind_of, points_in
 from flask_warmcache.doctor.imports import blueprint_modules, worst_units
 from flask_warmcache.doctor.processes import NoServer, Server, check_memory, find_server, gunicorn_arguments
 from flask_warmcache.doctor.rebuilds import check_child, check_list
@@ -127,15 +127,19 @@ def test_kind_of_file_system_is_reported(
 
 def test_innermost_and_last_mount_decides_kind(tmp_path: Path) -> None:
     table = tmp_path / "mountinfo"
-    deep = tmp_path / "a folder" / "deep"
+    deep = tmp_path / "a folder" / os.fsdecode(b"d\xe9ep\x0c")
     deep.mkdir(parents=True)
     escaped = str(deep.parent).replace(" ", "\\040")
-    table.write_text(
-        "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n"
-        f"2 1 0:5 / {escaped} rw shared:1 - tmpfs none rw\n"
-        f"3 1 0:6 / {escaped} rw - nfs4 server:/x rw\n"
-        f"4 1 0:7 / {escaped}-beside rw - cifs none rw\n"
+    table.write_bytes(
+        os.fsencode(
+            "1 0 8:1 / / rw - ext4 /dev/sda1 rw\n"
+            f"2 1 0:5 / {escaped} rw shared:1 - tmpfs none rw\n"
+            f"3 1 0:6 / {escaped} rw - nfs4 server:/x rw\n"
+            f"4 1 0:7 / {escaped}-beside rw - cifs none rw\n"
+            f"5 1 0:7 / {escaped}/{deep.name} rw - nfs4 server:/\u3000x rw\n"
+        )
     )
+    assert points_in(deep.parent, str(table)) == [deep.name]
     assert kind_of(deep / "not" / "there", str(table)) == "nfs4"
     assert kind_of(tmp_path, str(table)) == "ext4"
     assert kind_of(tmp_path, str(tmp_path / "nowhere")) is None

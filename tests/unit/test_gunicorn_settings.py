@@ -82,7 +82,7 @@ def test_small_host_gets_few_workers_that_share_loaded_app(monkeypatch: pytest.M
 
 def test_heartbeat_files_are_in_memory_if_that_is_writable(tmp_path: Path) -> None:
     mounts = tmp_path / "mounts"
-    mounts.write_text(f"tmpfs {tmp_path} tmpfs rw 0 0\n")
+    mounts.write_bytes(b"//nas/x /mnt/Caf\xe9\r cifs rw 0 0\n" + f"tmpfs {tmp_path} tmpfs rw 0 0\n".encode())
     assert shared_memory(str(tmp_path), str(mounts)) == str(tmp_path)
     mounts.write_text(f"/dev/sda1 {tmp_path} ext4 rw 0 0\n")
     assert shared_memory(str(tmp_path), str(mounts)) is None
