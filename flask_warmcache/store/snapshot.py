@@ -20,6 +20,7 @@ from typing import Any, Literal, NamedTuple
 from ..errors import SnapshotError
 from . import format as fmt
 from .file_access import map_file
+from .header import check_header
 
 # Exceptions, besides OSError, from reading files that differ from what was written.
 DAMAGE = (SnapshotError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
@@ -48,8 +49,8 @@ class Snapshot:
         :raises SnapshotError: when index and data are damaged or do not belong together.
         """
         index, self.stamp = map_file(folder / (index_name or f"{name}.index"), None)
-        self.header, base = fmt.read_header(index, self.stamp[1])
-        header = self.header
+        header, base = fmt.read_header(index, self.stamp[1])
+        self.header = check_header(header)
         if header["list"] != name:
             raise SnapshotError(f"the index belongs to list {header['list']!r}")
         self.generation: int = header["generation"]
@@ -68,8 +69,6 @@ class Snapshot:
         self.base = base  # where the sections begin
         self._arrays: dict[tuple[str, str], memoryview[int]] = {}
         self.place_type: Literal["I", "Q"] = header["place_type"]
-        if self.place_type not in ("I", "Q"):
-            raise SnapshotError(f"the index has places of type {self.place_type!r}")
         self._places = self.section("places", self.place_type, 2 * self.slots)
         # Source order, unless the slots are in that order already.
         self._order: memoryview[int] | None = None

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from flask_warmcache import BadQueryError
 from flask_warmcache.store import format as fmt
 from flask_warmcache.store.verify import Verifier
+from tests.support.apps import Site
 from tests.support.processes import no_descriptors
 from tests.support.shelf import Shelf, declare, files
 
@@ -125,37 +126,73 @@ header_values = st.recursive(
 )
 
 
-@settings(max_examples=300)
-@given(
-    st.sampled_from(
-        [
-            "list",
-            "generation",
-            "count",
-            "complete",
-            "cold",
-            "data",
-            "sections",
-            "byteorder",
-            "data.file",
-            "data.id",
-        ]
-        + ["data.length", "sections.places", "place_type"]
-    ),
-    header_values | st.just(10**400) | st.just(-1),
-)
-def test_wrong_header_with_right_checksum_never_raises_in_reader(field: str, value: object) -> None:
-    index, data, _ = whole()
+def fields_of(header: dict[str, Any]) -> list[str]:
+    """Return every field of a header, with those of its data and of one section."""
+    return [*header, *(f"data.{field}" for field in header["data"]), "sections.places", "filters.even"]
+
+
+def with_field(index: bytes, field: str, value: object = None, *, missing: bool = False) -> bytes:
+    """Return an index with another value in a field of its header, and a right checksum."""
     header, base = fmt.read_header(index, len(index))
     *path, last = field.split(".")
     reduce(getitem, path, header)[last] = value
-    if field == "byteorder":
-        packed = json.dumps(header).encode()
-        packed = fmt.PREAMBLE % (fmt.FORMAT, len(packed), zlib.crc32(packed)) + packed
-    else:
-        packed = fmt.pack_header(header)
-    with shelf_of(packed + index[base:], data) as shelf:
+    if missing:
+        del reduce(getitem, path, header)[last]
+    packed = json.dumps(header).encode()  # of a length that keeps the sections in their places
+    packed += b" " * (-(fmt.PREAMBLE_LENGTH + len(packed)) % 8)
+    return fmt.PREAMBLE % (fmt.FORMAT, len(packed), zlib.crc32(packed)) + packed + index[base:]
+
+
+@settings(max_examples=300)
+@given(st.data(), header_values | st.just(10**400) | st.just(-1), st.booleans())
+def test_wrong_header_with_right_checksum_never_raises_in_reader(
+    chosen: st.DataObject, value: object, missing: bool
+) -> None:
+    index, data, _ = whole()
+    field = chosen.draw(st.sampled_from(fields_of(fmt.read_header(index, len(index))[0])))
+    with shelf_of(with_field(index, field, value, missing=missing), data) as shelf:
         shelf.store.reader(shelf.name).current()
+
+
+class Odd(Site):
+    """A list and a value, at every route that reads a snapshot."""
+
+    OPTIONS = VIEWS
+    ROUTES = ("/files", *(f"/files?{query}" for query in QUERIES), "/value", "/api/cache/", "/api/cache/readyz",
+              "/api/cache/stats", "/api/cache/stats/files", "/api/cache/stats/value")  # fmt: skip
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self.warmcache.value("value", cold=1)(lambda: 2)
+        self.app.add_url_rule("/value", "value", self.warmcache["value"].response)
+
+    def states(self) -> set[str]:
+        return {status.condition().state for status in self.state.statuses.values()}
+
+
+@pytest.mark.parametrize("name", ["files", "value"])
+@pytest.mark.parametrize(
+    "value", ["missing", None, -1, 10**400, float("nan"), "x"], ids=lambda value: str(value)[:9]
+)
+def test_header_with_wrong_field_fails_no_route_and_is_rebuilt(tmp_path: Path, name: str, value: object) -> None:
+    first = Odd(tmp_path)
+    first.tick()
+    written = {path: path.read_bytes() for path in (tmp_path / "cache").iterdir()}
+    index = tmp_path / "cache" / f"{name}.index"
+    header, _ = fmt.read_header(written[index], len(written[index]))
+    for field in fields_of(header):
+        for path in (tmp_path / "cache").iterdir():
+            path.unlink()
+        for path, content in written.items():
+            path.write_bytes(content)
+        index.write_bytes(with_field(written[index], field, value, missing=value == "missing"))
+        site = Odd(tmp_path)
+        site.app.jinja_env = first.app.jinja_env  # with the compiled status page
+        for route in site.ROUTES:
+            assert site.client.get(route).status_code == 200, (field, route)
+        site.tick()
+        assert site.states() == {"fresh"}, field
+        assert site.names() == list(Odd.NAMES) and site.client.get("/value").get_json()["value"] == 2, field
 
 
 @pytest.mark.parametrize("which", ["index", "data"])
