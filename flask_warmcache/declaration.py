@@ -48,7 +48,8 @@ class Declaration:
     source: Callable[[], Any] | None = None
     source_list: str | None = None
     enrich: Callable[..., Any] | None = None  # takes one item, or with ``batch`` a list of items
-    lookup: Callable[[Any], Item | None] | None = None
+    lookup: Callable[[Any], Any] | None = None  # takes one key, or with ``lookup_batch`` a list of keys
+    lookup_batch: int | None = None
     workers: int = 1
     batch: int | None = None
     item_timeout: float | None = None
@@ -79,6 +80,8 @@ class Declaration:
             self._refuse(f"has workers={self.workers!r}; workers is a number of threads, 1 to {WORKERS_MAX}")
         if self.batch is not None and (not _is_whole(self.batch) or self.batch < 1):
             self._refuse(f"has batch={self.batch!r}; batch is the most items that enrich takes at once")
+        if self.lookup_batch is not None and (not _is_whole(self.lookup_batch) or self.lookup_batch < 1):
+            self._refuse(f"has lookup batch={self.lookup_batch!r}; it is the most keys that lookup takes at once")
         if self.item_timeout is not None and not is_positive(self.item_timeout):
             self._refuse(f"has item_timeout={self.item_timeout!r}; item_timeout is a number of seconds above 0")
         if self.max_shrink is not None and not (

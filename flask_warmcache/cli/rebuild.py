@@ -25,24 +25,29 @@ WATCH_EVERY = 1.0  # seconds
 
 @click.command("rebuild")
 @click.argument("name")
+@click.option("--all", "enrich_all", is_flag=True, help="Enrich every item again, while the old list is shown.")
 @click.option("--wait", is_flag=True, help="If another process is rebuilding the list, follow that to its end.")
 @click.option("--json", "as_json", is_flag=True, help="Print the outcome, or an error, as JSON.")
 @with_appcontext
-def rebuild_command(name: str, wait: bool, as_json: bool) -> None:
+def rebuild_command(name: str, enrich_all: bool, wait: bool, as_json: bool) -> None:
     """Rebuild the list NAME in this process.
 
     A terminal shows a progress bar. The exit code is 1 when the rebuild fails, and 3 when another process is
     rebuilding the list (see --wait).
     """
     status, rebuilder = opened_list(name), opened_state().rebuilder
-    rebuild = Background(lambda: rebuilder.rebuild_now(name))
-    rebuild.start()
-    _show_progress(status, rebuild.is_running)
-    if isinstance(rebuild.error, RebuildBusyError):
+    while True:
+        rebuild = Background(lambda: rebuilder.rebuild_now(name, enrich_all=enrich_all))
+        rebuild.start()
+        _show_progress(status, rebuild.is_running)
+        if not isinstance(rebuild.error, RebuildBusyError):
+            break
         if not wait:
             _fail(name, f"{rebuild.error} Use --wait to follow it.", BUSY, as_json)
         _follow(status)
-    elif rebuild.error is not None:
+        if not enrich_all:
+            break  # the other rebuild counts as this one
+    if rebuild.error is not None and not isinstance(rebuild.error, RebuildBusyError):
         reason = f"{type(rebuild.error).__name__}: {rebuild.error}"
         _fail(name, f"The rebuild of {name!r} failed: {reason}", FAILED, as_json)
     done = _published_outcome(status) if rebuild.result is None else _own_outcome(name, rebuild.result)

@@ -62,6 +62,7 @@ class Attempt:
     held: dict[str, HeldLock] = field(default_factory=dict)
     working_on: ListStatus | None = None  # the list whose source or enrich runs
     child_deadline: float | None = None  # on the wall clock, once a child goes on with this attempt
+    enrich_all: bool = False  # whether no item of the target is reused, though its fingerprint is unchanged
 
     def take(self, status: ListStatus, *, only_if_due: bool) -> bool:
         """Take a list's lock, if nobody has it and the list is still due; never wait for another's rebuild."""

@@ -46,10 +46,11 @@ class Rebuilder:
         self.locks = Locks(store)
         self.reporter = Reporter(store, settings, announce)
 
-    def rebuild_now(self, name: str, *, only_if_due: bool = False) -> Outcome:
+    def rebuild_now(self, name: str, *, only_if_due: bool = False, enrich_all: bool = False) -> Outcome:
         """Rebuild a list here and now, in the calling thread.
 
         :param only_if_due: otherwise the list and its source list are rebuilt even if they are fresh.
+        :param enrich_all: enrich the unchanged items of the list, too.
         :raises RebuildBusyError: if another thread or process is rebuilding it, or it is no longer due.
         :raises Exception: whatever ended the rebuild; it is logged and counted like any other failure.
         """
@@ -59,6 +60,7 @@ class Rebuilder:
         attempt = self.begin(status, only_if_due=only_if_due)
         if attempt is None:
             raise RebuildBusyError(f"Warm list {name!r} is being rebuilt already.")
+        attempt.enrich_all = enrich_all
         return self.rebuild(status, attempt)
 
     def begin(self, status: ListStatus, *, only_if_due: bool) -> Attempt | None:
@@ -155,9 +157,17 @@ class Rebuilder:
             progress.announce_to(lambda facts: self.reporter.announce("rebuild_progressed", status, **facts))
             attempt.working_on = status
             tools = Tools(self._encode, self._context, breathe, self.settings.per_page, attempt.time_limit)
-            lock = attempt.held[status.name]
+            lock, enrich_all = attempt.held[status.name], attempt.enrich_all and status is attempt.target
             return Job(
-                status.declaration, self.store, lock, old, upstream, tools, progress, status.code_started
+                status.declaration,
+                self.store,
+                lock,
+                old,
+                upstream,
+                tools,
+                progress,
+                status.code_started,
+                enrich_all,
             ).run()
 
     def _upstream(self, status: ListStatus, old: Snapshot | None, attempt: Attempt) -> Snapshot | None:

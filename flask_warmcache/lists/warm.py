@@ -95,10 +95,11 @@ class Warm:
         state.store.invalidate(self.name)
         state.keeper.wake()
 
-    def rebuild_now(self) -> Outcome:
+    def rebuild_now(self, *, all: bool = False) -> Outcome:
         """Rebuild in the calling thread and return the outcome; for scripts and tests, not for views.
 
+        :param all: enrich every item again, while the old list is shown. An item that fails keeps its old version.
         :raises RebuildBusyError: when the list is being rebuilt already.
         """
         state, _ = self._status()
-        return state.rebuilder.rebuild_now(self.name)
+        return state.rebuilder.rebuild_now(self.name, enrich_all=all)

@@ -141,12 +141,28 @@ class WarmList(Warm):
 
         return declare if function is None else declare(function)
 
-    def lookup(self, function: Function) -> Function:
-        """Declare the function that ``refresh`` calls with a key for its source item; None means there is none."""
+    @overload
+    def lookup(self, function: Function) -> Function: ...
+
+    @overload
+    def lookup(self, function: None = None, *, batch: int | None = None) -> Callable[[Function], Function]: ...
+
+    def lookup(
+        self, function: Function | None = None, *, batch: int | None = None
+    ) -> Function | Callable[[Function], Function]:
+        """Declare the function that ``refresh`` calls with a key for its source item; None means there is none.
+
+        :param batch: the function takes a list of at most this many keys, and returns the source items that there
+            are, in any order.
+        """
         if self.declaration.key is None:
             raise DeclarationError(f"Warm list {self.name!r} has no key=, so nothing can be looked up by it.")
-        self._declare("lookup", function, lookup=function)
-        return function
+
+        def declare(lookup: Function) -> Function:
+            self._declare("lookup", lookup, lookup=lookup, lookup_batch=batch)
+            return lookup
+
+        return declare if function is None else declare(function)
 
     # Changing
 

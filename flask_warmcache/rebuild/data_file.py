@@ -32,10 +32,10 @@ class DataFile:
     leftovers: Leftovers = field(default_factory=lambda: Leftovers(None))
     _writer: DataWriter | None = None
 
-    def resume(self, published: Snapshot | None) -> None:
-        """Open the file that an interrupted rebuild left, if there is one."""
+    def resume(self, published: Snapshot | None, *, reuse: bool = True) -> None:
+        """Open the file that an interrupted rebuild left, if there is one, and its items may be reused."""
         left = unfinished(self.store, self.declaration.name)
-        self.leftovers = Leftovers(left if self.declaration.key is not None else None)
+        self.leftovers = Leftovers(left if reuse and self.declaration.key is not None else None)
         self._writer = self.leftovers.writer
         if left is not None and published is not None and not published.is_cold:
             if published.header["data"]["file"] == left.name and self._writer is not None:

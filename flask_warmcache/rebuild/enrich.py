@@ -55,9 +55,11 @@ class Enricher:
                     item.item = NO_ITEM
                     yield self._counted(item, result)
 
-    def one(self, pending: Pending) -> Result:
-        """Return one item's enriched version, or the error that it met."""
-        return self._enrich([pending])[0]
+    def results(self, pending: Sequence[Pending]) -> Iterator[Result]:
+        """Yield each item's enriched version, or the error that it met; enrich them in this thread, in batches."""
+        size = self._declaration.batch or 1
+        for start in range(0, len(pending), size):
+            yield from self._enrich(list(pending[start : start + size]))
 
     def _counted(self, pending: Pending, result: Result) -> Enriched | None:
         if isinstance(result, Exception):

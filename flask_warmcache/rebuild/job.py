@@ -76,6 +76,7 @@ class Job:
     # When the server that runs this code started, in nanoseconds.  The index keeps it, so that older code that
     # still runs does not replace what newer code made.
     code_started: int
+    enrich_all: bool = False  # whether unchanged items and those of an interrupted rebuild are enriched, too
 
     def run(self) -> Outcome:
         """Rebuild and publish.
@@ -122,10 +123,12 @@ class _Attempt:
         :raises OldDamaged: when an unchanged item cannot be read.
         """
         job, old, data_file = self._job, self._old, self._data_file
-        data_file.resume(self._published)
+        data_file.resume(self._published, reuse=not job.enrich_all)
         self._progress.begin("source")
         try:
-            matched = match(job.declaration, old, job.upstream, job.tools, job.progress, self._failures)
+            matched = match(
+                job.declaration, old, job.upstream, job.tools, job.progress, self._failures, job.enrich_all
+            )
             self._tally.unchanged = matched.reused
             if old is not None:
                 check_shrink(job.declaration, old.count, len(matched.sequence))

@@ -53,6 +53,7 @@ def match(
     tools: Tools,
     progress: Progress,
     failures: Failures,
+    enrich_all: bool = False,
 ) -> Matched:
     """Call the source, and find the items that the old snapshot has unchanged.
 
@@ -60,6 +61,7 @@ def match(
     the last match: equal fingerprints mean equal keys, and no look-up is needed.
 
     :param upstream: the source list's snapshot, if the list is made of another.
+    :param enrich_all: whether unchanged items are pending, too.
     :raises Exception: what the app's function raised, or a RebuildError when it did not give dicts.
     """
     with tools.context():
@@ -68,7 +70,7 @@ def match(
             produced = [{"value": produced}]
         if declaration.key is None:
             return _all_new(declaration, produced, tools, progress)
-        return _Matcher(declaration, old, tools, failures).match(produced, progress)
+        return _Matcher(declaration, old, tools, failures, enrich_all).match(produced, progress)
 
 
 def _all_new(declaration: Declaration, produced: Iterable[Any], tools: Tools, progress: Progress) -> Matched:
@@ -88,11 +90,14 @@ def _check(declaration: Declaration, item: object) -> None:
 
 
 class _Matcher:
-    def __init__(self, declaration: Declaration, old: Snapshot | None, tools: Tools, failures: Failures) -> None:
+    def __init__(
+        self, declaration: Declaration, old: Snapshot | None, tools: Tools, failures: Failures, enrich_all: bool
+    ) -> None:
         self._declaration = declaration
         self._old = old
         self._tools = tools
         self._failures = failures
+        self._enrich_all = enrich_all
         self._key = declaration.key or ""
         self._new_keys: set[object] = set()
         self._first_new: int | None = None  # position of the first new item in the sequence
@@ -102,7 +107,7 @@ class _Matcher:
         matched = Matched(known=bytearray(0 if old is None else old.slots))
         known, take = matched.known, matched.sequence.append
         old_fingerprints = b"" if old is None else bytes(old.fingerprints())
-        order = () if old is None else old.order(ALL, SOURCE_ORDER)
+        order = () if old is None or self._enrich_all else old.order(ALL, SOURCE_ORDER)
         count, length = len(order), FINGERPRINT_BYTES
         expected = 0  # position in the old source order
         fingerprint_item = fingerprinter(self._declaration, self._tools.encode)
@@ -158,7 +163,7 @@ class _Matcher:
             following = _position_after(old, slot)
             matched.in_order = matched.in_order and following > expected
             expected = following
-            if old.fingerprint(slot) == fingerprint:
+            if old.fingerprint(slot) == fingerprint and not self._enrich_all:
                 matched.sequence.append(slot)
                 return expected
         matched.sequence.append(-1 - len(matched.pending))

@@ -7,7 +7,7 @@ them published (write_queue.py).
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from .. import events
@@ -31,7 +31,7 @@ class Writes:
     def __init__(
         self, declaration: Declaration, store: FileStore, tools: Tools, lookup: Callable[[Any], Item | None] | None
     ) -> None:
-        """:param lookup: gives one source item by key, or None when there is none."""
+        """:param lookup: gives one source item by key, or None when there is none; or it takes a batch of keys."""
         self._declaration = declaration
         self._lookup = lookup
         self.followers: list[Writes] = []  # of the lists that are made of this one
@@ -47,16 +47,15 @@ class Writes:
         :returns: False when they could not be published in time; then the list is invalidated.
         :raises Exception: what ``lookup`` or ``enrich`` raised; nothing is published then.
         """
-        changes: dict[Key, KeyChange] = {}
         seen = self._store.published_generation(self._name)
+        given: dict[Key, Item | None] = {}
         for key_or_item in keys_or_items:
             if isinstance(key_or_item, dict):
-                key, number = self._key_of(key_or_item), next(self._numbers)
-                changes[key] = KeyChange(self._enriched(key_or_item, key), seen, number, looked_up=False)
+                given[self._key_of(key_or_item)] = key_or_item
             else:
                 fmt.key_hash(key_or_item)
-                changes[key_or_item] = self._looked_up(key_or_item, seen)
-        return self._publish(changes)
+                given[key_or_item] = None
+        return self._publish(self._changes(given, seen))
 
     def discard(self, keys: Iterable[Key]) -> bool:
         """Remove the keys from the list, and publish.
@@ -79,7 +78,7 @@ class Writes:
         """
         seen = self._store.published_generation(self._name)
         try:
-            self._publish({key: self._looked_up(key, seen) for key in keys}, upstream_generations)
+            self._publish(self._changes(dict.fromkeys(keys), seen), upstream_generations)
         except Exception:
             message = "a write of its source list is left to the next rebuild of %(list)r"
             events.error("warmcache.write_not_followed", message, True, list=self._name)
@@ -93,28 +92,59 @@ class Writes:
             raise RebuildError(f"an item given to {self._name!r} has no usable key field {field!r}") from error
         return key
 
-    def _looked_up(self, key: Key, seen: int) -> KeyChange:
-        lookup = self._lookup
+    def _changes(self, given: Mapping[Key, Item | None], seen: int) -> dict[Key, KeyChange]:
+        """Return the new state of each key, after looking up and enriching as many at once as was declared.
+
+        :param given: the source items by key; None is looked up.
+        :param seen: the generation that was published before.
+        """
+        numbers = {key: next(self._numbers) for key, item in given.items() if item is not None}
+        items, size = dict(given), self._declaration.lookup_batch or 1
+        keys = [key for key, item in given.items() if item is None]
+        for start in range(0, len(keys), size):
+            part = keys[start : start + size]
+            numbers |= {key: next(self._numbers) for key in part}
+            items |= self._looked_up(part)
+        enriched = self._enriched({key: item for key, item in items.items() if item is not None})
+        return {
+            key: KeyChange(enriched.get(key), seen, numbers[key], looked_up=item is None)
+            for key, item in given.items()
+        }
+
+    def _looked_up(self, keys: list[Key]) -> dict[Key, Item | None]:
+        lookup, name = self._lookup, self._name
         if lookup is None:
             raise DeclarationError(
-                f"Warm list {self._name!r} has no lookup, so refresh({key!r}) cannot find the item. Declare one "
-                f"with @{self._name}.lookup, or give the source item itself."
+                f"Warm list {name!r} has no lookup, so refresh({keys[0]!r}) cannot find the item. Declare one "
+                f"with @{name}.lookup, or give the source item itself."
             )
-        number = next(self._numbers)
-        item = lookup(key)
-        if item is None:
-            return KeyChange(None, seen, number, looked_up=True)
-        if not isinstance(item, dict) or item.get(self._declaration.key or "") != key:
-            raise RebuildError(f"lookup of {self._name!r} gave no item with the key {key!r}")
-        return KeyChange(self._enriched(item, key), seen, number, looked_up=True)
+        if self._declaration.lookup_batch is None:
+            found: Any = [lookup(key) for key in keys]
+        else:
+            found = lookup(list(keys))
+            if isinstance(found, (str, bytes, dict)) or not isinstance(found, Iterable):
+                raise RebuildError(f"lookup of {name!r} gave a {type(found).__name__}, not a list of items")
+        items: dict[Key, Item | None] = dict.fromkeys(keys)
+        for item in found:
+            if item is None:
+                continue
+            key = item.get(self._declaration.key or "") if isinstance(item, dict) else None
+            if not isinstance(key, (str, int)) or items.get(key, item) is not None:
+                asked = f"the key {keys[0]!r}" if len(keys) == 1 else f"one of the {len(keys)} keys, or gave two"
+                raise RebuildError(f"lookup of {name!r} gave no item with {asked}")
+            items[key] = item
+        return items
 
-    def _enriched(self, item: Item, key: Key) -> Enriched:
-        fingerprint = fingerprinter(self._declaration, self._tools.encode)(item)
+    def _enriched(self, items: Mapping[Key, Item]) -> dict[Key, Enriched]:
+        fingerprint = fingerprinter(self._declaration, self._tools.encode)
         enricher = Enricher(self._declaration, self._tools, Failures(self._name))
-        result = enricher.one(Pending(item, key, None, fingerprint))
-        if isinstance(result, Exception):
-            raise result
-        return result
+        pending = [Pending(item, key, None, fingerprint(item)) for key, item in items.items()]
+        enriched: dict[Key, Enriched] = {}
+        for key, result in zip(items, enricher.results(pending), strict=True):
+            if isinstance(result, Exception):
+                raise result
+            enriched[key] = result
+        return enriched
 
     def _publish(self, changes: dict[Key, KeyChange], upstream_generations: tuple[int, int] | None = None) -> bool:
         if not changes:
@@ -124,10 +154,8 @@ class Writes:
             if not request.overwritten_keys:
                 break
             # Make a new dict: the thread that publishes for us may still be iterating over the old one.
-            changes = changes | {
-                key: self._looked_up(key, self._store.published_generation(self._name))
-                for key in request.overwritten_keys
-            }
+            seen = self._store.published_generation(self._name)
+            changes = changes | self._changes(dict.fromkeys(request.overwritten_keys), seen)
             request = self.queue.publish(changes, upstream_generations)
         if not request.published:
             try:

@@ -21,7 +21,7 @@ from flask_warmcache.store.locks import HeldLock
 from flask_warmcache.store.snapshot import Snapshot
 
 NAME = "files"
-RUNS = ("old", "upstream", "context", "breathe", "first_page", "code_started")  # of one rebuild, not of its list
+RUNS = ("old", "upstream", "context", "breathe", "first_page", "code_started", "enrich_all")  # of one rebuild
 
 
 def encode(value: Any) -> bytes:
@@ -110,6 +110,7 @@ class Shelf:
             tools,
             progress,
             options.get("code_started", 1),
+            options.get("enrich_all", False),
         )
 
     def rebuild(self, source: Iterable[Item] | Callable[[], Any] = (), **options: Any) -> Outcome:

@@ -114,6 +114,8 @@ def test_rebuild_prints_only_its_outcome_without_terminal(shop: Shell) -> None:
     assert "files: 2 items, 2 enriched, 0 reused, 0 failed, in " in result.stdout
     again = shop.run("rebuild", "files")
     assert "2 items, 0 enriched, 2 reused" in again.output
+    everything = shop.run("rebuild", "files", "--all")
+    assert "2 items, 2 enriched, 0 reused" in everything.output
 
 
 def test_rebuild_as_json_prints_only_outcome(shop: Shell) -> None:

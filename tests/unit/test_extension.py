@@ -52,6 +52,8 @@ def test_decorators_return_function_unchanged() -> None:
         listed.source,
         listed.enrich,
         listed.enrich(fingerprint=("size",), version=3),
+        listed.lookup,
+        listed.lookup(batch=500),
         warmcache.builder("products"),
         warmcache.value("dashboard"),
         warmcache.stats_section("markers"),
@@ -64,6 +66,9 @@ def test_decorators_return_function_unchanged() -> None:
 
         assert decorate(function) is function
     assert listed.declaration.version == "3"
+    assert listed.declaration.lookup_batch == 500
+    with pytest.raises(DeclarationError, match=r"has lookup batch=0; it is the most keys"):
+        listed.lookup(batch=0)(len)
     assert listed.declaration.fingerprint == ("size",)
 
 
@@ -211,6 +216,7 @@ def test_only_app_is_meant_outside_app_context(tmp_path: Path) -> None:
     def work() -> None:
         assert listed.get().state == "cold"
         listed.rebuild_now()
+        assert (listed.rebuild_now().enriched, listed.rebuild_now(all=True).enriched) == (0, 1)
         names.append("b")
         assert listed.refresh("b")
         assert [item["path"] for item in listed.get()] == ["a", "b"]

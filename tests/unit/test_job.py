@@ -48,6 +48,36 @@ def test_only_new_and_changed_items_are_enriched(shelf: Shelf) -> None:
     assert (header["reused"], header["enriched"], header["count"]) == (1, 2, 3)
 
 
+@pytest.mark.parametrize("count", [1, 3, 200])
+def test_all_items_are_enriched_again_when_that_is_asked_for(shelf: Shelf, count: int) -> None:
+    names, version = [f"{number:03}" for number in range(count)], "old"
+
+    def versioned(item: Item) -> Item:
+        if version == "new":
+            assert len(shelf.items()) == count, "the old list is not shown"
+            if item["path"] == "001":
+                raise ValueError("it fails")
+        return {**item, "version": version}
+
+    enrich = Enrich(versioned)
+    shelf.rebuild(files(*names), enrich=enrich)
+    enrich.seen.clear()
+    version = "interrupted"
+    with pytest.raises(KeyboardInterrupt):  # what this rebuild finishes is not new enough
+        shelf.rebuild(files(*names, "stop"), enrich=Enrich(lambda item: stop(versioned(item))), enrich_all=True)
+    version = "new"
+    outcome = shelf.rebuild(files(*names), enrich=enrich, enrich_all=True)
+    assert enrich.seen == names
+    assert [item["version"] for item in shelf.items()] == ["old" if name == "001" else "new" for name in names]
+    assert (outcome.reused, outcome.dropped, outcome.failed) == (0, 0, int(count > 1))
+
+
+def stop(item: Item) -> Item:
+    if item["path"] == "stop":
+        raise KeyboardInterrupt
+    return item
+
+
 def test_reused_item_keeps_its_place_in_file(shelf: Shelf) -> None:
     shelf.rebuild(files("a", "b"))
     places = [shelf.snapshot().place(position) for position in range(2)]

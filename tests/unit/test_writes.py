@@ -349,6 +349,39 @@ def test_item_with_wrong_key_is_refused(desk: Desk, values: Item) -> None:
     assert desk.shown() == desk.sizes
 
 
+def test_many_keys_are_looked_up_and_enriched_in_batches(folder: Path) -> None:
+    desk = Desk(folder, {number: number for number in range(300)})
+    lookups: list[list[Key]] = []
+    enriched: list[int] = []
+
+    def lookup(keys: list[Key]) -> Iterator[Item | None]:
+        lookups.append(keys)
+        return (desk.lookup(key) for key in reversed(keys))  # None is for a key that is gone, as in other answers
+
+    def enrich(items: list[Item]) -> list[Item]:
+        enriched.append(len(items))
+        return [desk.enrich(item) for item in items]
+
+    how = {"lookup": lookup, "lookup_batch": 100, "enrich": enrich, "batch": 64}
+    desk.declaration = declare(**{**DECLARED, "source": desk.source, **how})
+    desk.writes = desk.writer()
+    desk.build()
+    enriched.clear()
+    desk.sizes = {number: 2 * number for number in range(1, 300)}
+    assert desk.writes.refresh(range(300))
+    assert desk.shown() == desk.sizes
+    assert [len(keys) for keys in lookups] == [100, 100, 100]
+    assert enriched == [64, 64, 64, 64, 43]
+
+
+@pytest.mark.parametrize("found", [{"path": "a"}, "a", None, 5, [{"path": "c"}], [{"path": "a"}] * 2, [{}], ["a"]])
+def test_batch_that_is_not_looked_up_right_changes_nothing(desk: Desk, found: Any) -> None:
+    desk.declaration = declare(**{**DECLARED, "lookup": lambda keys: found, "lookup_batch": 5})
+    with pytest.raises(RebuildError, match="lookup of 'files' gave"):
+        desk.writer().refresh(["a", "b"])
+    assert desk.shown() == desk.sizes
+
+
 def test_list_without_lookup_accepts_items_but_no_keys(folder: Path) -> None:
     desk = Desk(folder, {"a": 1}, lookup=None).build()
     with pytest.raises(DeclarationError, match="no lookup"):
