@@ -38,7 +38,7 @@ def announcer(app: Flask) -> Callable[[str, dict[str, Any]], None]:
             try:
                 _call(app, receiver, facts)
             except Exception:
-                message = "a receiver of %(signal)s; the rebuild of %(list)r goes on"
+                message = "a receiver of %(signal)s; the rebuild of %(list)r continues"
                 events.error("warmcache.receiver_failed", message, error=True, signal=event, list=facts["name"])
 
     return announce

@@ -83,7 +83,7 @@ def _show(status: TaskStatus, is_running: Callable[[], bool]) -> None:
         nonlocal is_reported
         if not is_reported and time.monotonic() - began > budget:
             is_reported = True
-            click.echo(f"{status.name} takes longer than {budget:g} s; it goes on.", err=True)
+            click.echo(f"{status.name} takes longer than {budget:g} s; it continues.", err=True)
         return is_running()
 
     show_while(

@@ -79,7 +79,7 @@ def is_green() -> bool:
 
 
 def apart(work: Callable[[], T]) -> T:
-    """Run something that may take long, and wait for it; under gevent in a real thread, so that requests go on."""
+    """Run something that may take long, and wait for it; under gevent in a real thread, beside the requests."""
     if not is_green():
         return work()
     gevent: Any = sys.modules["gevent"]

@@ -61,7 +61,7 @@ class Attempt:
     checkpoint: Callable[[], None] = lambda: None
     held: dict[str, HeldLock] = field(default_factory=dict)
     working_on: ListStatus | None = None  # the list whose source or enrich runs
-    child_deadline: float | None = None  # on the wall clock, once a child goes on with this attempt
+    child_deadline: float | None = None  # on the wall clock, once a child continues this attempt
     enrich_all: bool = False  # whether no item of the target is reused, though its fingerprint is unchanged
 
     def take(self, status: ListStatus, *, only_if_due: bool) -> bool:
@@ -96,25 +96,25 @@ class Attempt:
         return is_taken
 
     def can_be_handed_over(self) -> bool:
-        """Whether a child could go on from here without repeating much of the work."""
+        """Whether a child could continue from here without repeating much of the work."""
         status = self.working_on
         if status is None or status.progress is None or status.declaration.kind != "list":
             return False
         return status.progress.report.phase in ("source", "enrich")
 
     def leave_to_child(self, status: ListStatus, deadline: float) -> None:
-        """Note that a child goes on with a list that this attempt holds; the report is the child's from now on."""
+        """Note that a child continues this list's rebuild; the report is the child's from now on."""
         progress = status.progress
         assert progress is not None  # begun together with the lock
         progress.leave_to_child(deadline)
         status.left_to_child(progress.report)
 
     def resume(self, status: ListStatus) -> None:
-        """Go on with a list in this process that no child goes on with."""
+        """Continue the rebuild of a list in this process, because no child does."""
         status.begin(self.reporter.progress(status, self.held[status.name], handed_over=True))
 
     def release(self, status: ListStatus) -> None:
-        """Close the lock of a list whose turn is over, after its report says so."""
+        """Close the lock of a list whose rebuild has ended, after its report says that."""
         if status.progress is not None:
             if self.child_deadline is not None:
                 self.leave_to_child(status, self.child_deadline)
@@ -129,7 +129,7 @@ class Attempt:
         lock.close()
 
     def close(self) -> None:
-        """Close this process's copies of all locks; a child that has inherited them goes on holding them."""
+        """Close this process's copies of all locks; a child that has inherited them still holds them."""
         for locks in (self.held, self.inherited):
             while locks:
                 locks.popitem()[1].close()

@@ -29,7 +29,7 @@ class Relay:
     def __init__(self, start: Callable[[], Child | None], can_stop: Callable[[], bool]) -> None:
         """
         :param start: starts a child that waits for ``go``; returns None if that is not possible.
-        :param can_stop: tells whether a child could go on from where the rebuild is.
+        :param can_stop: tells whether a child could continue from where the rebuild is.
         """
         self._start = start
         self._can_stop = can_stop
@@ -61,7 +61,7 @@ class Relay:
 
 
 class HandOver(BaseException):
-    """Ends a rebuild in this process between two items; a child, which holds the same locks, goes on."""
+    """Ends a rebuild in this process between two items; a child, which holds the same locks, continues."""
 
 
 class Runner:
@@ -131,7 +131,7 @@ class Runner:
         return True
 
     def _rebuild_here(self, attempt: Attempt) -> None:
-        """Rebuild in this thread; on the way it may turn out that a child should go on."""
+        """Rebuild in this thread; on the way it may turn out that a child should continue."""
         if self._settings.runner != "auto" or threads.in_child or threads.is_green():
             self._rebuilder.rebuild(attempt.target, attempt)
             return
@@ -164,13 +164,13 @@ class Runner:
         )
 
     def _start_waiting(self, attempt: Attempt) -> Child | None:
-        """Start a child that gets ready to go on, or return None: the rebuild does not depend on it."""
+        """Start a child that gets ready to continue, or return None: the rebuild does not depend on it."""
         if self._children.problem() is not None:
             return None
         try:
             return self._start(attempt, wait=True)
         except Exception:
-            message = "%(list)r goes on in its thread"
+            message = "%(list)r continues in its thread"
             events.warning("warmcache.no_child", message, error=True, list=attempt.target.name)
             return None
 

@@ -167,7 +167,7 @@ class Keeper:
             try:
                 work()
             except Exception:
-                events.error("warmcache.keeper_error", "the keeper goes on", error=True)
+                events.error("warmcache.keeper_error", "the keeper continues", error=True)
         return True
 
     def tick(self, run: Callable[[Callable[[], None], str], None] = run_in_thread) -> None:

@@ -53,7 +53,7 @@ class Child:
             return self._read.decode(errors="replace").strip() or "gone"
 
     def go(self) -> None:
-        """Tell it to go on with the list; the end of this process would tell it the same."""
+        """Tell it to continue the rebuild; the end of this process would tell it the same."""
         pipe = self._process.stdin
         assert pipe is not None
         try:

@@ -1,4 +1,4 @@
-"""How one process rebuilds a list: the source list first, then the job; the end is told after the release."""
+"""How one process rebuilds a list: the source list first, then the job; the end is reported after the release."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Rebuilder:
         """Rebuild a list that the attempt holds; announce the end only after the lock is released.
 
         :raises RebuildBusyError: if its source list is being rebuilt elsewhere; it can be tried again soon.
-        :raises HandOver: if a child goes on.
+        :raises HandOver: if a child continues.
         :raises Exception: whatever ended the rebuild; it is logged and counted.
         """
         try:

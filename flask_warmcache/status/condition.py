@@ -181,7 +181,7 @@ class ListStatus:
         self.progress = None
 
     def left_to_child(self, report: Report) -> None:
-        """Note that a child process goes on, which holds the list's lock and writes its own reports.
+        """Note that a child process continues the rebuild: it holds the list's lock and writes its own reports.
 
         The list counts as being rebuilt without a gap, until ``reread`` probes the lock.
         """

@@ -142,7 +142,7 @@ class Progress:
         self._save()
 
     def leave_to_child(self, deadline: float) -> None:
-        """Report that a child process goes on, which writes its own reports; this one is not written again.
+        """Report that a child process continues the rebuild. It writes its own reports; this one stays as it is.
 
         :param deadline: on the wall clock.
         """

@@ -184,7 +184,7 @@ def test_a_folder_that_is_mounted_is_a_folder_like_any_other(make_place: Make) -
 
 
 @pytest.mark.parametrize("name", ["files.index", "files.progress"])
-def test_a_single_file_that_is_mounted_keeps_the_old_list_and_is_told(make_place: Make, name: str) -> None:
+def test_single_mounted_file_keeps_the_old_list_and_is_reported(make_place: Make, name: str) -> None:
     need_mounts()
     place = make_place()
     with launcher_for(place) as launcher:

@@ -188,7 +188,7 @@ def test_links_under_every_name_leave_their_target_alone(launcher: Launcher) -> 
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o022, 0o077])
-def test_nobody_else_may_read_what_is_made_whatever_the_umask(launcher: Launcher, umask: int) -> None:
+def test_no_other_account_may_read_the_files_whatever_the_umask(launcher: Launcher, umask: int) -> None:
     seen: dict[str, set[int]] = {}
     for order in (["rebuild", "files"], ["invalidate", "files"], ["rebuild", "files"], ["clear", "files"]) * 2:
         assert launcher.flask("warmcache", *order, umask=umask).code == 0

@@ -231,7 +231,7 @@ def test_killed_before_each_of_its_calls_a_rebuild_leaves_the_old_list_or_the_ne
 
 
 @SOME_OR_ALL
-def test_a_full_disk_that_is_told_at_closing_leaves_the_old_list_or_the_new(
+def test_full_disk_reported_at_close_leaves_the_old_list_or_the_new(
     matrix: Matrix, every: bool, chance: random.Random
 ) -> None:
     """Some file systems take what is written and say only then that there is no room."""
@@ -247,7 +247,7 @@ def test_a_full_disk_that_is_told_at_closing_leaves_the_old_list_or_the_new(
 
 
 @SOME_OR_ALL
-def test_each_error_at_each_of_its_calls_leaves_the_old_list_or_the_new_and_is_told(
+def test_each_error_at_each_of_its_calls_leaves_the_old_list_or_the_new_and_is_reported(
     matrix: Matrix, every: bool, chance: random.Random
 ) -> None:
     ends: Counter[str] = Counter()

@@ -167,7 +167,7 @@ def test_a_failing_source_leaves_the_old_list_and_is_tried_by_one_worker_at_a_ti
         assert {stats["last_error"] for stats in server.stats().values()} == {None}
 
 
-def test_a_failing_first_build_answers_as_failed_and_goes_on_trying(make_place: Make) -> None:
+def test_failing_first_build_answers_as_failed_and_is_retried(make_place: Make) -> None:
     place = make_place(retry_min=0.3).with_failing()
     place.failing.touch()
     with gunicorn_server(place) as server:

@@ -153,7 +153,7 @@ def test_the_small_configuration_loads_the_app_once_and_replaces_a_worker_at_onc
 @pytest.mark.skipif(
     not KEEPS_CONNECTIONS, reason="gthread drops connections when a worker ends, before gunicorn 24"
 )
-def test_a_worker_that_reaches_max_requests_is_replaced_and_answers_go_on(place: Place) -> None:
+def test_worker_that_reaches_max_requests_is_replaced_and_all_requests_are_answered(place: Place) -> None:
     place.env["GUNICORN_MAX_REQUESTS"] = "8"
     with gunicorn_server(place, *OUR_CONF, workers=2) as server:
         assert in_force(server)["max_requests"] == ("8", "GUNICORN_MAX_REQUESTS")

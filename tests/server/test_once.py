@@ -170,7 +170,7 @@ def test_a_failing_task_is_tried_again_and_never_ends_the_server(once: Make, err
         assert pauses[0] > 0.1 and pauses[2] > 0.5, f"no growing pause: {pauses}"
 
 
-def test_a_task_past_its_budget_is_late_and_the_app_goes_on_degraded(once: Make) -> None:
+def test_task_past_its_budget_is_late_and_the_app_is_degraded(once: Make) -> None:
     place = once(timeout=0.3).with_gate()
     with gunicorn_server(place, *OUR_CONF) as server:
         said = until_state(server, "late")
@@ -302,7 +302,7 @@ def test_the_command_leaves_a_task_to_who_runs_it_and_waits_if_told(once: Make) 
         with place.started(command, stderr=subprocess.PIPE) as waiting:
             assert waiting.stderr is not None
             lines: list[str] = []
-            while not any("it goes on" in line for line in lines):
+            while not any("it continues" in line for line in lines):
                 lines.append(waiting.stderr.readline())
                 assert lines[-1], lines
             place.gate.touch()

@@ -163,7 +163,7 @@ def test_a_reload_with_our_conf_rebuilds_what_the_old_code_made_once(place: Plac
 
 def test_another_worker_takes_over_when_the_building_one_is_killed(gated: Place) -> None:
     gated.env["TEST_RUNNER"] = (
-        "thread"  # auto would go on in a child, which these readers leave little to run with
+        "thread"  # auto would continue in a child, which these readers leave little to run with
     )
     gated.gate.touch()
     with gunicorn_server(gated) as server:

@@ -125,7 +125,7 @@ def test_the_child_is_niced_in_a_group_of_its_own_and_shows_no_orders(make_place
         built(server)
 
 
-def test_a_child_stands_back_while_it_imports_the_app(make_place: Make) -> None:
+def test_child_yields_while_it_imports_the_app(make_place: Make) -> None:
     place = configured(make_place, config={"runner": "process"})
     place.env["TEST_IMPORT_GATE"] = os.fspath(place.gate)
     with serving(place):
@@ -225,7 +225,7 @@ app = DispatcherMiddleware(create_app(), {{'/other': {other}}})
 """
 
 
-def test_two_apps_in_one_process_are_told_apart_by_their_folders(make_place: Make) -> None:
+def test_folders_distinguish_two_apps_of_one_process(make_place: Make) -> None:
     place = configured(make_place, config={"runner": "process"})
     other = "create_app('others', folder='second')"
     with serving_site(place, TWO_APPS.format(other=other)) as server:
@@ -311,7 +311,7 @@ class Probe(Repeated):
             self.free += not locked
 
 
-def test_a_computing_rebuild_goes_on_in_a_child_that_repeats_nothing_under_the_same_lock(make_place: Make) -> None:
+def test_computing_rebuild_continues_in_a_child_under_the_same_lock_and_repeats_nothing(make_place: Make) -> None:
     place = configured(make_place, config={"runner": "auto"}, items=300, compute=2, awaits_child=1)
     with serving(place) as server:
         (worker,) = server.pids

@@ -50,7 +50,7 @@ def test_under_uwsgi_with_threads_one_process_builds_and_all_serve(place: Place)
         assert "warmcache.no_threads" not in server.log
 
 
-def test_under_uwsgi_without_threads_every_process_says_so_and_answers(place: Place) -> None:
+def test_under_uwsgi_without_threads_every_process_reports_it_and_answers(place: Place) -> None:
     with uwsgi_server(place) as server:
         for answer in server.next_of_each_worker().values():
             assert answer.status == 200

@@ -44,7 +44,7 @@ def python_with(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str
 
 
 @pytest.mark.parametrize("version", ["21.2.0", "22.0.0"])
-def test_nobody_is_killed_while_a_worker_starts_for_longer_than_the_timeout(
+def test_no_worker_is_killed_while_one_starts_for_longer_than_the_timeout(
     python_with: Callable[[str], str], tmp_path: Path, version: str
 ) -> None:
     """Both the task and all imports together take longer; 21.2 would kill for either, done at import."""

@@ -148,7 +148,7 @@ def test_program_is_answered_with_json(shop: Counter, accept: str) -> None:
 # Who may ask
 
 
-def test_without_authorize_nobody_may_ask(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_without_authorize_every_request_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     shop = Shop(tmp_path)
     for _ in range(3):
         answer = shop.app.test_client().post(PATH)

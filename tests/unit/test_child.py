@@ -310,7 +310,7 @@ def test_thread_works_on_if_child_does_not_get_ready(clock: Any, answer: str) ->
     assert (list(children), relay.answer) == ([], answer)
 
 
-def test_rebuild_is_handed_over_only_where_child_can_go_on(clock: Any) -> None:
+def test_rebuild_is_handed_over_only_where_child_can_continue(clock: Any) -> None:
     relay = Relay(lambda: answering("ready"), lambda: False)
     assert not is_handed_over(clock, relay, 10, share=1.0)
 

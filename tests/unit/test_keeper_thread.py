@@ -88,7 +88,7 @@ def test_keeper_survives_its_own_errors(
         return len(turns) >= 3
 
     until(woken)
-    assert "warmcache.keeper_error: the keeper goes on" in caplog.text
+    assert "warmcache.keeper_error: the keeper continues" in caplog.text
     assert len(keepers()) == 1
 
 

@@ -323,7 +323,7 @@ def test_time_outside_of_calendar_is_no_error() -> None:
 
 
 class SlowSection:
-    """A site with a section whose function waits until the test lets it go on."""
+    """A site with a section whose function waits until the test lets it continue."""
 
     def __init__(self, site: Site) -> None:
         self.site = site
