@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -92,6 +94,20 @@ def test_search_over_budget_returns_what_it_found(shelf: Shelf, monkeypatch: pyt
     monkeypatch.setattr(search_module, "SLICE", 256)
     assert search(shelf.snapshot(), "rare", 1e-9) == ([], False)
     assert search(shelf.snapshot(), "rare", 60) == ([], True)
+
+
+def test_searches_at_same_time_share_budget(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf.rebuild(titled(*["common"] * 3000), search=("title",))
+
+    def reach() -> int:
+        ticks = itertools.count()
+        monkeypatch.setattr(search_module, "time", SimpleNamespace(monotonic=lambda: next(ticks)))
+        return len(search(shelf.snapshot(), "common", 40)[0])
+
+    assert reach() == 41 * search_module.READ_CLOCK_EVERY
+    monkeypatch.setattr(search_module, "_running", {1, 2, 3})
+    assert reach() == 11 * search_module.READ_CLOCK_EVERY
+    assert search_module._running == {1, 2, 3}
 
 
 def test_answer_says_that_search_is_incomplete(shelf: Shelf) -> None:
