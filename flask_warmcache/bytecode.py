@@ -25,9 +25,9 @@ def digest_of(functions: Iterable[Callable[..., Any]], *more: str) -> str:
 
 
 def _parts(function: Callable[..., Any]) -> Iterator[str]:
-    while isinstance(function, functools.partial):
-        function = function.func
     function = inspect.unwrap(function)
+    while isinstance(function, functools.partial):
+        function = inspect.unwrap(function.func)
     code = getattr(function, "__code__", None)
     if isinstance(code, CodeType):
         yield from _code_parts(code)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -112,6 +114,10 @@ class Declaration:
                 self._refuse(f"has {what} with the name {name!r}; use letters, digits, '_', '-' and '.'")
             if not callable(function):
                 self._refuse(f"has {what}[{name!r}]={function!r}, which is not a function of an item")
+            if asynchronous(function):
+                self._refuse(
+                    f"has {what}[{name!r}]={function!r}; it is called once for each item and cannot be async"
+                )
 
     def _refuse(self, why: str) -> None:
         raise DeclarationError(f"Warm list {self.name!r} {why}.")
@@ -175,6 +181,16 @@ def check_function(name: str, role: str, function: object) -> None:
     """Raise DeclarationError unless this is a function or another callable object."""
     if not callable(function):
         raise DeclarationError(f"The {role} of warm list {name!r} must be a function, not {function!r}.")
+
+
+def asynchronous(function: object) -> Literal["coroutine", "generator"] | None:
+    """Return what a call of an async function or callable object gives, or None for any other."""
+    while isinstance(function, functools.partial):
+        function = function.func
+    called = function, type(function).__call__
+    if any(map(inspect.isasyncgenfunction, called)):
+        return "generator"
+    return "coroutine" if any(map(inspect.iscoroutinefunction, called)) else None
 
 
 def _is_whole(value: object) -> bool:

@@ -22,10 +22,17 @@ def encoder(app: Flask) -> Callable[[Any], bytes]:
     def encode(value: Any) -> bytes:
         encoded = provider.dumps(value, **options).encode()
         if b"\n" in encoded or b"\t" in encoded:  # the provider indents
-            encoded = json.dumps(json.loads(encoded), separators=(",", ":")).encode()
+            decoded = json.loads(encoded, parse_constant=_refuse)
+            encoded = json.dumps(decoded, separators=(",", ":")).encode()
+        elif b"NaN" in encoded or b"Infinity" in encoded:  # most likely inside of a text
+            json.loads(encoded, parse_constant=_refuse)
         return encoded
 
     return encode
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"{constant} is not JSON, and no browser can read it")
 
 
 def _default_encoder(provider: DefaultJSONProvider) -> Callable[[Any], bytes]:

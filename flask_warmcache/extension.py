@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeVar
 
 from flask import Flask
@@ -12,6 +12,7 @@ from flask import Flask
 from .cli.group import group
 from .declaration import Declaration, Default, Item, check_function, declare
 from .errors import DeclarationError
+from .lists.asynchronous import checked
 from .lists.warm import Warm, current_state
 from .lists.warm_list import WarmList
 from .lists.warm_value import WarmValue, check_cold
@@ -73,9 +74,11 @@ class WarmCache:
         name: str,
         *,
         key: str | None = None,
-        source: Callable[[], Iterable[Item]] | WarmList | None = None,
-        enrich: Callable[[Item], Item] | None = None,
-        lookup: Callable[[Any], Item | None] | None = None,
+        source: Callable[[], Iterable[Item] | Awaitable[Iterable[Item]] | AsyncIterable[Item]]
+        | WarmList
+        | None = None,
+        enrich: Callable[[Item], Item | Awaitable[Item]] | None = None,
+        lookup: Callable[[Any], Item | None | Awaitable[Item | None]] | None = None,
         unit: str = "item",
         ttl: float | None | Default = Default.TTL,
         filters: Mapping[str, Callable[[Item], object]] | None = None,
@@ -99,9 +102,8 @@ class WarmCache:
         :param search: the fields that ``search=`` looks into.
         :param counts: filters whose size every answer contains, as in ``unmarked_count``.
         :param allow_all: whether ``per_page=0`` may ask for all items at once.
-        :param max_shrink: the share of its items, 0 to 1, that a list of ten or more may lose in one rebuild. A
-            rebuild that would lose more fails, since a share that is not mounted looks like an empty folder. By
-            default 0.5; with 1 every result is accepted.
+        :param max_shrink: the share of its items, 0 to 1, that a list of ten or more may lose in one rebuild; by
+            default 0.5. One that would lose more fails: a share that is not mounted looks like an empty folder.
         :raises DeclarationError: for anything wrong, in this very call.
         """
         self._registry.check_name(name)
@@ -116,11 +118,9 @@ class WarmCache:
                 )
             declaration = declaration.with_functions(source_list=source.name)
             source = None
-        for role, function in (("source", source), ("enrich", enrich), ("lookup", lookup)):
-            if function is not None:
-                check_function(name, role, function)
-                declaration = declaration.with_functions(**{role: function})
-        warm = WarmList(declaration, self._registry)
+        roles = {"source": source, "enrich": enrich, "lookup": lookup}
+        given = {role: checked(name, role, function) for role, function in roles.items() if function is not None}
+        warm = WarmList(declaration.with_functions(**given), self._registry)
         self._registry.add(warm)
         return warm
 
@@ -170,8 +170,8 @@ class WarmCache:
         """Return the decorator of a function that makes the whole list or value."""
 
         def decorate(function: Function) -> Function:
-            check_function(declaration.name, declaration.kind, function)
-            self._registry.add(kind(declaration.with_functions(source=function), self._registry))
+            source = checked(declaration.name, declaration.kind, function)
+            self._registry.add(kind(declaration.with_functions(source=source), self._registry))
             return function
 
         return decorate

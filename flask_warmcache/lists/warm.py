@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from flask import Request, current_app, has_app_context, has_request_context, request
 
-from ..declaration import Declaration, check_function
+from ..declaration import Declaration
 from ..errors import UnknownListError
 from ..registry import Registry
 from ..settings import KEY
 from ..state import AppState
 from ..status.condition import Condition, ListStatus
+from .asynchronous import checked
 
 if TYPE_CHECKING:
     from ..rebuild.tools import Outcome
@@ -57,8 +58,9 @@ class Warm:
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.name!r}>"
 
-    def _declare(self, role: str, function: object, **changes: Any) -> None:
-        check_function(self.name, role, function)
+    def _declare(self, role: str, function: object, **options: Any) -> None:
+        """Add a function to the declaration, under the name of its role, and what was declared with it."""
+        changes = {role: checked(self.name, role, function), **options}
         advice = " Declare lists where the app is made."
         self._registry.require_open(f"The {role} of warm list {self.name!r} comes", advice)
         self.declaration = self.declaration.with_functions(**changes)

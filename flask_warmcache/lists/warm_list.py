@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from flask import Response
 
-from ..declaration import Item
+from ..declaration import Item, asynchronous
 from ..errors import DeclarationError, SnapshotError, StoreError
 from ..query.answers import Read
 from ..query.pager import Page
@@ -77,7 +77,7 @@ class WarmList(Warm):
             raise DeclarationError(
                 f"Warm list {self.name!r} has a source already: the list {self.declaration.source_list!r}."
             )
-        self._declare("source", function, source=function)
+        self._declare("source", function)
         return function
 
     @overload
@@ -124,13 +124,16 @@ class WarmList(Warm):
                 f"fingerprint of warm list {self.name!r} is a tuple of field names or a function, "
                 f"not {fingerprint!r}."
             )
+        if asynchronous(fingerprint):
+            raise DeclarationError(
+                f"fingerprint of warm list {self.name!r} is called once for each item and cannot be async."
+            )
         fields = fingerprint if fingerprint is None or callable(fingerprint) else tuple(fingerprint)
 
         def declare(enrich: Function) -> Function:
             self._declare(
                 "enrich",
                 enrich,
-                enrich=enrich,
                 fingerprint=fields,
                 version=str(version),
                 workers=workers,
@@ -159,7 +162,7 @@ class WarmList(Warm):
             raise DeclarationError(f"Warm list {self.name!r} has no key=, so nothing can be looked up by it.")
 
         def declare(lookup: Function) -> Function:
-            self._declare("lookup", lookup, lookup=lookup, lookup_batch=batch)
+            self._declare("lookup", lookup, lookup_batch=batch)
             return lookup
 
         return declare if function is None else declare(function)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import threading
 import time
@@ -12,6 +13,7 @@ from flask import current_app
 from werkzeug.exceptions import HTTPException
 
 from .. import events
+from ..encoding import encoder
 from ..registry import Registry
 from .permissions import Permissions
 
@@ -82,10 +84,11 @@ class Sections:
 
 def _compute(name: str, function: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:
     """Call a function; an error is logged, and the section shows its class."""
-    json = current_app.json
+    encode = encoder(current_app)
     try:
         # What cannot be JSON must fail here, and not take the other sections of an answer with it.
-        return {str(key): json.loads(json.dumps(value)) for key, value in dict(function()).items()}
+        section = dict(current_app.ensure_sync(function)())
+        return {str(key): json.loads(encode(value)) for key, value in section.items()}
     except Exception as error:
         events.error("warmcache.section_failed", "the stats section %(section)r", error=True, section=name)
         return {"error": type(error).__name__}

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 from flask import Flask
-from flask.json.provider import DefaultJSONProvider
+from flask.json.provider import DefaultJSONProvider, JSONProvider
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flask_warmcache import WarmCache
+from flask_warmcache import RebuildError, WarmCache
 from flask_warmcache.encoding import encoder
 from tests.support.apps import make_app
 
@@ -65,6 +65,31 @@ def test_any_provider_is_accepted(app: Flask) -> None:
 
     app.json = Own()  # type: ignore[assignment]
     assert encoder(app)({"a": {1}}) == b'{"a": "<set>"}'
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("indent", [None, 1])
+def test_no_provider_may_write_nan_or_infinity(app: Flask, number: float, indent: int | None) -> None:
+    class Own(JSONProvider):
+        def dumps(self, obj: Any, **kwargs: Any) -> str:
+            return json.dumps(obj, indent=indent)
+
+        def loads(self, s: str | bytes, **kwargs: Any) -> Any:
+            return json.loads(s)
+
+    app.json = Own(app)
+    numbers, warmcache = [1.0, number], WarmCache(app)
+    listed = warmcache.warm_list("things", key="id", source=lambda: [{"id": name} for name in ("NaN", "Infinity")])
+    listed.enrich(lambda item: item | {"number": numbers.pop()})
+    warmcache.value("one", cold="-Infinity")(lambda: number)
+    warmcache.stats_section("facts")(lambda: {"number": number})
+    with app.app_context():
+        assert listed.rebuild_now().failed == 1
+        assert list(listed.get()) == [{"id": "Infinity", "number": 1.0}]
+        with pytest.raises(RebuildError, match="is not JSON"):
+            warmcache["one"].rebuild_now()
+        assert warmcache["one"].get() == "-Infinity"
+    assert app.test_client().get("/api/cache/stats/facts").get_json() == {"error": "ValueError"}
 
 
 ATOMS = (
