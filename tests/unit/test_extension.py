@@ -211,7 +211,8 @@ def test_only_app_is_meant_outside_app_context(tmp_path: Path) -> None:
     warmcache.value("count", cold=0)(lambda: len(names))
     prepared: list[str] = []
     warmcache.once("prepare")(lambda: prepared.append(current_app.name))
-    warmcache.init_app(make_app(tmp_path / "first"))
+    first = make_app(tmp_path / "first")  # kept here, since the extension keeps no app alive
+    warmcache.init_app(first)
 
     def work() -> None:
         assert listed.get().state == "cold"
