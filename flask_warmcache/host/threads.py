@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -101,6 +103,38 @@ def _real_sleep() -> Callable[[float], None]:
         return time.sleep
     sleep: Callable[[float], None] = sys.modules["gevent.monkey"].get_original("time", "sleep")
     return sleep
+
+
+class Stopwatch:
+    """Measures how much of its time the calling thread computes.
+
+    Time in which it could not compute is left out: this process's threads waited for a processor, or others than
+    this one computed and so had the interpreter.  With that time, a rebuild that computes on a busy machine would
+    look like one that waits for its disk.
+    """
+
+    def __init__(self) -> None:
+        self._began = self._readings()
+
+    def elapsed(self) -> tuple[float, float]:
+        """Return the seconds that the thread computed, and the seconds in which it could have computed."""
+        pairs = zip(self._readings(), self._began, strict=True)
+        wall, computed, others, waited = (now - before for now, before in pairs)
+        return computed, max(computed, wall - others - max(0.0, waited))
+
+    def _readings(self) -> tuple[float, float, float, float]:
+        computed = time.thread_time()
+        return time.perf_counter(), computed, time.process_time() - computed, _waited_for_processor()
+
+
+def _waited_for_processor() -> float:
+    """Return how long this process's threads have waited for a processor, or 0 if the system does not tell."""
+    waited = 0
+    with suppress(OSError, ValueError, IndexError):
+        for task in os.listdir("/proc/self/task"):
+            with suppress(FileNotFoundError, ProcessLookupError):  # the thread has ended
+                waited += int(Path(f"/proc/self/task/{task}/schedstat").read_bytes().split()[1])
+    return waited / 1e9
 
 
 def uwsgi_problem() -> str | None:

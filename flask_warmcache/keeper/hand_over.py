@@ -14,7 +14,8 @@ from .children import Children
 from .process import Child
 from .rebuilder import Rebuilder
 
-# A rebuild is long after this many seconds. It computes if it had the processor for more than this share of them.
+# A rebuild is long after this many seconds. It computes if it does so in more than this share of them. Seconds in
+# which it waits for a processor or for the interpreter do not count (threads.Stopwatch).
 LONG = 1.0
 COMPUTING = 0.5
 ANSWER_POLL = 0.01
@@ -40,24 +41,30 @@ class Relay:
         self._open_window()
 
     def _open_window(self) -> None:
-        self._began, self._computed = time.perf_counter(), time.thread_time()
+        self._stopwatch = threads.Stopwatch()
+        self._next_look = time.perf_counter() + LONG
 
     def is_child_ready(self) -> bool:
         """Take the next step if it is time for one; only the thread that made this object ever takes any."""
-        if self._is_over or threading.get_ident() != self._thread:
+        now = time.perf_counter()
+        if now < self._next_look or self._is_over or threading.get_ident() != self._thread:
             return False
-        elapsed = time.perf_counter() - self._began
-        if self.child is None:
-            if elapsed >= LONG:
-                if (time.thread_time() - self._computed) > COMPUTING * elapsed and self._can_stop():
-                    self.child = self._start()
-                    self._is_over = self.child is None
-                self._open_window()
-        elif elapsed >= ANSWER_POLL and self._can_stop():
-            self._began += elapsed
-            self.answer = self.child.answer()
-            self._is_over = self.answer is not None  # unless ready, it did not find the app, or died
-        return self.answer == "ready"
+        if self.child is not None:
+            if self._can_stop():
+                self._next_look = now + ANSWER_POLL
+                self.answer = self.child.answer()
+                self._is_over = self.answer is not None  # unless ready, it did not find the app, or died
+            return self.answer == "ready"
+        computed, elapsed = self._stopwatch.elapsed()
+        if elapsed < LONG:
+            self._next_look = now + LONG - elapsed
+            return False
+        self._open_window()
+        if computed > COMPUTING * elapsed and self._can_stop():
+            self.child = self._start()
+            self._is_over = self.child is None
+            self._next_look = time.perf_counter() + ANSWER_POLL
+        return False
 
 
 class HandOver(BaseException):

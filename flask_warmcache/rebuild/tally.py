@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..declaration import Declaration
+from ..host import threads
 from ..status.progress import Progress
 from ..store.snapshot import Snapshot
 from .enrich import Enricher
@@ -30,7 +31,7 @@ class Tally:
     unchanged: int = 0
     dropped: int = 0
     began: float = field(default_factory=time.monotonic)
-    cpu_began: float = field(default_factory=time.thread_time)
+    stopwatch: threads.Stopwatch = field(default_factory=threads.Stopwatch)
 
     def _duration(self) -> float:
         """Return the seconds since the rebuild began, in whichever process that was.
@@ -48,7 +49,8 @@ class Tally:
 
     def header(self) -> dict[str, Any]:
         """Return what the index says about the rebuild."""
-        worked_here, duration = time.monotonic() - self.began, round(self._duration(), 3)
+        duration = round(self._duration(), 3)
+        computed, elapsed = self.stopwatch.elapsed()
         earlier = [] if self.old is None else self.old.header.get("durations", [])
         return {
             "code_started": self.code_started,
@@ -56,7 +58,7 @@ class Tally:
             "is_value": self.declaration.kind == "value",
             "duration": duration,
             "durations": [*earlier, duration][-DURATIONS_KEPT:],
-            "cpu_share": round(min(1.0, (time.thread_time() - self.cpu_began) / max(worked_here, 1e-6)), 3),
+            "cpu_share": round(computed / max(elapsed, 1e-6), 3),
             "upstream": self.upstream.generation if self.upstream else None,
             "reused": self.unchanged + self.enricher.found,
             "enriched": self.enricher.enriched,

@@ -15,7 +15,6 @@ from flask import Flask, Response
 
 from flask_warmcache import WarmCache
 from flask_warmcache.host import threads
-from flask_warmcache.keeper import hand_over
 from tests.support.reporting import note, wait_at_gate
 
 ITEMS = int(os.environ.get("TEST_ITEMS", "60"))
@@ -25,11 +24,6 @@ GATE = os.environ.get("TEST_GATE")  # while this file is missing, a build stops 
 IMPORT_GATE = os.environ.get("TEST_IMPORT_GATE")  # while this file is missing, no child gets beyond its import
 AWAITS_CHILD = "TEST_AWAITS_CHILD" in os.environ  # a worker computes until a child has loaded the app
 HANGS = "TEST_HANGS" in os.environ  # the first item never ends
-
-
-if COMPUTE:
-    # A build that computes must not be taken for one that waits because the machine is busy with something else.
-    setattr(hand_over, "COMPUTING", 0.02)  # noqa: B010
 
 
 def is_loaded_elsewhere() -> bool:

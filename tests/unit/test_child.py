@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 import types
 from collections.abc import Callable
+from contextlib import ExitStack
 from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
@@ -17,12 +19,15 @@ import pytest
 from flask_warmcache import WarmCache, child
 from flask_warmcache.errors import ChildError, ItemTimeoutError, SettingError
 from flask_warmcache.host import resources, server
+from flask_warmcache.host import threads as host_threads
 from flask_warmcache.keeper import hand_over
 from flask_warmcache.keeper.children import DROPPED, Location, locate
 from flask_warmcache.keeper.hand_over import Relay
 from flask_warmcache.keeper.process import ITEM_SIGNAL, ItemTimeLimit
 from flask_warmcache.settings import KEY
+from tests.benchmarks.load import pinned
 from tests.support.apps import Shop, make_app, state_of
+from tests.support.processes import python, read_line, started
 from tests.support.shelf import files
 
 # Where the app is
@@ -256,6 +261,8 @@ def test_only_item_that_takes_too_long_is_ended(limits: ItemTimeLimit, work: Cal
 
 # From the thread to a child
 
+BUSY = "print(flush=True)\nwhile True: pass"
+
 
 def answering(*answers: str | None) -> Any:
     """Return a child that gives these answers, the last one for ever."""
@@ -264,19 +271,20 @@ def answering(*answers: str | None) -> Any:
 
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Wall clock and processor time of the thread."""
-    now = types.SimpleNamespace(wall=0.0, processor=0.0)
-    monkeypatch.setattr(
-        hand_over, "time", types.SimpleNamespace(perf_counter=lambda: now.wall, thread_time=lambda: now.processor)
-    )
+    """Wall clock, processor time of the thread and of the others, and the time that all waited for a processor."""
+    now = types.SimpleNamespace(wall=0.0, processor=0.0, others=0.0, waited=0.0)
+    monkeypatch.setattr(hand_over, "time", types.SimpleNamespace(perf_counter=lambda: now.wall))
+    monkeypatch.setattr(host_threads.Stopwatch, "_readings", lambda _: tuple(vars(now).values()))
     return now
 
 
-def is_handed_over(clock: Any, relay: Relay, seconds: float, share: float) -> bool:
+def is_handed_over(clock: Any, relay: Relay, seconds: float, share: float, **shares: float) -> bool:
     """Work for that long, with that share of a processor; return whether a child got ready meanwhile."""
     for _ in range(round(seconds * 100)):
         clock.wall += 0.01
         clock.processor += 0.01 * share
+        for name, other_share in shares.items():
+            setattr(clock, name, getattr(clock, name) + 0.01 * other_share)
         if relay.is_child_ready():
             return True
     return False
@@ -300,6 +308,52 @@ def test_rebuild_that_waits_stays_in_its_thread_until_it_computes(clock: Any) ->
     relay = Relay(lambda: answering("ready"), lambda: True)
     assert not is_handed_over(clock, relay, 5, share=0.3)
     assert is_handed_over(clock, relay, 2.5, share=0.9)
+
+
+@pytest.mark.parametrize("shares", [{"waited": 0.9}, {"others": 0.9}, {"waited": 2.0, "others": 0.9}], ids=str)
+def test_computing_rebuild_is_handed_over_from_busy_machine_or_worker(
+    clock: Any, shares: dict[str, float]
+) -> None:
+    relay = Relay(lambda: answering("ready"), lambda: True)
+    assert not is_handed_over(clock, relay, 9, share=0.1, **shares)
+    assert is_handed_over(clock, relay, 3, share=0.1, **shares)
+
+
+def test_rebuild_that_waits_stays_in_its_thread_on_busy_machine(clock: Any) -> None:
+    relay = Relay(lambda: answering("ready"), lambda: True)
+    assert not is_handed_over(clock, relay, 60, share=0.05, waited=0.4, others=0.4)
+
+
+@pytest.mark.parametrize("rivals", ["processes", "threads"])
+def test_time_in_which_others_compute_is_not_taken_for_waiting(rivals: str) -> None:
+    core, is_over = min(os.sched_getaffinity(0)), threading.Event()
+    found: list[tuple[float, float]] = []
+
+    def measure() -> None:
+        os.sched_setaffinity(0, {core})  # of this thread alone
+        stopwatch, end = host_threads.Stopwatch(), time.thread_time() + 0.3
+        while time.thread_time() < end:
+            pass
+        found.append(stopwatch.elapsed())
+
+    def compute_on() -> None:
+        while not is_over.is_set():
+            pass
+
+    with ExitStack() as others:
+        others.callback(is_over.set)
+        for _ in range(3):
+            if rivals == "threads":
+                threading.Thread(target=compute_on, daemon=True).start()
+            else:
+                rival = others.enter_context(started([*pinned(core), *python("-c", BUSY)]))
+                read_line(rival)
+        began, thread = time.perf_counter(), threading.Thread(target=measure)
+        thread.start()
+        thread.join(60)
+        wall = time.perf_counter() - began
+    ((computed, elapsed),) = found
+    assert computed > hand_over.COMPUTING * elapsed and computed < hand_over.COMPUTING * wall
 
 
 @pytest.mark.parametrize("answer", ["gone", "refused: no app"])
