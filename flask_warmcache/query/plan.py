@@ -6,12 +6,13 @@ import weakref
 from array import array
 from typing import NamedTuple
 
+from .. import events
 from ..declaration import Declaration
 from ..settings import Settings
 from ..store.search import search
 from ..store.snapshot import Snapshot
 from .page_cache import PageCache
-from .parse import BadQueryError, Defaults, Query, parse
+from .parse import NO_DEFAULTS, BadQueryError, Defaults, Query, parse
 
 PAGE = b"page="
 DIGITS_MAX = 9
@@ -48,6 +49,7 @@ class Planner:
         self._cache = cache
         self._tail = f', "per_page": %d, "total_{declaration.plural}": %d, "total_pages": %d'
         self._counts = tuple((name, f', "{name}_count": ') for name in declaration.counts)
+        self._is_size_logged = False
         # Those of one generation, and what forgets them at the snapshot's end: they hold its index in memory.
         self._plans: tuple[int, dict[tuple[bytes, Defaults], Plan], object] = (0, {}, None)
 
@@ -64,7 +66,7 @@ class Planner:
         page = first[len(PAGE) :]
         if not (first.startswith(PAGE) and page.isdigit() and len(page) <= DIGITS_MAX):
             query = parse(raw, defaults, self._declaration, self._settings)
-            return self.plan(snapshot, query), query.page
+            return self.plan(snapshot, query, defaults), query.page
         planned_generation, plans, _ = self._plans
         if planned_generation != generation or len(plans) > PLANS_MAX:
             plans = {}
@@ -73,15 +75,16 @@ class Planner:
         plan = plans.get((rest, defaults))
         if plan is None:
             query = parse(raw, defaults, self._declaration, self._settings)
-            plan = self.plan(snapshot, query)
+            plan = self.plan(snapshot, query, defaults)
             # The result of a search is kept in the page cache, which counts its bytes.
             if not query.search:
                 plans[rest, defaults] = plan
         return plan, int(page) or 1
 
-    def plan(self, snapshot: Snapshot | None, query: Query) -> Plan:
+    def plan(self, snapshot: Snapshot | None, query: Query, defaults: Defaults = NO_DEFAULTS) -> Plan:
         """Return the plan of a query.
 
+        :param defaults: of the view. One that asks for all items itself gets them, however large they are.
         :raises BadQueryError: when the query asks for all items and they are too large for one answer.
         """
         view: memoryview[int] | array[int] = NOTHING
@@ -94,7 +97,7 @@ class Planner:
                 view, complete = self._found(snapshot, query)
         total = len(view) // 2
         if query.per_page == 0 and snapshot is not None:
-            self._check_size(view)
+            self._check_size(view, is_chosen_by_view=defaults[0] in (0, -1))
         per_page = query.per_page or max(total, 1)
         total_pages = max(1, -(-total // per_page))
         tail = self._tail % (per_page, total, total_pages)
@@ -105,12 +108,24 @@ class Planner:
         backwards = query.backwards and not query.search  # the result of a search is in its final order
         return Plan(view, backwards, total, per_page, total_pages, complete, (off, on))
 
-    def _check_size(self, view: memoryview[int] | array[int]) -> None:
-        if sum(view[1::2]) - sum(view[::2]) > self._settings.max_all_bytes:
+    def _check_size(self, view: memoryview[int] | array[int], *, is_chosen_by_view: bool) -> None:
+        if is_chosen_by_view and self._is_size_logged:
+            return
+        if sum(view[1::2]) - sum(view[::2]) <= self._settings.max_all_bytes:
+            return
+        if not is_chosen_by_view:
             raise BadQueryError(
                 "per_page",
                 f"All {len(view) // 2} {self._declaration.plural} at once are too large for one answer; ask for "
                 f"pages of at most {self._settings.max_per_page}.",
+            )
+        if not self._is_size_logged:
+            self._is_size_logged = True
+            events.warning(
+                "warmcache.answer_large",
+                "a view answers with all %(count)d items of %(list)r, more than WARMCACHE_MAX_ALL_BYTES",
+                list=self._declaration.name,
+                count=len(view) // 2,
             )
 
     def _found(self, snapshot: Snapshot, query: Query) -> tuple[array[int], bool]:

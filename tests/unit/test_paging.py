@@ -101,6 +101,17 @@ def test_all_items_at_once_are_limited_in_bytes(shelf: Shelf) -> None:
     assert len(shelf.ask(pager, "per_page=500")["files"]) == 500
 
 
+def test_view_that_asks_for_all_items_itself_gets_them_at_any_size(
+    shelf: Shelf, caplog: pytest.LogCaptureFixture
+) -> None:
+    shelf.rebuild(numbered(1000), **MARKS)
+    pager = shelf.pager(declare(**MARKS, allow_all=True), max_all_bytes=1)
+    for query in (b"", b"page=1", b"sort=name", b"per_page=0"):
+        body = pager.body(pager.status.condition(), query, (0, None, None))
+        assert len(json.loads(body.data)["files"]) == 1000
+    assert caplog.text.count("warmcache.answer_large: a view answers with all 1000 items of 'files'") == 1
+
+
 def test_all_items_of_cold_list_are_none(shelf: Shelf) -> None:
     answer = shelf.ask(shelf.pager(declare(allow_all=True)), "per_page=0")
     assert (answer["files"], answer["total_pages"], answer["cache_rebuilding"]) == ([], 1, True)
