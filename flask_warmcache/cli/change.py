@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import click
 from flask.cli import with_appcontext
 
 from ..errors import StoreError
 from ..lists.warm_list import WarmList
+from ..status.condition import ListStatus
+from ..store.snapshot import DAMAGE
 from .common import BUSY, leave, opened_list, opened_state
 
 
@@ -54,6 +57,7 @@ def _change(verb: str, name: str, texts: tuple[str, ...], as_int: bool) -> None:
         keys: list[str | int] = [int(text) for text in texts] if as_int else list(texts)
     except ValueError as error:
         raise click.UsageError(f"With --int each KEY is a whole number: {error}.") from None
+    _refuse_other_kind(status, keys)
     # Handles are stateless: a second one finds the same list by its name.
     listed = WarmList(status.declaration, opened_state().registry)
     try:
@@ -63,6 +67,26 @@ def _change(verb: str, name: str, texts: tuple[str, ...], as_int: bool) -> None:
     if not is_published:
         leave(f"{name} cannot be written now; it is invalidated, so the next rebuild applies the change.", BUSY)
     click.echo(f"{name}: {len(keys)} {'key' if len(keys) == 1 else 'keys'} {verb.rstrip('e')}ed.")
+
+
+def _refuse_other_kind(status: ListStatus, keys: Sequence[str | int]) -> None:
+    """Refuse text for a whole number of the list, and the reverse: neither would be found.
+
+    :raises UsageError: which says how to give the key.
+    """
+    snapshot, field = status.condition().snapshot, status.declaration.key or ""
+    if snapshot is None or not snapshot.count:
+        return
+    with suppress(*DAMAGE):
+        has_numbers = isinstance(snapshot.item(snapshot.slot_at(0))[field], int)
+        for key in keys:
+            if snapshot.find(key, field) is not None:
+                continue
+            if isinstance(key, int):
+                if snapshot.find(str(key), field) is not None:
+                    raise click.UsageError(f"The key {str(key)!r} of {status.name!r} is text. Leave --int out.")
+            elif key.removeprefix("-").isdecimal() and (has_numbers or snapshot.find(int(key), field) is not None):
+                raise click.UsageError(f"The keys of {status.name!r} are whole numbers. Use --int for {key!r}.")
 
 
 @click.command("invalidate")

@@ -179,6 +179,7 @@ class WarmList(Warm):
         :param keys: keys, or source items, which are not looked up.
         :returns: True when they are published in this list. False when that failed within a second, or there is
             nothing published yet; then the list is invalidated, and the next rebuild brings the changes.
+        :raises StoreError: when the list could not be invalidated, either: the cache folder cannot be written.
         :raises DeclarationError: for a key of a list that has neither ``lookup`` nor a source list.
         :raises Exception: what ``lookup`` or ``enrich`` raised; then nothing is changed.
         """
@@ -189,6 +190,7 @@ class WarmList(Warm):
         """Remove these keys from the list; the next request in every worker no longer sees them.
 
         :returns: as ``refresh``.
+        :raises StoreError: as ``refresh``.
         """
         with self._context():
             return self._woken(self._writes().discard(keys))

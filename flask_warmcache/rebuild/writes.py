@@ -45,6 +45,7 @@ class Writes:
         """Look keys up, enrich their items, and publish them; an item is enriched without being looked up.
 
         :returns: False when they could not be published in time; then the list is invalidated.
+        :raises StoreError: when it could not be invalidated, either.
         :raises Exception: what ``lookup`` or ``enrich`` raised; nothing is published then.
         """
         seen = self._store.published_generation(self._name)
@@ -61,6 +62,7 @@ class Writes:
         """Remove the keys from the list, and publish.
 
         :returns: False when that could not be published in time; then the list is invalidated.
+        :raises StoreError: when it could not be invalidated, either.
         """
         seen = self._store.published_generation(self._name)
         changes: dict[Key, KeyChange] = {}
@@ -163,6 +165,7 @@ class Writes:
             except StoreError:
                 message = "a write of %(list)r is lost until the next rebuild"
                 events.error("warmcache.not_invalidated", message, True, list=self._name)
+                raise
             return False
         if request.generations is not None:
             for follower in self.followers:

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from flask_warmcache import WarmCache
 from flask_warmcache.declaration import Item
-from flask_warmcache.errors import DeclarationError, RebuildError
+from flask_warmcache.errors import DeclarationError, RebuildError, StoreError
 from flask_warmcache.rebuild import write_queue
 from flask_warmcache.rebuild import writes as writes_module
 from flask_warmcache.rebuild.tools import Tools
@@ -320,6 +320,17 @@ def test_write_to_cold_list_invalidates_it(folder: Path) -> None:
     with closing(desk.lock()):
         desk.store.publish_cold(desk.name)
     assert not desk.writes.refresh(["a"])
+
+
+@pytest.mark.parametrize("command", ["refresh", "discard"])
+def test_lost_write_is_error_of_call_and_command(office: Office, command: str) -> None:
+    folder = state_of(office.app).store.folder
+    folder.chmod(0o755)
+    with office.app.app_context(), pytest.raises(StoreError, match="is open to other accounts"):
+        getattr(office.list, command)("a")
+    result = office.app.test_cli_runner().invoke(args=["warmcache", command, "files", "a"])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert f"files is unchanged: StoreError: The cache folder {folder} is open to" in result.stderr
 
 
 def test_write_before_first_partial_list_causes_another_rebuild(folder: Path) -> None:
@@ -810,6 +821,26 @@ def test_commands_write(office: Office, arguments: list[str], shown: list[tuple[
     result = office.app.test_cli_runner().invoke(args=["warmcache", *arguments])
     assert result.exit_code == 0, result.output
     assert office.get("files") == shown
+
+
+@pytest.mark.parametrize(
+    ("keys", "arguments", "reason"),
+    [
+        ([1, 77], ["77"], "whole numbers. Use --int for '77'."),
+        ([1, 77], ["78"], "whole numbers. Use --int for '78'."),
+        (["1", "77"], ["--int", "77"], "The key '77' of 'files' is text. Leave --int out."),
+    ],
+)
+@pytest.mark.parametrize("command", ["refresh", "discard"])
+def test_commands_refuse_keys_of_wrong_kind(
+    office: Office, keys: list[Key], arguments: list[str], reason: str, command: str
+) -> None:
+    office.sizes = dict.fromkeys(keys, 1)
+    with office.app.app_context():
+        office.list.rebuild_now()
+    result = office.app.test_cli_runner().invoke(args=["warmcache", command, "files", *arguments])
+    assert (result.exit_code, reason in result.stderr) == (2, True), result.output
+    assert office.get("files") == [(key, 1) for key in keys]
 
 
 def test_commands_report_list_that_was_never_built(tmp_path: Path) -> None:
