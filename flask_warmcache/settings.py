@@ -22,7 +22,7 @@ RUNNERS = ("thread", "process", "external", "auto")
 class Settings:
     """One app's settings, read once in ``init_app``; times are seconds, sizes are bytes."""
 
-    dir: str | os.PathLike[str] | None = None  # the cache folder; for None see store/files.py
+    dir: str | os.PathLike[str] | None = None  # the cache folder; for None see store/folder.py
     enabled: bool = True  # False: a list that is due is rebuilt in the request that reads it
     default_ttl: float | None = 300.0  # age at which a snapshot becomes stale, unless the list says otherwise
     per_page: int = 100  # items on a page, unless the request says

@@ -33,7 +33,8 @@ from .registry import Registry
 from .settings import KEY, Settings
 from .signals import announcer
 from .status.condition import Condition, ListStatus
-from .store.files import FileStore, default_folder
+from .store.files import FileStore
+from .store.folder import default_folder, folder_in
 from .store.locks import load_lock_library, no_fork
 
 if TYPE_CHECKING:
@@ -224,7 +225,7 @@ class AppState:
 
     def _folder(self) -> Path:
         if self.settings.dir is not None:
-            return Path(self.settings.dir).absolute()
+            return folder_in(Path(self.settings.dir).absolute())
         if self.app.testing:
             folder = tempfile.mkdtemp(prefix="warmcache-test-")
             atexit.register(self._remove, folder, os.getpid())

@@ -40,10 +40,11 @@ def check_folder(report: Report, store: FileStore) -> None:
         store.prepare()
     except StoreError as error:
         # The message says what is wrong, and then what to do.
-        what, _, do = str(error).partition(". ")
+        head = f"The cache folder {folder} "
+        what, _, do = str(error).removeprefix(head).partition(". ")
         report.fault(
             "folder.unusable",
-            f"{folder}: {what.removesuffix('.')}.",
+            f"{head}{what.removesuffix('.')}.",
             "No list is stored, so every worker answers as cold.",
             do or "Set WARMCACHE_DIR to a folder that this account may write.",
         )

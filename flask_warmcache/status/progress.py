@@ -11,6 +11,8 @@ from dataclasses import asdict, dataclass
 from traceback import format_exception_only
 from typing import Any
 
+from ..errors import StoreError
+
 # The report is rewritten at most ten times a second, and at least once, which is its heartbeat.
 WRITE_EVERY = 0.1
 HEARTBEAT = 1.0
@@ -171,7 +173,7 @@ class Progress:
             self._measure_rate(self._written_at)
             try:
                 self._write(asdict(self.report))
-            except OSError:
+            except (OSError, StoreError):
                 pass  # a report must not end a rebuild; on a full disk, publishing will
 
     def _measure_rate(self, now: float) -> None:

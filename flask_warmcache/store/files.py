@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
-import re
-import stat
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +15,7 @@ from .. import events
 from ..errors import StoreError
 from . import marks
 from .file_access import OPEN_FLAGS, read_small, write_small
+from .folder import prepare
 from .locks import HeldLock, PublishLock, no_fork, try_lock
 from .reader import TRIES, Reader
 from .snapshot import DAMAGE, Snapshot
@@ -37,24 +35,6 @@ class Publication:
     tidy: Callable[[], None] = lambda: None  # called after the rename, under the publish lock
 
 
-def default_folder(instance_path: str, app_name: str) -> Path:
-    """Return the cache folder of an app that sets none: in its instance folder, else in the user's state folder.
-
-    It is never in a shared temporary folder, where others could plant files and cleaners delete locks.
-    """
-    safe = re.sub(r"[^A-Za-z0-9_.-]", "_", app_name).lstrip(".") or "app"
-    instance = Path(instance_path)
-    existing = instance
-    while not existing.exists() and existing != existing.parent:
-        existing = existing.parent
-    if os.access(existing, os.W_OK | os.X_OK):
-        return instance / "warmcache" / safe
-    state = os.environ.get("XDG_STATE_HOME") or os.path.join(os.path.expanduser("~"), ".local", "state")
-    # Two apps with one name, in two places, must not share a folder.
-    which = hashlib.blake2b(os.fsencode(instance_path), digest_size=4).hexdigest()
-    return Path(state) / "warmcache" / f"{safe}-{which}"
-
-
 class FileStore:
     """Snapshots, locks and reports of one app's lists, in one folder of one machine."""
 
@@ -69,29 +49,9 @@ class FileStore:
     def prepare(self) -> None:
         """Create the folder, or check that it is a real folder that belongs to this account only.
 
-        :raises StoreError: with the setting to change.
+        :raises StoreError: with the folder, and the setting to change.
         """
-        try:
-            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            status = os.lstat(self.folder)
-        except OSError as error:
-            raise StoreError(
-                f"The cache folder cannot be created ({error.strerror}). Set WARMCACHE_DIR to a folder that "
-                "this account may write."
-            ) from error
-        if not stat.S_ISDIR(status.st_mode):
-            raise StoreError("The cache folder is a link or a file. Set WARMCACHE_DIR to a real folder.")
-        if status.st_uid != os.geteuid():
-            raise StoreError(
-                "The cache folder belongs to another account. Set WARMCACHE_DIR to a folder of this one."
-            )
-        if status.st_mode & 0o077:
-            raise StoreError(
-                "The cache folder is open to other accounts. Run 'chmod 700' on it, or set WARMCACHE_DIR to "
-                "a folder that does not exist yet."
-            )
-        if not os.access(self.folder, os.W_OK | os.X_OK):
-            raise StoreError("The cache folder is not writable. Change its permissions, or set WARMCACHE_DIR.")
+        prepare(self.folder)
 
     # Locks
 
@@ -134,7 +94,9 @@ class FileStore:
         """Return the publish lock, which a ``with`` block acquires.
 
         :param wait: seconds to wait for it; by default half a minute.
+        :raises StoreError: when the folder cannot be used.
         """
+        self.prepare()
         return PublishLock(self.folder / f"{name}.publish.lock", wait)
 
     # Small files
@@ -161,6 +123,7 @@ class FileStore:
 
         :raises StoreError: when the folder cannot be written.
         """
+        self.prepare()
         published: Snapshot | None = snapshot
         for _ in range(TRIES):
             if published is None or published.rebuilt != snapshot.rebuilt or published.is_invalidated:
@@ -174,7 +137,11 @@ class FileStore:
         self.invalidate(name)
 
     def write_progress(self, name: str, report: dict[str, Any]) -> None:
-        """Replace the report of the current or last rebuild; the report is never the lock."""
+        """Replace the report of the current or last rebuild; the report is never the lock.
+
+        :raises StoreError: when the folder cannot be used.
+        """
+        self.prepare()
         write_small(self.folder, f"{name}.progress", json.dumps(report).encode(), sync=False)
 
     def read_progress(self, name: str) -> dict[str, Any] | None:

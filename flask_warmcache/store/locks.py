@@ -37,7 +37,7 @@ class HeldLock:
                 open_locks.add(self)
         except OSError as error:
             raise StoreError(
-                f"The lock file {path.name} cannot be opened ({error.strerror}). Check the permissions of the "
+                f"The lock file {path} cannot be opened ({error.strerror}). Check the permissions of the "
                 "cache folder, or set WARMCACHE_DIR to another one."
             ) from error
 

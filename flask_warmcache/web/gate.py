@@ -17,6 +17,7 @@ from typing import Any
 from flask import Response
 
 from .. import events
+from ..errors import StoreError
 from ..settings import KEY
 from ..state import AppState
 
@@ -70,31 +71,41 @@ class Gate:
         state: AppState = self._declared.app.extensions[KEY]
         return state
 
+    def _is_usable(self) -> bool:
+        """Start what a request starts; return whether that succeeded, and the cache folder can be used."""
+        if not self._start():
+            return False
+        try:
+            self._state.store.prepare()
+        except StoreError:
+            return False  # the keeper logs it, as the reason of a failed rebuild
+        return True
+
     # The probes
 
     def _live(self) -> Response:
         return _answer(200, {"status": "ok"})
 
     def _ready(self) -> Response:
-        is_open = self._start()
+        is_usable = self._is_usable()
         settings = self._state.settings
         must_wait = settings.ready_strict and settings.enabled and not self._was_ready
         missing = [f"list {name}" for name in self._cold()] if must_wait else []
         if not missing:
             self._was_ready = True
-        return self._verdict(is_open, missing, self._declared.startup_progress())
+        return self._verdict(is_usable, missing, self._declared.startup_progress())
 
     def _started(self) -> Response:
-        is_open = self._start()  # this closes the declarations, so that all are known
+        is_usable = self._is_usable()  # this closes the declarations, so that all are known
         counts = self._declared.startup_progress()
         missing = [f"{name}: {done} of {total}" for name, (done, total) in counts.items() if done < total]
-        return self._verdict(is_open, missing, counts)
+        return self._verdict(is_usable, missing, counts)
 
-    def _verdict(self, is_open: bool, missing: list[str], counts: dict[str, tuple[int, int]]) -> Response:
+    def _verdict(self, is_usable: bool, missing: list[str], counts: dict[str, tuple[int, int]]) -> Response:
         """Return the answer, which is 503 while something is missing and the deadline has not passed."""
         is_late = self._age() > self._state.settings.ready_deadline
         is_ready = is_late or not missing
-        status = "waiting" if not is_ready else "degraded" if missing or not is_open else "ready"
+        status = "waiting" if not is_ready else "degraded" if missing or not is_usable else "ready"
         detail = {
             "status": status,
             "lists": {name: listed.condition().state for name, listed in self._state.statuses.items()},

@@ -105,7 +105,7 @@ def test_folder_open_to_others_is_fault(tmp_path: Path) -> None:
     folder.chmod(0o777)
     report = folder_report(folder)
     assert levels(report) == {"folder.unusable": FAULT}
-    assert report.findings[0].what.endswith("The cache folder is open to other accounts.")
+    assert report.findings[0].what == f"The cache folder {folder} is open to other accounts."
     assert "chmod 700" in report.findings[0].do
 
 

@@ -57,6 +57,15 @@ def test_app_is_ready_while_its_lists_are_cold(shop: Shop) -> None:
     shop.gate.set()
 
 
+@pytest.mark.parametrize("probe", ["readyz", "startupz"])
+def test_app_whose_folder_cannot_be_used_is_degraded(tmp_path: Path, shop: Shop, probe: str) -> None:
+    (tmp_path / "cache").write_text("not a folder")
+    answer = ask(shop.app, probe)
+    assert (answer.status_code, answer.get_json()["status"]) == (200, "degraded")
+    (tmp_path / "cache").unlink()
+    assert ask(shop.app, probe).get_json()["status"] == "ready"
+
+
 def test_strict_app_becomes_ready_when_its_lists_are_warm_and_stays_ready(tmp_path: Path) -> None:
     shop = Shop(tmp_path, ready_strict=True, runner="external")
     answer = ask(shop.app, "readyz")
