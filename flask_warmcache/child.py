@@ -161,7 +161,8 @@ def _refuse(orders: dict[str, Any], store: FileStore, error: BaseException, dead
             deadline=deadline,
             handed_over=True,
         )
-        report_failure(name, ChildError(reason), progress, *orders["retry"])
+        shortest, longest = orders["retry"]
+        report_failure(name, ChildError(reason), progress, shortest, longest, store.published(name))
     return FAILED
 
 

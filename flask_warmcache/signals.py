@@ -22,7 +22,7 @@ rebuild_started = _signals.signal("rebuild_started")
 rebuild_progressed = _signals.signal("rebuild_progressed")
 #: The new snapshot is published. ``outcome`` is an ``Outcome``.
 rebuild_finished = _signals.signal("rebuild_finished")
-#: The old snapshot stays. ``error`` is the exception. If the rebuild could not begin, only this signal is sent.
+#: The old snapshot, if any, stays. ``error`` is the exception. If the rebuild could not begin, only this is sent.
 rebuild_failed = _signals.signal("rebuild_failed")
 
 

@@ -105,10 +105,16 @@ def overruled(cfg: Any, found: Mapping[str, str]) -> list[Overruled]:
     environ, without_effect = cfg.env_orig, []
     for name, choice in (*platform_choices(environ).items(), *chosen_by_environment(environ).items()):
         value = cfg.settings[name].get()
-        if value != choice.value:
+        # PORT says nothing about the host, so the command line may name both and agree with it.
+        is_port_bound = choice.source == "PORT" and _port(choice.value[0]) in map(_port, value)
+        if value != choice.value and not is_port_bound:
             source = found.get(name, "gunicorn's default")
             without_effect.append(Overruled(choice.source, environ[choice.source], name, value, source))
     return without_effect
+
+
+def _port(address: str) -> str:
+    return address.rpartition(":")[2]
 
 
 def _as_set(setting: Any, value: Any) -> Any:

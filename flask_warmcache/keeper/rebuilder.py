@@ -153,6 +153,9 @@ class Rebuilder:
             upstream = self._upstream(status, old, attempt)
             if old is not None and not status.staleness.may_reuse(old):
                 old = None
+            message = "the rebuild of %(list)r begins in %(where)s"
+            where = "a child process" if threads.in_child else "a thread"
+            events.info("warmcache.rebuild_started", message, list=status.name, where=where)
             self.reporter.announce("rebuild_started", status)
             progress.announce_to(lambda facts: self.reporter.announce("rebuild_progressed", status, **facts))
             attempt.working_on = status

@@ -14,6 +14,7 @@ from ..status.pauses import pause_after
 from ..status.progress import Progress
 from ..store.files import FileStore
 from ..store.locks import HeldLock
+from ..store.snapshot import Snapshot
 
 # Tells the app's receivers what happens to a list: an event of signals.py, and its facts. It never raises.
 Announce = Callable[[str, dict[str, Any]], None]
@@ -59,23 +60,29 @@ class Reporter:
         """Log, report and count a failure, and note when the next attempt may begin."""
         if progress is None:
             progress = self.progress(status)
-        report_failure(status.name, error, progress, self._settings.retry_min, self._settings.retry_max)
+        snapshot = status.reader.current()
+        report_failure(status.name, error, progress, self._settings.retry_min, self._settings.retry_max, snapshot)
         status.end(progress.report)
 
 
 def report_failure(
-    name: str, error: BaseException, progress: Progress, retry_min: float, retry_max: float
+    name: str,
+    error: BaseException,
+    progress: Progress,
+    retry_min: float,
+    retry_max: float,
+    published: Snapshot | None,
 ) -> None:
     """Log, report and count a failure, and note when the next attempt may begin."""
     failures = progress.report.failures + 1
     pause = pause_after(failures, retry_min, retry_max)
     events.error(
         "warmcache.rebuild_failed",
-        "the rebuild of %(list)r failed (%(failures)d in a row); the old snapshot stays, the next attempt is in "
-        "%(pause).1f s",
+        "the rebuild of %(list)r failed (%(failures)d in a row); %(shown)s, the next attempt is in %(pause).1f s",
         error=error,
         list=name,
         failures=failures,
         pause=pause,
+        shown="there is no snapshot yet" if published is None or published.is_cold else "the old snapshot stays",
     )
     progress.end(error, next_attempt_at=time.time() + pause)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gunicorn.config import Config
 
 from flask_warmcache import gunicorn_conf
 from flask_warmcache.host import gunicorn_settings
@@ -21,7 +22,7 @@ from flask_warmcache.host.gunicorn_settings import (
     shared_memory,
     wrong_variables,
 )
-from flask_warmcache.host.gunicorn_sources import misspelt
+from flask_warmcache.host.gunicorn_sources import misspelt, overruled
 from tests.support.processes import CHECKOUT
 
 MIB = 1 << 20
@@ -155,6 +156,22 @@ def test_every_setting_of_gunicorn_has_variable() -> None:
         "loglevel": "warning",
     }
     assert misspelt(environ) == []
+
+
+@pytest.mark.parametrize(
+    ("port", "bind", "named"),
+    [
+        ("5000", ["127.0.0.1:5000"], []),
+        ("5000", ["unix:/run/shop.sock", "[::]:5000"], []),
+        (" 5000", ["0.0.0.0:5000"], []),
+        ("5000", ["127.0.0.1:15000"], ["PORT=5000 is not in force: bind is ['127.0.0.1:15000'] (command line)"]),
+    ],
+)
+def test_port_is_in_force_wherever_it_is_bound(port: str, bind: list[str], named: list[str]) -> None:
+    cfg = Config()
+    cfg.env_orig = {"PORT": port}
+    cfg.set("bind", bind)
+    assert [str(one) for one in overruled(cfg, {"bind": "command line"})] == named
 
 
 def test_misspelt_variable_is_named() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import time
 import weakref
 from pathlib import Path
@@ -75,15 +76,33 @@ def test_lock_held_for_moment_is_tried_again(shop: Shop, monkeypatch: pytest.Mon
 
 
 def test_failure_is_logged_and_followed_by_pause(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     shop.tick()
+    assert "warmcache.rebuild_started: the rebuild of 'files' begins in a thread" in caplog.text
     shop.error = ValueError("a secret")
     shop.state.store.invalidate("files")
     shop.tick()
-    assert "warmcache.rebuild_failed: the rebuild of 'files' failed (1 in a row)" in caplog.text
+    failed = (
+        "warmcache.rebuild_failed: the rebuild of 'files' failed (1 in a row); the old snapshot stays, the next"
+    )
+    assert failed in caplog.text
     assert shop.status.condition().state == "failed"
     for _ in range(3):
         shop.tick()
     assert (shop.builds, shop.names()) == (2, ["a"])
+
+
+def test_failure_without_list_does_not_speak_of_an_old_one(shop: Shop, caplog: pytest.LogCaptureFixture) -> None:
+    shop.error = ValueError("a secret")
+    shop.tick()
+    assert "'files' failed (1 in a row); there is no snapshot yet, the next attempt is in" in caplog.text
+    shop.error = None
+    shop.rebuild()
+    shop.state.store.publish_cold("files")
+    shop.error = ValueError("a secret")
+    with pytest.raises(ValueError, match="secret"):
+        shop.rebuild()
+    assert "old snapshot" not in caplog.text
 
 
 def test_the_pause_grows_with_jitter_up_to_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
