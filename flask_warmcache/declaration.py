@@ -18,6 +18,8 @@ from .errors import DeclarationError
 # The order of sort keys, which index/item_views.py describes.  It is part of the digest, since a snapshot that was
 # sorted in another order cannot be patched.
 SORT_ORDER = "order 2"
+# The form of the search text, store/format.py:fold.  It is part of the digest for the same reason.
+SEARCH_TEXT = "text 2"
 Item = dict[str, Any]
 Kind = Literal["list", "builder", "value"]
 
@@ -134,8 +136,8 @@ class Declaration:
         """A digest that differs when two declarations would give the same items other views."""
         views = sorted(self.filters), list(self.sorts), self.search
         functions = [self.filters[name] for name in views[0]] + [self.sorts[name] for name in views[1]]
-        order = SORT_ORDER if self.sorts else ""
-        return digest_of(functions, self.kind, self.key or "", self.version, repr(views) + order)
+        forms = (SORT_ORDER if self.sorts else "") + (SEARCH_TEXT if self.search else "")
+        return digest_of(functions, self.kind, self.key or "", self.version, repr(views) + forms)
 
     @property
     def code(self) -> str:

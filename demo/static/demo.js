@@ -41,9 +41,15 @@ function readAddress() {
     per_page: Number(one("per_page", ["24", "48", "96", "192"])),
     filter: one("filter", ["all", "marked", "unmarked", "duplicates"]),
     sort: one("sort", Object.keys(DIRECTIONS)),
-    search: (query.get("search") || "").slice(0, 100),
+    search: wordsOf(query.get("search") || "").join(" "),
     view: one("view", ["grid", "table"]),
   };
+}
+
+/** Return what the API searches for: at most five words, and a hundred characters as it counts them. */
+function wordsOf(text) {
+  const characters = [...text.normalize()].slice(0, 100).join("");
+  return characters.split(/[\s\x1c-\x1f\x85]+/).filter(Boolean).slice(0, 5);
 }
 
 function address(changes) {
@@ -336,7 +342,7 @@ function listen() {
   let typing;
   const search = () => {
     clearTimeout(typing);
-    const text = at("search").value.trim();
+    const text = wordsOf(at("search").value).join(" ");
     if (text !== state.search) go({ search: text }, { replace: true });
   };
   at("search").addEventListener("input", () => {

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
+from unicodedata import normalize
 from urllib.parse import unquote_plus
 
 from flask import json
@@ -115,6 +116,7 @@ def _per_page(number: int, declaration: Declaration, settings: Settings) -> int:
 
 
 def _search(text: str, declaration: Declaration) -> str:
+    text = normalize("NFC", text)  # or accents that follow their letters would count as characters
     words = text.split()
     if not words:
         return ""

@@ -33,6 +33,7 @@ import sys
 import zlib
 from collections.abc import Mapping
 from typing import Any, Literal
+from unicodedata import normalize
 
 from ..errors import SnapshotError
 
@@ -101,8 +102,14 @@ def fingerprint_of(version: bytes, encoded: bytes) -> bytes:
 
 
 def fold(words: str) -> str:
-    """Return text as search compares it: case folded, with every run of white space as one space."""
-    return " ".join(words.casefold().split())
+    """Return text as search compares it: case folded and composed, with every run of white space as one space.
+
+    Texts that look alike are alike, whether an accent is part of its letter or follows it, as in names from a Mac.
+    """
+    if not words.isascii():
+        words = normalize("NFD", words)  # some letters fold in another way when they are composed
+    folded = words.casefold()
+    return " ".join((folded if folded.isascii() else normalize("NFC", folded)).split())
 
 
 def data_first_line(data_id: str) -> bytes:

@@ -199,6 +199,20 @@ def test_search_is_kept_in_the_address(server: Server, page: Page) -> None:
     assert page.get_by_role("searchbox").input_value() == word
 
 
+def test_field_sends_nothing_that_the_api_refuses(server: Server, page: Page) -> None:
+    page.goto(f"{server.url}/?view=table")
+    wait_for_total(page, "120 comics")
+    word = names(page)[0].split()[1]
+    for text in (f"{word} " * 7, word + 200 * " " + "x", f" {word}\x85{word} {word}\x1c{word} {word}\u2003{word}"):
+        page.get_by_role("searchbox").evaluate("(field) => field.removeAttribute('maxlength')")
+        page.get_by_role("searchbox").fill(text)
+        page.locator("#total", has_text="found").wait_for()
+        page.get_by_role("searchbox").fill("")
+        wait_for_total(page, "120 comics")
+    page.goto(f"{server.url}/?search={'%F0%9F%98%80' * 120}")
+    page.get_by_text("No comics match.").wait_for()
+
+
 def test_empty_search_result_offers_all_comics(server: Server, page: Page) -> None:
     page.goto(f"{server.url}/?search=no+such+comic")
     page.get_by_text("No comics match.").wait_for()

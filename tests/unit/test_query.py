@@ -73,6 +73,7 @@ def test_empty_query_is_first_page_of_all_items() -> None:
         ("search=+", "search", ""),
         ("search=%C3%A4", "search", "ä"),
         ("search=" + "x" * 100, "search", "x" * 100),
+        ("search=" + "e%CC%81" * 100, "search", "é" * 100),  # decomposed, as in names from a Mac
         ("refresh=true", "refresh", True),
         ("refresh=1", "refresh", True),
         ("refresh=YES", "refresh", True),

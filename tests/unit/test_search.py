@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import itertools
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Literal
+from unicodedata import normalize
 
 import pytest
 
 from flask_warmcache.store import search as search_module
 from flask_warmcache.store.search import search
 from tests.support.shelf import Shelf, declare
+
+Form = Literal["NFC", "NFD"]
 
 
 def titled(*titles: Any) -> list[dict[str, Any]]:
@@ -36,6 +39,15 @@ def test_case_is_folded_as_unicode_says(shelf: Shelf) -> None:
     assert found(shelf, "école") == [1]
     assert found(shelf, "σίσυφος") == [2]
     assert found(shelf, "İSTANBUL".casefold()) == [3]
+
+
+@pytest.mark.parametrize("stored", ["NFC", "NFD"])
+@pytest.mark.parametrize("asked", ["NFC", "NFD"])
+@pytest.mark.parametrize("name", ["Astérix", "ÉCOLE", "Ω", "ǰuš", "한글", "ᾳ", "Ệ"])
+def test_composed_and_decomposed_forms_are_found_alike(shelf: Shelf, stored: Form, asked: Form, name: str) -> None:
+    shelf.rebuild(titled(f"The {normalize(stored, name)} Book", "Book"), search=("title",))
+    for query in (name, name.upper(), name.casefold()):
+        assert found(shelf, normalize(asked, query)) == [0]
 
 
 def test_every_word_must_occur_in_any_order(shelf: Shelf) -> None:
