@@ -32,6 +32,7 @@ from .query.pager import Pager
 from .registry import Registry
 from .settings import KEY, Settings
 from .signals import announcer
+from .startup.shadowing import Shadowed, shadowed_routes
 from .status.condition import Condition, ListStatus
 from .store.files import FileStore
 from .store.folder import default_folder, folder_in
@@ -118,6 +119,7 @@ class AppState:
             self.keeper = Keeper(self.rebuilder, children, self._tick_tasks)
             for status in self.statuses.values():
                 status.reread()
+            self._warn_of_shadowed_routes()
             self._opened = True
 
     @cached_property
@@ -246,6 +248,21 @@ class AppState:
                     folder=self.store.folder,
                 )
                 return
+
+    def shadowed_routes(self) -> list[Shadowed]:
+        """Return the routes of ours or of the app that never answer, because the other one has the same path."""
+        return shadowed_routes(self.app, self.settings.api_prefix, self.statuses)
+
+    def _warn_of_shadowed_routes(self) -> None:
+        for path, answering, shadowed in [] if threads.in_child else self.shadowed_routes():
+            events.warning(
+                "warmcache.route_shadowed",
+                "%(path)s is answered by %(answering)r, and never by %(shadowed)r; rename the app's route, or set "
+                "WARMCACHE_API_PREFIX",
+                path=path,
+                answering=answering,
+                shadowed=shadowed,
+            )
 
     def _remove(self, folder: str, pid: int) -> None:
         """Remove a temporary folder at exit, also if a rebuild is still writing to it."""

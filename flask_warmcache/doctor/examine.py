@@ -34,6 +34,7 @@ def examine(state: AppState, pid: int | None) -> Report:
     values = {name: setting["value"] for name, setting in settings.items()}
     if running is None or running.user == os.geteuid():
         _try(report, "folder", folder.check_folder, state.store)
+    _try(report, "routes", _check_routes, state)
     problem = _try(report, "runner", rebuilds.check_child, state, effective)
     for status in state.statuses.values():
         _try(report, "lists", rebuilds.check_list, status, state.settings, problem, values)
@@ -60,6 +61,16 @@ def _find_server(report: Report, pid: int | None) -> Server | None:
     level = INFO if pid is None else FAULT
     report.add(check, level, what, "Its settings and its memory are not checked.", do)
     return None
+
+
+def _check_routes(report: Report, state: AppState) -> None:
+    for path, answering, shadowed in state.shadowed_routes():
+        report.warning(
+            "routes.shadowed",
+            f"{path} is answered by {answering!r}, and never by {shadowed!r}.",
+            "Who asks for that path gets an answer of another kind: the poller, a probe, or a client of the app.",
+            "Rename the app's route, or set WARMCACHE_API_PREFIX.",
+        )
 
 
 def _check_imports(

@@ -88,6 +88,13 @@ def test_without_psutil_one_finding_says_what_to_install(tmp_path: Path, monkeyp
     assert {"folder.usable", "runner.mode"} <= set(found), "the other checks run"
 
 
+def test_route_with_path_of_ours_is_warning(shop: Shop) -> None:
+    assert "routes.shadowed" not in levels(examine(shop.state, None))
+    shop.app.add_url_rule("/api/cache/livez", "own", lambda: "own")
+    report = examine(shop.state, None)
+    assert levels(report)["routes.shadowed"] == WARNING and is_explained(report)
+
+
 # The cache folder
 
 

@@ -166,6 +166,34 @@ def test_list_without_source_does_not_affect_others(tmp_path: Path, caplog: pyte
             broken.rebuild_now()
 
 
+@pytest.mark.parametrize("is_first", [True, False])
+@pytest.mark.parametrize(
+    ("rule", "path"),
+    [
+        ("/api/cache/stats", "/api/cache/stats"),
+        ("/api/cache/stats/<list_name>", "/api/cache/stats/files"),
+        ("/api/cache/stats/files", "/api/cache/stats/files"),
+        ("/api/cache/readyz", "/api/cache/readyz"),
+    ],
+)
+def test_route_of_app_with_path_of_ours_is_logged(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, rule: str, path: str, is_first: bool
+) -> None:
+    app = make_app(tmp_path, runner="external")
+    if is_first:
+        app.add_url_rule(rule, "own", lambda **_: "own")
+    WarmCache(app).warm_list("files", key="path", source=lambda: [])
+    if not is_first:
+        app.add_url_rule(rule, "own", lambda **_: "own")
+    for harmless in ("/api/cache/mine", "/api/cache/<page>/mine", "/<path:rest>", "/api/cache/stats/other"):
+        app.add_url_rule(harmless, harmless.replace(".", ""), lambda **_: "own")
+    app.add_url_rule("/api/cache/stats", "put", lambda: "own", methods=["PUT"])
+    is_own = app.test_client().get(path).text == "own"
+    records = [record.getMessage() for record in caplog.records if "route_shadowed" in record.getMessage()]
+    said = "answered by 'own', and never by 'warmcache." if is_own else ", and never by 'own'"
+    assert len(records) == 1 and f"{path} is " in records[0] and said in records[0]
+
+
 def test_second_warmcache_of_app_is_refused(tmp_path: Path) -> None:
     app = make_app(tmp_path)
     for again in (WarmCache(app).init_app, WarmCache):
