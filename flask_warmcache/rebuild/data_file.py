@@ -11,9 +11,9 @@ from .. import events
 from ..declaration import Declaration
 from ..errors import RebuildError
 from ..store.data import DataWriter
+from ..store.file_access import may_be_ours
 from ..store.files import FileStore
 from ..store.locks import HeldLock, PublishLock
-from ..store.snapshot import Snapshot
 from ..store.sweeping import is_mostly_dead
 from .leftovers import Enriched, Leftovers, unfinished
 from .source import Pending
@@ -32,14 +32,13 @@ class DataFile:
     leftovers: Leftovers = field(default_factory=lambda: Leftovers(None))
     _writer: DataWriter | None = None
 
-    def resume(self, published: Snapshot | None, *, reuse: bool = True) -> None:
+    def resume(self, *, reuse: bool = True) -> None:
         """Open the file that an interrupted rebuild left, if there is one, and its items may be reused."""
         left = unfinished(self.store, self.declaration.name)
         self.leftovers = Leftovers(left if reuse and self.declaration.key is not None else None)
         self._writer = self.leftovers.writer
-        if left is not None and published is not None and not published.is_cold:
-            if published.header["data"]["file"] == left.name and self._writer is not None:
-                self._writer.share(self.publish_lock)
+        if self._writer is not None and self._may_be_published(self._writer):
+            self._writer.share(self.publish_lock)
 
     def choose(self, pending: Sequence[Pending]) -> None:
         """Keep the resumed file, unless most of it is useless; then copy the useful lines to a new one."""
@@ -106,17 +105,17 @@ class DataFile:
         try:
             if not (disk_is_full or self.declaration.key is None):
                 writer.flush()
-            elif not writer.is_shared and self.lock.still_ours() and not self._is_published(writer):
+            elif not writer.is_shared and self.lock.still_ours() and not self._may_be_published(writer):
                 writer.remove()
         except (OSError, RebuildError):
             name = self.declaration.name
             events.warning("warmcache.not_kept", "finished items of %(list)r are lost", True, list=name)
 
-    def _is_published(self, writer: DataWriter) -> bool:
-        """Return whether an index refers to the file; the error may have come after the rename."""
+    def _may_be_published(self, writer: DataWriter) -> bool:
+        """Return whether an index may refer to the file; the error may have come after the rename."""
         published = self.store.published(self.declaration.name)
         if published is None:  # another process may be able to read the index
-            return (self.store.folder / f"{self.declaration.name}.index").exists()
+            return may_be_ours(self.store.folder / f"{self.declaration.name}.index")
         return not published.is_cold and bool(published.header["data"]["id"] == writer.data_id)
 
     def close(self) -> None:

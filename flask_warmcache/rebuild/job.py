@@ -123,7 +123,7 @@ class _Attempt:
         :raises OldDamaged: when an unchanged item cannot be read.
         """
         job, old, data_file = self._job, self._old, self._data_file
-        data_file.resume(self._published, reuse=not job.enrich_all)
+        data_file.resume(reuse=not job.enrich_all)
         self._progress.begin("source")
         try:
             matched = match(

@@ -15,8 +15,9 @@ from ..declaration import Item
 from ..errors import SnapshotError
 from ..store import format as fmt
 from ..store.data import DataWriter
+from ..store.file_access import may_be_ours
 from ..store.files import FileStore
-from ..store.snapshot import DAMAGE, Snapshot
+from ..store.snapshot import DAMAGE, INVALIDATED_BEFORE, Snapshot
 from ..store.sweeping import sweep
 
 
@@ -86,17 +87,21 @@ class Leftovers:
 def unfinished(store: FileStore, name: str) -> Path | None:
     """Return the data file that an interrupted rebuild left, if any, and remove all else it left.
 
+    If the index cannot be read, nothing is removed.
     The caller holds the rebuild lock.
     """
     referenced: str | None = None
     is_done = True
+    unreadable_since = 0  # nanoseconds
     with store.publishing(name):
         try:
             published = Snapshot(store.folder, name)
         except FileNotFoundError:
             pass  # nothing was ever published, so no index refers to a data file
         except (*DAMAGE, OSError):
-            return None  # another process may be able to read this index, and then needs its data file
+            # Another process, with other code perhaps, may be able to read this index, and then needs its data
+            # file, which is older. What attempts left since is resumed, or each would leave another file.
+            unreadable_since = _published_at(store.folder / f"{name}.index")
         else:
             referenced = None if published.is_cold else str(published.header["data"]["file"])
             is_done = published.is_cold or published.complete
@@ -105,7 +110,17 @@ def unfinished(store: FileStore, name: str) -> Path | None:
             (int(entry.split(".")[-2]), entry)
             for entry in os.listdir(store.folder)
             if not (is_done and entry == referenced) and re.fullmatch(rf"{name}\.\d+\.data", entry)
+            if may_be_ours(store.folder / entry) and int(entry.split(".")[-2]) > unreadable_since
         ]
         newest = max(left)[1] if left else None
-        sweep(store.folder, name, (referenced, newest))
+        if not unreadable_since:
+            sweep(store.folder, name, (referenced, newest))
         return None if newest is None else store.folder / newest
+
+
+def _published_at(index: Path) -> int:
+    """Return when an index that cannot be read was published or marked, or 0 for one that no process can read."""
+    if not may_be_ours(index):
+        return 0
+    status = os.lstat(index)
+    return status.st_ctime_ns if status.st_mtime_ns < INVALIDATED_BEFORE else status.st_mtime_ns

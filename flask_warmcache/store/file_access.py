@@ -46,6 +46,29 @@ def current_stamp(path: str) -> Stamp | None:
         return None
 
 
+def may_be_ours(path: Path) -> bool:
+    """Return whether this is a regular file of this account; no process of ours reads or leaves anything else."""
+    try:
+        status = os.lstat(path)
+    except FileNotFoundError:
+        return False
+    return stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+
+
+def put_in_place(draft: Path, path: Path) -> None:
+    """Give a draft its name, whatever has that name now; a directory is removed if it is empty, or moved aside."""
+    try:
+        os.replace(draft, path)
+    except IsADirectoryError:
+        if not stat.S_ISDIR(os.lstat(path).st_mode):  # then the draft is one
+            raise
+        try:
+            os.rmdir(path)
+        except OSError:
+            os.rename(path, path.with_name(f"{path.name}.{secrets.token_hex(4)}.aside"))
+        os.replace(draft, path)
+
+
 def map_file(path: Path, length: int | None) -> tuple[mmap.mmap, Stamp]:
     """Map a file of this account, whole or its first ``length`` bytes, and return the map and the file's stamp.
 
@@ -99,7 +122,7 @@ def write_small(folder: Path, file_name: str, data: bytes, *, sync: bool) -> Non
             write_all(descriptor, data)
             if sync:
                 os.fsync(descriptor)
-        os.replace(draft, folder / file_name)
+        put_in_place(draft, folder / file_name)
     except BaseException:
         draft.unlink(missing_ok=True)
         raise

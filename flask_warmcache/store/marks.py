@@ -14,7 +14,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from .change_words import announce
-from .file_access import OPEN_FLAGS, opened, read_small, stamp_of, write_small
+from .file_access import OPEN_FLAGS, may_be_ours, opened, read_small, stamp_of, write_small
 from .snapshot import INVALIDATED_BEFORE, Snapshot
 
 
@@ -41,10 +41,12 @@ def mark_if_invalidated(folder: Path, name: str, known: str) -> None:
 
 
 def mark(folder: Path, name: str) -> None:
-    """Mark the index that is published under this name, if there is one."""
+    """Mark the index that is published under this name, unless no process can read it."""
+    path = folder / f"{name}.index"
     with suppress(FileNotFoundError):
-        os.utime(folder / f"{name}.index", ns=_in_1970(), follow_symlinks=False)
-        announce(folder, name)
+        if may_be_ours(path):
+            os.utime(path, ns=_in_1970(), follow_symlinks=False)
+            announce(folder, name)
 
 
 def mark_snapshot(folder: Path, name: str, snapshot: Snapshot) -> None:
@@ -61,8 +63,10 @@ def published_mark(folder: Path, name: str) -> Iterator[Callable[[], bool]]:
     """Give a function that tells whether the index published now is marked, even after it has been replaced."""
     with ExitStack() as stack:
         descriptor = None
-        with suppress(FileNotFoundError):
-            descriptor = stack.enter_context(opened(folder / f"{name}.index", OPEN_FLAGS))
+        path = folder / f"{name}.index"
+        with suppress(FileNotFoundError, PermissionError):  # what no process can read is replaced all the same
+            if may_be_ours(path):
+                descriptor = stack.enter_context(opened(path, OPEN_FLAGS))
         yield lambda: descriptor is not None and os.fstat(descriptor).st_mtime_ns < INVALIDATED_BEFORE
 
 

@@ -10,7 +10,7 @@ from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
-from .file_access import OPEN_FLAGS, opened
+from .file_access import OPEN_FLAGS, may_be_ours, opened
 from .snapshot import Snapshot
 
 ABANDONED_AFTER = 3600.0  # seconds
@@ -25,7 +25,7 @@ def sweep(folder: Path, name: str, keep: Collection[str | None]) -> None:
     """Remove data files to which no index refers, and drafts of dead processes.
 
     The caller holds both locks of the list.  A write makes its draft of an index without them, but it holds a lock
-    on the draft itself, which the kernel releases when the process dies.
+    on the draft itself, which the kernel releases when the process dies.  A directory is never ours, and is left.
     """
     data = re.compile(rf"{name}\.\d+\.data")
     drafts = re.compile(rf"{name}\.index\.\d+-[0-9a-f]+\.tmp")
@@ -35,14 +35,22 @@ def sweep(folder: Path, name: str, keep: Collection[str | None]) -> None:
     invalidations = re.compile(rf"{name}\.invalidated\.\d+-[0-9a-f]+\.tmp")
     for entry in list(os.scandir(folder)):
         with suppress(FileNotFoundError):
-            if drafts.fullmatch(entry.name):
+            if entry.is_dir(follow_symlinks=False):
+                continue
+            is_draft = drafts.fullmatch(entry.name) is not None
+            if is_draft and may_be_ours(Path(entry.path)) and os.access(entry.path, os.R_OK):
                 _remove_if_abandoned(entry.path)
             elif (
-                (data.fullmatch(entry.name) and entry.name not in keep)
+                is_draft
+                or (data.fullmatch(entry.name) and entry.name not in keep)
                 or own.fullmatch(entry.name)
-                or (invalidations.fullmatch(entry.name) and entry.stat().st_mtime < time.time() - ABANDONED_AFTER)
+                or (invalidations.fullmatch(entry.name) and _age(entry) > ABANDONED_AFTER)
             ):
                 os.unlink(entry.path)
+
+
+def _age(entry: os.DirEntry[str]) -> float:
+    return time.time() - entry.stat(follow_symlinks=False).st_mtime
 
 
 def _remove_if_abandoned(path: str) -> None:

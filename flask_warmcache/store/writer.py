@@ -1,7 +1,7 @@
 """Writing indexes: each is a draft first, and one rename publishes it.
 
 A publication is all or nothing for readers: the data is synced before the index that refers to it, and
-``os.replace`` puts the whole index under its name.  A writer killed at any instruction leaves at worst a file to
+one rename puts the whole index under its name.  A writer killed at any instruction leaves at worst a file to
 which nothing refers, and the next holder of the rebuild lock removes it.
 """
 
@@ -19,7 +19,7 @@ from typing import Any
 from .. import events
 from . import format as fmt
 from .change_words import changing
-from .file_access import CREATE_FLAGS, opened, write_pieces
+from .file_access import CREATE_FLAGS, opened, put_in_place, write_pieces
 from .locks import try_lock
 
 Piece = array | bytes | bytearray | memoryview  # type: ignore[type-arg]
@@ -89,7 +89,7 @@ class Draft:
     def publish(self) -> None:
         """Replace the published index; the caller holds the publish lock and has synced the data."""
         with changing(self._folder, self._name):
-            os.replace(self.path, self._folder / f"{self._name}.index")
+            put_in_place(self.path, self._folder / f"{self._name}.index")
         self.remove()
         _sync_folder(self._folder)
 

@@ -7,18 +7,22 @@ import pwd
 import re
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import pytest
 
 from flask_warmcache import StoreError
+from flask_warmcache.declaration import Item
 from flask_warmcache.rebuild.leftovers import unfinished
+from flask_warmcache.store import sweeping
 from flask_warmcache.store.files import FileStore
 from flask_warmcache.store.folder import default_folder, folder_in
 from flask_warmcache.store.sweeping import sweep
 from flask_warmcache.store.writer import Draft
+from tests.support.apps import Shop
 from tests.support.needs import need_root
 from tests.support.shelf import Shelf, files
 
@@ -249,11 +253,83 @@ def test_newest_leftover_data_file_is_kept_for_next_rebuild(shelf: Shelf) -> Non
     assert left() == (newest, sorted([data, newest.name]))
     whole = shelf.index.read_bytes()
     shelf.index.write_bytes(whole[:-8])
-    # Other processes may be able to read it.
+    # Other processes may be able to read it, and then need a file that is older than it.
+    os.utime(shelf.index, ns=(123, 123))
     assert left() == (None, sorted([data, "files.123.data", newest.name]))
+    os.utime(shelf.index, ns=(2 * 10**18, 2 * 10**18))
+    later = shelf.folder / f"files.{2 * 10**18 + 1}.data"
+    later.touch()
+    assert left() == (later, sorted([data, "files.123.data", newest.name, later.name]))
+    later.unlink()
     shelf.index.write_bytes(whole)
     shelf.store.publish_cold("files")
     assert left() == (newest, [newest.name])
+
+
+def socket_at(path: Path) -> None:
+    os.mknod(path, stat.S_IFSOCK | 0o600)
+
+
+def of_another_account(path: Path) -> None:
+    need_root()
+    path.write_bytes(b"warmcache-index 1 0000000009 89abcdef\n")
+    os.chown(path, 65534, 65534)
+
+
+ODD: dict[str, Callable[[Path], object]] = {
+    "directory": lambda path: (path / "in it").mkdir(parents=True),
+    "pipe": os.mkfifo,
+    "link": lambda path: path.symlink_to("/etc/hostname"),
+    "dangling link": lambda path: path.symlink_to("nowhere"),
+    "link to itself": lambda path: path.symlink_to(path.name),
+    "socket": socket_at,
+    "unreadable": lambda path: path.touch(0),
+    "another account's": of_another_account,
+}
+REPLACED = ("files.index", "files.progress", "files.invalidated", "files.changes")
+DRAFTS = (
+    "files.index.1-0a.tmp", "files.progress.1-0a.tmp", "files.invalidated.1-0a.tmp", "files.7.data.tmp",
+    "files.7.data", "files.99999999999999999999.data",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("name", [*REPLACED, *DRAFTS])
+def test_odd_entry_under_any_name_stops_no_rebuild_and_nothing_accumulates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, odd: str, name: str
+) -> None:
+    monkeypatch.setattr(sweeping, "ABANDONED_AFTER", -1.0)
+    shop = Shop(tmp_path)
+    shop.tick()
+    entry = tmp_path / "cache" / name
+    entry.unlink(missing_ok=True)
+    ODD[odd](entry)
+    shop = Shop(tmp_path)  # a worker that has nothing mapped
+    shop.items = files("a", "b", "c")
+    stopped = 2
+
+    @shop.list.enrich
+    def enrich(item: Item) -> Item:
+        nonlocal stopped
+        if stopped and item["path"] == "b":
+            stopped -= 1
+            raise SystemExit  # as if the process was killed after the first item
+        return item
+
+    for _ in range(4):
+        with suppress(SystemExit):
+            shop.rebuild()
+    with shop.app.app_context():
+        shop.list.invalidate()
+    shop.rebuild()
+    assert shop.names() == list("abc") and shop.status.condition().state == "fresh"
+    if name in DRAFTS:
+        assert entry.is_dir() == (odd == "directory") and (odd == "directory" or not os.path.lexists(entry))
+    elif name != "files.changes":  # which is passed over, with a warning
+        assert stat.S_ISREG(entry.lstat().st_mode)
+    left = [path for path in entry.parent.glob("files.*") if path.suffix == ".aside" or path.name in DRAFTS]
+    data = [path for path in entry.parent.glob("files.*.data") if path != entry]
+    assert (len(left), len(data)) == (odd == "directory" and name != "files.changes", 1)
 
 
 def test_draft_is_kept_while_its_process_lives(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
