@@ -273,10 +273,10 @@ class WarmList(Warm):
         try:
             if b"refresh" in raw and pager.parse(raw, defaults).refresh:
                 condition = self._refresh(state, condition)
-            data, etag = pager.body(condition, raw, defaults)
+            body = pager.body(condition, raw, defaults)
         except BadQueryError as error:
             return state.answers.refusal(error)
-        return state.answers.ok(request, pager.status, condition, data, etag)
+        return state.answers.ok(request, pager.status, body.condition or condition, body.data, body.etag)
 
     def _refresh(self, state: AppState, condition: Condition) -> Condition:
         """Ask for a rebuild unless one is under way or the list is newer than the refresh interval."""

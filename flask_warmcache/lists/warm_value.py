@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from zlib import crc32
 
 from flask import Response
 from flask.json.provider import DefaultJSONProvider
@@ -25,28 +26,33 @@ class WarmValue(Warm):
         """Return the newest value, or while there is none what was declared as ``cold``."""
         state, condition = self._condition()
         try:
-            return json.loads(self._encoded(state, condition))["value"]
+            return json.loads(self._encoded(state, condition)[0])["value"]
         except DAMAGE:
-            self._note_damage(state, condition)
+            state.statuses[self.name].damaged(condition, is_readable=False)
             return self.declaration.cold
 
     def response(self) -> Response:
         """Answer ``{"value": ..., "cache_rebuilding": ...}`` at once."""
         state, condition = self._condition()
+        encoded, condition = self._encoded(state, condition)
         flag = b"true" if condition.rebuilding else b"false"
         # The published JSON is an object already; the flag is inserted before its closing brace.
-        data = b'%b, "cache_rebuilding": %b}\n' % (self._encoded(state, condition)[:-1], flag)
-        generation = "0" if condition.snapshot is None else condition.snapshot.shown_generation
-        etag = f'W/"{generation}-{condition.state}-{condition.rebuilding:d}"'
+        data = b'%b, "cache_rebuilding": %b}\n' % (encoded[:-1], flag)
+        # A deployment may change what is shown while there is no value.
+        shown = f"0-{crc32(encoded):x}" if condition.snapshot is None else condition.snapshot.shown_generation
+        etag = f'W/"{shown}-{condition.state}-{condition.rebuilding:d}"'
         return state.answers.ok(current_request(), state.statuses[self.name], condition, data, etag)
 
-    def _encoded(self, state: AppState, condition: Condition) -> bytes:
-        """Return ``{"value": ...}`` as JSON."""
+    def _encoded(self, state: AppState, condition: Condition) -> tuple[bytes, Condition]:
+        """Return ``{"value": ...}`` as JSON, and the condition, which is another one if the value is damaged."""
         if condition.snapshot is not None:
             try:
-                return condition.snapshot.encoded(0)
+                return condition.snapshot.encoded(0), condition
             except DAMAGE:
-                self._note_damage(state, condition)
+                condition = state.statuses[self.name].damaged(condition, is_readable=False)
+        return self._encoded_cold(state), condition
+
+    def _encoded_cold(self, state: AppState) -> bytes:
         try:
             return state.app.json.dumps({"value": self.declaration.cold}).strip().encode()
         except Exception:
@@ -60,10 +66,6 @@ class WarmValue(Warm):
                     list=self.name,
                 )
             return b'{"value": null}'
-
-    def _note_damage(self, state: AppState, condition: Condition) -> None:
-        if condition.snapshot is not None:
-            state.statuses[self.name].staleness.note_damage(condition.snapshot)
 
 
 def check_cold(name: str, cold: object) -> None:

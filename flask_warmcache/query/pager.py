@@ -49,6 +49,7 @@ class Body(NamedTuple):
 
     data: bytes
     etag: str
+    condition: Condition | None = None  # of an answer that met damage: what its headers must say
 
 
 class Pager:
@@ -95,6 +96,7 @@ class Pager:
                 condition = self._note_damage(condition, error)
                 plan = self._planner.plan(None, self.parse(raw, defaults))
                 body, lasting = self._build(condition, plan, 1, defaults)
+                return body._replace(condition=condition)
             if lasting and asked_before:
                 self._cache.put(cache_key, body, len(body.data) + len(raw))
         return body
@@ -105,15 +107,19 @@ class Pager:
         page, places = plan.cut(page)
         # Front ends of the API that this replaces read these names, in this order.
         head, tail = self._head, b'], "page": %d%b' % (page, plan.tails[condition.rebuilding])
+        met_damage = None
         if snapshot is None:
             data, is_whole = head + tail, True
         else:
             data, is_whole = self._items_json(snapshot, plan, places, head, tail)
+            if not is_whole:
+                condition = met_damage = self.status.damaged(condition, is_readable=True)
+                data = data[: -len(tail)] + b'], "page": %d%b' % (page, plan.tails[condition.rebuilding])
         etag = self._etag_of(condition, defaults)
         lasting = plan.search_complete and is_whole
         if not lasting:
             etag = f'{etag[:-1]}-{zlib.crc32(data):x}"'
-        return Body(data, etag), lasting
+        return Body(data, etag, met_damage), lasting
 
     def _etag_of(self, condition: Condition, defaults: Defaults) -> str:
         """Return the ETag of all pages of one snapshot in one condition.
@@ -146,7 +152,12 @@ class Pager:
         snapshot = condition.snapshot
         plan = self._planner.plan(snapshot, query)
         page, places = plan.cut(query.page)
-        items = [] if snapshot is None else json.loads(self._items_json(snapshot, plan, places, b"[", b"]")[0])
+        items = []
+        if snapshot is not None:
+            data, is_whole = self._items_json(snapshot, plan, places, b"[", b"]")
+            items = json.loads(data)
+            if not is_whole:
+                condition = self.status.damaged(condition, is_readable=True)
         return Page(
             items=items,
             page=page,
@@ -183,9 +194,7 @@ class Pager:
             list=self.status.name,
             reason=f"{type(error).__name__}: {error}",
         )
-        if condition.snapshot is not None:
-            self.status.staleness.note_damage(condition.snapshot)
-        return condition._replace(snapshot=None, rebuilding=True)
+        return self.status.damaged(condition, is_readable=False)
 
     def _items_json(
         self, snapshot: Snapshot, plan: Plan, places: list[int], head: bytes, tail: bytes
@@ -195,7 +204,6 @@ class Pager:
             return snapshot.items_json(places, head, tail, backwards=plan.backwards), True
         except DAMAGE:
             # The data file was changed under us.  Serve the items whose lines are whole; the list is rebuilt.
-            self.status.staleness.note_damage(snapshot)
             pairs = list(zip(places[::2], places[1::2], strict=True))
             if plan.backwards:
                 pairs.reverse()

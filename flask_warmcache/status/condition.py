@@ -123,6 +123,20 @@ class ListStatus:
         due = is_to_come and not self.is_rebuilt_elsewhere and self.pause <= 0
         return Condition(None, "failed" if failed else "cold", is_to_come, 0.0, due)
 
+    def damaged(self, condition: Condition, *, is_readable: bool) -> Condition:
+        """Note that a snapshot's files are not what was written, and return the condition to answer with.
+
+        A rebuild is to come, even if this process is not the one that begins it.
+
+        :param is_readable: whether parts of the snapshot are shown all the same.
+        """
+        if condition.snapshot is not None:
+            self.staleness.note_damage(condition.snapshot)
+        if not is_readable:
+            return self._condition_without_snapshot()
+        state = "stale" if condition.state == "fresh" else condition.state
+        return condition._replace(state=state, rebuilding=self.problem is None)
+
     def _has_failed(self) -> bool:
         return self.problem is not None or (self.report is not None and self.report.has_failed)
 

@@ -252,8 +252,30 @@ def test_decoded_page_survives_damage(shelf: Shelf, section: str, asked: dict[st
     index[base + offset : base + offset + length] = b"\xff" * length
     shelf.index.write_bytes(index)
     pager = shelf.pager(declare(**VIEWS))
-    assert pager.page(pager.status.condition(), asked).items == []
+    page = pager.page(pager.status.condition(), asked)
+    assert (page.items, page.rebuilding) == ([], True)
     assert pager.status.condition().due
+
+
+def test_answer_without_damaged_line_says_that_list_is_rebuilt(tmp_path: Path) -> None:
+    site = Site(tmp_path)
+    site.tick()
+    good = site.client.get("/files")
+    snapshot = site.status.reader.current()
+    assert snapshot is not None
+    with (tmp_path / "cache" / snapshot.header["data"]["file"]).open("r+b") as file:
+        file.seek(snapshot.place(1)[1])
+        file.write(b" ")
+    answer = site.client.get("/files", headers={"If-None-Match": good.headers["ETag"]})
+    assert [item["path"] for item in answer.get_json()["files"]] == ["a", "c"]
+    assert answer.get_json()["cache_rebuilding"] is True
+    assert "state=stale" in answer.headers["X-Warmcache"]
+    other = Site(tmp_path)  # a process that has not met the damage
+    with other.app.app_context():
+        page = other.list.page()
+    assert ([item["path"] for item in page.items], page.rebuilding, page.state) == (["a", "c"], True, "stale")
+    site.tick()
+    assert site.names() == ["a", "b", "c"]
 
 
 def test_refused_query_is_not_damage(shelf: Shelf) -> None:

@@ -108,14 +108,29 @@ def test_damaged_value_is_cold_and_rebuilt(app: Flask, place: int) -> None:
     with app.app_context():
         value.rebuild_now()
         assert value.get() == "warm"
+        good = app.test_client().get("/one")
         (data,) = state_of(app).store.folder.glob("one.*.data")
         content = bytearray(data.read_bytes())
         content[place] ^= 0x20
         data.write_bytes(content)
+        if place == -1:  # otherwise only a read that parses the value, or the keeper, finds the damage
+            answer = app.test_client().get("/one", headers={"If-None-Match": good.headers["ETag"]})
+            assert answer.get_json() == {"value": "cold", "cache_rebuilding": True}
+            assert answer.headers["X-Warmcache"] == "one; gen=0; state=cold"
+            assert "Age" not in answer.headers and answer.headers["ETag"] != good.headers["ETag"]
         assert value.get() == "cold"
         assert app.test_client().get("/one").get_json()["cache_rebuilding"] is True
         value.rebuild_now()
         assert value.get() == "warm"
+
+
+def test_cold_value_that_deployment_changes_has_another_etag(tmp_path: Path) -> None:
+    tags = set()
+    for cold in (1, 2):
+        app = make_app(tmp_path)
+        serve(app, lambda: 3, cold=cold)
+        tags.add(app.test_client().get("/one").headers["ETag"])
+    assert len(tags) == 2
 
 
 def test_another_kind_under_the_same_name_is_cold(tmp_path: Path) -> None:
