@@ -8,7 +8,6 @@ two items, or is gone.  Then it rebuilds.  It may outlive its worker, but not it
 from __future__ import annotations
 
 import json
-import logging
 import os
 import sys
 import threading
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from .state import AppState
 
 DONE, FAILED = 0, 1  # never 3 or 4: if gunicorn is process 1, these codes of an orphan would end the server
-LOG_FORMAT = "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"
 BEAT_EVERY = 0.5
 # The process leaves this many seconds after its work, even if threads of the app have not ended by then.
 LINGER = 5.0
@@ -67,7 +65,7 @@ def main() -> int:
     except BaseException as error:
         with pipe:
             return _refuse(orders, store, error, deadline)
-    _log_plainly()
+    events.log_from(orders["log_level"])
     _answer(orders, "ready")
     if orders["wait"]:
         lower()
@@ -101,6 +99,8 @@ def _import_app(orders: dict[str, Any]) -> Any:
     sys.path[:] = orders["paths"]
     if orders["folder"] not in sys.path:
         sys.path.insert(0, orders["folder"])
+    if orders["logging"]:
+        _log_as_gunicorn(orders["logging"])
     from gunicorn.util import import_app
 
     return import_app(orders["app"])
@@ -150,7 +150,7 @@ def _has_list(state: AppState, orders: dict[str, Any]) -> bool:
 def _refuse(orders: dict[str, Any], store: FileStore, error: BaseException, deadline: float) -> int:
     """Say that there is no app to rebuild for: to the worker, or in the report if the worker is gone."""
     name = orders["name"]
-    _log_plainly()
+    events.log_from(orders["log_level"])
     events.error("warmcache.child_refused", "the app for %(list)r was not found", error=error, list=name)
     reason = str(error) if isinstance(error, ChildError) else f"importing the app raised {type(error).__name__}"
     if not _answer(orders, f"refused: {reason}") and not orders["wait"]:
@@ -175,10 +175,18 @@ def _answer(orders: dict[str, Any], text: str) -> bool:
     return True
 
 
-def _log_plainly() -> None:
-    """Log to stderr, which this process shares with the worker, unless the app has configured its logging."""
-    if not logging.getLogger().handlers:
-        logging.basicConfig(format=LOG_FORMAT, stream=sys.stderr)
+def _log_as_gunicorn(settings: dict[str, Any]) -> None:
+    """Set up logging as gunicorn has done in the worker; the app's import may rely on it."""
+    from gunicorn.config import Config
+
+    try:
+        cfg = Config()
+        for name, value in settings.items():
+            cfg.set(name, value)
+        cfg.logger_class(cfg)
+    except Exception:
+        message = "gunicorn's logging cannot be set up in a child process"
+        events.warning("warmcache.child_logs_elsewhere", message, error=True)
 
 
 def _beat(state: AppState, priority: Priority, pause: float) -> None:

@@ -53,7 +53,7 @@ class ChildError(RebuildError):
 
 
 class ChildKilledError(RebuildError):
-    """A rebuilding child process ended without reporting why: it was killed, or ran out of memory."""
+    """A rebuilding child process ended without reporting why: it was killed, or code of the app ended it."""
 
 
 class BuildTimeoutError(RebuildError):

@@ -10,6 +10,7 @@ import logging
 from typing import Any
 
 _logger = logging.getLogger("flask_warmcache")
+FORMAT = "[%(asctime)s] [%(process)d] [%(levelname)s] %(message)s"
 Error = BaseException | bool | None
 
 
@@ -17,6 +18,19 @@ def _log(level: int, event: str, message: str, error: Error, facts: dict[str, An
     fields = {f"warmcache_{name}": fact for name, fact in facts.items()}
     arguments = (facts,) if facts else ()
     _logger.log(level, f"{event}: {message}", *arguments, exc_info=error, extra=fields, stacklevel=3)
+
+
+def level() -> int | None:
+    """Return the lowest level that is logged here, or None if no logging is configured."""
+    return _logger.getEffectiveLevel() if _logger.hasHandlers() else None
+
+
+def log_from(level: int | None) -> None:
+    """Log as ``level`` said in another process, to stderr unless logging is configured here."""
+    if not _logger.hasHandlers():
+        logging.basicConfig(format=FORMAT)
+    if level is not None:
+        _logger.setLevel(level)
 
 
 def debug(event: str, message: str, **facts: Any) -> None:

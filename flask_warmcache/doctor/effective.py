@@ -7,6 +7,7 @@ this reads the configuration as gunicorn does, and prints it as JSON.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from typing import Any
 
@@ -33,6 +34,7 @@ class Reader(WSGIApplication):
 def main() -> None:
     """Print the settings in force."""
     sys.argv[0] = "gunicorn"
+    sys.path.insert(0, os.getcwd())  # only now: see SAFE in keeper/children.py
     app: Any = Reader("%(prog)s [OPTIONS] [APP_MODULE]", prog="gunicorn")
     cfg = app.cfg
     conf = sys.modules.get(OUR_CONF)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from ..errors import StoreError
 from ..host import resources
+from ..keeper.children import SAFE
 from ..store.files import FileStore
 from ..store.locks import HeldLock, try_lock
 from .report import FAULT, WARNING, Report
@@ -137,7 +138,7 @@ def _check_lock(report: Report, folder: Path) -> None:
 
 
 def _another_locks(path: Path) -> bool:
-    ran = subprocess.run([sys.executable, "-c", TRY, path], capture_output=True, timeout=60)
+    ran = subprocess.run([sys.executable, *SAFE, "-c", TRY, path], capture_output=True, timeout=60)
     return ran.stdout.strip() == b"True"
 
 

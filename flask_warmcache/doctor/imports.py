@@ -12,7 +12,7 @@ from typing import Any
 
 from flask import Flask
 
-from ..keeper.children import Location, child_environment
+from ..keeper.children import SAFE, Location, child_environment
 from .report import Report
 
 SLOW = 3.0  # seconds for the whole app, above which it is worth acting
@@ -192,8 +192,8 @@ def measure(location: Location, environ: Mapping[str, str]) -> tuple[float, list
     :raises ImportFailed: when it cannot be imported.
     :raises TimeoutExpired: when it takes longer than ``LONGEST``.
     """
-    kept = child_environment(environ, location.folder)
-    command = [sys.executable, "-X", "importtime", "-c", SCRIPT, location.uri, location.folder]
+    kept = child_environment(environ)
+    command = [sys.executable, *SAFE, "-X", "importtime", "-c", SCRIPT, location.uri, location.folder]
     ran = subprocess.run(
         command, cwd=location.folder, env=kept, stdin=subprocess.DEVNULL, capture_output=True, timeout=LONGEST
     )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..host.gunicorn_settings import DROPS_CONNECTIONS, PREFIX, SHOWN, TMPFS
 from ..host.gunicorn_sources import CMD_ARGS, COMMAND_LINE, FILE
-from ..keeper.children import child_environment
+from ..keeper.children import SAFE, child_environment
 from .folder import kind_of
 from .report import Report
 
@@ -68,10 +68,10 @@ def _read(report: Report, server: Server) -> dict[str, Any] | None:
     if any(word.startswith("--chdir") for word in server.arguments):
         started_in = server.environ.get("PWD", "")
         folder = started_in if os.path.isdir(started_in) else folder
-    environ = child_environment(server.environ, folder)
+    environ = child_environment(server.environ)
     try:
         ran = subprocess.run(
-            [sys.executable, "-m", "flask_warmcache.doctor.effective", *server.arguments],
+            [sys.executable, *SAFE, "-m", "flask_warmcache.doctor.effective", *server.arguments],
             cwd=folder, env=environ, stdin=subprocess.DEVNULL, capture_output=True, timeout=READING,
             errors="backslashreplace",
         )  # fmt: skip

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from ..settings import SERVER_STARTED as SERVER_STARTED
 
+# Without the access log, and without capture_output: a child has inherited the worker's stdout and stderr.
+LOGGING = (
+    "logger_class", "errorlog", "loglevel", "logconfig", "logconfig_dict", "logconfig_json",
+    "syslog", "syslog_addr", "syslog_prefix", "syslog_facility",
+)  # fmt: skip
 _noted_worker: Any = None
 
 
@@ -38,6 +45,16 @@ def gunicorn_worker() -> Any:
             return frame.f_locals["self"]
         frame = frame.f_back
     return None
+
+
+def logging_settings() -> dict[str, Any]:
+    """Return gunicorn's settings for logging in this worker, without those that JSON cannot express."""
+    settings, found = getattr(getattr(gunicorn_worker(), "cfg", None), "settings", {}), {}
+    for name in LOGGING:
+        if name in settings:
+            with suppress(TypeError, ValueError):
+                found[name] = json.loads(json.dumps(settings[name].get()))
+    return found
 
 
 def server_started(process_started: int) -> int:

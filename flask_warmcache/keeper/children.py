@@ -23,7 +23,7 @@ from ..declaration import Declaration
 from ..errors import ChildError
 from ..host import resources
 from ..host.child_priority import NICE
-from ..host.server import SERVER_STARTED, gunicorn_worker
+from ..host.server import SERVER_STARTED, gunicorn_worker, logging_settings
 from ..settings import Settings
 from ..status.staleness import Findings
 from ..store.locks import HeldLock, no_fork
@@ -33,6 +33,9 @@ PACKAGE_FOLDER = os.fspath(Path(__file__).parents[2])
 # With these a child would take itself for a server, or for a process that systemd or a reloader has started.
 DROPPED = re.compile(r"SERVER_SOFTWARE|WERKZEUG_.*|LISTEN_.*|NOTIFY_SOCKET|GUNICORN_(FD|PID)")
 INTERPRETER = re.compile(r"(python|pypy)")  # under uWSGI sys.executable is uWSGI
+# The working folder is no place to import from until the standard library is loaded: an app may have a logging.py,
+# which its server never takes for the standard one. Python 3.10 cannot be told so.
+SAFE = ["-P"] if sys.version_info >= (3, 11) else []
 # A child runs with the optimization of this process: without assertions the same text is other code.
 OPTIMIZED = ["-" + sys.flags.optimize * "O"] if sys.flags.optimize else []
 NO_MEMORY = "no memory for a second copy of the app"
@@ -83,14 +86,11 @@ def _attribute_of(app: Any) -> str | None:
     return None
 
 
-def child_environment(environ: Mapping[str, str], folder: str) -> dict[str, str]:
-    """Return an environment in which a child finds this package before it knows the paths of its app.
-
-    :param folder: its working folder.
-    """
+def child_environment(environ: Mapping[str, str]) -> dict[str, str]:
+    """Return an environment in which a child finds this package before it knows the paths of its app."""
     kept = {key: value for key, value in environ.items() if not DROPPED.fullmatch(key)}
     paths = [path for path in kept.get("PYTHONPATH", "").split(os.pathsep) if path]
-    if PACKAGE_FOLDER not in (*paths, *site.getsitepackages(), site.getusersitepackages(), folder):
+    if PACKAGE_FOLDER not in (*paths, *site.getsitepackages(), site.getusersitepackages()):
         kept["PYTHONPATH"] = os.pathsep.join([*paths, PACKAGE_FOLDER])
     return kept
 
@@ -182,13 +182,15 @@ class Children:
                 "nice": nice is not None,
                 "timeout": self._settings.build_timeout,
                 "retry": [self._settings.retry_min, self._settings.retry_max],
+                "logging": logging_settings(),
+                "log_level": events.level(),
             }
             process = subprocess.Popen(
-                [*niceness, sys.executable, *OPTIMIZED, "-m", "flask_warmcache.child"],
+                [*niceness, sys.executable, *SAFE, *OPTIMIZED, "-m", "flask_warmcache.child"],
                 stdin=subprocess.PIPE,
                 pass_fds=(*held.values(), answering),
                 cwd=location.folder,
-                env=child_environment(os.environ, location.folder) | {SERVER_STARTED: str(self._code_started)},
+                env=child_environment(os.environ) | {SERVER_STARTED: str(self._code_started)},
                 bufsize=0,
             )
         except BaseException:

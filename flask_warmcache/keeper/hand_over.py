@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable
 
 from .. import events
-from ..errors import ChildError
 from ..host import threads
 from .attempt import Attempt
 from .children import Children
@@ -116,15 +115,15 @@ class Runner:
     def _send_to_child(self, attempt: Attempt) -> bool:
         """Have a child rebuild from the beginning; return False if there is none, so this thread is to do it."""
         status = attempt.target
-        attempt.leave_to_child(status, self._deadline())  # before the child may write its own report
+        deadline = self._deadline()
+        attempt.leave_to_child(status, deadline)  # before the child may write its own report
         is_child_required, answer = self._settings.runner == "process", None
         try:
             child = self._start(attempt, wait=False)
             while (answer := child.answer()) is None:
                 time.sleep(ANSWER_POLL)
-            # The next tick will see what became of a child that is gone.
-            if answer != "ready" and not (answer == "gone" and is_child_required):
-                raise ChildError(f"The child process for {status.name!r} is not ready: {answer}.")
+            if answer != "ready":
+                raise child.error_before_ready(deadline)
         except Exception as error:
             if not is_child_required:
                 message = "%(list)r is rebuilt in a thread: %(reason)s"
@@ -158,6 +157,10 @@ class Runner:
             if relay.child is not None and attempt.child_deadline is not None:
                 relay.child.go()
             elif relay.child is not None:
+                if relay.answer == "gone":
+                    reason = relay.child.error_before_ready(time.time() + self._settings.build_timeout)
+                    message = "%(list)r went on in its thread: %(reason)s"
+                    events.warning("warmcache.no_child", message, list=attempt.target.name, reason=reason)
                 relay.child.kill()  # it holds the locks, too
                 self._note_refusal(attempt, relay.answer)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from ..errors import BuildTimeoutError, ChildKilledError, ItemTimeoutError, RebuildError
+from ..errors import BuildTimeoutError, ChildError, ChildKilledError, ItemTimeoutError, RebuildError
 
 if TYPE_CHECKING:
     import subprocess
@@ -61,6 +61,24 @@ class Child:
         except (OSError, ValueError):
             pass  # it has died; the process that finds its report will notice
         pipe.close()
+
+    def error_before_ready(self, deadline: float) -> RebuildError:
+        """Return why it is not ready, after any other answer; if it is gone, wait for its end.
+
+        :param deadline: on the wall clock.
+        """
+        answer, name = self.answer(), self.list_name
+        if answer != "gone":
+            return ChildError(f"The child process for {name!r} is not ready: {answer}.")
+        self.kill()  # otherwise a child that has only closed its pipe could make this wait
+        while not self.has_ended():
+            time.sleep(WATCH_EVERY)
+        if (self._process.returncode or 0) < 0:
+            return error_of_dead_child(name, deadline)
+        return ChildError(
+            f"The child process for {name!r} ended with {self.how_it_ended} before it had imported the app; its "
+            "output may say why."
+        )
 
     def kill(self) -> None:
         """End it; its locks are free at once."""
@@ -113,7 +131,9 @@ def error_of_dead_child(name: str, deadline: float | None) -> RebuildError:
     """
     if deadline is not None and time.time() > deadline - DEADLINE_NEAR:
         return BuildTimeoutError(f"The rebuild of {name!r} took too long for a child process.")
-    return ChildKilledError(f"The child process that rebuilt {name!r} was killed.")
+    return ChildKilledError(
+        f"The child process that rebuilt {name!r} ended without a report: it was killed, or the app ended it."
+    )
 
 
 class ItemTimeLimit:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -14,6 +16,7 @@ from typing import Any
 import psutil
 import pytest
 
+from flask_warmcache.keeper.children import SAFE
 from flask_warmcache.store.reader import Reader
 from tests.support.places import Place
 from tests.support.processes import is_running
@@ -117,7 +120,7 @@ def test_the_child_is_niced_in_a_group_of_its_own_and_shows_no_orders(make_place
         until(lambda: is_idle(child.pid) or had_to_wait(child.pid), "the child to stand back")
         assert os.getpgid(child.pid) == child.pid
         assert os.getsid(child.pid) == os.getsid(worker)
-        assert child.cmdline()[1:] == ["-m", "flask_warmcache.child"]
+        assert child.cmdline()[1:] == [*SAFE, "-m", "flask_warmcache.child"]
         assert not {"SERVER_SOFTWARE", "LISTEN_FDS", "NOTIFY_SOCKET", "WERKZEUG_RUN_MAIN"} & child.environ().keys()
         opened = [os.path.realpath(f"/proc/{child.pid}/fd/{one}") for one in os.listdir(f"/proc/{child.pid}/fd")]
         assert not any("socket:" in one for one in opened), "the child has the server's sockets"
@@ -178,6 +181,14 @@ def test_a_killed_child_is_a_failure_long_before_its_deadline_and_tried_again(ma
         assert pids_of(built(server)) - {child}, "nobody went on"  # what the child had finished is resumed
         assert len(place.calls("source")) == 2
         assert server.log.count("warmcache.rebuild_failed") == 1, "several workers counted one failure"
+
+
+def test_a_child_that_ends_before_it_is_ready_is_reported_as_that(make_place: Make) -> None:
+    place = configured(make_place, config={"runner": "process", "retry_min": 60.0})
+    with serving_site(place, f"{A_SITE}{MADE_BY}{ITS_VIEWS}if threads.in_child: os._exit(7)") as server:
+        until(lambda: stats(server)["state"] == "failed", lambda: f"a failure: {stats(server)}")
+        assert stats(server)["last_error"] == "ChildError"
+        assert "'files' ended with exit status 7 before it had imported the app" in server.log
 
 
 @pytest.mark.parametrize("how", [{"hangs": 1}, {"hog": 600}], ids=["sleeping", "in one C call"])
@@ -247,9 +258,10 @@ def test_an_app_served_twice_is_refused_by_name(make_place: Make) -> None:
 
 
 A_SITE = """
-import os
+import logging, os
 from flask import Flask
 from flask_warmcache import WarmCache
+from flask_warmcache.host import threads
 from app_runners import note
 app = Flask("site_of_mine")
 app.config.from_prefixed_env("TESTED")
@@ -288,6 +300,86 @@ def test_a_child_that_would_run_other_code_than_its_worker_is_refused_until_the_
         assert [file["by"] for file in server.get().json["files"]] == ["old code"]
         server.send(signal.SIGHUP)
         until(lambda: server.get().json["files"][0]["by"].startswith("the code of a deployment"), "a newer list")
+
+
+@pytest.mark.skipif(not SAFE, reason="Python 3.10 imports from the working folder first")
+def test_a_child_takes_no_module_of_the_app_for_a_standard_one(make_place: Make) -> None:
+    place = configured(make_place, config={"runner": "process"})
+    with serving_site(place, made_by("code")) as server:
+        built(server)
+        old = server.get().generation
+        for name in ("logging", "json"):
+            (place.folder / f"{name}.py").write_text("raise RuntimeError('imported')")
+        server.get("/invalidate", "POST")
+        until(lambda: server.get().generation > old, lambda: f"a newer list: {stats(server)}\n{server.log}")
+        doctor = place.flask_command("warmcache", "doctor", "--json", "--pid", str(server.process.pid))
+        report = json.loads(place.run([doctor[0], *SAFE, *doctor[1:]]).stdout)
+        assert {"gunicorn.in_force", "folder.locks", "imports.time"} <= {
+            finding["check"] for finding in report["findings"] if finding["level"] == "ok"
+        }
+
+
+LOG_CONFIG = """
+[loggers]
+keys = root
+[handlers]
+keys = file
+[formatters]
+keys = short
+[logger_root]
+level = INFO
+handlers = file
+[handler_file]
+class = FileHandler
+formatter = short
+args = ("own.log",)
+[formatter_short]
+format = %(process)d %(levelname)s %(message)s
+"""
+CONFIGURED_BY_HOOK = """
+import logging
+from flask_warmcache.gunicorn_conf import compose
+def post_fork(server, worker):
+    logging.basicConfig(level=logging.INFO, format="%(process)d %(levelname)s %(message)s")
+compose(globals())
+"""
+LOGS = """
+app.logger.handlers = logging.getLogger("gunicorn.error").handlers
+app.logger.setLevel(logging.INFO)
+app.logger.propagate = False
+app.logger.info("loaded by the child: %s", threads.in_child)
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "arguments", "log", "line"),
+    [
+        (
+            "log.ini",
+            LOG_CONFIG,
+            ("--log-config", "log.ini"),
+            "own.log",
+            r"(\d+) INFO warmcache.rebuild_finished: ",
+        ),
+        ("own.py", CONFIGURED_BY_HOOK, ("-c", "own.py"), None, r"\[(\d+)\] \[INFO\] warmcache.rebuild_finished: "),
+        ("own.py", "", (), None, r"\[(\d+)\] \[INFO\] loaded by the child: True"),
+        ("own.py", "", ("--log-file", "own.log"), "own.log", r"\[(\d+)\] \[INFO\] loaded by the child: True"),
+    ],
+    ids=["log-config", "hook of gunicorn", "handlers of gunicorn", "its log file"],
+)
+def test_a_child_logs_where_its_worker_does(
+    make_place: Make, file: str, text: str, arguments: tuple[str, ...], log: str | None, line: str
+) -> None:
+    place = configured(make_place, config={"runner": "process"})
+    (place.folder / file).write_text(text)
+    with serving_site(place, f"{A_SITE}{MADE_BY}{ITS_VIEWS}{LOGS}", *arguments) as server:
+        built(server)
+
+        def logged() -> set[int]:
+            text = server.log if log is None else (place.folder / log).read_text()
+            return {int(found[1]) for found in re.finditer(line, text)} - server.pids
+
+        until(logged, lambda: f"the child's line:\n{server.log}")
 
 
 # From the thread to a child

@@ -106,6 +106,12 @@ config = Config()
 assert {"paste", "chdir", "timeout", "threads"} <= set(config.settings)
 assert config.parser().parse_known_args(config.get_cmd_args_from_env())[0] is not None
 assert isinstance(config.env_orig, dict)
+from flask_warmcache.host.server import LOGGING
+assert set(LOGGING) <= set(config.settings)
+config.set("logconfig_dict", {"root": {"level": "ERROR"}, "loggers": {}})
+config.logger_class(config)
+import logging
+assert logging.root.level == logging.ERROR and logging.getLogger("gunicorn.error").handlers
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
