@@ -62,3 +62,11 @@ class BuildTimeoutError(RebuildError):
 
 class ItemTimeoutError(RebuildError):
     """One item took longer than its list's ``item_timeout``; only a child process can stop an item."""
+
+
+def named(key: object) -> str:
+    """Return a key as a message shows it."""
+    try:
+        return repr(key)
+    except ValueError:  # a number of 5,000 digits cannot be shown as text
+        return f"that is a very large {type(key).__name__}"

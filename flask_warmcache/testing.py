@@ -35,8 +35,8 @@ def inline_rebuilds(app: Flask, *, raise_errors: bool = True) -> Iterator[None]:
     Lists begin cold, in a temporary folder of the block, and no keeper runs.  ``WARMCACHE_ENABLED = False`` does
     the same, but pauses after a failure and hides its errors.
 
-    :param raise_errors: whether a read raises an error of ``source``, or of ``enrich`` for an item. Otherwise it
-        returns the old list, or the list without that item, as in production.
+    :param raise_errors: whether a read raises an error of ``source``, or of ``enrich``, a filter or a sort for an
+        item. Otherwise it returns the old list, or the list without that item, as in production.
     :raises RuntimeError: when the app has no WarmCache, or a rebuild in the background does not end.
     """
     before = _state_of(app)

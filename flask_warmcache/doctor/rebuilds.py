@@ -140,6 +140,14 @@ def check_list(
             "lists.built",
             f"{name}: {condition.state}, built in {duration:.1f} s, {share:.0%} of it computing.",
         )
+    for what, (count, key, message) in snapshot.view_faults.items():
+        report.warning(
+            "lists.view_failed",
+            f"{name}: {what} on {count} of {snapshot.count} items"
+            + ("." if key is None else f", first on {key}: {message}."),
+            "These items are missing in the filter, or come last in the sort.",
+            "Make the function accept every item as JSON gives it back.",
+        )
     in_thread = settings.runner == "thread" or (
         settings.runner in ("auto", "process") and child_problem is not None
     )

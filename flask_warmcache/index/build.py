@@ -12,6 +12,7 @@ from ..declaration import Declaration, Item
 from ..store import format as fmt
 from ..store.data import DataWriter
 from ..store.writer import Section
+from .item_views import ViewErrors
 from .views import ViewBuilder
 
 
@@ -21,7 +22,7 @@ class IndexContent:
 
     sections: dict[str, Section]
     header: dict[str, Any]
-    errors: Counter[str]  # of filters and sorts, and how often each occurred
+    errors: ViewErrors  # of filters and sorts
 
 
 class Builder:
@@ -78,6 +79,7 @@ class Builder:
                 "filters": self.views.filter_counts(),
                 "live_bytes": sum(places[1::2]) - sum(places[::2]) + (fmt.FINGERPRINT_LENGTH + 1) * self.count,
                 "view_errors": self.views.errors.total(),
+                "view_faults": self.views.errors.added_to({}, Counter(), ()),
             },
             self.views.errors,
         )

@@ -23,35 +23,84 @@ A snapshot that was sorted in another order must not be patched in this one: who
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from decimal import Decimal
 from numbers import Real
+from traceback import format_exception_only
 from typing import Any
 
 from ..declaration import Declaration, Item
+from ..errors import named
 from ..store import format as fmt
 
 NUMBER, TEXT, SEQUENCE, OTHER, LAST = range(5)
 # A kind, and what keys of this kind are compared by.
 Key = tuple[int, Any]
 NO_KEY: Key = (LAST, ())
+# How an index describes what fails, such as "filter marked: KeyError": on how many items, the key of the first of
+# them as text, if it is known, and the error's message.
+Faults = Mapping[str, list[Any]]
+MESSAGE_MAX = 200  # characters
 
 
-def passes(declaration: Declaration, name: str, item: Item, errors: Counter[str]) -> bool:
+class ViewErrors(Counter[str]):
+    """What fails, and on how many items."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first: dict[str, tuple[str, Exception]] = {}  # the first item's key, and what happened to it
+
+    def note(self, function: str, key: object, error: Exception) -> None:
+        """Count a filter or sort that failed on an item."""
+        what = f"{function}: {type(error).__name__}"
+        self[what] += 1
+        if what not in self.first:
+            self.first[what] = shown(key), error
+
+    def message(self, what: str) -> str:
+        """Return what happened to the first item, for people."""
+        # str() would not do: an app's exception may fail in its own __str__.
+        return "".join(format_exception_only(self.first[what][1])).strip()[:MESSAGE_MAX]
+
+    def added_to(self, before: Faults, gone: Counter[str], gone_keys: Collection[str]) -> Faults:
+        """Return the faults of the next index.
+
+        :param before: the faults of the index that was changed.
+        :param gone: how many of them concern items that go.
+        :param gone_keys: of these items, as text.
+        """
+        faults = {}
+        for what in sorted({*before, *self}):
+            count, key, message = before.get(what, [0, None, ""])
+            if key in gone_keys:
+                key = None
+            if key is None and what in self.first:
+                key, message = self.first[what][0], self.message(what)
+            if count + self[what] > gone[what]:
+                faults[what] = [count + self[what] - gone[what], key, message]
+        return faults
+
+
+def shown(key: object) -> str:
+    """Return an item's key as a message shows it."""
+    return named(key)[:MESSAGE_MAX]
+
+
+def passes(declaration: Declaration, name: str, item: Item, errors: ViewErrors) -> bool:
     """Return whether the item passes a filter."""
     try:
         return bool(declaration.filters[name](item))
     except Exception as error:
-        errors[f"filter {name}: {type(error).__name__}"] += 1
+        errors.note(f"filter {name}", item.get(declaration.key or ""), error)
         return False
 
 
-def sort_key(declaration: Declaration, name: str, item: Item, errors: Counter[str]) -> Key:
+def sort_key(declaration: Declaration, name: str, item: Item, errors: ViewErrors) -> Key:
     """Return what the item is ordered by in a sort."""
     try:
         return _ordered(declaration.sorts[name](item))
     except Exception as error:
-        errors[f"sort {name}: {type(error).__name__}"] += 1
+        errors.note(f"sort {name}", item.get(declaration.key or ""), error)
         return NO_KEY
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -15,6 +14,7 @@ from ..declaration import Declaration, Item
 from ..store import format as fmt
 from ..store.snapshot import Snapshot
 from ..store.writer import Piece, Section, pieces
+from .item_views import ViewErrors
 from .views import in_order
 
 
@@ -75,7 +75,7 @@ class Patch:
         # These slots are cut out of each order: those that die, and those whose item is replaced.
         self.leaving = sorted({*self.dead, *(row.slot for row in rows if row.slot is not None)})
         self.sections: dict[str, Section] = {}
-        self.errors: Counter[str] = Counter()  # of filters and sorts on the rows
+        self.errors = ViewErrors()  # of filters and sorts on the rows
         self.place_type = base.place_type
         # Each row's entry in an order, and in a view.
         self.slot_bytes = {row: array("I", [slot]).tobytes() for row, slot in self.slot_of.items()}

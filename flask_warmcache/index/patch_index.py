@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Iterable, Sequence
 
 from ..declaration import Declaration
@@ -19,7 +18,7 @@ from ..store import format as fmt
 from ..store.snapshot import Snapshot
 from ..store.writer import Piece
 from .build import IndexContent
-from .item_views import passes, sort_key, text_of
+from .item_views import ViewErrors, passes, shown, sort_key, text_of
 from .patch import Cut, Patch, Row
 from .patch_orders import SortPatch, patch_filters, patch_source_order
 
@@ -52,6 +51,7 @@ def patch_index(
     live_bytes = base.header["live_bytes"]
     live_bytes -= sum(_line_length(base.place(slot)) for slot in patch.leaving)
     live_bytes += sum(_line_length(row.place) for row in rows)
+    gone, gone_keys = _errors_gone(patch)
     header = {
         "count": base.count - len(patch.dead) + len(patch.new),
         "slots": patch.slots,
@@ -63,22 +63,24 @@ def patch_index(
             for name, rows_passing in passing.items()
         },
         "live_bytes": live_bytes,
-        "view_errors": base.header["view_errors"] - _errors_gone(patch) + patch.errors.total(),
+        "view_errors": base.header["view_errors"] - gone.total() + patch.errors.total(),
+        "view_faults": patch.errors.added_to(base.view_faults, gone, gone_keys),
     }
     return IndexContent(patch.sections, header, patch.errors)
 
 
-def _errors_gone(patch: Patch) -> int:
-    """Return how many errors of the base concern items that go."""
-    errors: Counter[str] = Counter()
+def _errors_gone(patch: Patch) -> tuple[ViewErrors, set[str]]:
+    """Return the errors of the base that concern items that go, and the keys of these items as text."""
+    errors, keys = ViewErrors(), set()
     if patch.base.header["view_errors"]:
         for slot in patch.leaving:
             item = patch.base.item(slot)
+            keys.add(shown(item.get(patch.declaration.key or "")))
             for name in patch.declaration.filters:
                 passes(patch.declaration, name, item, errors)
             for name in patch.declaration.sorts:
                 sort_key(patch.declaration, name, item, errors)
-    return errors.total()
+    return errors, keys
 
 
 def _patch_keys(patch: Patch) -> None:

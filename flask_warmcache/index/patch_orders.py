@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
 from operator import itemgetter
 
 from ..store import format as fmt
-from .item_views import Key, passes, sort_key
+from .item_views import Key, ViewErrors, passes, sort_key
 from .patch import Patch, PatchImpossible, Row
 from .views import ranks_of
 
@@ -161,7 +160,7 @@ class SortPatch:
         """Return whether an item of the base comes before a row."""
         patch = self._patch
         if slot not in self._keys:
-            self._keys[slot] = sort_key(patch.declaration, self._name, patch.base.item(slot), Counter())
+            self._keys[slot] = sort_key(patch.declaration, self._name, patch.base.item(slot), ViewErrors())
         other = self._keys[slot]
         if other < key:
             return True

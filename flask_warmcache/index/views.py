@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from array import array
-from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any
@@ -12,7 +11,7 @@ from ..declaration import Declaration, Item
 from ..errors import ViewError
 from ..store import format as fmt
 from ..store.writer import Section
-from .item_views import passes, sort_key, text_of
+from .item_views import ViewErrors, passes, sort_key, text_of
 
 
 class ViewBuilder:
@@ -28,7 +27,7 @@ class ViewBuilder:
         self._keys: dict[str, list[Any]] = {name: [] for name in declaration.sorts}
         self._text = bytearray()
         self._text_starts = array("Q", [0])
-        self.errors: Counter[str] = Counter()  # what failed, "filter marked: KeyError" for example, and how often
+        self.errors = ViewErrors()
         self.needs_items = bool(declaration.filters or declaration.sorts or declaration.search)
 
     def add(self, item: Item | None) -> None:

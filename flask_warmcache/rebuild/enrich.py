@@ -8,12 +8,12 @@ from contextlib import closing
 from typing import Any
 
 from ..declaration import Declaration, Item
-from ..errors import RebuildError
+from ..errors import RebuildError, named
 from ..store.format import key_hash
 from .enrich_threads import Done, EnrichThreads, Keep, Result, Unit, finished
 from .leftovers import Enriched, Leftovers
 from .source import Pending
-from .tools import Failures, Tools, named
+from .tools import Failures, Tools
 
 # Seconds that one app context lasts: long enough to share a database session, and short enough not to keep one
 # open for a whole rebuild.

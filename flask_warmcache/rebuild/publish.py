@@ -14,11 +14,10 @@ lock is acquired.  Under the lock the rebuild checks that what it began with is 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 
-from .. import events
 from ..errors import RebuildError
 from ..index.build import Builder
 from ..store.data import DataWriter
@@ -29,6 +28,7 @@ from ..store.sweeping import sweep
 from .drafts import DraftMaker, PatchedIndex, WholeIndex
 from .leftovers import Enriched
 from .source import Matched
+from .tools import note_view_errors
 
 # Writes may publish between our reading the index and our lock; a writer in a loop may do so again and again.
 TRIES = 50
@@ -62,7 +62,7 @@ class Publisher:
             self._maker.begin_phase("publish", builder.count)
         generation = self._publish(WholeIndex(self._maker, content, writer, complete), writer.path.name)
         if complete:
-            self._log_errors(content.errors)
+            note_view_errors(self._name, content.errors)
         writer.share(self._publish_lock)
         return generation
 
@@ -73,7 +73,7 @@ class Publisher:
         """
         index = PatchedIndex(self._maker, old, matched, results)
         generation = self._publish(index, old.header["data"]["file"])
-        self._log_errors(index.content.errors)
+        note_view_errors(self._name, index.content.errors)
         return generation, index.content.header["count"]
 
     def _publish(self, index: WholeIndex | PatchedIndex, data_file: str) -> int:
@@ -90,11 +90,6 @@ class Publisher:
                 if self._store.commit(self._name, publication, self._publish_lock):
                     return publication.draft.generation
         raise RebuildError(f"{self._name!r} is written to so often that its rebuild cannot be published")
-
-    def _log_errors(self, errors: Mapping[str, int]) -> None:
-        for what, times in errors.items():
-            message = "%(what)s on %(items)d items of %(list)r"
-            events.warning("warmcache.view_failed", message, what=what, items=times, list=self._name)
 
 
 class Schedule:

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..declaration import Declaration, Item
-from ..errors import RebuildError, SourceShrunkError
+from ..errors import RebuildError, SourceShrunkError, named
 from ..settings import Settings
 from ..status.progress import Progress
 from ..store.format import ALL, FINGERPRINT_BYTES, NO_FINGERPRINT, SOURCE_ORDER, fingerprint_of, key_hash
 from ..store.snapshot import DAMAGE, Snapshot
-from .tools import Failures, Tools, named
+from .tools import Failures, Tools
 
 # The progress is reported when all these bits of an item's number are zero: for one item of 64.  The keeper
 # reports it for slow sources.

@@ -10,6 +10,7 @@ from typing import Any, ClassVar
 
 from .. import events
 from ..errors import RebuildError
+from ..index.item_views import ViewErrors
 
 # Every failed item is counted, but only the first few are logged with their tracebacks.
 LOGGED_FAILURES = 5
@@ -30,7 +31,8 @@ class Tools:
 class Failures:
     """Counts the items that one rebuild could not take: each kept its old version, or was left out."""
 
-    # Called with the error of every failed item, in the thread of the rebuild; see testing.py.
+    # Called with the error of every failed item, and with the first error of every failing filter and sort, in the
+    # thread of the rebuild; see testing.py.
     callbacks: ClassVar[list[Callable[[BaseException], object]]] = []
 
     def __init__(self, list_name: str) -> None:
@@ -64,9 +66,12 @@ class Outcome:
     duration: float
 
 
-def named(key: object) -> str:
-    """Return a key as a message shows it."""
-    try:
-        return repr(key)
-    except ValueError:  # a number of 5,000 digits cannot be shown as text
-        return f"that is a very large {type(key).__name__}"
+def note_view_errors(list_name: str, errors: ViewErrors) -> None:
+    """Log the filters and sorts that failed, each with its first item, and tell tests of them."""
+    for what, times in errors.items():
+        key, error = errors.first[what]
+        message = "%(what)s on %(items)d items of %(list)r, first on %(key)s: %(why)s"
+        facts = {"what": what, "items": times, "list": list_name, "key": key, "why": errors.message(what)}
+        events.warning("warmcache.view_failed", message, error, **facts)
+        for callback in Failures.callbacks:
+            callback(error)

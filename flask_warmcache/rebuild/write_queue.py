@@ -35,6 +35,7 @@ from ..store.snapshot import DAMAGE, Snapshot, Write
 from ..store.writer import Draft, next_generation
 from .apply import merge, with_writes
 from .leftovers import Enriched
+from .tools import note_view_errors
 
 # Seconds that a write waits for others that publish.  A publication takes milliseconds.
 DEADLINE = 1.0
@@ -179,6 +180,7 @@ class WriteQueue:
         )
         if not self._store.commit(self._name, publication, lock):
             return False
+        note_view_errors(self._name, content.errors)
         for request in requests:
             request.published = True
             # A list that follows only one of several requests is not as new as this list, and must not say it is.

@@ -87,6 +87,9 @@ def _lasting(status: ListStatus, condition: Condition) -> dict[str, Any]:
         "reused_items": None if snapshot is None else snapshot.header["reused"],
         "enriched_items": None if snapshot is None else snapshot.header["enriched"],
         "failed_items": None if snapshot is None else snapshot.header["failed_items"],
+        "view_errors": None
+        if snapshot is None
+        else {what: fault[0] for what, fault in snapshot.view_faults.items()},
         "dropped_items": None if snapshot is None else snapshot.header["dropped"],
         "runner": status.runner(),
     }

@@ -43,6 +43,16 @@ def _section(value: Any) -> bool:
     return type(value) is list and len(value) == 3 and all(map(_whole(), value))
 
 
+def _fault(value: Any) -> bool:
+    return (
+        type(value) is list
+        and len(value) == 3
+        and _whole(1)(value[0])
+        and type(value[1]) in (str, type(None))
+        and type(value[2]) is str
+    )
+
+
 ALWAYS: Mapping[str, Check] = {
     "list": _one_of(str),
     "sections": lambda value: type(value) is dict and all(map(_section, value.values())),
@@ -73,6 +83,7 @@ OPTIONAL: Mapping[str, Check] = {
     "unsettled": _one_of(bool),
     "key": _one_of(str, type(None)),
     "cpu_share": lambda value: value is None or _seconds(value),
+    "view_faults": lambda value: type(value) is dict and all(map(_fault, value.values())),
     "durations": lambda value: type(value) is list and all(map(_seconds, value)),
 }
 

@@ -11,7 +11,7 @@ import mmap
 import os
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from operator import itemgetter
 from pathlib import Path
@@ -254,6 +254,12 @@ class Snapshot:
                 return slot
             index += 1
         return None
+
+    @property
+    def view_faults(self) -> Mapping[str, list[Any]]:
+        """What fails in filters and sorts: on how many items, on which first, and why (index/item_views.py)."""
+        faults: dict[str, list[Any]] = self.header.get("view_faults", {})
+        return faults
 
     @property
     def has_search(self) -> bool:

@@ -165,6 +165,9 @@ def _details(status: ListStatus) -> dict[str, str]:
     """Return what only those may see whom the app allows details."""
     report = status.report
     details: dict[str, str | None] = {"Declaration": status.problem}
+    snapshot = status.reader.current()
+    for what, (_, key, message) in {} if snapshot is None else snapshot.view_faults.items():
+        details[what.partition(":")[0].capitalize()] = message if key is None else f"{key}: {message}"
     if report is not None:
         details["Last error"] = report.message
         details["Process"] = f"{report.pid}, {report.runner}" if status.is_rebuilding else None

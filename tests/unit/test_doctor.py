@@ -201,6 +201,16 @@ def test_ttl_shorter_than_build_is_fault(tmp_path: Path) -> None:
     assert levels(look(shop, "files"))["lists.ttl"] == FAULT
 
 
+def test_failing_filter_is_warning(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    shop.list.declaration = shop.list.declaration.with_functions(filters={"odd": lambda item: item["odd"]})
+    shop.rebuild()
+    report = look(shop, "files")
+    assert levels(report)["lists.view_failed"] == WARNING
+    what = "files: filter odd: KeyError on 1 of 1 items, first on 'a': KeyError: 'odd'."
+    assert what in [finding.what for finding in report.findings]
+
+
 def test_failed_list_is_fault_and_cold_one_is_not(tmp_path: Path) -> None:
     shop = Shop(tmp_path)
     assert levels(look(shop, "files")) == {"lists.cold": INFO}

@@ -456,15 +456,18 @@ def test_filter_errors_are_counted_until_their_items_change(
     world.source[3] = new(3, title="")
     world.rebuild()
     assert "warmcache.view_failed: filter risky: ZeroDivisionError on 1 items of 'files'" in caplog.text
-    assert world.shelf.snapshot().header["view_errors"] == 1
+    what, why = "filter risky: ZeroDivisionError", "ZeroDivisionError: integer division or modulo by zero"
+    assert world.shelf.snapshot().view_faults == {what: [1, "3", why]}
     world.source[5] = new(5, title="")
     world.rebuild()
-    assert world.shelf.snapshot().header["view_errors"] == 2
+    assert world.shelf.snapshot().view_faults == {what: [2, "3", why]}
     world.source[3] = new(3, title="T")
+    world.rebuild()
+    assert world.shelf.snapshot().view_faults == {what: [1, None, why]}
     del world.source[5]
     world.rebuild()
-    assert world.shelf.snapshot().header["view_errors"] == 0
-    assert mends.done == 3
+    assert (world.shelf.snapshot().view_faults, world.shelf.snapshot().header["view_errors"]) == ({}, 0)
+    assert mends.done == 4
 
 
 @pytest.mark.parametrize(

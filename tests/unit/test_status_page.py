@@ -263,6 +263,17 @@ def test_details_show_message_and_folder(detailed: Window, tmp_path: Path) -> No
     assert shown.all("form") == []
 
 
+@pytest.mark.parametrize("allowed", [(), ("details",)], ids=["", "with details"])
+def test_failing_filter_is_shown(tmp_path: Path, allowed: tuple[str, ...]) -> None:
+    window = Window(tmp_path, allowed=allowed)
+    window.list.declaration = window.list.declaration.with_functions(filters={"odd": lambda item: item[SECRET]})
+    window.tick()
+    text = window.look().text
+    assert "Failed on 1 filter odd: KeyError" in text
+    assert (f"Filter odd 'a': KeyError: '{SECRET}'" in text) == bool(allowed)
+    assert (SECRET in text) == bool(allowed)
+
+
 def test_details_show_why_declaration_is_unusable(tmp_path: Path) -> None:
     app = make_app(tmp_path)
     warmcache = WarmCache(app)

@@ -131,6 +131,20 @@ def test_error_of_enrich_is_raised_by_read(inline: Library, level: int) -> None:
     assert caught.traceback[-1].name == "_title"
 
 
+@pytest.mark.parametrize("views", ["filters", "sorts"])
+def test_error_of_filter_or_sort_is_raised_by_read(tmp_path: Path, views: str) -> None:
+    app, items = make_app(tmp_path), files("a", "b")
+    options: Any = {views: {"odd": lambda item: 1 // item["size"]}}
+    listed = WarmCache(app).warm_list("files", key="path", source=lambda: items, **options)
+    with inline_rebuilds(app), app.app_context():
+        assert len(listed.get()) == 2
+        items[1] = {"path": "b", "size": 0}
+        listed.invalidate()
+        with pytest.raises(ZeroDivisionError):
+            listed.get()
+        assert len(listed.get()) == 2
+
+
 def test_unusable_item_is_error(inline: Library) -> None:
     inline.items = [*files("a"), {"size": 1}]
     with pytest.raises(KeyError, match="path"):

@@ -45,7 +45,7 @@ def test_item_whose_sort_fails_comes_last(shelf: Shelf, caplog: pytest.LogCaptur
     with caplog.at_level(logging.WARNING, "flask_warmcache"):
         sorts = {"value": lambda item: 10 / item["value"]}
         assert order(shelf, [1, 0, 5, 0], sorts=sorts) == [5, 1, 0, 0]
-    assert "sort value: ZeroDivisionError on 2 items" in caplog.text
+    assert "sort value: ZeroDivisionError on 2 items of 'files', first on 1: ZeroDivisionError" in caplog.text
 
 
 def test_sort_that_always_fails_keeps_source_order(shelf: Shelf) -> None:
@@ -136,10 +136,15 @@ def test_sort_errors_are_counted_once_however_often_sections_are_made() -> None:
     assert dict(builder.errors) == {"sort value: TypeError": 2}
 
 
-@pytest.mark.parametrize("odd", [float("nan"), float("-nan")])
-def test_nan_as_sort_key_comes_last(shelf: Shelf, odd: float) -> None:
-    sorts = {"value": lambda item: odd if item["value"] == 2 else item["value"]}
+@pytest.mark.parametrize(
+    "odd", [float("nan"), float("-nan"), (float("nan"), 1), (1, float("nan")), [1, (2, float("nan"))]]
+)
+def test_nan_as_sort_key_comes_last(shelf: Shelf, odd: Any) -> None:
+    """It comes last inside of a tuple, too, and moves no other item."""
+    others: Any = tuple if isinstance(odd, (tuple, list)) else lambda pair: pair[0]
+    sorts = {"value": lambda item: odd if item["value"] == 2 else others((item["value"], 1))}
     assert order(shelf, [3, 2, 1, 2, 0], sorts=sorts) == [0, 1, 3, 2, 2]
+    assert shelf.snapshot().view_faults["sort value: ValueError"][:2] == [2, "1"]
 
 
 @pytest.mark.parametrize("values", [[None, None], [5, None, None], [None] * 50 + [5], [None, [1], [None]]])

@@ -21,7 +21,7 @@ from tests.support.apps import Shop, make_app
 LIST_KEYS = set(
     "runner dropped_items file_count age_seconds poll_after_ms is_populated rebuild_in_progress cache_rebuilding "
     "state complete generation progress last_success_at last_error last_duration_seconds next_attempt_at "
-    "reused_items enriched_items failed_items".split()
+    "reused_items enriched_items failed_items view_errors".split()
 )
 
 
@@ -81,6 +81,12 @@ def test_section_of_warm_list(site: Site) -> None:
     stamp = datetime.fromisoformat(section["last_success_at"].replace("Z", "+00:00")).timestamp()
     assert abs(stamp - time.time()) < 60
     assert re.fullmatch("[0-9a-f]+", section["generation"])
+
+
+def test_section_counts_items_on_which_filter_fails(site: Site) -> None:
+    site.list.declaration = site.list.declaration.with_functions(filters={"odd": lambda item: item["/srv/secret"]})
+    site.rebuild()
+    assert site.stats("files")["view_errors"] == {"filter odd: KeyError": 2}
 
 
 def test_section_of_value_has_no_count(site: Site) -> None:
