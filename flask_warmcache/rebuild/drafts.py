@@ -47,12 +47,20 @@ class DraftMaker:
 
         :param complete: whether the index has all items; a partial one keeps all writes, since this rebuild
             has not reached their items yet.
+        :raises RebuildError: when code with another ``key=`` has made a write that wins. Its item cannot be found
+            by our key; the next rebuild's source knows what it changed.
         """
         if published is None or published.is_cold:
             return []
         writes = published.writes()
         winning = [write for write in writes if write.sequence > self.seen]
         self.overwritten_keys = [write.key for write in winning]
+        if published.header.get("key", self.declaration.key) != self.declaration.key:
+            if winning:
+                raise RebuildError(
+                    f"while {self.declaration.name!r} was rebuilt, it was written to by code that has another key="
+                )
+            return []
         return winning if complete else writes
 
     def draft(

@@ -25,8 +25,10 @@ def invalidate(folder: Path, name: str) -> None:
     (see ``mark_if_invalidated``).  However the two processes interleave, either the rebuild sees the new
     invalidation, or the index that it published is marked here.
     """
-    write_small(folder, f"{name}.invalidated", secrets.token_hex(8).encode(), sync=False)
-    mark(folder, name)
+    try:
+        write_small(folder, f"{name}.invalidated", secrets.token_hex(8).encode(), sync=False)
+    finally:
+        mark(folder, name)  # takes no space, so that a write that a full disk refuses comes with the next rebuild
 
 
 def invalidation(folder: Path, name: str) -> str:

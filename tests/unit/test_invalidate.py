@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
 import pytest
 
+from flask_warmcache import StoreError
 from flask_warmcache.declaration import Item
 from flask_warmcache.store import marks
 from flask_warmcache.store.snapshot import INVALIDATED_BEFORE
@@ -24,6 +26,18 @@ def test_published_snapshot_is_marked_at_once(shelf: Shelf) -> None:
     assert marked.generation == before.generation
     assert shelf.index.stat().st_mtime_ns < INVALIDATED_BEFORE
     assert shelf.items() == files("a")
+
+
+def test_published_snapshot_is_marked_on_full_disk(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    shelf.rebuild(files("a"))
+
+    def full(*args: object, **options: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(marks, "write_small", full)
+    with pytest.raises(StoreError, match="cannot be invalidated: .*No space left"):
+        shelf.store.invalidate(shelf.name)
+    assert shelf.snapshot().is_invalidated
 
 
 @pytest.mark.parametrize("published", [False, True], ids=["cold", "warm"])

@@ -132,6 +132,26 @@ def desk(folder: Path) -> Desk:
     return Desk(folder, {"a": 1, "b": 2, "c": 3}).build()
 
 
+def test_write_of_code_with_another_key_is_not_lost(desk: Desk) -> None:
+    """A deployment changes ``key=``, and a worker of the old code writes while the new code rebuilds."""
+    new = declare(**{**DECLARED, "key": "size", "source": desk.source, "enrich": desk.enrich})
+
+    def write(where: str) -> None:
+        desk.meanwhile = lambda where: None
+        desk.sizes["b"] = 20
+        assert desk.writes.refresh(["b"])
+
+    desk.meanwhile = write
+    with closing(desk.lock()) as lock:
+        with pytest.raises(RebuildError, match="was written to by code that has another key="):
+            desk.job(lock, new).run()
+        assert desk.shown() == {"a": 1, "b": 20, "c": 3}
+        desk.job(lock, new).run()
+    assert desk.shown() == {"a": 1, "b": 20, "c": 3}
+    snapshot = desk.snapshot()
+    assert snapshot.find(20, "size") == 1 and not snapshot.is_unsettled
+
+
 # Compared with a dict
 
 keys = st.sampled_from(["a", "b", "ab", "ä", 1, "1", 2])
