@@ -45,7 +45,20 @@ def run(*command: object, cwd: Path) -> str:
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The checkout as git would give it, so that building leaves nothing in ours."""
     target = tmp_path_factory.mktemp("packaging") / "copy"
-    left_out = shutil.ignore_patterns(".*", "*.egg-info", "__pycache__", "build", "dist", "tests", "node_modules")
+    left_out = shutil.ignore_patterns(
+        ".git",
+        ".venv*",
+        ".*_cache",
+        ".hypothesis",
+        ".coverage*",
+        "*.egg-info",
+        "__pycache__",
+        "build",
+        "dist",
+        "data",
+        "_build",
+        "node_modules*",
+    )
     shutil.copytree(CHECKOUT, target, ignore=left_out)
     return target
 
@@ -93,13 +106,24 @@ def test_the_wheel_holds_every_module_and_the_script_and_nothing_else(built: Pat
     assert re.search(r"-py3-none-any\.whl$", wheel.name)
 
 
-def test_the_source_archive_holds_what_the_wheel_is_made_of(built: Path) -> None:
+def test_source_archive_holds_the_checkout_and_its_tests_run(copy: Path, built: Path, tmp_path: Path) -> None:
     (archive_path,) = built.glob("*.tar.gz")
     with tarfile.open(archive_path) as archive:
-        names = {name.partition("/")[2] for name in archive.getnames()}
-    expected = {name.replace("flask_warmcache/static/", "static/") for name in package_files()}
-    assert expected <= names, expected - names
-    assert {"setup.cfg", "pyproject.toml", "LICENSE"} <= names
+        archive.extractall(tmp_path, filter="data")
+    (folder,) = tmp_path.iterdir()
+    ignored = {"dist", "build", "__pycache__"}
+    for path in copy.rglob("*"):
+        name = path.relative_to(copy)
+        if path.is_file() and not ignored & set(name.parts) and name.name != ".gitignore":
+            assert (folder / name).is_file(), name
+    said = run(
+        sys.executable, "-m", "pytest", "-q", "tests/unit/test_format.py", "-p", "no:cacheprovider", cwd=folder
+    )
+    assert re.search(r"\d+ passed", said)
+
+
+def test_an_index_of_packages_would_accept_both_archives(built: Path) -> None:
+    run(sys.executable, "-m", "twine", "check", "--strict", *built.iterdir(), cwd=built)
 
 
 def test_an_installed_wheel_serves_the_script(built: Path, fresh: Path) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from filelock import FileLock
 
 NODE = Path(__file__).parents[1] / "js"  # its package.json names the packages that tests use
 CHROMIUM_SWITCHES = [
@@ -80,21 +81,25 @@ def node_module(name: str) -> Path:
 
 @cache
 def _install_node_modules() -> str | None:
-    """Install what package.json names, once; return why that is impossible."""
-    wanted = json.loads((NODE / "package.json").read_text())["devDependencies"]
-    installed = {
-        name: json.loads(found.read_text())["version"]
-        for name in wanted
-        if (found := NODE / "node_modules" / name / "package.json").is_file()
-    }
-    if installed == wanted:
-        return None
-    npm = shutil.which("npm")
-    if npm is None:
-        return "npm is not installed (Debian: apt-get install npm)"
-    command = [npm, "install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts"]
-    try:
-        done = subprocess.run(command, cwd=NODE, capture_output=True, text=True, timeout=120)
-    except subprocess.TimeoutExpired:
-        return "the npm registry does not answer"
-    return done.stderr[-500:] if done.returncode else None
+    """Install what package-lock.json names; return why that is impossible.
+
+    The tests of one run are in several processes, and npm deletes what is installed before it installs.
+    """
+    with FileLock(NODE / "node_modules.lock"):
+        wanted = json.loads((NODE / "package.json").read_text())["devDependencies"]
+        installed = {
+            name: json.loads(found.read_text())["version"]
+            for name in wanted
+            if (found := NODE / "node_modules" / name / "package.json").is_file()
+        }
+        if installed == wanted:
+            return None
+        npm = shutil.which("npm")
+        if npm is None:
+            return "npm is not installed (Debian: apt-get install npm)"
+        command = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
+        try:
+            done = subprocess.run(command, cwd=NODE, capture_output=True, text=True, timeout=240)
+        except subprocess.TimeoutExpired:
+            return "the npm registry does not answer"
+        return done.stderr[-500:] if done.returncode else None
