@@ -174,13 +174,12 @@
       if (to === "failed") tell("error", { code: "rebuild", message: list.status.last_error, fatal: false, failures: 1 });
     }
 
-    /** Return what the server asks for, half of the time left, or a slowly growing pause. */
+    /** Return what the server asks for, one interval at most while progress is to be seen, or a slowly growing pause. */
     function pause() {
       const wish = list.status?.poll_after_ms;
-      const eta = list.progress?.eta;
-      const { interval, maxInterval } = settings;
+      const { interval, maxInterval, jitter } = settings;
       let wait = Math.min(interval * 1.5 ** Math.max(0, waited / 30000 - 2), Math.max(interval, maxInterval));
-      if (eta != null) wait = Math.max(interval, Math.min(eta * 500, 30000));
+      if (list.progress) wait = interval / (1 + jitter);
       if (wish > 0) wait = Math.max(250, Math.min(wish, 300000));
       return vary(isHidden() ? settings.hiddenInterval : wait);
     }

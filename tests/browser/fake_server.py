@@ -44,7 +44,6 @@ class FakeServer:
     script: dict[str, str] = field(default_factory=lambda: dict(QUICK))  # its data attributes
     nonce: str = ""
     attributes: dict[str, str] = field(default_factory=dict)  # more attributes of the region
-    eta: float | None = None
     more: dict[str, object] = field(default_factory=dict)  # more fields of the status
     files: dict[str, Path] = field(default_factory=dict)  # static files by path
     page_state: str | None = None  # the state of a page that always disagrees with the status
@@ -110,7 +109,7 @@ class FakeServer:
         return Response(page, mimetype="text/html", headers=headers)
 
     def _status(self) -> dict[str, object]:
-        progress = {"phase": "enrich", "done": 1, "total": 4, "rate": 1.0, "eta_seconds": self.eta}
+        progress = {"phase": "enrich", "done": 1, "total": 4, "rate": 1.0, "eta_seconds": None}
         return {
             "file_count": len(self.items),
             "age_seconds": 1.0,
