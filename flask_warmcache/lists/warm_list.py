@@ -112,6 +112,7 @@ class WarmList(Warm):
         :param version: the version of the function itself; every item is enriched again when it changes.
         :param workers: how many threads call it at the same time, if it waits for disks or networks.
         :param batch: the function takes a list of at most this many items and returns the completed ones in order.
+            A rebuild gives it fewer if so many would take much longer than a second.
         :param item_timeout: seconds after which a call is interrupted and its items count as failed. It needs a
             rebuild in a child process, since a call in a thread cannot be interrupted, and one worker.
         """

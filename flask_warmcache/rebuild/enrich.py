@@ -10,6 +10,7 @@ from typing import Any
 from ..declaration import Declaration, Item
 from ..errors import RebuildError, named
 from ..store.format import key_hash
+from .batch_size import BatchSize
 from .enrich_threads import Done, EnrichThreads, Keep, Result, Unit, finished
 from .leftovers import Enriched, Leftovers
 from .source import Pending
@@ -29,6 +30,7 @@ class Enricher:
         self._declaration = declaration
         self._tools = tools
         self._failures = failures
+        self._batch = BatchSize(declaration.batch or 1)
         self.enriched = 0
         self.found = 0  # items that an interrupted rebuild had finished
 
@@ -73,7 +75,6 @@ class Enricher:
         return result
 
     def _units(self, pending: Sequence[Pending], leftovers: Leftovers) -> Iterator[Unit]:
-        size = self._declaration.batch or 1
         unit: list[Pending] = []
         for item in pending:
             result: Result | None = None
@@ -83,7 +84,7 @@ class Enricher:
                 result = leftovers.find(item.fingerprint, self._declaration.key, item.key)
             if result is None:
                 unit.append(item)
-            if unit and (result is not None or len(unit) == size):
+            if unit and (result is not None or len(unit) >= self._batch.size):
                 yield unit, None
                 unit = []
             if result is not None:
@@ -115,7 +116,9 @@ class Enricher:
                 elif self._declaration.batch is None:
                     produced = [function(pending.item) for pending in unit]
                 else:
+                    began = time.monotonic()
                     produced = list(function([pending.item for pending in unit]))
+                    self._batch.note(len(unit), time.monotonic() - began)
                     if len(produced) != len(unit):
                         raise RebuildError(
                             f"enrich returned {len(produced)} items for {len(unit)}; return one for each, in order"

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 
@@ -164,10 +164,20 @@ class _Attempt:
 
     def _enriched(self, matched: Matched) -> Generator[Enriched | None, None, None]:
         """Yield each pending item's new version, which is in the data file, or None when it failed."""
-        data_file = self._data_file
-        with closing(self._enricher.run(matched.pending, data_file.leftovers, data_file.keep)) as results:
-            for done, result in enumerate(results, 1):
-                self._progress.advance(done)
+        data_file, done = self._data_file, 0
+
+        def keep(finished: Sequence[Enriched]) -> None:
+            """Keep items, and count them now: the list's order may let them wait for one that takes long."""
+            nonlocal done
+            data_file.keep(finished)
+            done += len(finished)
+            self._progress.advance(done)
+
+        with closing(self._enricher.run(matched.pending, data_file.leftovers, keep)) as results:
+            for result in results:
+                if result is None:
+                    done += 1
+                    self._progress.advance(done)
                 self._job.tools.breathe()
                 yield result
 

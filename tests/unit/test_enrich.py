@@ -11,6 +11,8 @@ import pytest
 
 from flask_warmcache import RebuildError
 from flask_warmcache.declaration import Item
+from flask_warmcache.rebuild.batch_size import BatchSize
+from flask_warmcache.status import progress
 from flask_warmcache.store.data import DataWriter
 from tests.support.shelf import Shelf, files
 from tests.support.waiting import until
@@ -154,6 +156,35 @@ def test_slow_item_does_not_delay_others(shelf: Shelf) -> None:
     enrich = Enrich(meanwhile=lambda names: until(lambda: names != NAMES[:1] or len(enrich.seen) == 30))
     shelf.rebuild(ITEMS, enrich=enrich, workers=2)
     assert shelf.items() == made(ITEMS)
+
+
+def test_progress_counts_items_finished_after_slow_one(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "WRITE_EVERY", 0)
+
+    def wait(names: list[str]) -> None:
+        until(lambda: names != NAMES[:1] or shelf.reports[-1]["done"] >= 25, lambda: shelf.reports[-1])
+
+    shelf.rebuild(ITEMS, enrich=Enrich(("item 05",), wait), workers=2)
+    assert max(report["done"] for report in shelf.reports) == 30  # the one that failed counts, too
+
+
+@pytest.mark.parametrize("each", [0.0001, 0.01, 0.1])
+@pytest.mark.parametrize("fixed", [0.0, 0.3, 3.0])
+@pytest.mark.parametrize("first", [0.0, 5.0])  # the first call may load something
+def test_batches_are_short_in_time_unless_calls_themselves_cost_much(
+    each: float, fixed: float, first: float
+) -> None:
+    batch, left = BatchSize(500), 20_000
+    durations: list[float] = []
+    while left:
+        count = min(batch.size, left)
+        assert 1 <= count <= 500
+        durations.append(fixed + each * count + (0.0 if durations else first))
+        batch.note(count, durations[-1])
+        left -= count
+    largest = 20_000 * each + 40 * fixed
+    assert sum(durations) - first <= 1.5 * largest + 15 * fixed
+    assert max(durations[1:]) <= max(2.0, 6 * fixed)
 
 
 def test_number_of_items_held_after_slow_one_is_limited(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
