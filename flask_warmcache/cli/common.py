@@ -6,6 +6,7 @@ wrong usage such as an unknown list, and with 3 when another process is working 
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import Generic, NoReturn, TypeVar
 import click
 from flask import current_app
 
+from ..host.serving import folders_of_servers
 from ..settings import KEY
 from ..state import AppState
 from ..status.condition import ListStatus
@@ -42,10 +44,24 @@ def opened_list(name: str) -> ListStatus:
 
     :raises UsageError: when there is no list of that name.
     """
-    statuses = opened_state().statuses
+    state = opened_state()
+    statuses = state.statuses
     if name not in statuses:
         raise click.UsageError(f"No warm list named {name!r}. Declared: {', '.join(statuses) or 'none'}.")
+    warn_of_another_folder(state)
     return statuses[name]
+
+
+def warn_of_another_folder(state: AppState) -> None:
+    """Say so if the server that runs here keeps its lists in another folder than this command."""
+    served, own = folders_of_servers(state.statuses), os.path.realpath(state.store.folder)
+    if served and own not in served:
+        folder, process = next(iter(served.items()))
+        click.echo(
+            f"The server here (process {process}) keeps its lists in {folder}, and this command in {own}. "
+            "For the server's lists, run it with the server's environment, such as the same WARMCACHE_DIR.",
+            err=True,
+        )
 
 
 class Background(threading.Thread, Generic[Result]):

@@ -12,7 +12,7 @@ from flask.cli import with_appcontext
 from ..doctor.examine import examine
 from ..doctor.report import encoded, show
 from ..status.stats import list_section
-from .common import FAILED, opened_state, pace
+from .common import FAILED, opened_state, pace, warn_of_another_folder
 
 
 @click.command("status")
@@ -21,6 +21,7 @@ from .common import FAILED, opened_state, pace
 def status_command(as_json: bool) -> None:
     """Show every list. The exit code is 1 when a list is cold or failed."""
     state = opened_state()
+    warn_of_another_folder(state)
     for status in state.statuses.values():
         state.keeper.due.note_stale(status)
     sections = {name: list_section(status) for name, status in state.statuses.items()}

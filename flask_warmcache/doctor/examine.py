@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..host.serving import folders_of_servers
 from ..state import AppState
+from ..status.condition import ListStatus
+from ..store.files import FileStore
 from . import environment, folder, imports, rebuilds
 from .report import FAULT, INFO, WARNING, Report
 
@@ -32,11 +36,14 @@ def examine(state: AppState, pid: int | None) -> Report:
     effective = None if running is None else _try(report, "gunicorn", server.check_server, running)
     settings = effective["settings"] if effective is not None else {}
     values = {name: setting["value"] for name, setting in settings.items()}
+    store = _try(report, "folder", _store_of_server, state, running) or state.store
     if running is None or running.user == os.geteuid():
-        _try(report, "folder", folder.check_folder, state.store)
+        _try(report, "folder", folder.check_folder, store)
     _try(report, "routes", _check_routes, state)
     problem = _try(report, "runner", rebuilds.check_child, state, effective)
     for status in state.statuses.values():
+        if store is not state.store:
+            status = ListStatus(status.declaration, store, status.ttl, status.problem, status.code_started)
         _try(report, "lists", rebuilds.check_list, status, state.settings, problem, values)
     _try(report, "imports", _check_imports, state, running, effective)
     if running is not None:
@@ -44,6 +51,23 @@ def examine(state: AppState, pid: int | None) -> Report:
 
         _try(report, "memory", check_memory, running, bool(values.get("preload_app")))
     return report
+
+
+def _store_of_server(report: Report, state: AppState, running: Server | None) -> FileStore:
+    """Return the store that the running server uses; report if it is not that of this environment."""
+    own = os.path.realpath(state.store.folder)
+    processes = [] if running is None else [running.pid, *running.workers]
+    served = folders_of_servers(state.statuses, processes)
+    if not served or own in served:
+        return state.store
+    there = next(iter(served))
+    report.warning(
+        "folder.not_the_servers",
+        f"The server keeps its lists in {there}, and a command with this environment in {own}.",
+        "Such a command changes lists that this server does not serve. The doctor examines the server's folder.",
+        "Run commands with the server's environment, such as the same WARMCACHE_DIR.",
+    )
+    return FileStore(Path(there))
 
 
 def _find_server(report: Report, pid: int | None) -> Server | None:

@@ -171,6 +171,21 @@ def test_names_that_are_not_text_are_shown(tmp_path: Path) -> None:
         assert f"Cache folder {tmp_path}/caf\\udce9/cache" in " ".join(shown.stdout.split()), shown.stderr
 
 
+def test_folder_of_the_server_is_examined_and_another_one_is_named(place: Place) -> None:
+    with gunicorn_server(place, *OUR_CONF, workers=1) as server:
+        server.warm_up()
+        assert "folder.not_the_servers" not in examine(place)["found"]
+        assert "keeps its lists in" not in place.flask("warmcache", "status").stderr
+        place.env["WARMCACHE_DIR"] = str(place.folder / "elsewhere")
+        report = examine(place)
+        assert report["found"]["folder.not_the_servers"]["level"] == "warning"
+        assert report["folder"]["path"] == str(place.cache)
+        assert report["lists"]["files"]["state"] == "fresh"
+        for command in (("status",), ("invalidate", "files")):
+            said = place.flask("warmcache", *command).stderr
+            assert f"keeps its lists in {place.cache}, and this command in {place.folder}/elsewhere." in said
+
+
 def test_without_a_server_the_other_checks_run(place: Place) -> None:
     report = examine(place, "--pid", str(os.getpid()), code=2)
     assert report["found"]["server.not_found"]["level"] == "fault", "it was asked for"
