@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,13 +67,14 @@ class Attempt:
     def take(self, status: ListStatus, *, only_if_due: bool) -> bool:
         """Take a list's lock, if nobody has it and the list is still due; never wait for another's rebuild."""
         death: RebuildError | None = None
-        with self.locks.guard:
+        with self.locks.guard, ExitStack() as unless_taken:
             lock = self.inherited.pop(status.name, None)
             is_inherited = lock is not None
             if lock is None:
                 lock = self.locks.try_lock(status)
             if lock is None:
                 return False
+            unless_taken.callback(lock.close)  # also if anything here fails: nobody else could close it
             # A and B both find the list stale.  A locks, rebuilds, unlocks.  B locks.  If B did not ask again now,
             # it would build the same list once more.
             status.reread(holds_lock=True)
@@ -86,11 +87,10 @@ class Attempt:
                 progress = self.reporter.progress(status, lock, handed_over=is_inherited, deadline=self.deadline)
                 status.begin(progress)
                 self.held[status.name] = lock
-            else:
-                if is_inherited and status.report is not None and status.report.running:
-                    # The parent has left this report to us. No process may find it "running" with the lock free.
-                    self.reporter.progress(status, lock, handed_over=True, deadline=self.deadline).postpone()
-                lock.close()
+                unless_taken.pop_all()
+            elif is_inherited and status.report is not None and status.report.running:
+                # The parent has left this report to us. No process may find it "running" with the lock free.
+                self.reporter.progress(status, lock, handed_over=True, deadline=self.deadline).postpone()
         if death is not None:
             self.reporter.announce("rebuild_failed", status, error=death)
         return is_taken

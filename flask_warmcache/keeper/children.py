@@ -14,6 +14,7 @@ import shutil
 import site
 import sys
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -162,10 +163,15 @@ class Children:
         # process for the call.
         nice = None if wait else shutil.which("nice")
         niceness = [] if nice is None else [nice, "-n", str(NICE)]
-        answers, answering = os.pipe()
-        # These are copies, since gevent starts a process by its own fork, in which hooks close our locks.
-        held = {list_name: os.dup(lock.descriptor) for list_name, lock in locks.items()}
-        try:
+        with ExitStack() as passed_on, ExitStack() as opened:  # whatever fails, no descriptor stays open
+            answers, answering = os.pipe()
+            opened.callback(os.close, answers)
+            passed_on.callback(os.close, answering)
+            held: dict[str, int] = {}
+            for list_name, lock in locks.items():
+                # A copy, since gevent starts a process by its own fork, in which hooks close our locks.
+                held[list_name] = os.dup(lock.descriptor)
+                passed_on.callback(os.close, held[list_name])
             orders = {
                 "paths": [path or os.curdir for path in sys.path if isinstance(path, str)],
                 "folder": location.folder,
@@ -193,12 +199,7 @@ class Children:
                 env=child_environment(os.environ) | {SERVER_STARTED: str(self._code_started)},
                 bufsize=0,
             )
-        except BaseException:
-            os.close(answers)
-            raise
-        finally:
-            for descriptor in (answering, *held.values()):
-                os.close(descriptor)
+            opened.pop_all()
         child = Child(name, process, answers, self._settings.build_timeout)
         self._alive.append(child)
         assert process.stdin is not None

@@ -217,9 +217,12 @@ class Keeper:
     def _rebuild(self, attempt: Attempt) -> None:
         try:
             self._runner.run(attempt)
-        except BaseException:
+        except BaseException as error:
             # The error is reported already, even a sys.exit(), and must not leave the thread. If only the source
             # list is busy, the next tick tries again.
+            if attempt.target.name in attempt.held:  # the rebuild has not even begun
+                self._rebuilder.reporter.fail(attempt.target, error, attempt.target.progress)
+                attempt.close()
             return
         self.wake()  # lists made of this one are due now
 

@@ -137,12 +137,12 @@ def forker(script: str, *arguments: object, **options: Any) -> Iterator[Forker]:
 
 
 @contextmanager
-def no_descriptors() -> Iterator[None]:
-    """Let this process open no further file within the block."""
+def no_descriptors(spare: int = 0) -> Iterator[None]:
+    """Let this process open no further file within the block, or only this many."""
     usual = resource.getrlimit(resource.RLIMIT_NOFILE)
     lowest = os.dup(0)
     os.close(lowest)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, usual[1]))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + spare, usual[1]))
     try:
         yield
     finally:

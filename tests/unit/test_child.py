@@ -21,14 +21,16 @@ from flask_warmcache.errors import ChildError, ItemTimeoutError, SettingError
 from flask_warmcache.host import resources, server
 from flask_warmcache.host import threads as host_threads
 from flask_warmcache.keeper import hand_over
-from flask_warmcache.keeper.children import DROPPED, Location, locate
+from flask_warmcache.keeper.children import DROPPED, Children, Location, locate
 from flask_warmcache.keeper.hand_over import Relay
 from flask_warmcache.keeper.process import ITEM_SIGNAL, ItemTimeLimit
-from flask_warmcache.settings import KEY
+from flask_warmcache.settings import KEY, Settings
+from flask_warmcache.store.files import FileStore
 from tests.benchmarks.load import pinned
 from tests.support.apps import Shop, make_app, state_of
-from tests.support.processes import python, read_line, started
-from tests.support.shelf import files
+from tests.support.processes import no_descriptors, python, read_line, started
+from tests.support.shelf import declare, files
+from tests.support.waiting import until
 
 # Where the app is
 
@@ -121,6 +123,34 @@ def test_child_finds_app_by_its_folder_and_declaration(tmp_path: Path) -> None:
         child._find_state(orders(apps[0], cache="/elsewhere"), None)
     with pytest.raises(ChildError, match="^list 'files' is declared differently here .* reload the server"):
         child._find_state(orders(apps[0], code="of other code"), None)
+
+
+def test_descriptors_that_run_out_leave_none_open_and_no_lock_held(folder: Path) -> None:
+    store = FileStore(folder)
+    children = Children(lambda: Location("nowhere:app", "/"), Settings(), folder, 1)
+    children.problem()  # what is read now is not read again
+
+    def opened() -> list[str]:
+        return sorted(os.listdir("/proc/self/fd"))
+
+    failures = 0
+    for spare in range(20):
+        locks = {name: lock for name in "ab" if (lock := store.try_lock(name)) is not None}
+        before = opened()
+        try:
+            with no_descriptors(spare):
+                child = children.start(declare("a"), locks, {}, only_if_due=True, wait=True)
+        except OSError:
+            failures += 1
+        else:
+            child.kill()
+            until(child.has_ended)
+            children.abandon()
+        assert opened() == before, spare
+        for lock in locks.values():
+            lock.close()
+        assert (len(locks), store.is_locked("a"), store.is_locked("b")) == (2, False, False), spare
+    assert 5 <= failures < 20
 
 
 def test_several_matching_apps_are_refused_unless_one_is_served(tmp_path: Path) -> None:

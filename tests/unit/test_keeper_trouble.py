@@ -12,6 +12,7 @@ from flask import Flask
 
 from flask_warmcache import ChildKilledError
 from flask_warmcache.declaration import Item
+from flask_warmcache.keeper.hand_over import Runner
 from flask_warmcache.signals import rebuild_failed
 from flask_warmcache.store import marks
 from tests.support.apps import Shop
@@ -173,3 +174,18 @@ def test_builder_that_has_lost_its_lock_does_not_overwrite_next_report(tmp_path:
     assert report is not None and report["phase"] == "finished"
     shop.status.reread()
     assert shop.status.condition().state == "fresh"
+
+
+def test_rebuild_that_cannot_begin_has_failed_and_holds_no_lock(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def trouble(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Runner, "run", trouble)
+        shop.tick()
+    assert shop.status.report is not None and shop.status.report.error == "RuntimeError"
+    assert not shop.state.store.is_locked("files")
+    shop.rebuild()
+    assert shop.names() == ["a"]
