@@ -4,6 +4,14 @@ All public names but most errors are imported when they are first asked for, so 
 imports only ``flask_warmcache.gunicorn_conf``, loads neither Flask nor the rest.
 """
 
+try:
+    import fcntl as _fcntl  # noqa: F401
+except ImportError:
+    raise ImportError(
+        "flask-warmcache needs Linux or another POSIX system: it locks files with flock(), which Windows lacks. "
+        "On Windows, use WSL or a container."
+    ) from None
+
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 

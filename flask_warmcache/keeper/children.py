@@ -209,6 +209,10 @@ class Children:
             pass  # it has died already, and its answer will be "gone"
         return child
 
+    def is_rebuilding(self, name: str) -> bool:
+        """Whether a child of this process lives that rebuilds the list."""
+        return any(child.list_name == name and not child.has_ended() for child in list(self._alive))
+
     def watch(self) -> None:
         """Reap the children that have ended, and kill those that are long past their deadline."""
         for child in list(self._alive):

@@ -8,9 +8,11 @@ import random
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING
 
 from .. import events
+from ..errors import RebuildBusyError
 from ..host import threads
 from ..host.threads import run_in_thread
 from ..status.condition import ListStatus
@@ -20,6 +22,9 @@ from .attempt import Attempt
 from .children import Children
 from .hand_over import Runner
 from .rebuilder import Rebuilder
+
+if TYPE_CHECKING:
+    from ..rebuild.tools import Outcome
 
 # How often the keeper examines the lists, in seconds.
 TICK_EVERY = 0.2
@@ -183,6 +188,38 @@ class Keeper:
                 # Trouble with one list, such as an unusable folder, must not starve the others.
                 self._rebuilder.reporter.fail(status, error)
                 self._rebuilder.reporter.announce("rebuild_failed", status, error=error)
+
+    def rebuild_now(self, status: ListStatus, *, enrich_all: bool, waits: bool) -> Outcome:
+        """Rebuild a list in the calling thread.
+
+        :param waits: whether to wait for the end of rebuilds in the way that this process has begun.
+        :raises RebuildBusyError: if the list is being rebuilt elsewhere.
+        :raises Exception: whatever ended the rebuild; it is logged and counted.
+        """
+        while True:
+            is_own = waits and self._is_rebuilding(status)
+            try:
+                return self._rebuilder.rebuild_now(status.name, enrich_all=enrich_all)
+            except RebuildBusyError:
+                if not is_own and not (waits and self._is_rebuilding(status)):
+                    raise
+            time.sleep(JOIN_POLL)
+
+    def _is_rebuilding(self, status: ListStatus) -> bool:
+        """Whether this process or a child of it rebuilds a list, or one of its source lists."""
+        wanted = {one.name for one in self._chain(status)}
+        return any(
+            one.progress is not None or self._children.is_rebuilding(one.name)
+            for one in self._lists
+            if wanted & {above.name for above in self._chain(one)}
+        )
+
+    def _chain(self, status: ListStatus) -> Iterator[ListStatus]:
+        """Yield a list and its source lists."""
+        yield status
+        while status.declaration.source_list is not None:
+            status = self._rebuilder.by_name[status.declaration.source_list]
+            yield status
 
     def rebuild_due(self) -> None:
         """Examine every list once, and rebuild in this thread what is due, whatever the runner is."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,15 @@ if TYPE_CHECKING:
 
 
 def current_state(registry: Registry | None = None) -> AppState:
-    """Return the state of the current app, with its keeper running.
+    """Return the state of the current app, with its keeper running; see ``find_state``."""
+    state = find_state(registry)
+    if not state.is_started:  # otherwise the gate has done so at the beginning of this request
+        state.start(serves=has_request_context())
+    return state
+
+
+def find_state(registry: Registry | None = None) -> AppState:
+    """Return the state of the current app.
 
     :param registry: outside an app context, its only app is the current one.
     :raises RuntimeError: outside an app context without such an app, or for an app without the extension.
@@ -35,8 +44,6 @@ def current_state(registry: Registry | None = None) -> AppState:
         if registry is None or has_app_context():
             raise
         state = registry.only_app().extensions[KEY]
-    if not state.is_started:  # otherwise the gate has done so at the beginning of this request
-        state.start(serves=has_request_context())
     return state
 
 
@@ -77,8 +84,11 @@ class Warm:
 
     def _status(self) -> tuple[AppState, ListStatus]:
         state = current_state(self._registry)
+        return state, self._status_in(state)
+
+    def _status_in(self, state: AppState) -> ListStatus:
         try:
-            return state, state.statuses[self.name]
+            return state.statuses[self.name]
         except KeyError:
             raise UnknownListError(self.name, sorted(state.statuses)) from None
 
@@ -100,8 +110,14 @@ class Warm:
     def rebuild_now(self, *, all: bool = False) -> Outcome:
         """Rebuild in the calling thread and return the outcome; for scripts and tests, not for views.
 
+        The main thread of a script first waits for the end of a rebuild that its own process has begun.
+
         :param all: enrich every item again, while the old list is shown. An item that fails keeps its old version.
         :raises RebuildBusyError: when the list is being rebuilt already.
         """
-        state, _ = self._status()
-        return state.rebuilder.rebuild_now(self.name, enrich_all=all)
+        state = find_state(self._registry)
+        state.open()  # and start no keeper, which might begin what this call is to do
+        status = self._status_in(state)
+        # In another thread it could be the rebuild itself that calls this, and would wait for its own end.
+        waits = threading.current_thread() is threading.main_thread() and not has_request_context()
+        return state.keeper.rebuild_now(status, enrich_all=all, waits=waits)

@@ -6,6 +6,7 @@ import gc
 import logging
 import time
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -166,11 +167,27 @@ def test_rebuild_now_rebuilds_fresh_list_and_returns_its_outcome(shop: Shop) -> 
     assert 0 < outcome.duration < 10
 
 
-def test_rebuild_now_does_not_wait_for_another_rebuild(shop: Shop) -> None:
+def test_rebuild_now_waits_for_own_background_and_starts_none(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     shop.gate.clear()
     shop.keeper.tick()
     until(lambda: shop.builds == 1)
+    shop.items = files("a", "b")
+
+    def sleep(seconds: float, sleep: Callable[[float], None] = time.sleep) -> None:
+        shop.gate.set()
+        sleep(seconds)
+
+    monkeypatch.setattr(time, "sleep", sleep)
     with shop.app.app_context():
+        assert (shop.list.rebuild_now().count, shop.builds) == (2, 2)
+    assert not shop.state.is_started
+
+
+def test_rebuild_now_does_not_wait_in_request_or_for_another_process(shop: Shop) -> None:
+    shop.gate.clear()
+    shop.keeper.tick()
+    until(lambda: shop.builds == 1)
+    with shop.app.test_request_context():
         with pytest.raises(RebuildBusyError, match="'files' is being rebuilt already"):
             shop.list.rebuild_now()
         shop.gate.set()

@@ -88,6 +88,13 @@ print(WarmCache.__name__, threading.active_count())
     assert (done.stdout, done.stderr) == ("WarmCache 1\n", "")
 
 
+@pytest.mark.parametrize("module", ["flask_warmcache", "flask_warmcache.gunicorn_conf", "flask_warmcache.child"])
+def test_import_on_windows_says_what_is_needed(module: str) -> None:
+    done = run_python(f"import sys; sys.modules['fcntl'] = None; import {module}")
+    assert "ImportError: flask-warmcache needs Linux or another POSIX system" in done.stderr.splitlines()[-1]
+    assert "During handling" not in done.stderr
+
+
 def test_gunicorn_conf_loads_no_flask() -> None:
     script = """
 import sys
