@@ -11,6 +11,7 @@ from typing import Any
 
 from ..declaration import Declaration, Item
 from ..errors import RebuildError, SourceShrunkError, named
+from ..index.exact import exact_text
 from ..settings import Settings
 from ..status.progress import Progress
 from ..store.format import ALL, FINGERPRINT_BYTES, NO_FINGERPRINT, SOURCE_ORDER, fingerprint_of, key_hash
@@ -205,12 +206,16 @@ def fingerprinter(declaration: Declaration, encode: Callable[[Any], bytes]) -> C
     if chosen is None:
         # This is fingerprint_of without its call, which shows at a million items.
         prefix, digest, size = version + b"\0", hashlib.blake2b, FINGERPRINT_BYTES
-        return lambda item: digest(prefix + encode(item), digest_size=size).digest()
+        return lambda item: digest(prefix + encode(item) + exact_text(item), digest_size=size).digest()
+
+    def fingerprint(parts: list[Any]) -> bytes:
+        return fingerprint_of(version, encode(parts) + exact_text(parts))
+
     if callable(chosen):
         function = chosen
-        return lambda item: fingerprint_of(version, encode([item[key], function(item)]))
+        return lambda item: fingerprint([item[key], function(item)])
     fields = (key, *chosen)
-    return lambda item: fingerprint_of(version, encode([item[field] for field in fields]))
+    return lambda item: fingerprint([item[field] for field in fields])
 
 
 def _position_after(old: Snapshot, slot: int) -> int:

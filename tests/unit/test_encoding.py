@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import decimal
 import json
@@ -90,6 +91,48 @@ def test_no_provider_may_write_nan_or_infinity(app: Flask, number: float, indent
             warmcache["one"].rebuild_now()
         assert warmcache["one"].get() == "-Infinity"
     assert app.test_client().get("/api/cache/stats/facts").get_json() == {"error": "ValueError"}
+
+
+@dataclasses.dataclass
+class Priced:
+    price: Any
+
+
+def _lossy(value: Any) -> Any:
+    return dataclasses.asdict(value) if dataclasses.is_dataclass(value) else "?"  # type: ignore[arg-type]
+
+
+MOMENT = datetime.datetime(2024, 5, 1, 12, 0, 0, 1)
+
+
+@pytest.mark.parametrize("default", [None, _lossy], ids=["Flask's", "lossy"])
+@pytest.mark.parametrize(
+    "fingerprint", [None, ("value",), lambda item: item["value"]], ids=["", "fields", "function"]
+)
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (MOMENT, MOMENT.replace(microsecond=2)),
+        ({"deep": [1, (MOMENT,)]}, {"deep": [1, (MOMENT.replace(microsecond=2),)]}),
+        (Priced(decimal.Decimal("0.1000000000000000000001")), Priced(decimal.Decimal("0.1000000000000000000002"))),
+        (datetime.date(2024, 5, 1), datetime.date(2024, 5, 2)),
+    ],
+    ids=str,
+)
+def test_change_that_json_does_not_show_is_enriched(
+    app: Flask, default: Any, fingerprint: Any, before: Any, after: Any
+) -> None:
+    assert isinstance(app.json, DefaultJSONProvider)
+    if default is not None:
+        app.json.default = default
+    items = [{"id": 1, "value": before}, {"id": 2, "value": before}]
+    listed = WarmCache(app).warm_list("things", key="id", source=lambda: items)
+    listed.enrich(fingerprint=fingerprint)(lambda item: item | {"text": str(item["value"])})
+    with app.app_context():
+        for value, enriched in ((before, 2), (before, 0), (after, 1), (after, 0)):
+            items[1] = {"id": 2, "value": value}
+            assert listed.rebuild_now().enriched == enriched
+        assert listed.get()[1]["text"] == str(after)
 
 
 ATOMS = (
