@@ -88,7 +88,8 @@ export interface WarmcacheApi {
   watch(name: string, options?: WarmcacheWatchOptions): WarmcacheWatcher;
   /** Resolves with the status at publication; rejects with a WarmcacheError on stop, stall, timeout or a fatal error. */
   ready(name: string, options?: WarmcacheWatchOptions & { timeout?: number }): Promise<WarmcacheStatus>;
-  /** Fetch JSON. onData is called at once, and again with newer data until the list is no longer being rebuilt. */
+  /** Fetch JSON. onData is called at once, and again with newer data until the list is no longer being rebuilt.
+   *  Give the name if the answer has no X-Warmcache that the page can read; without either it is fetched once. */
   json<Data = any>(
     url: string,
     onData: (data: Data, info: { rebuilding: boolean; generation?: string }) => void,

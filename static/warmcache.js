@@ -470,14 +470,18 @@
       const { body, headers } = await ask(url, request);
       data = body;
       facts = { ...readHeader(headers), ...options };
-      if (!signal.aborted) give(body?.cache_rebuilding === true);
+      if (!signal.aborted) give(body?.cache_rebuilding ?? isWaiting(facts.state));
     }
 
     async function run() {
       for (await load(); again && !signal.aborted; ) {
-        const { name, generation } = facts;
-        await ready(name, { ...facts, seen, signal, refresh: load, until: "over" });
-        if (generation === facts.generation) give(false); // nothing newer
+        if (!facts.name) {
+          console.warn("Warmcache needs a list's name.");
+          break;
+        }
+        again = null;
+        await ready(facts.name, { ...facts, seen, signal, refresh: load, until: "over" });
+        if (again === null) give(false); // nothing newer
       }
       return data;
     }
@@ -494,7 +498,7 @@
 
   function inspect(answer, options) {
     const wish = { ...(answer?.headers?.get && readHeader(answer.headers)), ...options };
-    return answer?.cache_rebuilding === true || isWaiting(wish.state) ? watch(wish.name, wish) : null;
+    return answer?.cache_rebuilding ?? isWaiting(wish.state) ? watch(wish.name, wish) : null;
   }
 
   /* ---- regions ---- */
@@ -644,7 +648,6 @@
     );
   }
 
-  /** Return whether a field has the focus or was changed. */
   function isDirty(field) {
     const form = document.createElement("form");
     const copy = form.appendChild(field.cloneNode(true));

@@ -48,6 +48,7 @@ class FakeServer:
     files: dict[str, Path] = field(default_factory=dict)  # static files by path
     page_state: str | None = None  # the state of a page that always disagrees with the status
     login: bool = False  # whether the session has ended, so that the status redirects
+    headers: dict[str, str] = field(default_factory=dict)  # of every answer
     url: str = ""
     hits: list[str] = field(default_factory=list)
     gate: threading.Event = field(default_factory=threading.Event)  # the status hangs while this is cleared
@@ -73,6 +74,7 @@ class FakeServer:
         self.hits.append(request.path)
         response = self._answer(request.path)
         response.headers.setdefault("Cache-Control", "no-cache, private")
+        response.headers.update(self.headers)
         return response(environ, start_response)  # type: ignore[arg-type]
 
     def _answer(self, path: str) -> Response:

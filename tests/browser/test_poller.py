@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from .conftest import EventRecorder, asks_nothing, open_page, publish
-from .fake_server import STATUS, FakeServer
+from .fake_server import STATUS, FakeServer, serve
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -45,6 +45,31 @@ def test_cold_region_is_filled_without_a_reload(server: FakeServer, page: Page, 
     assert attribute(page, "aria-busy") is None
     assert page.evaluate("performance.getEntriesByType('navigation').length") == 1
     assert server.count("/page") == 2  # the document and the swap
+
+
+@pytest.mark.parametrize("exposed", [True, False], ids=["by the exposed header", "by its name"])
+def test_json_of_another_origin_is_followed(server: FakeServer, page: Page, exposed: bool) -> None:
+    options = {} if exposed else {"name": "files"}
+    page.goto(f"{server.url}/page")
+    with serve(FakeServer()) as other:
+        other.headers = {"Access-Control-Allow-Origin": server.url}
+        if exposed:
+            other.headers["Access-Control-Expose-Headers"] = "X-Warmcache, Retry-After"
+        other.become("cold", None, [], rebuilding=True)
+        calls = """([url, options]) => {
+            window.calls = [];
+            Warmcache.configure({ statusUrl: `${url}/api/cache/stats` });
+            const show = ({ files }, { rebuilding }) => calls.push([files.length, rebuilding]);
+            const { done } = Warmcache.json(`${url}/api/files`, show, options);
+            done.then(() => calls.push("done"), (error) => calls.push(`${error}`));
+        }"""
+        page.evaluate(calls, [other.url, options])
+        for number, state in enumerate(("partial", "partial", "fresh"), 1):
+            other.become(state, f"p{number}", ["row"] * number, rebuilding=state == "partial")
+            page.wait_for_function(f"calls.some((call) => call[0] === {number})", timeout=60_000)
+        page.wait_for_function("calls.includes('done')", timeout=60_000)
+        # The first answer may come when the build has begun already.
+        assert page.evaluate("calls.slice(-4)")[1:] == [[2, True], [3, False], "done"]
 
 
 def test_cold_region_fills_during_the_first_rebuild(

@@ -130,12 +130,59 @@ test("json() prefers the name from the options", async () => {
   assert.equal(page.requests[1].url, "/api/cache/stats/mine");
 });
 
-test("json() rejects without a name", async () => {
+test("json() without a name keeps what it has shown, and says what is missing", async () => {
   const page = open();
-  library(page).data = () => answer({ cache_rebuilding: true });
-  const job = page.Warmcache.json(DATA.url, () => {});
-  await assert.rejects(job.done, /list's name/);
+  library(page).data = () => answer({ files: ["old"], cache_rebuilding: true });
+  const calls = [];
+  const job = page.Warmcache.json(DATA.url, (data, info) => calls.push([data.files[0], info.rebuilding]));
+  assert.deepEqual((await job.done).files, ["old"]);
+  assert.deepEqual(calls, [["old", true]]);
+  assert.match(page.warnings.join(), /list's name/);
   assert.equal(page.requests.length, 1);
+});
+
+test("json() with a name needs no header", async () => {
+  const page = open();
+  const world = library(page);
+  const calls = [];
+  let shown = { state: "cold", files: 0 };
+  world.data = () => answer({ files: shown.files, cache_rebuilding: shown.state !== "fresh" });
+  world.status = () =>
+    status({ state: shown.state, generation: shown.files ? `g${shown.files}` : null, cache_rebuilding: shown.state !== "fresh" });
+  const job = page.Warmcache.json(DATA.url, ({ files }, info) => calls.push([files, info.rebuilding]), { name: "files" });
+  await page.clock.advance(6000);
+  for (const next of [{ state: "partial", files: 1 }, { state: "partial", files: 2 }, { state: "fresh", files: 3 }]) {
+    shown = next;
+    await page.clock.advance(60000);
+  }
+  assert.deepEqual(calls, [[0, true], [1, true], [2, true], [3, false]]);
+  await job.done;
+});
+
+test("json() with a name and without a header does not loop if status and data disagree", async () => {
+  const page = open();
+  const world = library(page);
+  world.data = () => answer({ cache_rebuilding: true });
+  world.status = () => fresh("g2");
+  const calls = [];
+  const job = page.Warmcache.json(DATA.url, (data, info) => calls.push(info.rebuilding), { name: "files" });
+  await page.clock.advance(600000);
+  assert.deepEqual(calls, [true, true, false]);
+  assert.equal(asked(page), 2);
+  await job.done;
+});
+
+test("json() of another shape is told by the header whether to wait", async () => {
+  const page = open();
+  const world = library(page);
+  world.data = () => answer({ rows: 1 }, { headers: DATA.headers });
+  const calls = [];
+  page.Warmcache.json(DATA.url, ({ rows }, info) => calls.push([rows, info.rebuilding]));
+  await page.clock.advance(6000);
+  world.status = () => fresh("g2");
+  world.data = () => answer({ rows: 2 }, { headers: { "X-Warmcache": "files; gen=g2; state=fresh" } });
+  await page.clock.advance(60000);
+  assert.deepEqual(calls, [[1, true], [2, false]]);
 });
 
 test("json() rejects if the first fetch fails", async () => {
