@@ -13,6 +13,7 @@ from ..keeper.hand_over import COMPUTING, LONG
 from ..settings import Settings
 from ..state import AppState
 from ..status.condition import ListStatus
+from ..store.locks import holder_of
 from .report import FAULT, INFO, WARNING, Report
 
 LONGEST_IMPORT = 120.0
@@ -123,6 +124,13 @@ def check_list(
             f"{name} cannot be rebuilt: {error}.",
             "Its pages show old items." if snapshot is not None else "Its pages show nothing.",
             f"Look for warmcache.rebuild_failed in the log, and try flask warmcache rebuild {name}.",
+        )
+    if status.is_silent() and status.store.is_locked(name):
+        report.fault(
+            "lists.lock_held",
+            f"The lock of {name} is held by {holder_of(status.store.lock_path(name))}, which reports no rebuild.",
+            "As long as that process holds it, the list is not rebuilt.",
+            "End that process. It may be a stopped builder, or one that a dead builder had started.",
         )
     if snapshot is None or not snapshot.complete:
         if condition.state != "failed":

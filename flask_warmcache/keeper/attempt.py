@@ -9,10 +9,11 @@ from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
+from .. import events
 from ..errors import RebuildError
 from ..status.condition import ListStatus
 from ..store.files import FileStore
-from ..store.locks import HeldLock
+from ..store.locks import HeldLock, holder_of
 from .process import error_of_dead_child
 from .reporter import Reporter
 
@@ -41,8 +42,12 @@ class Locks:
         if lock is None:
             time.sleep(SECOND_TRY_AFTER)
             lock = self._store.try_lock(status.name)
-        if lock is None:
-            status.reread()
+        if lock is not None:
+            status.blockade.end()
+        elif status.note_denied():
+            message = "the lock of %(list)r is held by %(holder)s, and no rebuild is reported"
+            holder = holder_of(self._store.lock_path(status.name))
+            events.warning("warmcache.lock_held", message, list=status.name, holder=holder)
         return lock
 
 

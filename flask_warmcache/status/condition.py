@@ -12,6 +12,7 @@ from ..declaration import Declaration
 from ..store.file_access import Stamp, current_stamp
 from ..store.files import FileStore
 from ..store.snapshot import Snapshot
+from .blockade import SILENT_AFTER, Blockade
 from .pauses import pause_left
 from .progress import Progress, Report
 from .staleness import Findings, Staleness
@@ -62,6 +63,7 @@ class ListStatus:
         self._is_locked_elsewhere = False  # another process was rebuilding when the lock was last probed
         self._progress_path = os.fspath(store.folder / f"{self.name}.progress")
         self._progress_stamp: Stamp | None = None
+        self.blockade = Blockade()
 
     def condition(self) -> Condition:
         """Return the list's condition now, at the cost of one system call and a few comparisons.
@@ -201,6 +203,21 @@ class ListStatus:
         """
         self._is_locked_elsewhere = True
         self.end(report)
+
+    def note_denied(self) -> bool:
+        """Read what the holder of the lock reports; return whether to log that it does not seem to rebuild."""
+        self.reread()
+        return not self._is_importing and self.blockade.note_denied(self._progress_stamp)
+
+    def is_silent(self) -> bool:
+        """Return whether no builder has written a report for long."""
+        stamp = current_stamp(self._progress_path)
+        return stamp is None or (time.time() - stamp[2] / 1e9 > SILENT_AFTER and not self._is_importing)
+
+    @property
+    def _is_importing(self) -> bool:
+        """Whether a child imports the app; it reports nothing meanwhile, and has a deadline."""
+        return self.report is not None and self.report.phase == "import"
 
     def after_fork(self) -> None:
         """Note, in a forked child, that the parent's threads do not exist here: no rebuild runs."""

@@ -40,6 +40,7 @@ class EncodedSections:
             condition.state,
             condition.rebuilding,
             status.is_rebuilding,
+            status.blockade.is_on(),
             # A rebuild in this process changes its report in place.
             report
             and (report.phase, report.done, report.total, report.rate, report.error, report.next_attempt_at),
@@ -76,6 +77,7 @@ def _lasting(status: ListStatus, condition: Condition) -> dict[str, Any]:
         "is_populated": snapshot is not None,
         "rebuild_in_progress": status.is_rebuilding,
         "cache_rebuilding": condition.rebuilding,
+        "lock_held": status.blockade.is_on(),
         "state": condition.state,
         "complete": snapshot is not None and snapshot.complete,
         "generation": None if snapshot is None else snapshot.shown_generation,

@@ -61,7 +61,7 @@ class FileStore:
         :raises StoreError: when the folder cannot be used.
         """
         self.prepare()
-        lock = HeldLock(self.folder / f"{name}.lock")
+        lock = HeldLock(self.lock_path(name))
         try:
             # If the folder was removed between open and flock, we have locked a file that no other process sees.
             if try_lock(lock.descriptor) and lock.still_ours():
@@ -72,6 +72,10 @@ class FileStore:
         lock.close()
         return None
 
+    def lock_path(self, name: str) -> Path:
+        """Return where the list's rebuild lock is."""
+        return self.folder / f"{name}.lock"
+
     def is_locked(self, name: str) -> bool:
         """Return whether a process rebuilds this list now, without waiting and without creating a file.
 
@@ -79,7 +83,7 @@ class FileStore:
         """
         with no_fork:
             try:
-                descriptor = os.open(self.folder / f"{name}.lock", OPEN_FLAGS)
+                descriptor = os.open(self.lock_path(name), OPEN_FLAGS)
             except OSError:
                 return False
             try:

@@ -137,6 +137,24 @@ def try_lock(descriptor: int) -> bool:
     return lock_descriptor(descriptor, blocking=False)
 
 
+def holder_of(path: Path) -> str:
+    """Describe the process that holds a lock file, as far as Linux tells, for the log and the doctor."""
+    try:
+        inode = f":{os.stat(path).st_ino}"
+        lines = Path("/proc/locks").read_text(errors="replace").splitlines()
+    except OSError:
+        return "a process that is not known here"
+    for line in lines:  # as in: 12: FLOCK ADVISORY WRITE 4711 fd:01:123456 0 EOF
+        fields = line.split()
+        if len(fields) > 5 and fields[1] == "FLOCK" and fields[5].endswith(inode):
+            try:
+                name = Path(f"/proc/{fields[4]}/comm").read_text(errors="replace").strip()
+            except OSError:
+                return f"a process that inherited it from process {fields[4]}, which has ended"
+            return f"process {fields[4]} ({name})"
+    return "a process that is not known here"
+
+
 # A lock is held as long as any copy of its descriptor is open.  A forked child must close its copies, or it blocks
 # every later rebuild: a worker forked while the app rebuilds, for example, or a child of multiprocessing.  Closing
 # a copy does not release the parent's lock.  Without no_fork, a fork between opening a file and registering it

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from flask_warmcache.doctor.rebuilds import check_child, check_list
 from flask_warmcache.doctor.report import FAULT, INFO, OK, WARNING, Report
 from flask_warmcache.host import resources
 from flask_warmcache.store.files import FileStore
+from flask_warmcache.store.locks import HeldLock, try_lock
 from tests.support.apps import Shop, make_app
 
 
@@ -209,6 +211,16 @@ def test_failing_filter_is_warning(tmp_path: Path) -> None:
     assert levels(report)["lists.view_failed"] == WARNING
     what = "files: filter odd: KeyError on 1 of 1 items, first on 'a': KeyError: 'odd'."
     assert what in [finding.what for finding in report.findings]
+
+
+def test_lock_held_without_rebuild_is_fault(tmp_path: Path) -> None:
+    shop = Shop(tmp_path)
+    shop.state.store.prepare()
+    with closing(HeldLock(shop.state.store.lock_path("files"))) as lock:
+        assert try_lock(lock.descriptor)
+        report = look(shop, "files")
+    assert levels(report)["lists.lock_held"] == FAULT
+    assert f"held by process {os.getpid()} (" in report.findings[0].what
 
 
 def test_failed_list_is_fault_and_cold_one_is_not(tmp_path: Path) -> None:

@@ -14,7 +14,9 @@ from flask_warmcache import ChildKilledError
 from flask_warmcache.declaration import Item
 from flask_warmcache.keeper.hand_over import Runner
 from flask_warmcache.signals import rebuild_failed
+from flask_warmcache.status import blockade
 from flask_warmcache.store import marks
+from flask_warmcache.store.locks import HeldLock, try_lock
 from tests.support.apps import Shop
 from tests.support.shelf import files
 from tests.support.threads import no_threads
@@ -189,3 +191,29 @@ def test_rebuild_that_cannot_begin_has_failed_and_holds_no_lock(
     assert not shop.state.store.is_locked("files")
     shop.rebuild()
     assert shop.names() == ["a"]
+
+
+@pytest.mark.parametrize("reports", [False, True])
+def test_lock_held_without_rebuild_is_reported(
+    shop: Shop, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, reports: bool
+) -> None:
+    monkeypatch.setattr(blockade, "SILENT_AFTER", 0.1)
+    monkeypatch.setattr(blockade, "FORGOTTEN_AFTER", 60.0)  # the machine may be busy
+
+    def is_shown() -> bool:
+        return bool(shop.client.get("/api/cache/stats/files").get_json()["lock_held"])
+
+    shop.state.store.prepare()
+    lock = HeldLock(shop.state.store.lock_path("files"))
+    assert try_lock(lock.descriptor)
+    for number in range(20):
+        if reports:
+            shop.state.store.write_progress("files", {"phase": "enrich", "done": number})
+        shop.keeper.tick()
+    assert caplog.text.count("warmcache.lock_held") == (not reports)
+    assert is_shown() == (not reports)
+    if not reports:
+        assert f"the lock of 'files' is held by process {os.getpid()} (" in caplog.text
+    lock.close()
+    shop.tick()
+    assert not is_shown() and shop.names() == ["a"]

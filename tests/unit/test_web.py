@@ -21,7 +21,7 @@ from tests.support.apps import Shop, make_app
 LIST_KEYS = set(
     "runner dropped_items file_count age_seconds poll_after_ms is_populated rebuild_in_progress cache_rebuilding "
     "state complete generation progress last_success_at last_error last_duration_seconds next_attempt_at "
-    "reused_items enriched_items failed_items view_errors".split()
+    "reused_items enriched_items failed_items view_errors lock_held".split()
 )
 
 
@@ -63,6 +63,7 @@ def test_section_of_cold_list(site: Site) -> None:
         "cache_rebuilding": True,
         "is_populated": False,
         "rebuild_in_progress": False,
+        "lock_held": False,
         "complete": False,
     }
 
