@@ -77,7 +77,7 @@ def cover(cover_id: str) -> ResponseReturnValue:
     path = library().cover(cover_id)
     if not path.is_file():
         abort(404)
-    answer = send_file(path, "image/webp", max_age=31_536_000)  # Python 3.10 does not know .webp
+    answer = send_file(path, "image/webp", max_age=31_536_000)
     answer.cache_control.immutable = True
     return answer
 

@@ -138,7 +138,7 @@ def _check_lock(report: Report, folder: Path) -> None:
 
 
 def _another_locks(path: Path) -> bool:
-    ran = subprocess.run([sys.executable, *SAFE, "-c", TRY, path], capture_output=True, timeout=60)
+    ran = subprocess.run([sys.executable, SAFE, "-c", TRY, path], capture_output=True, timeout=60)
     return ran.stdout.strip() == b"True"
 
 

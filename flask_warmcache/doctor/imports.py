@@ -193,7 +193,7 @@ def measure(location: Location, environ: Mapping[str, str]) -> tuple[float, list
     :raises TimeoutExpired: when it takes longer than ``LONGEST``.
     """
     kept = child_environment(environ)
-    command = [sys.executable, *SAFE, "-X", "importtime", "-c", SCRIPT, location.uri, location.folder]
+    command = [sys.executable, SAFE, "-X", "importtime", "-c", SCRIPT, location.uri, location.folder]
     ran = subprocess.run(
         command, cwd=location.folder, env=kept, stdin=subprocess.DEVNULL, capture_output=True, timeout=LONGEST
     )

@@ -71,7 +71,7 @@ def _read(report: Report, server: Server) -> dict[str, Any] | None:
     environ = child_environment(server.environ)
     try:
         ran = subprocess.run(
-            [sys.executable, *SAFE, "-m", "flask_warmcache.doctor.effective", *server.arguments],
+            [sys.executable, SAFE, "-m", "flask_warmcache.doctor.effective", *server.arguments],
             cwd=folder, env=environ, stdin=subprocess.DEVNULL, capture_output=True, timeout=READING,
             errors="backslashreplace",
         )  # fmt: skip

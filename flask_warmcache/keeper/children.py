@@ -35,8 +35,8 @@ PACKAGE_FOLDER = os.fspath(Path(__file__).parents[2])
 DROPPED = re.compile(r"SERVER_SOFTWARE|WERKZEUG_.*|LISTEN_.*|NOTIFY_SOCKET|GUNICORN_(FD|PID)")
 INTERPRETER = re.compile(r"(python|pypy)")  # under uWSGI sys.executable is uWSGI
 # The working folder is no place to import from until the standard library is loaded: an app may have a logging.py,
-# which its server never takes for the standard one. Python 3.10 cannot be told so.
-SAFE = ["-P"] if sys.version_info >= (3, 11) else []
+# which its server never takes for the standard one.
+SAFE = "-P"
 # A child runs with the optimization of this process: without assertions the same text is other code.
 OPTIMIZED = ["-" + sys.flags.optimize * "O"] if sys.flags.optimize else []
 NO_MEMORY = "no memory for a second copy of the app"
@@ -192,7 +192,7 @@ class Children:
                 "log_level": events.level(),
             }
             process = subprocess.Popen(
-                [*niceness, sys.executable, *SAFE, *OPTIMIZED, "-m", "flask_warmcache.child"],
+                [*niceness, sys.executable, SAFE, *OPTIMIZED, "-m", "flask_warmcache.child"],
                 stdin=subprocess.PIPE,
                 pass_fds=(*held.values(), answering),
                 cwd=location.folder,

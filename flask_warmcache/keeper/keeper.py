@@ -266,7 +266,7 @@ class Keeper:
 
 # At exit only the main thread may import. Ours are daemon threads: they end wherever they are when the interpreter
 # ends. If one was importing, it never released the import lock, and the worker waited for that lock,
-# only to show a warning, until gunicorn killed it (Python 3.10 and 3.11).
+# only to show a warning, until gunicorn killed it (Python 3.11).
 atexit.register(_imp.acquire_lock)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Hashable
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 from .condition import Condition, ListStatus
@@ -116,7 +116,7 @@ def _last_error(status: ListStatus, condition: Condition) -> str | None:
 def iso(seconds: float) -> str:
     """Format a moment for programs, in UTC."""
     try:
-        moment = datetime.fromtimestamp(seconds, timezone.utc)
+        moment = datetime.fromtimestamp(seconds, UTC)
     except (OverflowError, OSError, ValueError):
         return ""  # a file may hold any number
     return moment.isoformat(timespec="seconds").replace("+00:00", "Z")

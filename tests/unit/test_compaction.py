@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -14,7 +14,7 @@ from tests.support.apps import Shop
 from tests.support.shelf import Shelf
 
 # A time with a zone cannot be compared with one without.
-FAILING = {"time": lambda item: datetime(2000, 1, 1, tzinfo=timezone.utc if item["path"] == "0" else None)}
+FAILING = {"time": lambda item: datetime(2000, 1, 1, tzinfo=UTC if item["path"] == "0" else None)}
 
 
 def big(*sizes: int) -> list[Item]:

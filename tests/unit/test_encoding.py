@@ -28,7 +28,7 @@ def app(tmp_path: Path) -> Flask:
 
 
 def test_items_are_encoded_by_apps_own_json(app: Flask) -> None:
-    moment = datetime.datetime(2024, 5, 1, 12, 0, tzinfo=datetime.timezone.utc)
+    moment = datetime.datetime(2024, 5, 1, 12, 0, tzinfo=datetime.UTC)
     item = {
         "id": 1,
         "date": datetime.date(2024, 5, 1),

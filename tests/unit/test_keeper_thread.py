@@ -269,6 +269,6 @@ print("left")
 
 
 def test_process_can_exit_while_thread_imports() -> None:
-    # Without keeper.py's exit handler Python 3.10 and 3.11 always hang here; 3.13 never does.
+    # Without keeper.py's exit handler Python 3.11 always hangs here; 3.13 never does.
     done = run_python(LEAVE)
     assert done.stdout == "left\n" and "ResourceWarning: unclosed <socket" in done.stderr

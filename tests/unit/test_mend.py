@@ -10,7 +10,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from datetime import date, datetime, timezone
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from fractions import Fraction
 from functools import cmp_to_key
@@ -502,7 +502,7 @@ def test_odd_sort_keys_are_patched(tmp_path: Path, mends: Mends, sort: Any, erro
 
 def test_incomparable_sort_keys_are_not_patched(world: World, mends: Mends) -> None:
     """All times had a zone. The new item's time has none, and Python cannot compare the two."""
-    times = [datetime(2000, 1, 1, tzinfo=timezone.utc), datetime(2000, 1, 1)]
+    times = [datetime(2000, 1, 1, tzinfo=UTC), datetime(2000, 1, 1)]
     world.declared = {**TAME, "sorts": {"by": lambda item: times[item["size"] == 9]}}
     world.rebuild()
     world.source.append(new("z", size=9))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from array import array
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -54,7 +54,7 @@ def test_sort_that_always_fails_keeps_source_order(shelf: Shelf) -> None:
 
 def test_incomparable_keys_fail_rebuild_and_keep_old_list(shelf: Shelf) -> None:
     order(shelf, [1, 2])
-    times = {"value": lambda item: datetime(2000, 1, 1, tzinfo=timezone.utc if item["value"] else None)}
+    times = {"value": lambda item: datetime(2000, 1, 1, tzinfo=UTC if item["value"] else None)}
     message = "Sort 'value' gives keys that cannot be compared .*one type, numbers or text"
     with pytest.raises(ViewError, match=message):
         order(shelf, [0, 1, 2], sorts=times)

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, nullcontext
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -435,7 +435,7 @@ def test_error_of_enrich_reaches_caller(desk: Desk) -> None:
 
 def test_item_that_cannot_be_sorted_is_left_to_next_rebuild(folder: Path) -> None:
     def date(item: Item) -> datetime:
-        return datetime(2000, 1, 1, tzinfo=timezone.utc if item["size"] < 100 else None)
+        return datetime(2000, 1, 1, tzinfo=UTC if item["size"] < 100 else None)
 
     desk = Desk(folder, {"a": 1, "b": 2}, sorts={"date": date}, filters={}).build()
     desk.sizes["a"] = 100
