@@ -288,12 +288,13 @@ function hideError(kind) {
 
 let quarter = 0;
 
-function showProgress({ done, total, ratio, eta }) {
+function showProgress({ phase, done, total, ratio, eta }) {
   const bar = at("progress");
   if (ratio === null || ratio === undefined) bar.removeAttribute("value");
   else bar.value = ratio;
   let text = "Looking for comics";
-  if (total && done < total) {
+  if (/views|publish/.test(phase)) text = "Putting the list in order";
+  else if (total && done < total) {
     text = `Reading ${count(done)} of ${count(total)} comics`;
     if (Number.isFinite(eta) && eta >= 1) text += `, about ${left(eta)} left`;
   } else if (total) text = "Putting the list in order";

@@ -6,6 +6,7 @@ from array import array
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 from ..declaration import Declaration, Item
@@ -34,7 +35,7 @@ class Builder:
         self._line_numbers = array("Q")  # of each item, in the data file
         self._hashes = array("Q")
         self._fingerprints = bytearray()
-        self.views = ViewBuilder(declaration, breathe)
+        self.views = ViewBuilder(declaration)
 
     @property
     def count(self) -> int:
@@ -49,27 +50,34 @@ class Builder:
             self._hashes.append(fmt.key_hash(key))
         self.views.add(item)
 
-    def content(self, writer: DataWriter) -> IndexContent:
+    def content(self, writer: DataWriter, advance: Callable[[int], None] = lambda done: None) -> IndexContent:
         """Return the content of the index.
 
         :param writer: of the data file; it is flushed.
+        :param advance: called after each step with the share of the work that is done, as a number of items.
         :raises ViewError: when a sort's keys cannot be compared with one another.
         """
+        numbers, steps = count(1), 2 + self.views.steps
+
+        def step() -> None:
+            self._breathe()
+            advance(self.count * min(steps, next(numbers)) // steps)
+
         place_type = fmt.place_type(writer.end)
         of_lines = memoryview(writer.places)
         places = array(place_type)
         for line_number in self._line_numbers:
             places.append(of_lines[2 * line_number])
             places.append(of_lines[2 * line_number + 1])
-        self._breathe()
+        step()
         sections: dict[str, Any] = {"places": places, "fingerprints": self._fingerprints}
         if self._declaration.key is not None:
             hashes = self._hashes
             order = sorted(range(len(hashes)), key=hashes.__getitem__)
-            self._breathe()
+            step()
             sections["key_hashes"] = array("Q", [hashes[slot] for slot in order])
             sections["key_slots"] = array("I", order)
-        sections |= self.views.sections(places)
+        sections |= self.views.sections(places, step)
         return IndexContent(
             sections,
             {

@@ -17,9 +17,8 @@ from .item_views import ViewErrors, passes, sort_key, text_of
 class ViewBuilder:
     """Takes a list's items one by one, in source order, and makes the index sections of its views."""
 
-    def __init__(self, declaration: Declaration, breathe: Callable[[], None]) -> None:
+    def __init__(self, declaration: Declaration) -> None:
         self._declaration = declaration
-        self._breathe = breathe
         self._count = 0
         self._flags = {name: bytearray() for name in declaration.filters}
         # Kinds and keys lie apart, because pairs of them would take twice the memory.
@@ -46,28 +45,34 @@ class ViewBuilder:
             self._text += text_of(declaration.search, item)
             self._text_starts.append(len(self._text))
 
-    def sections(self, places: array[int]) -> dict[str, Section]:
+    @property
+    def steps(self) -> int:
+        """The number of steps of ``sections``."""
+        return 2 * len(self._keys) + len(self._flags) * (1 + len(self._keys))
+
+    def sections(self, places: array[int], breathe: Callable[[], None]) -> dict[str, Section]:
         """Return the index sections of all views.
 
         :param places: the places of all items, in source order, two numbers each.
+        :param breathe: called after each step, so that requests get the interpreter.
         :raises ViewError: when a sort's keys cannot be compared with one another.
         """
         sections: dict[str, Section] = {}
         orders: dict[str, Sequence[int]] = {fmt.SOURCE_ORDER: range(self._count)}
         for name in self._keys:
             orders[name] = self._order(name)
-            self._breathe()
+            breathe()
             sections[fmt.rank_section(name)] = ranks_of(orders[name], self._count)
             sections[fmt.order_section(fmt.ALL, name)] = array("I", orders[name])
             sections[fmt.view_section(fmt.ALL, name)] = in_order(places, orders[name])
-            self._breathe()
+            breathe()
         for filter_name, flags in self._flags.items():
             sections[fmt.flags_section(filter_name)] = flags
             for sort_name, order in orders.items():
                 passing = [position for position in order if flags[position]]
                 sections[fmt.order_section(filter_name, sort_name)] = array("I", passing)
                 sections[fmt.view_section(filter_name, sort_name)] = in_order(places, passing)
-                self._breathe()
+                breathe()
         if self._declaration.search:
             sections["text"] = self._text
             sections["text_starts"] = self._text_starts

@@ -16,6 +16,7 @@ from ..errors import RebuildError
 from ..index.build import IndexContent
 from ..index.patch import PatchImpossible
 from ..index.patch_index import patch_index
+from ..status.progress import Progress
 from ..store.data import DataWriter, Tail
 from ..store.files import FileStore
 from ..store.locks import HeldLock
@@ -39,7 +40,7 @@ class DraftMaker:
     # because a clock may be set back.
     seen: int
     header: Callable[[], dict[str, Any]]  # gives what the index says about the rebuild
-    begin_phase: Callable[[str, int], None]  # is called with the name of each phase and its number of items
+    progress: Progress
     overwritten_keys: list[str | int] = field(default_factory=list)  # keys whose writes won over this rebuild
 
     def open_writes(self, published: Snapshot | None, *, complete: bool) -> list[Write]:
@@ -185,9 +186,9 @@ class PatchedIndex:
             row_of(key, item, tail.add(item.fingerprint, item.encoded), slot)
             for key, item, slot in change.new_items
         ]
-        maker.begin_phase("views", len(rows))
+        maker.progress.begin("views", len(rows))
         self.content = patch_index(published, declaration, rows, change.dead, change.sequence())
-        maker.begin_phase("publish", self.content.header["count"])
+        maker.progress.begin("publish", self.content.header["count"])
         return maker.draft(self.content, published, writes, tail.described(), complete=True)
 
     def _is_base(self, published: Snapshot) -> bool:

@@ -113,7 +113,7 @@ class _Attempt:
         publish_lock = store.publishing(declaration.name)
         self._data_file = DataFile(declaration, store, job.lock, publish_lock, started, job.tools.breathe)
         self._drafts = DraftMaker(
-            declaration, store, job.lock, invalidation, started, seen, self._tally.header, progress.begin
+            declaration, store, job.lock, invalidation, started, seen, self._tally.header, progress
         )
         self._publisher = Publisher(self._drafts, publish_lock)
 

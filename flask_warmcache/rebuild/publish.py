@@ -56,10 +56,12 @@ class Publisher:
         """
         writer.flush()
         if complete:
-            self._maker.begin_phase("views", builder.count)
-        content = builder.content(writer)
-        if complete:
-            self._maker.begin_phase("publish", builder.count)
+            progress = self._maker.progress
+            progress.begin("views", builder.count)
+            content = builder.content(writer, progress.advance)
+            progress.begin("publish", builder.count)
+        else:
+            content = builder.content(writer)
         generation = self._publish(WholeIndex(self._maker, content, writer, complete), writer.path.name)
         if complete:
             note_view_errors(self._name, content.errors)

@@ -13,7 +13,7 @@ from flask_warmcache import ViewError
 from flask_warmcache.declaration import Item
 from flask_warmcache.index.views import ViewBuilder
 from flask_warmcache.store import format as fmt
-from tests.support.shelf import Shelf, breathe, declare, positions
+from tests.support.shelf import Shelf, breathe, declare, files, positions
 
 
 def order(shelf: Shelf, values: list[Any], backwards: bool = False, **declared: Any) -> list[Any]:
@@ -110,11 +110,19 @@ def _sections(shelf: Shelf) -> dict[str, bytes]:
 
 
 def test_list_without_views_needs_no_decoded_items() -> None:
-    builder = ViewBuilder(declare(), breathe)
+    builder = ViewBuilder(declare())
     builder.add(None)
     assert builder.needs_items is False
-    assert builder.sections(array("I", [0, 9])) == {}
-    assert ViewBuilder(declare(search=("path",)), breathe).needs_items is True
+    assert builder.sections(array("I", [0, 9]), breathe) == {}
+    assert ViewBuilder(declare(search=("path",))).needs_items is True
+
+
+def test_progress_moves_while_views_are_made(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("flask_warmcache.status.progress.WRITE_EVERY", 0)
+    views = {name: lambda item: item["path"] for name in ("a", "b")}
+    shelf.rebuild(files(*map(str, range(100))), sorts=views, filters=views)
+    done = [report["done"] for report in shelf.reports if report["phase"] == "views"]
+    assert done == [0, *(100 * step // 12 for step in range(1, 13))]
 
 
 def test_changed_declaration_updates_views_of_unchanged_items(shelf: Shelf) -> None:
@@ -127,12 +135,12 @@ def test_changed_declaration_updates_views_of_unchanged_items(shelf: Shelf) -> N
 
 def test_sort_errors_are_counted_once_however_often_sections_are_made() -> None:
     """The sections of a partial list are made again and again."""
-    builder = ViewBuilder(declare(sorts={"value": lambda item: item["value"]}), breathe)
+    builder = ViewBuilder(declare(sorts={"value": lambda item: item["value"]}))
     places = array("I")
     for number, value in enumerate([{}, "a", "b", "c", {}]):
         builder.add({"path": number, "value": value})
         places.extend([9 * number, 9 * number + 8])
-        builder.sections(places)
+        builder.sections(places, breathe)
     assert dict(builder.errors) == {"sort value: TypeError": 2}
 
 
