@@ -20,6 +20,7 @@ from .. import events
 from ..errors import StoreError
 from ..settings import KEY
 from ..state import AppState
+from .hosts import ANY_HOST, know_hosts
 
 RETRY_AFTER = "2"
 
@@ -40,9 +41,10 @@ class Gate:
         self._probes = {
             f"{prefix}/livez": self._live, f"{prefix}/readyz": self._ready, f"{prefix}/startupz": self._started
         }  # fmt: skip
+        know_hosts(app)
         for path, probe in self._probes.items():
             # The route serves url_for, and refuses other methods than GET.
-            app.add_url_rule(path, f"warmcache.{path.rpartition('/')[2]}", probe)
+            app.add_url_rule(path, f"warmcache.{path.rpartition('/')[2]}", probe, host=ANY_HOST)
         self._serve = app.wsgi_app
         app.wsgi_app = self  # type: ignore[method-assign]
 

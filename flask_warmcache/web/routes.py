@@ -18,6 +18,7 @@ from ..registry import Registry
 from ..state import AppState
 from ..status.condition import ListStatus
 from ..status.stats import EncodedSections, list_section
+from .hosts import ANY_HOST, pass_hosts
 from .permissions import Permissions, is_from_elsewhere
 from .sections import Sections
 
@@ -34,6 +35,8 @@ def blueprint(registry: Registry, permissions: Permissions, spread: float) -> Bl
     sections = Sections(registry, permissions)
     encoded = EncodedSections(spread)
 
+    pass_hosts(routes)
+
     @routes.app_context_processor
     def helpers() -> dict[str, Any]:
         """Return the functions for every template of the app."""
@@ -41,7 +44,7 @@ def blueprint(registry: Registry, permissions: Permissions, spread: float) -> Bl
 
         return {"warmcache_script": markup.warmcache_script, "warmcache_attrs": markup.warmcache_attrs}
 
-    @routes.get("/stats")
+    @routes.get("/stats", host=ANY_HOST)
     def stats() -> Response:
         """Return every list and section, and whether any list is being rebuilt."""
         state = current_state()
@@ -54,7 +57,7 @@ def blueprint(registry: Registry, permissions: Permissions, spread: float) -> Bl
             answer["degraded"] = state.tasks.is_degraded
         return _json(answer)
 
-    @routes.get("/stats/<name>")
+    @routes.get("/stats/<name>", host=ANY_HOST)
     def stats_of(name: str) -> Response:
         """Return one section; the poller asks for this."""
         state = current_state()
@@ -67,7 +70,7 @@ def blueprint(registry: Registry, permissions: Permissions, spread: float) -> Bl
         return _unknown("list or section", name, [*state.statuses, *registry.sections])
 
     # GET, too: somebody who tries the address in a browser gets JSON, as from the rest of the API.
-    @routes.route("/rebuild/<name>", methods=["GET", "POST"])
+    @routes.route("/rebuild/<name>", host=ANY_HOST, methods=["GET", "POST"])
     def rebuild(name: str) -> AnyResponse:
         """Ask for a rebuild of one list."""
         if request.method != "POST":
@@ -96,7 +99,7 @@ def blueprint(registry: Registry, permissions: Permissions, spread: float) -> Bl
             answer.headers["Retry-After"] = str(refusal.wait)
         return answer
 
-    @routes.get("/")
+    @routes.get("/", host=ANY_HOST)
     def status_page() -> Response:
         """Show the lists to people."""
         from . import status_page as page
@@ -109,7 +112,7 @@ def blueprint(registry: Registry, permissions: Permissions, spread: float) -> Bl
         _leave_session_alone()
         return response
 
-    @routes.get("/static/<name>")
+    @routes.get("/static/<name>", host=ANY_HOST)
     def asset(name: str) -> Response:
         """Return the poller, or a file of the status page."""
         from . import assets

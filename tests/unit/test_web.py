@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flask import abort
+from flask import Flask, abort, render_template_string, url_for
+from werkzeug.routing import Rule
 
 from flask_warmcache import WarmCache
+from flask_warmcache.settings import KEY
 from flask_warmcache.status import stats
 from flask_warmcache.store.snapshot import Snapshot
 from flask_warmcache.web import sections
@@ -243,6 +245,33 @@ def test_two_apps_have_separate_sections(tmp_path: Path) -> None:
     for site in sites:
         site.stats("markers")
     assert [site.calls for site in sites] == [1, 1]
+
+
+def test_app_that_matches_hosts_has_our_routes_on_all(tmp_path: Path) -> None:
+    app = Flask("shop", host_matching=True, static_host="static.test")
+    app.config["WARMCACHE_DIR"] = str(tmp_path / "cache")
+    warmcache = WarmCache(app)
+    listed = warmcache.warm_list("files", key="path", source=list)
+    app.add_url_rule("/files", "files", listed.response, host="a.test")
+    app.add_url_rule("/page", "page", lambda: render_template_string("{{ warmcache_script() }}"), host="a.test")
+    warmcache.authorize(lambda action, name: True)
+    with app.app_context():
+        listed.rebuild_now()
+    client = app.test_client()
+    for host in ("http://a.test", "http://B.test:8000", "https://[::1]:81"):
+        for path in ("stats", "stats/files", "livez", "readyz", "static/warmcache.js", ""):
+            assert client.get(f"/api/cache/{path}", base_url=host).status_code == 200
+        assert client.post("/api/cache/livez", base_url=host).status_code == 405
+        asked = client.post("/api/cache/rebuild/files", base_url=host, headers={"Accept": "text/html"})
+        assert (asked.status_code, asked.location.partition("?")[0]) == (303, "/api/cache/")
+    assert client.get("/files", base_url="http://a.test").status_code == 200
+    page = client.get("/page", base_url="http://a.test").text
+    assert 'data-status-url="/api/cache/stats"' in page and 'src="/api/cache/static/warmcache.js?v=' in page
+    app.url_map.add(Rule("/<path:rest>", endpoint="everything", host="b.test"))
+    assert ("/api/cache/stats", "everything", "warmcache.stats") in app.extensions[KEY].shadowed_routes()
+    app.config["SERVER_NAME"] = "c.test"
+    with app.app_context():
+        assert url_for("warmcache.stats") == "http://c.test/api/cache/stats"
 
 
 def test_prefix_can_be_set(tmp_path: Path) -> None:
