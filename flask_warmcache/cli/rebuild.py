@@ -111,7 +111,9 @@ def _show_progress(status: ListStatus, is_running: Callable[[], bool]) -> None:
             return None
         # In the other phases the total is shown only once something is done.
         total = report.total if report.done or report.phase == "enrich" else None
-        return ", ".join([report.phase, *pace(report.rate, report.eta)]), report.done, total
+        # Without a rate, the seconds show that something goes on: a source may return its items at its end only.
+        words = pace(report.rate, report.eta) or [f"{max(0.0, time.time() - report.started):.0f} s"]
+        return ", ".join([report.phase, *words]), report.done, total
 
     show_while(status.name, is_running, progress)
 

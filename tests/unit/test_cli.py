@@ -197,6 +197,20 @@ def test_wait_follows_other_rebuild_to_its_end(
     assert ("failed; the log of the process that ran it says why" in results[0].output) == (end != "finished")
 
 
+def test_wait_for_other_rebuild_is_followed_by_own_one_of_all_items(
+    shop: Shell, other: subprocess.Popen[str], probes: list[str]
+) -> None:
+    results: list[Result] = []
+    command = ("rebuild", "files", "--all", "--wait", "--json")
+    thread = threading.Thread(target=lambda: results.append(shop.run(*command)))
+    thread.start()
+    until(lambda: len(probes) > 20)
+    send_line(other, "failed")
+    thread.join(20)
+    assert results and results[0].exit_code == 0, results
+    assert (json.loads(results[0].stdout)["enriched"], shop.builds) == (2, 1)
+
+
 @pytest.mark.parametrize(
     ("command", "printed", "state"), [("invalidate", "invalidated", "stale"), ("clear", "cleared", "cold")]
 )
@@ -247,7 +261,7 @@ def test_rebuild_from_shell_shows_bar_on_terminal(tmp_path: Path) -> None:
         f"app.config['WARMCACHE_DIR'] = {str(tmp_path / 'cache')!r}\n"
         "warmcache = WarmCache(app)\n"
         "items = [{'path': str(number)} for number in range(40)]\n"
-        "files = warmcache.warm_list('files', key='path', source=lambda: items)\n"
+        "files = warmcache.warm_list('files', key='path', source=lambda: time.sleep(1.2) or items)\n"
         "files.enrich(lambda item: time.sleep(0.02) or item)\n"
     )
     master, terminal = pty.openpty()
@@ -258,6 +272,7 @@ def test_rebuild_from_shell_shows_bar_on_terminal(tmp_path: Path) -> None:
         lines = shown.read1(100_000).decode().split("\r\x1b[?25l")
     assert (done.returncode, len(done.stdout.splitlines())) == (0, 1)
     assert done.stdout.startswith("files: 40 items, 40 enriched")
+    assert any(line.startswith("files: source, 1 s ") for line in lines), lines
     assert any(re.fullmatch(r"files: enrich, [\d.]+/s, \d s left  \[#*-+\]  \d+/40 *", line) for line in lines), (
         lines
     )
