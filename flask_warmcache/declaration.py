@@ -17,7 +17,7 @@ from .errors import DeclarationError
 
 # The order of sort keys, which index/item_views.py describes.  It is part of the digest, since a snapshot that was
 # sorted in another order cannot be patched.
-SORT_ORDER = "order 2"
+SORT_ORDER = "order 3"
 # The form of the search text, store/format.py:fold.  It is part of the digest for the same reason.
 SEARCH_TEXT = "text 2"
 Item = dict[str, Any]

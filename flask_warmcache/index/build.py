@@ -13,6 +13,7 @@ from ..declaration import Declaration, Item
 from ..store import format as fmt
 from ..store.data import DataWriter
 from ..store.writer import Section
+from .exact import packed
 from .item_views import ViewErrors
 from .views import ViewBuilder
 
@@ -87,6 +88,7 @@ class Builder:
                 "filters": self.views.filter_counts(),
                 "live_bytes": sum(places[1::2]) - sum(places[::2]) + (fmt.FINGERPRINT_LENGTH + 1) * self.count,
                 "view_errors": self.views.errors.total(),
+                "exact": packed(self.views.kinds),
                 "view_faults": self.views.errors.added_to({}, Counter(), ()),
             },
             self.views.errors,

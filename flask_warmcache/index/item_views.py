@@ -1,8 +1,8 @@
 """One item in the views: which filters it passes, its sort keys and its search text.
 
-Filters and sorts see an item as JSON gives it back, so that a rebuild that reuses an item and one that enriches
-it again compute the same.  A function that fails on an item is reported.  It must not sink the list, so the item
-does not pass that filter, or comes last in that order.
+Filters and sorts see an item as JSON gives it back, with its dates and decimals restored (exact.py), so that a
+rebuild that reuses an item and one that enriches it again compute the same.  A function that fails on an item is
+reported.  It must not sink the list, so the item does not pass that filter, or comes last in that order.
 
 Where an item stands depends on its own key alone, so an item with an odd key moves no other.  Keys are ordered
 by kind first, and within a kind as Python orders them:

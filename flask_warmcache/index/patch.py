@@ -14,7 +14,8 @@ from ..declaration import Declaration, Item
 from ..store import format as fmt
 from ..store.snapshot import Snapshot
 from ..store.writer import Piece, Section, pieces
-from .item_views import ViewErrors
+from .exact import Kinds, add_kinds, restore, unpacked
+from .item_views import ViewErrors, text_of
 from .views import in_order
 
 
@@ -28,9 +29,10 @@ class Row:
 
     key: str | int
     fingerprint: bytes
-    item: Item  # as JSON gives it back
+    item: Item  # as JSON gives it back; a patch restores its values
     place: tuple[int, int]  # in the data file of the new index
     slot: int | None  # of the item that it replaces
+    kinds: Kinds = field(default_factory=dict)  # of its values, before they were JSON
 
 
 @dataclass
@@ -76,10 +78,23 @@ class Patch:
         self.leaving = sorted({*self.dead, *(row.slot for row in rows if row.slot is not None)})
         self.sections: dict[str, Section] = {}
         self.errors = ViewErrors()  # of filters and sorts on the rows
+        self.kinds = unpacked(base.exact)
+        for row in rows:
+            add_kinds(self.kinds, row.kinds)
+        if any(not self.kinds[path].startswith(kind) for path, kind in unpacked(base.exact).items()):
+            raise PatchImpossible("values are of another kind than before")
+        self.texts = {row: text_of(declaration.search, row.item) for row in rows}  # search reads the JSON
+        for row in rows:
+            restore(row.item, self.kinds)
         self.place_type = base.place_type
         # Each row's entry in an order, and in a view.
         self.slot_bytes = {row: array("I", [slot]).tobytes() for row, slot in self.slot_of.items()}
         self.place_bytes = {row: array(self.place_type, row.place).tobytes() for row in rows}
+
+    def old_item(self, slot: int) -> Item:
+        """Return an item of the base as filters and sorts see it."""
+        item: Item = restore(self.base.item(slot), self.kinds)
+        return item
 
     def write_slots(self, name: str, width: int, contents: Mapping[Row, bytes]) -> None:
         """Write a section that has one entry per slot, with the entries of the rows."""

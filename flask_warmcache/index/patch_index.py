@@ -18,7 +18,8 @@ from ..store import format as fmt
 from ..store.snapshot import Snapshot
 from ..store.writer import Piece
 from .build import IndexContent
-from .item_views import ViewErrors, passes, shown, sort_key, text_of
+from .exact import packed
+from .item_views import ViewErrors, passes, shown, sort_key
 from .patch import Cut, Patch, Row
 from .patch_orders import SortPatch, patch_filters, patch_source_order
 
@@ -64,6 +65,7 @@ def patch_index(
         },
         "live_bytes": live_bytes,
         "view_errors": base.header["view_errors"] - gone.total() + patch.errors.total(),
+        "exact": packed(patch.kinds),
         "view_faults": patch.errors.added_to(base.view_faults, gone, gone_keys),
     }
     return IndexContent(patch.sections, header, patch.errors)
@@ -74,7 +76,7 @@ def _errors_gone(patch: Patch) -> tuple[ViewErrors, set[str]]:
     errors, keys = ViewErrors(), set()
     if patch.base.header["view_errors"]:
         for slot in patch.leaving:
-            item = patch.base.item(slot)
+            item = patch.old_item(slot)
             keys.add(shown(item.get(patch.declaration.key or "")))
             for name in patch.declaration.filters:
                 passes(patch.declaration, name, item, errors)
@@ -107,7 +109,7 @@ def _patch_text(patch: Patch) -> None:
     base = patch.base
     text, starts = base.search_text()
     new_text = {slot: b"\n" for slot in patch.dead}
-    new_text |= {slot: text_of(patch.declaration.search, row.item) for row, slot in patch.slot_of.items()}
+    new_text |= {slot: patch.texts[row] for row, slot in patch.slot_of.items()}
     pieces: list[Piece] = []
     new_starts = array("Q")
     done = moved = 0  # how many slots are copied, and by how much their text has moved

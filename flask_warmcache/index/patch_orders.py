@@ -160,7 +160,7 @@ class SortPatch:
         """Return whether an item of the base comes before a row."""
         patch = self._patch
         if slot not in self._keys:
-            self._keys[slot] = sort_key(patch.declaration, self._name, patch.base.item(slot), ViewErrors())
+            self._keys[slot] = sort_key(patch.declaration, self._name, patch.old_item(slot), ViewErrors())
         other = self._keys[slot]
         if other < key:
             return True

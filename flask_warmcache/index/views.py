@@ -11,6 +11,7 @@ from ..declaration import Declaration, Item
 from ..errors import ViewError
 from ..store import format as fmt
 from ..store.writer import Section
+from .exact import Path, restore
 from .item_views import ViewErrors, passes, sort_key, text_of
 
 
@@ -27,6 +28,7 @@ class ViewBuilder:
         self._text = bytearray()
         self._text_starts = array("Q", [0])
         self.errors = ViewErrors()
+        self.kinds: dict[Path, str] = {}  # of the values in all items, before they were JSON
         self.needs_items = bool(declaration.filters or declaration.sorts or declaration.search)
 
     def add(self, item: Item | None) -> None:
@@ -35,15 +37,17 @@ class ViewBuilder:
         if item is None:
             return
         declaration = self._declaration
+        if declaration.search:
+            self._text += text_of(declaration.search, item)
+            self._text_starts.append(len(self._text))
+        if self.kinds:
+            restore(item, self.kinds)
         for name, flags in self._flags.items():
             flags.append(passes(declaration, name, item, self.errors))
         for name, keys in self._keys.items():
             kind, key = sort_key(declaration, name, item, self.errors)
             self._kinds[name].append(kind)
             keys.append(key)
-        if declaration.search:
-            self._text += text_of(declaration.search, item)
-            self._text_starts.append(len(self._text))
 
     @property
     def steps(self) -> int:

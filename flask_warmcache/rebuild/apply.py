@@ -43,7 +43,7 @@ def merge(
 
 def row_of(key: str | int, item: Enriched, place: Place, slot: int | None) -> Row:
     """Return an item's row; its slot is that of the item it replaces, or None for a new item."""
-    return Row(key, item.fingerprint, json.loads(item.encoded), place, slot)
+    return Row(key, item.fingerprint, json.loads(item.encoded), place, slot, item.kinds or {})
 
 
 def with_writes(content: IndexContent, writes: Iterable[Write]) -> dict[str, Section]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -10,12 +11,13 @@ from dataclasses import dataclass, field
 from .. import events
 from ..declaration import Declaration
 from ..errors import RebuildError
+from ..index.exact import Kinds, Path, add_kinds, packed
 from ..store.data import DataWriter
 from ..store.file_access import may_be_ours
 from ..store.files import FileStore
 from ..store.locks import HeldLock, PublishLock
 from ..store.sweeping import is_mostly_dead
-from .leftovers import Enriched, Leftovers, unfinished
+from .leftovers import KINDS, Enriched, Leftovers, unfinished
 from .source import Pending
 
 
@@ -31,12 +33,13 @@ class DataFile:
     breathe: Callable[[], None]  # is called for each item, so that requests get the interpreter
     leftovers: Leftovers = field(default_factory=lambda: Leftovers(None))
     _writer: DataWriter | None = None
+    _kinds: dict[Path, str] = field(default_factory=dict)  # of the values in the file's items
 
     def resume(self, *, reuse: bool = True) -> None:
         """Open the file that an interrupted rebuild left, if there is one, and its items may be reused."""
         left = unfinished(self.store, self.declaration.name)
         self.leftovers = Leftovers(left if reuse and self.declaration.key is not None else None)
-        self._writer = self.leftovers.writer
+        self._writer, self._kinds = self.leftovers.writer, self.leftovers.kinds()
         if self._writer is not None and self._may_be_published(self._writer):
             self._writer.share(self.publish_lock)
 
@@ -50,6 +53,8 @@ class DataFile:
             self._writer, old, self.leftovers = None, self.leftovers, Leftovers(None)
             if useful:
                 self._copy_useful(old, pending)
+            else:
+                self._kinds = {}
             if writer.is_shared:
                 writer.close()
             else:
@@ -62,6 +67,8 @@ class DataFile:
         the new file does not appear and the next rebuild finds the old one.
         """
         with self._new_file() as writer:
+            if self._kinds:
+                writer.add(KINDS, json.dumps(packed(self._kinds)).encode())
             for item in pending:
                 found = leftovers.find(item.fingerprint, self.declaration.key, item.key)
                 if found is not None:
@@ -92,9 +99,18 @@ class DataFile:
     def keep(self, finished: Sequence[Enriched]) -> None:
         """Append finished items, so that they are not lost if this process dies."""
         for item in finished:
+            if item.kinds:
+                self._note_kinds(item.kinds)
             item.line_number = self.line_number(item)
         if finished and (self.declaration.batch or self.declaration.workers > 1):
             self.writer().flush()  # the next item may take long
+
+    def _note_kinds(self, kinds: Kinds) -> None:
+        """Write down kinds of values that are not in the file yet; the next rebuild has only the items' JSON."""
+        known = dict(self._kinds)
+        add_kinds(self._kinds, kinds)
+        if self._kinds != known:
+            self.writer().add(KINDS, json.dumps(packed(self._kinds)).encode())
 
     def keep_for_the_next(self, error: BaseException) -> None:
         """Leave finished items to the next rebuild, unless that would keep a disk full."""

@@ -14,6 +14,7 @@ from typing import Any
 from ..declaration import Declaration
 from ..errors import RebuildError
 from ..index.build import IndexContent
+from ..index.exact import unpacked
 from ..index.patch import PatchImpossible
 from ..index.patch_index import patch_index
 from ..status.progress import Progress
@@ -142,7 +143,9 @@ class WholeIndex:
         slot = None if write.discarded else published.find(write.key, self.maker.declaration.key or "")
         if slot is None:
             return None
-        item = Enriched(published.fingerprint(slot), published.encoded(slot), None)
+        item = Enriched(
+            published.fingerprint(slot), published.encoded(slot), None, kinds=unpacked(published.exact)
+        )
         if published.header["data"]["id"] == self.writer.data_id:
             item.place = published.place(slot)
         else:

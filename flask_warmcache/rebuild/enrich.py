@@ -9,6 +9,7 @@ from typing import Any
 
 from ..declaration import Declaration, Item
 from ..errors import RebuildError, named
+from ..index.exact import KindFinder
 from ..store.format import key_hash
 from .batch_size import BatchSize
 from .enrich_threads import Done, EnrichThreads, Keep, Result, Unit, finished
@@ -30,6 +31,7 @@ class Enricher:
         self._declaration = declaration
         self._tools = tools
         self._failures = failures
+        self._finder = KindFinder(tools.encode)
         self._batch = BatchSize(declaration.batch or 1)
         self.enriched = 0
         self.found = 0  # items that an interrupted rebuild had finished
@@ -140,7 +142,8 @@ class Enricher:
                 raise RebuildError(
                     f"enrich changed the key field {field!r} of {key!r}; leave it as source gave it"
                 )
-            return Enriched(pending.fingerprint or b"", self._tools.encode(item), None)
+            encoded = self._tools.encode(item)
+            return Enriched(pending.fingerprint or b"", encoded, None, kinds=self._finder.kinds(item))
         except Exception as error:
             return error
 

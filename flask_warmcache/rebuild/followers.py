@@ -7,6 +7,7 @@ from typing import Any
 
 from .. import events
 from ..declaration import Declaration, Item
+from ..index.exact import restore, unpacked
 from ..status.condition import ListStatus
 from ..store.files import FileStore
 from ..store.snapshot import Snapshot
@@ -20,7 +21,10 @@ def item_finder(newest: Callable[[], Snapshot | None], field: str) -> Callable[[
     def find(key: Any) -> Item | None:
         snapshot = newest()
         slot = None if snapshot is None or snapshot.is_cold else snapshot.find(key, field)
-        return None if snapshot is None or slot is None else snapshot.item(slot)
+        if snapshot is None or slot is None:
+            return None
+        item: Item = restore(snapshot.item(slot), unpacked(snapshot.exact))
+        return item
 
     return find
 

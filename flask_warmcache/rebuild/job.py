@@ -35,6 +35,7 @@ from .. import events
 from ..declaration import Declaration
 from ..errors import RebuildError
 from ..index.build import Builder
+from ..index.exact import add_kinds, unpacked
 from ..index.patch import PatchImpossible
 from ..status.progress import Progress
 from ..store.files import FileStore
@@ -199,15 +200,21 @@ class _Attempt:
         """Compute every array; the rebuild's own data file gets all items and is published."""
         breathe = self._job.tools.breathe
         builder = Builder(self._declaration, breathe)
+        of_old = {} if self._old is None else unpacked(self._old.exact)
+        of_left = self._data_file.leftovers.kinds()
         partial, last = self._partial_schedule(), len(matched.sequence) - 1
         for number, entry in enumerate(matched.sequence):
             result = next(results) if entry < 0 else None
             pending = matched.pending[-1 - entry] if entry < 0 else None
             slot = entry if pending is None else pending.slot
             if result is not None and pending is not None:
+                add_kinds(builder.views.kinds, result.kinds or {})
+                if result.place is not None:  # an interrupted rebuild has made it
+                    add_kinds(builder.views.kinds, of_left)
                 item = json.loads(result.encoded) if builder.views.needs_items else None
                 builder.add(result.line_number, result.fingerprint, item, pending.key)
             elif slot is not None:
+                add_kinds(builder.views.kinds, of_old)
                 self._take_old(builder, slot)
             if partial is not None and number < last and partial.is_due(builder.count):
                 with partial.publishing(builder.count):

@@ -13,12 +13,17 @@ from pathlib import Path
 from .. import events
 from ..declaration import Item
 from ..errors import SnapshotError
+from ..index.exact import Kinds, unpacked
+from ..index.exact import Path as KindPath
 from ..store import format as fmt
 from ..store.data import DataWriter
 from ..store.file_access import may_be_ours
 from ..store.files import FileStore
 from ..store.snapshot import DAMAGE, INVALIDATED_BEFORE, Snapshot
 from ..store.sweeping import sweep
+
+# The fingerprint of a line that is no item, and to which no index refers: it has the kinds of values in the items.
+KINDS = b"\xff" * fmt.FINGERPRINT_BYTES
 
 
 @dataclass(slots=True)
@@ -29,6 +34,7 @@ class Enriched:
     encoded: bytes
     place: tuple[int, int] | None  # where an interrupted rebuild has written it
     line_number: int = -1  # in the rebuild's data file
+    kinds: Kinds | None = None  # of its values, before they were JSON
 
 
 class Leftovers:
@@ -62,6 +68,16 @@ class Leftovers:
                 except ValueError:
                     pass  # this is not an item's line, or a power failure cut it off
             begin = newline + 1
+
+    def kinds(self) -> dict[KindPath, str]:
+        """Return the kinds of the values in these items, before they were JSON."""
+        place = self._places.get(KINDS)
+        if place is None or self._data is None:
+            return {}
+        try:
+            return unpacked(json.loads(self._data[place[0] + 1 : place[1]]))
+        except (ValueError, TypeError, RecursionError):
+            return {}  # no checksum covers the line
 
     def size_of(self, fingerprints: Iterable[bytes | None]) -> int:
         """Return how many bytes these items take in the file."""

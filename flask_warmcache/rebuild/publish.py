@@ -18,8 +18,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 
+from .. import events
 from ..errors import RebuildError
 from ..index.build import Builder
+from ..index.exact import Kinds, inexact
 from ..store.data import DataWriter
 from ..store.files import Publication
 from ..store.locks import PublishLock
@@ -65,6 +67,7 @@ class Publisher:
         generation = self._publish(WholeIndex(self._maker, content, writer, complete), writer.path.name)
         if complete:
             note_view_errors(self._name, content.errors)
+            self._note_inexact(builder.views.kinds)
         writer.share(self._publish_lock)
         return generation
 
@@ -77,6 +80,13 @@ class Publisher:
         generation = self._publish(index, old.header["data"]["file"])
         note_view_errors(self._name, index.content.errors)
         return generation, index.content.header["count"]
+
+    def _note_inexact(self, kinds: Kinds) -> None:
+        """Log the fields that filters and sorts do not see as they were, if there are any."""
+        if self._maker.declaration.filters or self._maker.declaration.sorts:
+            for name, why in inexact(kinds).items():
+                message = "the field %(field)r of %(list)r: %(why)s"
+                events.warning("warmcache.value_inexact", message, field=name, list=self._name, why=why)
 
     def _publish(self, index: WholeIndex | PatchedIndex, data_file: str) -> int:
         for number in range(TRIES):

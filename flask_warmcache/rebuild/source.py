@@ -11,7 +11,7 @@ from typing import Any
 
 from ..declaration import Declaration, Item
 from ..errors import RebuildError, SourceShrunkError, named
-from ..index.exact import exact_text
+from ..index.exact import exact_text, restore, unpacked
 from ..settings import Settings
 from ..status.progress import Progress
 from ..store.format import ALL, FINGERPRINT_BYTES, NO_FINGERPRINT, SOURCE_ORDER, fingerprint_of, key_hash
@@ -226,7 +226,8 @@ def _position_after(old: Snapshot, slot: int) -> int:
 
 def _call(declaration: Declaration, upstream: Snapshot | None) -> Any:
     if upstream is not None:
-        return (upstream.item(slot) for slot in upstream.order(ALL, SOURCE_ORDER))
+        kinds = unpacked(upstream.exact)
+        return (restore(upstream.item(slot), kinds) for slot in upstream.order(ALL, SOURCE_ORDER))
     source = declaration.source
     assert source is not None  # the keeper does not start a list whose declaration has a problem
     produced = source()

@@ -11,6 +11,8 @@ A data file is text: one line that identifies it, then one line per item,
 
     <fingerprint, 32 hex digits> TAB <JSON> NEWLINE
 
+and possibly a line of the same form that is no item (rebuild/leftovers.py).
+
 An item's place is a pair of offsets in the data file: of its tab and of its newline.  JSON allows a tab before
 an item, and neither byte can occur inside JSON text.  So a page is the slices joined by commas, and comparing
 both ends shows whether a slice is an item.  The section ``places`` has the pairs of all items in source order,

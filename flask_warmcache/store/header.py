@@ -53,6 +53,15 @@ def _fault(value: Any) -> bool:
     )
 
 
+def _kind(value: Any) -> bool:
+    return (
+        type(value) is list
+        and len(value) > 1
+        and type(value[0]) is str
+        and all(type(key) in (str, type(None)) for key in value)
+    )
+
+
 ALWAYS: Mapping[str, Check] = {
     "list": _one_of(str),
     "sections": lambda value: type(value) is dict and all(map(_section, value.values())),
@@ -84,6 +93,7 @@ OPTIONAL: Mapping[str, Check] = {
     "key": _one_of(str, type(None)),
     "cpu_share": lambda value: value is None or _seconds(value),
     "view_faults": lambda value: type(value) is dict and all(map(_fault, value.values())),
+    "exact": lambda value: type(value) is list and all(map(_kind, value)),
     "durations": lambda value: type(value) is list and all(map(_seconds, value)),
 }
 

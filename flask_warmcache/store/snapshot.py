@@ -262,6 +262,12 @@ class Snapshot:
         return faults
 
     @property
+    def exact(self) -> list[list[Any]]:
+        """Of which kinds the values in the items were before they were JSON (index/exact.py)."""
+        kinds: list[list[Any]] = self.header.get("exact", [])
+        return kinds
+
+    @property
     def has_search(self) -> bool:
         """Whether this snapshot has a search text; one of an older deploy may have none."""
         return "text" in self.header["sections"]
