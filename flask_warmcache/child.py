@@ -41,7 +41,11 @@ def main() -> int:
     pipe = os.fdopen(os.dup(0), "rb")
     with open(os.devnull) as nothing:
         os.dup2(nothing.fileno(), 0)
-    orders = json.loads(pipe.readline())
+    line = pipe.readline()
+    if not line.endswith(b"\n"):
+        pipe.close()
+        return FAILED  # the worker died before it had written the orders; another one begins again
+    orders = json.loads(line)
     store = FileStore(Path(orders["cache"]))
     locks = {name: InheritedLock(store.folder / f"{name}.lock", fd) for name, fd in orders["locks"].items()}
     os.set_inheritable(orders["answering"], False)

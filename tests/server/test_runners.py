@@ -431,9 +431,12 @@ def test_a_worker_killed_before_its_child_was_ready_leaves_the_list_to_it(make_p
         (worker,) = server.pids
 
         def child() -> list[psutil.Process]:
-            return [one for one in psutil.Process(worker).children() if "flask_warmcache.child" in one.cmdline()]
+            children = [
+                one for one in psutil.Process(worker).children() if "flask_warmcache.child" in one.cmdline()
+            ]
+            return [one for one in children if os.getpgid(one.pid) == one.pid]
 
-        (started,) = until(child, "a child")
+        (started,) = until(child, "a child that has its orders")
         os.kill(worker, signal.SIGKILL)
         assert is_locked(place)
         items = built(server)

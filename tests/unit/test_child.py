@@ -28,7 +28,7 @@ from flask_warmcache.settings import KEY, Settings
 from flask_warmcache.store.files import FileStore
 from tests.benchmarks.load import pinned
 from tests.support.apps import Shop, make_app, state_of
-from tests.support.processes import no_descriptors, python, read_line, started
+from tests.support.processes import no_descriptors, python, read_line, run, started
 from tests.support.shelf import declare, files
 from tests.support.waiting import until
 
@@ -287,6 +287,12 @@ def test_only_item_that_takes_too_long_is_ended(limits: ItemTimeLimit, work: Cal
         work(0.2)
     with limits.limit(None):
         work(0.1)
+
+
+@pytest.mark.parametrize("orders", ["", '{"cache":'])
+def test_child_whose_worker_died_before_its_orders_ends_without_traceback(orders: str) -> None:
+    done = run(python("-m", "flask_warmcache.child"), input=orders)
+    assert (done.returncode, done.stderr) == (child.FAILED, "")
 
 
 # From the thread to a child
