@@ -19,6 +19,7 @@ from . import events
 from .errors import ChildError
 from .host import threads
 from .host.child_priority import MEASURE_AFTER, Priority, lower
+from .host.metrics import share_files
 from .keeper.process import ItemTimeLimit, limit_build
 from .keeper.reporter import report_failure
 from .settings import KEY
@@ -103,6 +104,8 @@ def _import_app(orders: dict[str, Any]) -> Any:
     sys.path[:] = orders["paths"]
     if orders["folder"] not in sys.path:
         sys.path.insert(0, orders["folder"])
+    if orders["locks"]:  # otherwise it is the doctor's, beside which another child of the list may run
+        share_files(orders["name"], orders["cache"])
     if orders["logging"]:
         _log_as_gunicorn(orders["logging"])
     from gunicorn.util import import_app

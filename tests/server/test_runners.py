@@ -8,6 +8,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -379,6 +380,44 @@ def test_a_child_logs_where_its_worker_does(
             return {int(found[1]) for found in re.finditer(line, text)} - server.pids
 
         until(logged, lambda: f"the child's line:\n{server.log}")
+
+
+COUNTED = """
+from prometheus_client import Counter, Gauge
+made, busy = Counter("made", "Lists made"), Gauge("busy", "Builders", multiprocess_mode="livesum")
+
+def scan():
+    made.inc()
+    busy.set(1)
+    return [{"path": "a"}]
+
+files = source = warmcache.warm_list("files", key="path", unit="file", source=scan)
+"""
+
+
+def test_children_of_a_list_share_their_files_of_metrics(make_place: Make) -> None:
+    pytest.importorskip("prometheus_client")
+    place = configured(make_place, config={"runner": "process"})
+    metrics = place.folder / "metrics"
+    metrics.mkdir()
+    place.env["PROMETHEUS_MULTIPROC_DIR"] = os.fspath(metrics)
+
+    def of_children() -> list[str]:
+        return sorted(path.name for path in metrics.iterdir() if path.stem.split("_")[-1] not in known)
+
+    with serving_site(place, f"{A_SITE}{COUNTED}{ITS_VIEWS}") as server:
+        known = {f"{pid}" for pid in server.pids}
+        built(server)
+        seen = {server.get().generation}
+        while len(seen) < 3:
+            server.get("/invalidate", "POST")
+            until(lambda: server.get().generation not in seen, lambda: f"a newer list: {server.log}")
+            seen.add(server.get().generation)
+        until(lambda: len(of_children()) == 1, of_children)
+        (name,) = of_children()
+        assert re.fullmatch(r"counter_warmcache-[0-9a-f]{8}-files\.db", name)
+        script = "from prometheus_client.multiprocess import MultiProcessCollector as M; print(*M(None).collect())"
+        assert "value=3.0" in place.run([sys.executable, "-c", script]).stdout
 
 
 # From the thread to a child

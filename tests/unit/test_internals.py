@@ -117,7 +117,7 @@ assert logging.root.level == logging.ERROR and logging.getLogger("gunicorn.error
     assert done.returncode == 0, done.stderr
 
 
-# gevent, filelock
+# gevent, filelock, prometheus_client
 
 
 def test_gevent_tells_what_it_has_patched_and_has_pool_of_real_threads() -> None:
@@ -134,6 +134,21 @@ assert get_hub().threadpool.apply(real) != real()
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+
+
+def test_prometheus_client_names_its_files_by_a_class_that_can_be_replaced(tmp_path: Path) -> None:
+    pytest.importorskip("prometheus_client")
+    script = """
+import os
+from prometheus_client import Counter, multiprocess, values
+values.ValueClass = values.MultiProcessValue(lambda: "a.name")
+Counter("made", "Lists").inc()
+multiprocess.mark_process_dead("a.name")
+print(os.listdir(os.environ["PROMETHEUS_MULTIPROC_DIR"]))
+"""
+    env = os.environ | {"PROMETHEUS_MULTIPROC_DIR": os.fspath(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=120)
+    assert (done.stdout, done.stderr) == ("['counter_a.name.db']\n", "")
 
 
 def test_filelock_locks_descriptor_of_ours(tmp_path: Path) -> None:
