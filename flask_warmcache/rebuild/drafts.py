@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..declaration import Declaration
-from ..errors import RebuildError
+from ..errors import RebuildError, SnapshotError
 from ..index.build import IndexContent
 from ..index.exact import unpacked
 from ..index.patch import PatchImpossible
@@ -54,7 +54,12 @@ class DraftMaker:
         """
         if published is None or published.is_cold:
             return []
-        writes = published.writes()
+        try:
+            writes = published.writes()
+        except SnapshotError:
+            if published.generation > self.seen:
+                raise
+            writes = []  # all of them came before the source was called, which knows what they changed
         winning = [write for write in writes if write.sequence > self.seen]
         self.overwritten_keys = [write.key for write in winning]
         if published.header.get("key", self.declaration.key) != self.declaration.key:

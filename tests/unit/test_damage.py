@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from flask_warmcache import BadQueryError
 from flask_warmcache.store import format as fmt
 from flask_warmcache.store.verify import Verifier
-from tests.support.apps import Site
+from tests.support.apps import Shop, Site
 from tests.support.processes import no_descriptors
 from tests.support.shelf import Shelf, declare, files
 
@@ -134,7 +134,7 @@ def fields_of(header: dict[str, Any]) -> list[str]:
 def with_field(index: bytes, field: str, value: object = None, *, missing: bool = False) -> bytes:
     """Return an index with another value in a field of its header, and a right checksum."""
     header, base = fmt.read_header(index, len(index))
-    *path, last = field.split(".")
+    *path, last = field.split(".", 1)
     reduce(getitem, path, header)[last] = value
     if missing:
         del reduce(getitem, path, header)[last]
@@ -193,6 +193,63 @@ def test_header_with_wrong_field_fails_no_route_and_is_rebuilt(tmp_path: Path, n
         site.tick()
         assert site.states() == {"fresh"}, field
         assert site.names() == list(Odd.NAMES) and site.client.get("/value").get_json()["value"] == 2, field
+
+
+@pytest.mark.parametrize("part", [None, 0.0, 0.5, 0.99])
+def test_missing_or_shorter_section_fails_no_route_and_is_rebuilt(tmp_path: Path, part: float | None) -> None:
+    first = Odd(tmp_path)
+    first.tick()
+    written = {path: path.read_bytes() for path in (tmp_path / "cache").iterdir()}
+    index = tmp_path / "cache" / "files.index"
+    header, base = fmt.read_header(written[index], len(written[index]))
+    for section, (offset, length, _) in header["sections"].items():
+        for path in (tmp_path / "cache").iterdir():
+            path.unlink()
+        for path, content in written.items():
+            path.write_bytes(content)
+        length = int((part or 0.0) * length)
+        entry = [offset, length, zlib.crc32(written[index][base + offset : base + offset + length])]
+        index.write_bytes(with_field(written[index], f"sections.{section}", entry, missing=part is None))
+        site = Odd(tmp_path)
+        site.app.jinja_env = first.app.jinja_env
+        for route in site.ROUTES:
+            assert site.client.get(route).status_code == 200, (section, route)
+        with site.app.app_context():
+            site.list.invalidate()
+        site.items = files("a", "b", "c", "d")
+        site.tick()
+        assert site.states() == {"fresh"} and site.names() == ["a", "b", "c", "d"], section
+
+
+@pytest.mark.parametrize("has_right_checksum", [False, True])
+@pytest.mark.parametrize(
+    "content", [b"x", b"[5]", b'[["a", "1", false]]', b'[[["a"], 1, false]]', b'[["a", 1e999, 0]]']
+)
+def test_damaged_writes_stop_no_rebuild(tmp_path: Path, content: bytes, has_right_checksum: bool) -> None:
+    def shop() -> Shop:
+        made = Shop(tmp_path)
+        made.list.lookup(lambda key: files(key)[0])
+        return made
+
+    first = shop()
+    first.tick()
+    with first.app.app_context():
+        assert first.list.refresh("a")
+    path = tmp_path / "cache" / "files.index"
+    index = path.read_bytes()
+    header, base = fmt.read_header(index, len(index))
+    offset, length, checksum = header["sections"]["writes"]
+    content = content.ljust(length)
+    entry = [offset, length, zlib.crc32(content) if has_right_checksum else checksum]
+    index = index[: base + offset] + content + index[base + offset + length :]
+    path.unlink()
+    path.write_bytes(with_field(index, "sections.writes", entry))
+    second = shop()
+    with second.app.app_context():
+        second.list.invalidate()
+        second.tick()
+        assert second.status.condition().state == "fresh"
+        assert second.list.refresh("a")
 
 
 @pytest.mark.parametrize("which", ["index", "data"])
