@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+import signal
 import subprocess
 import sys
 import threading
@@ -16,9 +18,10 @@ import pytest
 from flask_warmcache import RebuildError, StoreError
 from flask_warmcache.store import locks as locks_module
 from flask_warmcache.store.files import FileStore
-from tests.support.processes import python, read_line, run, started
+from flask_warmcache.store.locks import holder_of
+from tests.support.processes import python, read_line, run, run_python, started
 from tests.support.shelf import Shelf, files
-from tests.support.waiting import stays_false
+from tests.support.waiting import stays_false, until
 
 HOLD = """
 import sys
@@ -217,3 +220,22 @@ def test_publish_lock_may_be_acquired_again_by_its_holder(store: FileStore) -> N
             pass
     with store.publishing("files", 0):
         pass
+
+
+LEAVES_A_HOLDER = """
+import fcntl, os, subprocess, sys
+lock = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT)
+fcntl.flock(lock, fcntl.LOCK_EX)
+quiet = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.DEVNULL)
+print(subprocess.Popen(["sleep", "60"], pass_fds=[lock], **quiet).pid)
+"""
+
+
+def test_holder_of_lock_is_named_although_it_has_only_inherited_it(tmp_path: Path) -> None:
+    path = tmp_path / "files.lock"
+    holder = int(run_python(LEAVES_A_HOLDER, path).stdout)
+    try:
+        assert re.fullmatch("a process that inherited it from process [0-9]+, which has ended", holder_of(path))
+    finally:
+        os.kill(holder, signal.SIGKILL)
+    until(lambda: holder_of(path) == "a process that is not known here")
