@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 from array import array
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flask_warmcache import ViewError
+from flask_warmcache import ViewError, WarmCache
 from flask_warmcache.declaration import Item
 from flask_warmcache.index.views import ViewBuilder
 from flask_warmcache.store import format as fmt
+from tests.support.apps import make_app
 from tests.support.shelf import Shelf, breathe, declare, files, positions
 
 
@@ -168,3 +170,16 @@ def test_none_in_tuple_comes_last(shelf: Shelf) -> None:
     years = [*range(2000, 2300), None]
     by_year = {"value": lambda item: (item["value"], item["path"])}
     assert order(shelf, years[::-1], sorts=by_year) == years
+
+
+def test_filter_that_fails_on_refreshed_item_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    app = make_app(tmp_path)
+    filters = {"odd": lambda item: 1 // item["size"]}
+    listed = WarmCache(app).warm_list("files", key="path", source=lambda: files("a"), filters=filters)
+    with app.app_context():
+        listed.rebuild_now()
+        assert listed.refresh({"path": "b", "size": 0})
+    assert "view_failed: filter odd: ZeroDivisionError on 1 items of 'files', first on 'b': Zero" in caplog.text
+    assert app.test_client().get("/api/cache/stats/files").get_json()["view_errors"] == {
+        "filter odd: ZeroDivisionError": 1
+    }
