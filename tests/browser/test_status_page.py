@@ -114,7 +114,7 @@ class Gallery:
         for lock in self.locks.values():
             lock.close()
         self.allow(ITEMS)
-        self.build.join(20)
+        self.build.join(120)
         stop(self.state.keeper)
 
 

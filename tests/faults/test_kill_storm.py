@@ -77,13 +77,16 @@ class Storm:
             (int(event["at"]) / 1e9, int(event["pid"])) for event in events if event["what"] == "begin"
         )
         ends: dict[int, list[float]] = {}
+        published: list[tuple[float, int]] = []
         for event in events:
+            pid = int(event["pid"])
             if event["what"] == "end":
-                ends.setdefault(int(event["pid"]), []).append(int(event["at"]) / 1e9)
-                if event["generation"]:
-                    self.published.append(int(event["generation"]))
-                else:
-                    self.refused += 1
+                ends.setdefault(pid, []).append(int(event["at"]) / 1e9)
+            elif event["what"] == "published":
+                published.append((ends[pid][-1], int(event["generation"])))
+            elif event["what"] == "refused":
+                self.refused += 1
+        self.published = [generation for _, generation in sorted(published)]
         self.builds = len(begins)
         self.midway = self.killed_midway(events)
         for index, (begun, pid) in enumerate(begins):

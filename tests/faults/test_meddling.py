@@ -73,7 +73,7 @@ class Meddler:
 
     def cuts_the_index(self) -> None:
         content = self.index.read_bytes()
-        replaced(self.index, content[: self._chance.randrange(1, len(content))])
+        replaced(self.index, content[: self._chance.randrange(max(1, len(content)))])
 
     def cuts_the_data(self) -> None:
         data = data_of(self.folder)

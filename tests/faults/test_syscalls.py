@@ -136,7 +136,7 @@ class Matrix:
     def _traced(self) -> list[Point]:
         """Return the calls of one rebuild without a fault."""
         self._reset()
-        done = self.launcher.traced(*TRACE, do="rebuild")
+        done = self.launcher.traced(*TRACE, do="rebuild", by_clock=False)
         assert done.code == 0, done.err
         return points_of(done.trace, self.folder)
 
@@ -163,7 +163,7 @@ class Matrix:
     def _try_to_hit(self, point: Point, injection: str) -> Done | None:
         self._reset()
         done = self.launcher.traced(
-            *TRACE, "-e", f"inject={point.call}:{injection}:when={point.nth}", do="rebuild"
+            *TRACE, "-e", f"inject={point.call}:{injection}:when={point.nth}", do="rebuild", by_clock=False
         )
         return done if was_hit(done, self.folder) else None
 

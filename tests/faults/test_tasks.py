@@ -75,7 +75,7 @@ def log(folder: Path) -> Counter[str]:
 def end(processes: list[subprocess.Popen[bytes]]) -> None:
     for process in processes:
         process.kill()
-        process.wait(20)
+        process.wait(120)
 
 
 def test_processes_that_race_for_tasks_run_each_of_them_once(tmp_path: Path) -> None:
@@ -104,7 +104,7 @@ def test_in_a_storm_of_kills_every_task_is_done_and_no_two_runs_are_beside_each_
             if victim.poll() is None:
                 victim.send_signal(signal.SIGKILL)
                 kills += 1
-            victim.wait(20)
+            victim.wait(120)
             processes[processes.index(victim)] = start(tmp_path, 0.3)
         assert [process.wait(120) for process in processes] == [0] * PROCESSES
     finally:

@@ -65,7 +65,7 @@ def test_rebuild_wait_reports_no_success_when_the_builder_is_killed(gated: Place
             assert gated.flask("warmcache", "rebuild", "files").returncode == 3
             assert follower.poll() is None
             os.kill(builder.pid, signal.SIGKILL)
-            builder.wait(20)
+            builder.wait(120)
             gated.gate.touch()  # if the follower rebuilds the list itself, it does not wait
             out, err = follower.communicate(timeout=120)
     now = json.loads(gated.flask("warmcache", "status", "--json").stdout)["files"]["generation"]

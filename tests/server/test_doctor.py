@@ -157,7 +157,7 @@ def test_settings_of_a_server_with_a_title_cannot_be_read(place: Place) -> None:
         assert "setproctitle" in found["gunicorn.unreadable"]["what"]
     finally:
         hidden.kill()
-        hidden.wait(20)
+        hidden.wait(120)
 
 
 def test_names_that_are_not_text_are_shown(tmp_path: Path) -> None:

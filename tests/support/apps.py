@@ -42,7 +42,7 @@ def stop(keeper: Keeper) -> None:
     thread = keeper._thread
     keeper.stop()
     if thread is not None:
-        thread.join(20)
+        thread.join(120)
         assert not thread.is_alive(), "the keeper does not stop"
     keeper._rebuilder.locks.is_stopped = False
 
@@ -66,7 +66,7 @@ class Shop:
 
     def source(self) -> list[Item]:
         self.builds += 1
-        self.gate.wait(20)
+        self.gate.wait(120)
         if self.error is not None:
             raise self.error
         return self.items

@@ -21,10 +21,14 @@ import app_files  # type: ignore[import-not-found, unused-ignore]
 from flask.cli import ScriptInfo
 
 from flask_warmcache import RebuildBusyError
+from flask_warmcache.keeper.attempt import Attempt
 
 # A worker loads this at its first build. Here it is loaded before the forks: otherwise each child would load it
 # while it holds its first lock, and a takeover would mostly take the time of that.
 from flask_warmcache.rebuild import job as _job  # noqa: F401
+from flask_warmcache.rebuild import publish
+from flask_warmcache.status import progress
+from flask_warmcache.status.condition import ListStatus
 from flask_warmcache.store.reader import Reader
 
 GO = {signal.SIGUSR1}
@@ -72,7 +76,6 @@ def rebuild_until_term(events: str) -> int:
     """Rebuild again and again until SIGTERM; note in a file when each build begins and ends."""
     descriptor = os.open(events, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     stopped: list[int] = []
-    begun: list[None] = []
 
     def event(what: str, **more: Any) -> None:
         line = {"what": what, "pid": os.getpid(), "at": time.monotonic_ns(), **more}
@@ -80,23 +83,25 @@ def rebuild_until_term(events: str) -> int:
 
     def note(what: str) -> None:
         if what == "source":  # the first thing that a build does under the lock
-            begun.append(None)
             event("begin")
 
+    def release(attempt: Attempt, status: ListStatus) -> None:
+        event("end")  # the last thing under the lock: afterwards another process may begin
+        released(attempt, status)
+
+    released = Attempt.release
+    setattr(Attempt, "release", release)  # noqa: B010
     app_files.note = note
     signal.signal(signal.SIGTERM, lambda number, _: stopped.append(number))
     state = app_files.app.extensions["warmcache"]
     state.open()
     while not stopped:
-        before, generation = len(begun), 0
         try:
-            generation = state.rebuilder.rebuild_now("files").generation
+            event("published", generation=state.rebuilder.rebuild_now("files").generation)
         except RebuildBusyError:
             time.sleep(PAUSE)
         except Exception as error:
-            event("error", error=repr(error))
-        if len(begun) > before:
-            event("end", generation=generation)
+            event("refused", error=repr(error))
     return 0
 
 
@@ -128,6 +133,9 @@ def prepare(order: dict[str, Any]) -> None:
         path = os.path.join(order["folder"], name)
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND, 0o600), number)
     os.umask(order.get("umask", 0o022))
+    if order.get("by_clock") is False:
+        # Progress and parts of a first list, which are written by the clock, would make each run different.
+        progress.WRITE_EVERY = progress.HEARTBEAT = publish.PARTIAL_EVERY = 3600.0
     if order["do"] == "rebuild":
         flask("warmcache", "status", "--json")  # everything is imported and opened before the faults begin
         os.ftruncate(1, 0)

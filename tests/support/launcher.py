@@ -73,7 +73,7 @@ class Launcher:
             assert "attached" in told, f"strace: {told}"
             os.kill(pid, signal.SIGUSR1)
             done = self.wait(pid)
-            tracer.wait(20)
+            tracer.wait(120)
         return Done(done.code, done.out, done.err, path.read_text(errors="replace"))
 
     def start_builder(self) -> int:

@@ -95,7 +95,7 @@ class ServerProcess:
                 self.process.wait(10)
         if self.process.poll() is None:
             os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(20)
+            self.process.wait(120)
         # A rebuilding child has a group of its own.
         for left in marked(self._owner, OWNER):
             with suppress(ProcessLookupError):

@@ -191,7 +191,7 @@ def test_wait_follows_other_rebuild_to_its_end(
             for path in (*built.folder.glob("*.data"), built.folder / "files.index"):
                 path.rename(shop.folder / path.name)
         send_line(other, end)
-    thread.join(20)
+    thread.join(120)
     assert results and results[0].exit_code == (0 if end == "finished" else 1), results
     assert (json.loads(results[0].stdout or "{}").get("count") == 2) == (end == "finished")
     assert ("failed; the log of the process that ran it says why" in results[0].output) == (end != "finished")
@@ -206,7 +206,7 @@ def test_wait_for_other_rebuild_is_followed_by_own_one_of_all_items(
     thread.start()
     until(lambda: len(probes) > 20)
     send_line(other, "failed")
-    thread.join(20)
+    thread.join(120)
     assert results and results[0].exit_code == 0, results
     assert (json.loads(results[0].stdout)["enriched"], shop.builds) == (2, 1)
 

@@ -507,7 +507,7 @@ def test_requests_are_not_checked_after_loading(quick_shop: LateShop) -> None:
     assert "request_context" not in vars(quick_shop.app)
     thread = quick_shop.loader.pending.thread
     assert thread is not None
-    thread.join(20)
+    thread.join(120)
     assert not thread.is_alive()
     quick_shop.client.get("/a/")
     assert quick_shop.loader.pending.thread is thread, "another thread was started without need"

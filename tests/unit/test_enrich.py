@@ -190,7 +190,7 @@ def test_batches_are_short_in_time_unless_calls_themselves_cost_much(
 def test_number_of_items_held_after_slow_one_is_limited(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("flask_warmcache.rebuild.enrich_threads.HELD", 10)
     go_on = threading.Event()
-    enrich = Enrich(meanwhile=lambda names: names != NAMES[:1] or go_on.wait(20))
+    enrich = Enrich(meanwhile=lambda names: names != NAMES[:1] or go_on.wait(120))
 
     def breathe() -> None:
         if len(enrich.seen) == 10:
@@ -207,7 +207,7 @@ class Abandoned(BaseException):
 
 def test_items_finished_after_slow_one_are_kept(shelf: Shelf) -> None:
     ended = threading.Event()
-    enrich = Enrich(meanwhile=lambda names: names != NAMES[:1] or ended.wait(20))
+    enrich = Enrich(meanwhile=lambda names: names != NAMES[:1] or ended.wait(120))
 
     def breathe() -> None:
         if len(enrich.seen) == 30:
@@ -227,7 +227,7 @@ def test_items_finished_after_slow_one_are_kept(shelf: Shelf) -> None:
 @pytest.mark.parametrize("how", [{"workers": 3}, {"workers": 3, "batch": 2}], ids=str)
 def test_abandoned_rebuild_leaves_no_thread_and_begins_no_item(shelf: Shelf, how: dict[str, Any]) -> None:
     ended = threading.Event()
-    enrich = Enrich(meanwhile=lambda names: ended.wait(20))
+    enrich = Enrich(meanwhile=lambda names: ended.wait(120))
 
     def breathe() -> None:
         if len(enrich.calls) == 3:

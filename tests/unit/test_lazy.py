@@ -45,7 +45,7 @@ def test_concurrent_first_uses_build_once(calm_shop: LateShop) -> None:
     barrier = threading.Barrier(8)
 
     def use(_: int) -> tuple[Any, ...]:
-        barrier.wait(20)
+        barrier.wait(120)
         return service.color, len(service), service("hi"), service._get_current_object()
 
     with ThreadPoolExecutor(8) as pool:
@@ -146,7 +146,7 @@ def test_fork_during_build_does_not_block_child(calm_shop: LateShop) -> None:
     thread.start()
     assert os.waitpid(forked(lambda: service.x == 5), 0)[1] == 0
     go.touch()
-    thread.join(20)
+    thread.join(120)
     assert service.x == 5
 
 

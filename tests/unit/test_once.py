@@ -232,11 +232,11 @@ def test_first_request_starts_keeper_that_runs_task(site: Site) -> None:
 
 
 def test_concurrent_requests_without_keeper_run_task_once(site: Site, gate: threading.Event) -> None:
-    site.work = lambda: print(gate.wait(20))
+    site.work = lambda: print(gate.wait(120))
     barrier = threading.Barrier(8)
 
     def ask(_: int) -> int:
-        barrier.wait(20)
+        barrier.wait(120)
         return site.app.test_client().get("/needs").status_code
 
     with ThreadPoolExecutor(8) as pool:
@@ -264,7 +264,7 @@ def test_late_task_does_not_block_next(
     @warmcache.once("hangs", timeout=0.5)
     def hangs() -> None:
         runs.append("hangs")
-        gate.wait(20)
+        gate.wait(120)
 
     warmcache.once("next")(lambda: runs.append("next"))
     tasks = state_of(app).tasks
@@ -294,7 +294,7 @@ def test_rebuilding_child_starts_no_task(site: Site, monkeypatch: pytest.MonkeyP
 
 
 def test_fork_discards_its_parents_run(site: Site, gate: threading.Event) -> None:
-    site.work = lambda: print(gate.wait(20))
+    site.work = lambda: print(gate.wait(120))
     site.tasks.tick()
     until(lambda: site.status.state == "running")
     site.tasks.after_fork()
@@ -326,7 +326,7 @@ def test_success_clears_failure_and_its_pause(tmp_path: Path, caplog: pytest.Log
 
 def test_running_retry_is_still_degraded(site: Site, gate: threading.Event) -> None:
     site.leave(state="failed", attempts=1, error="OSError", ended=time.time())
-    site.work = lambda: print(gate.wait(20))
+    site.work = lambda: print(gate.wait(120))
     site.until_state("running")
     assert site.tasks.is_degraded and site.status.section()["last_error"] == "OSError"
 
@@ -370,7 +370,7 @@ def test_second_dead_process_causes_pause(site: Site) -> None:
 def test_second_attempt_records_pause_for_third(tmp_path: Path, gate: threading.Event) -> None:
     site = Site(tmp_path, retry_min=30)
     site.leave(attempts=1)
-    site.work = lambda: print(gate.wait(20))
+    site.work = lambda: print(gate.wait(120))
     site.until_state("running")
     second = site.status.record
     assert second is not None and second.attempts == 2 and second.next_attempt_at is not None

@@ -119,7 +119,7 @@ def test_startupz_waits_for_deferred_blueprints_and_readyz_does_not(quick_shop: 
 def test_startupz_waits_for_one_time_tasks(tmp_path: Path, live: None) -> None:
     shop = Shop(tmp_path, runner="external")
     go = threading.Event()
-    shop.warmcache.once("create-tables")(lambda: go.wait(20))
+    shop.warmcache.once("create-tables")(lambda: go.wait(120))
     assert ask(shop.app, "startupz").get_json()["startup"] == {"tasks": {"done": 0, "total": 1}}
     go.set()
     assert until(lambda: ask(shop.app, "startupz").status_code == 200)

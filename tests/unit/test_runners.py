@@ -78,7 +78,7 @@ def test_rebuild_thread_does_not_keep_worker_alive() -> None:
 
     def work() -> None:
         seen.append(threading.current_thread())
-        go.wait(20)
+        go.wait(120)
 
     run_in_thread(work, "files")
     until(lambda: seen)

@@ -243,12 +243,12 @@ def test_endless_rebuild_in_background_raises(tmp_path: Path, monkeypatch: pytes
 
     def source() -> list[dict[str, Any]]:
         entered.set()
-        gate.wait(20)
+        gate.wait(120)
         return []
 
     WarmCache(app).warm_list("files", key="path", source=source)
     app.test_client().get("/api/cache/stats")
-    assert entered.wait(20)
+    assert entered.wait(120)
     with pytest.raises(RuntimeError, match="'shop' is still being rebuilt.*before the app's first request"):
         inline_rebuilds(app).__enter__()
     gate.set()

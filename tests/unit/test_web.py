@@ -372,7 +372,7 @@ class SlowSection:
     def section(self) -> dict[str, int]:
         self.calls += 1
         self.entered.set()
-        assert self.go_on.wait(20)
+        assert self.go_on.wait(120)
         if self.error is not None:
             raise self.error
         return {"calls": self.calls}
@@ -383,7 +383,7 @@ class SlowSection:
         self.go_on.clear()
         thread = threading.Thread(target=self._ask)
         thread.start()
-        assert self.entered.wait(20)
+        assert self.entered.wait(120)
         return thread
 
     def _ask(self) -> None:
@@ -401,12 +401,12 @@ def test_section_runs_once_for_simultaneous_requests(site: Site, monkeypatch: py
     assert site.stats()["slow"] == {"cache_rebuilding": True}
     assert site.stats("markers") == {"marked": 5}  # requests for another section do not wait either
     slow.go_on.set()
-    first.join(20)
+    first.join(120)
     assert slow.answers == [{"calls": 1}]
     second = slow.ask_in_thread()
     assert site.stats("slow") == {"calls": 1}  # the earlier section
     slow.go_on.set()
-    second.join(20)
+    second.join(120)
     assert slow.answers == [{"calls": 1}, {"calls": 2}]
 
 
@@ -415,7 +415,7 @@ def test_section_of_ended_request_is_computed_by_next(site: Site) -> None:
     slow.error = SystemExit(1)  # as at a worker's time limit
     thread = slow.ask_in_thread()
     slow.go_on.set()
-    thread.join(20)
+    thread.join(120)
     assert isinstance(slow.answers[0], SystemExit)
     slow.error = None
     assert site.stats("slow") == {"calls": 2}

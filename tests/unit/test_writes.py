@@ -483,7 +483,7 @@ def test_writes_that_wait_together_share_publication(desk: Desk, monkeypatch: py
 
     def slowly(draft: Draft) -> None:
         published.append(draft.path)
-        assert is_open.wait(20)
+        assert is_open.wait(120)
         publish(draft)
 
     monkeypatch.setattr(Draft, "publish", slowly)
@@ -503,12 +503,12 @@ def test_later_lookup_of_two_published_together_wins(desk: Desk) -> None:
         def meanwhile(where: str) -> None:
             if where == "enrich" and desk.sizes["a"] == 5 and not is_late.is_set():
                 is_late.set()  # it has looked_up up 5, and enriching takes long
-                assert may_go.wait(20)
+                assert may_go.wait(120)
 
         desk.meanwhile = meanwhile
         desk.sizes["a"] = 5
         first = pool.submit(desk.writes.refresh, ["a"])
-        assert is_late.wait(20)
+        assert is_late.wait(120)
         desk.sizes["a"] = 6
         second = pool.submit(desk.writes.refresh, ["a"])
         until(lambda: len(desk.writes.queue.waiting) == 1)
