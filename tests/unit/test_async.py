@@ -54,7 +54,9 @@ async def titles(items: list[Item]) -> list[Item]:
 
 @pytest.mark.parametrize("source", [listed, yielded, Source(), functools.partial(listed)])
 @pytest.mark.parametrize(
-    ("enrich", "options"), [(title, {}), (title, {"workers": 2}), (titles, {"batch": 2})], ids=str
+    ("enrich", "options"),
+    [(title, {}), (title, {"workers": 2}), (titles, {"batch": 2})],
+    ids=["one", "two workers", "batch"],
 )
 def test_async_functions_make_list(app: Flask, source: Any, enrich: Any, options: dict[str, Any]) -> None:
     warm = WarmCache(app).warm_list("files", key="path", source=source)
