@@ -38,7 +38,7 @@ def test_node_tests_pass_and_cover_the_script(tmp_path: Path) -> None:
     assert covered >= LEAST_COVERED, f"{covered:.1%} of the lines are covered, not {bare}"
 
 
-@pytest.mark.parametrize("pages", [300, pytest.param(1000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("pages", [100, pytest.param(1000, marks=pytest.mark.long)])
 def test_polls_of_many_pages_are_limited(pages: int) -> None:
     # This runs separately, because measuring the coverage of so many pages would be slow.
     command = [node(), "--test", "--test-reporter=tap", str(HERE / "crowd.cjs")]

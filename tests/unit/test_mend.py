@@ -548,7 +548,7 @@ sort_keys = st.recursive(
 )
 
 
-@settings(max_examples=80)
+@settings(max_examples=40)
 @given(st.lists(sort_keys, min_size=4, max_size=4), first_lists, rounds)
 def test_any_sort_keys_are_in_documented_order(keys: list[Any], first: list[Item], changed: list[Any]) -> None:
     """However often the list is patched, and even if keys of several kinds, NaN and None are among them."""
